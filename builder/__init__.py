@@ -1,0 +1,1 @@
+"""Run while building, never while serving."""
