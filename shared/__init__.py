@@ -1,0 +1,1 @@
+"""What every handler uses and no handler owns."""

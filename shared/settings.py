@@ -1,0 +1,163 @@
+"""The only reader of the environment: typed, frozen, secrets masked.
+
+`docs/environment.md` is made from the descriptions of the fields.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
+from pydantic import ValidationError as PydanticError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class SettingsError(Exception):
+    """The worker cannot start as it is configured. The message names everything that is missing or wrong, and never a value."""
+
+
+def _split_hosts(value: object) -> object:
+    return tuple(host.strip().lower() for host in value.split(",") if host.strip()) if isinstance(value, str) else value
+
+
+def _strip_slash(value: object) -> object:
+    return value.rstrip("/") if isinstance(value, str) else value
+
+
+Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_hosts)]
+Url = Annotated[str, BeforeValidator(_strip_slash), Field(pattern=r"^https?://[^\s/]+")]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """What the operator decides. Every field is an environment variable; an empty variable counts as unset."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
+
+    # Where results go
+    supabase_url: Url | None = Field(None, description="The Supabase project. Without it results go to `OUTPUT_DIR`.")
+    supabase_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY"),
+        description="The project's service key.",
+    )
+    storage_bucket: str = Field("workspace-temp", description="The bucket that results are stored in.")
+    output_dir: Path = Field(Path("out"), description="The folder for results when there is no `SUPABASE_URL`.")
+    upload_deadline: Seconds = Field(90.0, description="Seconds for one upload with all its retries.")
+    store_callback: bool = Field(False, description="Store the payload beside the assets as `callback.json`; local storage always does.")
+
+    # Callbacks
+    job_callback_secret: SecretStr | None = Field(None, description="The key of both webhook signatures.")
+    job_callback_url: Url | None = Field(None, description="Where callbacks go; by default `{SUPABASE_URL}/functions/v1/job-callback`.")
+    callback_allowed_hosts: Hosts = Field((), description="Hosts that a request's own `callback_url` may name, separated by commas.")
+    callback_deadline: Seconds = Field(75.0, description="Seconds for one callback with all its retries.")
+    callback_processing: bool = Field(False, description="Also send one `processing` callback when a job starts.")
+
+    # References
+    reference_allowed_hosts: Hosts = Field((), description="Hosts that references may come from, by commas; empty: any public host.")
+    reference_deadline: Seconds = Field(20.0, description="Seconds for one reference, from the name look-up to the last byte.")
+    reference_max_bytes: int = Field(20 * 1024 * 1024, gt=0, description="Bytes that one reference may have.")
+    sdxl_reference_method: Literal["adapter", "img2img"] = Field(
+        "adapter", description="`img2img` serves every type of reference by image→image, for workers without adapter weights."
+    )
+
+    # Models
+    models_dir: Path = Field(Path("models"), description="The folder that is looked through first for weights.")
+    sdxl_model: Path | None = Field(None, description="An explicit path to SDXL: a diffusers folder.")
+    wan_model: Path | None = Field(None, description="An explicit path to WAN: a diffusers folder.")
+    qwen_instruct_model: Path | None = Field(None, description="An explicit path to the instruct model: a transformers folder.")
+    qwen_base_model: Path | None = Field(None, description="An explicit path to the base model: a transformers folder.")
+    baked_models_dir: Path = Field(Path("/opt/models"), description="Where the image keeps weights that were baked into it.")
+    huggingface_cache: Path = Field(Path("/runpod-volume/huggingface-cache/hub"), description="RunPod's cached-model folder.")
+    volume_models_dir: Path = Field(Path("/runpod-volume/models"), description="Weights on the network volume.")
+    allow_downloads: bool = Field(False, description="Download weights that are found nowhere. Off, a worker never asks a hub.")
+    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where models run; `auto` takes a GPU if there is one.")
+
+    # Limits and defaults
+    job_concurrency: int = Field(1, ge=1, le=16, description="Jobs in hand at once: one computes while the others fetch and upload.")
+    job_timeout: Seconds = Field(600.0, description="Seconds that a job may take before it fails with `JOB_TIMEOUT`.")
+    progress_interval: float = Field(1.0, ge=0.5, description="Least seconds between two progress updates.")
+    wan_max_area: int = Field(399_360, gt=0, description="The largest width × height of a clip, in pixels.")
+    wan_default_fps: int = Field(24, ge=8, le=24, description="Frames per second of a clip that does not ask for a rate.")
+    chat_streaming: bool = Field(False, description="Chat yields pieces of text while it writes them.")
+    sfw_words: Hosts = Field((), description="Words that `sfw_mode` masks, separated by commas.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level that is logged.")
+
+    # What RunPod sets
+    runpod_pod_id: str = Field("local", description="Set by RunPod: names the worker in payloads.")
+
+    @property
+    def callback_url(self) -> str | None:
+        """Where callbacks go, if anywhere: `JOB_CALLBACK_URL`, else the edge function of the Supabase project."""
+        if self.job_callback_url is not None:
+            return self.job_callback_url
+        return f"{self.supabase_url}/functions/v1/job-callback" if self.supabase_url is not None else None
+
+    @property
+    def on_runpod(self) -> bool:
+        """Whether jobs come from RunPod's queue."""
+        return on_runpod()
+
+    def trusts(self, url: str) -> bool:
+        """Whether a URL has the origin of `SUPABASE_URL`: only there the service key is sent, and plain http is accepted."""
+        return self.supabase_url is not None and _origin(url) == _origin(self.supabase_url)
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
+
+
+def on_runpod() -> bool:
+    """Whether RunPod gave this process a queue to take jobs from. Without one a worker runs a single local job."""
+    return "RUNPOD_WEBHOOK_GET_JOB" in os.environ
+
+
+def prepare_environment() -> None:
+    """Sets what libraries read while they are imported. To be called before runpod, diffusers or transformers is imported."""
+    # The SDK's default is DEBUG, and at DEBUG it prints every handler's output.
+    os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
+    # Without it diffusers asks a hub for configurations even where it was told to use local files only.
+    if os.environ.get("ALLOW_DOWNLOADS", "").lower() not in {"1", "true", "yes", "on"}:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def load_settings() -> Settings:
+    """Reads the environment once.
+
+    Raises:
+        SettingsError: With one message that names every variable that is missing or malformed.
+    """
+    try:
+        settings = Settings()
+    except PydanticError as error:
+        wrong = [f"{_variable(problem['loc'])}: {problem['msg']}" for problem in error.errors(include_input=False)]
+        raise SettingsError("The environment is not valid. " + "; ".join(wrong)) from None
+    missing = list(_missing(settings))
+    if missing:
+        raise SettingsError("The configuration is incomplete. Please set " + " and ".join(missing) + ".")
+    return settings
+
+
+def _variable(loc: tuple[int | str, ...]) -> str:
+    return str(loc[0]).upper()
+
+
+def _missing(settings: Settings) -> list[str]:
+    missing = []
+    if settings.supabase_url is not None and settings.supabase_key is None:
+        missing.append("SUPABASE_SERVICE_ROLE_KEY (needed with SUPABASE_URL)")
+    if settings.supabase_key is not None and settings.supabase_url is None:
+        missing.append("SUPABASE_URL (needed with SUPABASE_SERVICE_ROLE_KEY)")
+    if settings.callback_url is not None and settings.job_callback_secret is None:
+        missing.append("JOB_CALLBACK_SECRET (callbacks are signed with it)")
+    if settings.callback_allowed_hosts and settings.job_callback_secret is None and settings.callback_url is None:
+        missing.append("JOB_CALLBACK_SECRET (CALLBACK_ALLOWED_HOSTS allows callbacks, and they are signed with it)")
+    return missing
