@@ -1,0 +1,1 @@
+"""The life of a job, the same for every handler."""

@@ -1,0 +1,86 @@
+"""How a job's end reaches those who wait for it: `callback.json`, the webhook, and the measure of what RunPod can take."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+from functools import partial
+
+from shared.contract.callback import CompletedPayload, FailedPayload, Payload, to_json
+from shared.contract.request import Identity
+from shared.errors import GenerationError, UploadError
+from shared.jobs import payload as payloads
+from shared.jobs.threads import ended, submit
+from shared.storage.protocol import Storage, object_key
+from shared.telemetry import logger
+from shared.webhooks import Webhook
+
+# RunPod's documentation allows 10 MB for a result of `/run`; what is larger is answered with 400 and lost without a word. The rest is for
+# the envelope and for whatever counts differently on the way.
+MAX_RESULT_BYTES = 8 * 1024 * 1024
+
+
+def deliverable(payload: CompletedPayload) -> CompletedPayload:
+    """Returns a payload that RunPod can take.
+
+    Raises:
+        GenerationError: It is larger than that.
+        ValueError: It is not JSON, for instance because a number in it is not finite.
+    """
+    size = len(to_json(payload))
+    if size > MAX_RESULT_BYTES:
+        message = f"The result has {size / 1024**2:.1f} MiB and RunPod takes at most {MAX_RESULT_BYTES // 1024**2} MiB. Ask for less text."
+        raise GenerationError(message, retryable=False)
+    return payload
+
+
+class Courier:
+    """Delivers payloads. A delivery that fails never changes how a job ended: the payload is also what RunPod gets.
+
+    Args:
+        storage: Keeps `callback.json` beside the assets, if it does.
+        webhook: Signs and sends.
+        threads: Where it is done.
+        unasked: Whether a callback goes out for requests that name no `callback_url`.
+        announces: Whether a job's start is called back too.
+    """
+
+    def __init__(self, storage: Storage, webhook: Webhook, threads: Executor, *, unasked: bool, announces: bool) -> None:
+        self._storage = storage
+        self._webhook = webhook
+        self._threads = threads
+        self._unasked = unasked
+        self._announces = announces
+
+    async def announce(self, identity: Identity, worker_id: str) -> None:
+        """Calls back that the job is being processed, where the operator wants it. Over when it returns, so never after a final one."""
+        if self._announces:
+            await self._on_thread(partial(self._send, payloads.processing(identity, worker_id), identity, attempts=1))
+
+    async def deliver(self, payload: CompletedPayload | FailedPayload, identity: Identity) -> None:
+        """Stores the payload beside the assets, then sends it. Raises nothing, and is not interrupted by a job that is stopped now."""
+        await self._on_thread(partial(self._keep, payload, identity))
+        await self._on_thread(partial(self._send, payload, identity))
+
+    async def _on_thread(self, work: partial[None]) -> None:
+        await ended(asyncio.wrap_future(submit(self._threads, work)))
+
+    def _keep(self, payload: Payload, identity: Identity) -> None:
+        if not self._storage.keeps_callbacks or identity.user_id is None:
+            return
+        try:
+            self._storage.put(object_key(identity.user_id, identity.job_id, "callback.json"), to_json(payload), "application/json")
+        except UploadError as error:
+            logger().warning("callback.json was not stored", reason=error.message)
+
+    def _send(self, payload: Payload, identity: Identity, *, attempts: int | None = None) -> None:
+        if identity.callback_url is None and not self._unasked:
+            return
+        url = self._webhook.target(identity.callback_url)
+        if url is None:
+            return
+        # The same id for every try and every repetition of the job, so that receivers can tell what they have seen.
+        webhook_id = f"{identity.job_id}_{payload.status}"
+        delivery = self._webhook.send(url, to_json(payload), webhook_id=webhook_id, **({} if attempts is None else {"attempts": attempts}))
+        log = logger().info if delivery.delivered else logger().warning
+        log("callback", delivered=delivery.delivered, attempts=delivery.attempts, http_status=delivery.status, reason=delivery.reason)

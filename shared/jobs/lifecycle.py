@@ -1,0 +1,173 @@
+"""A job's whole life on one screen: read `run_job` first.
+
+A job ends exactly once, as `Completed`, `Failed` or `Stopped`; each is made on one line. What it ends with is delivered and returned: the
+same object, twice. There is one blind `except` in the code base, and it is here: no detail of an unexpected error leaves the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import traceback
+from collections.abc import Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+from PIL import Image
+
+from shared.contract.callback import Asset, CompletedPayload, FailedPayload
+from shared.contract.request import Identity, Operator, Request, identify
+from shared.errors import Cancelled, JobError, classify
+from shared.fetch import Fetcher
+from shared.jobs import payload
+from shared.jobs.deliver import Courier, deliverable
+from shared.jobs.products import store
+from shared.jobs.recipe import Product, Recipe, Run
+from shared.jobs.threads import finished, settled, submit
+from shared.storage.protocol import Storage
+from shared.telemetry import Clock, job_context, logger
+
+STEPS = ("validate", "fetch", "generate", "encode", "upload")
+RequestT = TypeVar("RequestT", bound=Request)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What arrived: the id that RunPod gave it, and its input as it came."""
+
+    id: str
+    input: object
+
+
+@dataclass(frozen=True)
+class Worker(Generic[RequestT]):
+    """What every job of this process shares.
+
+    Attributes:
+        id: Named in payloads: `sdxl_worker_<pod>`.
+        request: The model that inputs are parsed with.
+        recipe: The handler, its models loaded.
+        operator: What the operator decides about requests.
+        gpu: One thread. It owns the GPU.
+        threads: Threads for encoding, uploading, fetching and calling back.
+    """
+
+    id: str
+    request: type[RequestT]
+    recipe: Recipe[RequestT]
+    operator: Operator
+    storage: Storage
+    fetcher: Fetcher
+    courier: Courier
+    gpu: Executor
+    threads: Executor
+
+
+@dataclass(frozen=True)
+class Completed:
+    """Everything that was asked for exists, and what is reported as stored is stored."""
+
+    payload: CompletedPayload
+
+
+@dataclass(frozen=True)
+class Failed:
+    """There is no result, and the payload says why."""
+
+    payload: FailedPayload
+    error: JobError
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """RunPod stopped the job; the receiver of callbacks is told so, RunPod knows."""
+
+    payload: FailedPayload
+
+
+Ended = Completed | Failed | Stopped
+
+
+async def run_job(job: Job, worker: Worker[RequestT], run: Run) -> Ended:
+    """Validate → fetch → generate → encode → upload → call back → return.
+
+    Args:
+        job: What arrived.
+        worker: What it is done with.
+        run: The job's cancel token and progress. Cancelling the task that runs this stops the work within one step; this returns
+            `Stopped` when the work has ended.
+    """
+    clock = Clock(STEPS)
+    identity = identify(job.input, job_id=job.id, operator=worker.operator)
+    with job_context(identity.job_id):
+        ended: Ended
+        try:
+            request = _validate(job, worker, clock)
+            await worker.courier.announce(identity, worker.id)
+            references = await _fetch(request, worker, run, clock)
+            products, assets = await _make(request, references, worker, run, clock)
+            summary = worker.recipe.summarize(request, products)
+            ended = Completed(deliverable(payload.completed(request, worker.id, assets, summary, clock)))
+        except asyncio.CancelledError:
+            ended = Stopped(payload.failed(identity, worker.id, Cancelled("RunPod stopped the job."), clock))
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong, the caller gets an answer and the worker lives on
+            ended = _failed(identity, worker, error, clock)
+        await worker.courier.deliver(ended.payload, identity)
+        logger().info("job ended", outcome=type(ended).__name__.lower(), ms=round(clock.total * 1000, 1))
+        return ended
+
+
+def _validate(job: Job, worker: Worker[RequestT], clock: Clock) -> RequestT:
+    with clock.step("validate"):
+        request = worker.request.parse(job.input, job_id=job.id, operator=worker.operator)
+        worker.recipe.accept(request)
+        return request
+
+
+async def _fetch(request: RequestT, worker: Worker[RequestT], run: Run, clock: Clock) -> dict[str, Image.Image]:
+    """Fetches all references side by side."""
+    if not request.references:
+        return {}
+    with clock.step("fetch"):
+        fetch = partial(worker.fetcher.fetch, user_id=request.user_id)
+        fetching = {name: submit(worker.threads, partial(fetch, reference, field=name)) for name, reference in request.references.items()}
+        async with settled(fetching.values()):
+            return {name: await finished(future, run.cancel) for name, future in fetching.items()}
+
+
+async def _make(
+    request: RequestT, references: Mapping[str, Image.Image], worker: Worker[RequestT], run: Run, clock: Clock
+) -> tuple[list[Product], list[Asset]]:
+    """Each product is encoded and uploaded as soon as it exists, while the next is still being made."""
+    products: list[Product] = []
+    storing: list[Future[Asset]] = []
+
+    def generate() -> None:
+        with clock.step("generate"), contextlib.closing(worker.recipe.generate(request, references, run)) as making:
+            for index, product in enumerate(making):
+                run.cancel.check()
+                products.append(product)
+                storing.append(submit(worker.threads, partial(store, product, index, request, worker.storage, clock)))
+                _raise_first_failure(storing)
+
+    async with settled(storing):
+        await finished(submit(worker.gpu, generate), run.cancel)
+        assets = [await finished(future, run.cancel) for future in storing]
+    return products, assets
+
+
+def _raise_first_failure(storing: list[Future[Asset]]) -> None:
+    """Ends the making of pictures that nobody could be given, because storage has refused an earlier one."""
+    for future in storing:
+        if future.done():
+            future.result()
+
+
+def _failed(identity: Identity, worker: Worker[RequestT], error: Exception, clock: Clock) -> Failed:
+    known = classify(error, identity.job_id)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    logger().error("job failed", code=known.code, error_type=type(error).__name__, where=f"{frame.name}:{frame.lineno}")
+    logger().debug("job failed, in full", exc_info=error)
+    return Failed(payload.failed(identity, worker.id, known, clock), known)

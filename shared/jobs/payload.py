@@ -1,0 +1,55 @@
+"""How a job ended, as its caller gets it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from shared.contract.callback import Asset, CompletedPayload, FailedPayload, ProcessingPayload
+from shared.contract.request import Identity, Request
+from shared.errors import JobError, ValidationError
+from shared.jobs.recipe import Summary
+from shared.telemetry import Clock
+
+
+def completed(request: Request, worker_id: str, assets: Sequence[Asset], summary: Summary, clock: Clock) -> CompletedPayload:
+    """Everything that was asked for exists."""
+    timings = clock.seconds
+    metadata: dict[str, Any] = {
+        "job_type": request.type,
+        **summary.metadata,
+        "generation_time": timings["generate"],
+        "processing_time": round(clock.total, 3),
+        "timings": timings,
+        "warnings": list(request.warnings),
+    }
+    job = {"job_id": request.job_id, "worker_id": worker_id, "completed_at": _now()}
+    return CompletedPayload.model_validate({**job, "assets": tuple(assets), "metadata": metadata, **summary.top_level})
+
+
+def failed(identity: Identity, worker_id: str, error: JobError, clock: Clock) -> FailedPayload:
+    """There is no result, and this is why."""
+    metadata: dict[str, Any] = {
+        "error_code": error.code,
+        "error_type": type(error).__name__,
+        "retryable": error.retryable,
+        "processing_time": round(clock.total, 3),
+        "timings": clock.seconds,
+        "warnings": [],
+    }
+    if identity.job_type is not None:
+        metadata["job_type"] = identity.job_type
+    if isinstance(error, ValidationError):
+        metadata["problems"] = list(error.problems)
+    job = {"job_id": identity.job_id, "worker_id": worker_id, "completed_at": _now()}
+    return FailedPayload.model_validate({**job, "error_message": error.message, "metadata": metadata})
+
+
+def processing(identity: Identity, worker_id: str) -> ProcessingPayload:
+    """The job has begun."""
+    return ProcessingPayload(job_id=identity.job_id, worker_id=worker_id)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,99 @@
+"""Products become assets: encode, upload, describe."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shared.contract.callback import Asset, ImageAsset, TextAsset, TextMetadata, VideoAsset
+from shared.contract.request import Request
+from shared.jobs.recipe import Clip, Picture, Product, Text
+from shared.media.images import IMAGE_TYPES, encode_image, thumbnail
+from shared.media.videos import VIDEO_EXTENSION, VIDEO_MIME, write_video
+from shared.storage.protocol import Storage, Stored, object_key
+from shared.telemetry import Clock
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A product as files, on their way to storage.
+
+    Attributes:
+        content: The bytes, or the file that has them.
+        type: Its MIME type and its extension.
+        preview: The thumbnail, WebP.
+        facts: What was really made: width, height, format, and for a clip its frames and their rate.
+    """
+
+    content: bytes | Path
+    type: tuple[str, str]
+    preview: bytes
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def store(product: Product, index: int, request: Request, storage: Storage, clock: Clock) -> Asset:
+    """Encodes one product, stores it with its thumbnail, and says where it is.
+
+    Args:
+        product: What was made.
+        index: Its place among the job's assets.
+        request: Whose it is.
+        storage: Where it goes.
+        clock: Counts the steps `encode` and `upload`.
+
+    Raises:
+        UploadError: It could not be stored.
+    """
+    if isinstance(product, Text):
+        return TextAsset(asset_index=index, content=product.content, metadata=TextMetadata.model_validate(product.metadata))
+    with tempfile.TemporaryDirectory(prefix="job-") as folder:
+        with clock.step("encode"):
+            encoded = _encode(product, Path(folder))
+        with clock.step("upload"):
+            stored, preview = _upload(encoded, index, request, storage)
+    facts = {**encoded.facts, **product.metadata, "seed": product.seed, "file_size_bytes": stored.size, "asset_index": index}
+    described = {
+        "asset_index": index,
+        "url": stored.key,
+        "temp_storage_path": stored.key,
+        "thumbnail_url": preview.key,
+        "thumbnail_path": preview.key,
+        "mime_type": encoded.type[0],
+        "file_size_bytes": stored.size,
+        "generation_seed": product.seed,
+        "metadata": facts,
+    }
+    if isinstance(product, Clip):
+        return VideoAsset.model_validate({**described, "duration_seconds": encoded.facts["duration"]})
+    return ImageAsset.model_validate(described)
+
+
+def _encode(product: Picture | Clip, folder: Path) -> Encoded:
+    if isinstance(product, Picture):
+        height, width, _ = product.pixels.shape
+        content = encode_image(product.pixels, product.format)
+        facts = {"width": width, "height": height, "format": product.format}
+        return Encoded(content, IMAGE_TYPES[product.format], thumbnail(product.pixels), facts)
+    path = folder / "clip.mp4"
+    video = write_video(product.frames, path, fps=product.fps)
+    facts = {
+        "width": video.width,
+        "height": video.height,
+        "format": "mp4",
+        "frames": video.frames,
+        "frame_num": video.frames,
+        "fps": video.fps,
+        "duration": video.duration_seconds,
+    }
+    return Encoded(path, (VIDEO_MIME, VIDEO_EXTENSION), thumbnail(video.middle), facts)
+
+
+def _upload(encoded: Encoded, index: int, request: Request, storage: Storage) -> tuple[Stored, Stored]:
+    mime_type, extension = encoded.type
+    user_id = request.user_id or ""
+    asset = storage.put(object_key(user_id, request.job_id, f"{index}.{extension}"), encoded.content, mime_type)
+    preview = storage.put(object_key(user_id, request.job_id, f"{index}.thumb.webp"), encoded.preview, IMAGE_TYPES["webp"][0])
+    return asset, preview

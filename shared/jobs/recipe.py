@@ -1,0 +1,125 @@
+"""The functions that a handler supplies, and what passes between them and the lifecycle."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import JsonValue
+
+from shared.contract.request import Request
+from shared.jobs.cancel import CancelToken
+
+Pixels = NDArray[np.uint8]
+"""Height × width × 3, RGB, 0 … 255."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One finished image.
+
+    Attributes:
+        pixels: Height × width × 3.
+        seed: The seed that made it.
+        format: `png`, `webp` or `jpeg`.
+        metadata: What was really done: effective steps, guidance, batch size …
+    """
+
+    pixels: Pixels
+    seed: int
+    format: str = "png"
+    metadata: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One finished video.
+
+    Attributes:
+        frames: Each height × width × 3; may be produced while it is read.
+        fps: Frames per second, 8 … 24.
+        seed: The seed that made it.
+        metadata: What was really done.
+    """
+
+    frames: Iterable[Pixels]
+    fps: int
+    seed: int
+    metadata: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Text:
+    """One finished text. It is not stored: it rides in the payload."""
+
+    content: str
+    metadata: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+Product = Picture | Clip | Text
+
+
+class Report(Protocol):
+    """Tells the caller how far a job is. Cheap: updates are throttled elsewhere."""
+
+    def __call__(self, done: int, total: int, *, text: str | None = None) -> None:
+        """Reports `done` of `total` steps, and the text written so far where there is one."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a recipe may use while it works.
+
+    Attributes:
+        job_id: For log lines.
+        cancel: To be checked at every step.
+        report: `report(done, total, text=None)`: steps done of how many, and for chat the text so far.
+    """
+
+    job_id: str
+    cancel: CancelToken
+    report: Report
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the handler adds to the payload of a completed job.
+
+    Attributes:
+        metadata: Merged into the payload's `metadata`.
+        top_level: Merged into the payload itself; only chat has such keys.
+    """
+
+    metadata: Mapping[str, JsonValue]
+    top_level: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+RequestT = TypeVar("RequestT", bound=Request, contravariant=True)
+
+
+class Recipe(Protocol[RequestT]):
+    """One handler, its models loaded: how a request becomes products."""
+
+    def accept(self, request: RequestT) -> None:
+        """Refuses, before any work, what this worker cannot do.
+
+        Raises:
+            ModelUnavailable: Something that the request names is not on this worker.
+            ContextLengthExceeded: The conversation does not fit.
+        """
+
+    def generate(self, request: RequestT, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
+        """Makes the products, one by one, on the thread that owns the GPU.
+
+        Args:
+            request: What to make.
+            references: The pictures of `request.references`, fetched and verified, RGB.
+            run: Report each step to it, and check its token at each.
+        """
+
+    def summarize(self, request: RequestT, products: Sequence[Product]) -> Summary:
+        """Says what was really done, for the payload."""
