@@ -1,0 +1,232 @@
+"""The only file that knows RunPod: job in, cancel signal, progress, result out.
+
+What the SDK does and does not do is written down in `docs/decisions/0001-one-gpu-thread.md`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from pydantic import JsonValue
+
+from shared.contract.callback import to_dict
+from shared.contract.request import Operator, Request
+from shared.fetch import Fetcher
+from shared.jobs.cancel import CancelToken
+from shared.jobs.deliver import Courier
+from shared.jobs.lifecycle import Ended, Failed, Job, Stopped, Worker, run_job
+from shared.jobs.progress import Progress
+from shared.jobs.recipe import Recipe, Run
+from shared.jobs.threads import ended
+from shared.settings import Settings, SettingsError, load_settings, on_runpod, prepare_environment
+from shared.storage import open_storage
+from shared.telemetry import configure_logging
+from shared.webhooks import Webhook
+
+RequestT = TypeVar("RequestT", bound=Request)
+T = TypeVar("T")
+Output = dict[str, JsonValue]
+
+# Encoding and uploading six pictures of one job and calling back for another, side by side.
+_THREADS = 8
+# A piece of text is one request of the SDK, and a reader sees no difference below this: seconds between two.
+_STREAM_INTERVAL = 0.075
+# Seconds that one progress update may take on its way.
+_UPDATE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Handler(Generic[RequestT]):
+    """One endpoint.
+
+    Attributes:
+        name: `sdxl`, `wan` or `chat`.
+        request: What its inputs are parsed with.
+        checks: What must be true before weights are loaded, by name: each raises `SettingsError` when it is not.
+        load: Loads the models, once, on the thread that owns the GPU.
+        calls_back: Whether callbacks go out for requests that did not ask for one.
+        streams: Whether it can write its text piece by piece.
+    """
+
+    name: str
+    request: type[RequestT]
+    checks: Mapping[str, Callable[[Settings], None]]
+    load: Callable[[Settings], Recipe[RequestT]]
+    calls_back: bool = True
+    streams: bool = False
+
+
+def serve(handler: Handler[RequestT]) -> None:
+    """Checks the machine, loads the models, and works until RunPod stops the process.
+
+    A worker that cannot start says why: to RunPod as a failed fitness check, to a person on standard error with exit code 1.
+    """
+    prepare_environment()
+    try:
+        settings = _checked("configuration", load_settings)
+        configure_logging(settings.log_level)
+        worker = _start_worker(handler, settings)
+    except _Unfit as unfit:
+        _refuse_to_start(unfit)
+    else:
+        _start_sdk(_Endpoint(worker, settings, streams=handler.streams and settings.chat_streaming and settings.on_runpod).config)
+
+
+class _Unfit(Exception):
+    """The worker cannot start.
+
+    Args:
+        check: Which of the checks has failed.
+        reason: What the operator should do.
+    """
+
+    def __init__(self, check: str, reason: str) -> None:
+        super().__init__(reason)
+        self.check = check
+
+
+def _checked(name: str, check: Callable[[], T]) -> T:
+    try:
+        return check()
+    except SettingsError as error:
+        raise _Unfit(name, str(error)) from None
+
+
+def _refuse_to_start(unfit: _Unfit) -> None:
+    """Tells RunPod through its own fitness checks, which end the process with code 1; without RunPod, ends it likewise."""
+    if not on_runpod():
+        sys.exit(f"This worker cannot start ({unfit.check}). {unfit}")
+
+    def check() -> None:
+        raise unfit
+
+    check.__name__ = unfit.check
+    _runpod().register_fitness_check(check)
+    _start_sdk({"handler": lambda _job: None})
+
+
+def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[RequestT]:
+    storage = _checked("storage", lambda: open_storage(settings))
+    _checked("storage", storage.check)
+    for name, check in handler.checks.items():
+        _checked(name, partial(check, settings))
+    gpu = ThreadPoolExecutor(1, thread_name_prefix="gpu")
+    threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="io")
+    recipe = _checked("weights", lambda: gpu.submit(handler.load, settings).result())
+    return Worker(
+        id=f"{handler.name}_worker_{settings.runpod_pod_id}",
+        request=handler.request,
+        recipe=recipe,
+        operator=Operator(
+            callback_hosts=frozenset(settings.callback_allowed_hosts),
+            wan_max_area=settings.wan_max_area,
+            wan_default_fps=settings.wan_default_fps,
+        ),
+        storage=storage,
+        fetcher=Fetcher(settings),
+        courier=Courier(storage, Webhook(settings), threads, unasked=handler.calls_back, announces=settings.callback_processing),
+        gpu=gpu,
+        threads=threads,
+    )
+
+
+class _Endpoint(Generic[RequestT]):
+    """The two forms of a RunPod handler over one worker, and the configuration that the SDK looks at while it runs."""
+
+    def __init__(self, worker: Worker[RequestT], settings: Settings, *, streams: bool) -> None:
+        self._worker = worker
+        self._settings = settings
+        self.config: dict[str, Any] = {
+            # The SDK tells the two forms apart by looking at the function.
+            "handler": self.stream if streams else self.complete,
+            "return_aggregate_stream": True,
+            "concurrency_modifier": lambda _current: settings.job_concurrency,
+        }
+
+    async def complete(self, job: dict[str, Any]) -> Output:
+        """Runs one job and returns its payload."""
+        send = partial(_send_update, job) if self._settings.on_runpod else _send_nowhere
+        return await self._work(job, Progress(send, self._settings.progress_interval))
+
+    async def stream(self, job: dict[str, Any]) -> AsyncIterator[Output]:
+        """Runs one job, yields its text in pieces while it is written, and its payload last."""
+        texts: asyncio.Queue[str | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def send(update: Mapping[str, JsonValue]) -> None:
+            loop.call_soon_threadsafe(texts.put_nowait, str(update.get("text", "")))
+
+        work = asyncio.ensure_future(self._work(job, Progress(send, _STREAM_INTERVAL)))
+        work.add_done_callback(lambda _work: texts.put_nowait(None))
+        written = ""
+        try:
+            while (text := await texts.get()) is not None:
+                if piece := text[len(written) :]:
+                    written = text
+                    yield {"delta": piece}
+            yield await work
+        finally:
+            work.cancel()
+            await ended(work)
+
+    async def _work(self, job: dict[str, Any], progress: Progress) -> Output:
+        token = CancelToken(_deadline(job, self._settings))
+        with progress:
+            end = await run_job(Job(str(job["id"]), job.get("input")), self._worker, Run(str(job["id"]), token, progress.report))
+            if isinstance(end, Stopped):
+                progress.drop()
+            # In a thread, because other jobs run on this loop, and before the result, because an update after it would reopen the job.
+            await ended(asyncio.ensure_future(asyncio.to_thread(progress.close)))
+        return self._output(end)
+
+    def _output(self, end: Ended) -> Output:
+        if isinstance(end, Stopped):
+            raise asyncio.CancelledError  # what the SDK needs to see to free the slot without posting a result
+        output = to_dict(end.payload)
+        if isinstance(end, Failed):
+            output["error"] = end.error.message
+            if end.error.replaces_worker:
+                # On the live configuration: the SDK posts this result and ends the process. The flag in a result does not keep
+                # the worker from taking another job.
+                self.config["refresh_worker"] = True
+        return output
+
+
+def _deadline(job: Mapping[str, Any], settings: Settings) -> float:
+    """Seconds for a job: the operator's limit, or RunPod's for this job where that is shorter."""
+    policy = job.get("policy")
+    milliseconds = policy.get("executionTimeout") if isinstance(policy, dict) else None
+    if isinstance(milliseconds, int) and milliseconds > 0:
+        # Ends shortly before RunPod would, so that the caller is told.
+        return min(settings.job_timeout, 0.95 * milliseconds / 1000)
+    return settings.job_timeout
+
+
+def _send_nowhere(_update: Mapping[str, JsonValue]) -> None:
+    """Progress of a local run: there is nobody to tell, and the SDK would log an error."""
+
+
+def _send_update(job: dict[str, Any], update: Mapping[str, JsonValue]) -> None:
+    """Sends one update and returns when it has arrived. The SDK starts a thread for each and would let them overtake each other."""
+    _runpod().progress_update(job, update)
+    for thread in threading.enumerate():
+        if "_thread_target" in thread.name:
+            thread.join(timeout=_UPDATE_SECONDS)
+
+
+def _runpod() -> Any:
+    """The SDK. It takes more than a second to import, and reads its environment while it does."""
+    import runpod.serverless
+
+    return runpod.serverless
+
+
+def _start_sdk(config: dict[str, Any]) -> None:
+    _runpod().start(config)
