@@ -1,0 +1,1 @@
+"""One folder per endpoint, with the same file names in each."""

@@ -1,0 +1,64 @@
+"""Messages become token ids, unchanged and in order. Control tokens that somebody typed stay text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from shared.contract.chat import Message
+
+_NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
+
+BASE_STOPS = ("\nUser:", "\nSystem:", "\nAssistant:", "<|im_start|>")
+"""Where a base model begins to write somebody else's turn: it knows no end of a turn, only the end of a text."""
+
+
+def render_template(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Renders a conversation through the model's own chat template, up to where the assistant's answer begins.
+
+    The template is rendered with a mark in place of each message, and only what the template itself wrote is searched for control tokens.
+    So `<|im_end|>` in a message cannot end the message.
+
+    Args:
+        tokenizer: A fast tokenizer with a chat template.
+        messages: At least one.
+
+    Raises:
+        ValueError: The template leaves a message out.
+    """
+    marks = [f"\ue000{index}\ue001" for index in range(len(messages))]
+    marked = [{"role": message.role, "content": mark} for message, mark in zip(messages, marks, strict=True)]
+    rendered = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
+    if re.findall("\ue000\\d+\ue001", rendered) != marks:
+        raise ValueError("the model's chat template does not keep every message once and in order")
+    ids: list[int] = []
+    for run in _runs(tokenizer, rendered):
+        if isinstance(run, int):
+            ids.append(run)
+        else:
+            text = re.sub("\ue000(\\d+)\ue001", lambda mark: messages[int(mark[1])].content, run)
+            ids += tokenizer(text, split_special_tokens=True, add_special_tokens=False).input_ids
+    return ids
+
+
+def _runs(tokenizer: Any, rendered: str) -> Iterator[int | str]:
+    """The template's control tokens as ids, and what is between them as text."""
+    control = {token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    pattern = "|".join(re.escape(content) for content in sorted(control, key=len, reverse=True))
+    for part in re.split(f"({pattern})", rendered):
+        if part in control:
+            yield control[part]
+        elif part:
+            yield part
+
+
+def render_transcript(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Renders a conversation for a base model: a plain transcript that it goes on with.
+
+    No space after the last colon: tokenizers join a space to the word that follows it, and a lone one leads the model astray.
+    """
+    turns = [message.content if message.role == "system" else f"{_NAMES[message.role]}: {message.content}" for message in messages]
+    text = "\n\n".join([*turns, "Assistant:"])
+    ids: list[int] = tokenizer(text, split_special_tokens=True, add_special_tokens=False).input_ids
+    return ids

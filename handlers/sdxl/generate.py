@@ -1,0 +1,116 @@
+"""Request → pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from handlers.sdxl.prompts import embed
+from shared.contract.sdxl import SdxlRequest
+from shared.errors import ModelUnavailable
+from shared.jobs.recipe import Picture, Product, Run, Summary
+from shared.models.device import vram_used_mb
+from shared.models.pixels import to_pixels
+
+# What the contract has and this worker cannot do yet: the request's attribute, and its name for the caller.
+_UNAVAILABLE = {
+    "scheduler": "config.scheduler",
+    "loras": "config.loras",
+    "textual_inversions": "config.textual_inversions",
+    "vae": "config.vae",
+    "controls": "config.controls",
+    "refiner": "config.refiner",
+    "upscale": "config.upscale",
+    "reference": "metadata.reference_image_url",
+    "compel_enabled": "compel_enabled",
+    "compel_weights": "compel_weights",
+}
+
+
+class SdxlRecipe:
+    """Text → image.
+
+    Args:
+        pipeline: A loaded `StableDiffusionXLPipeline`.
+    """
+
+    def __init__(self, pipeline: Any) -> None:
+        self._pipeline = pipeline
+
+    def accept(self, request: SdxlRequest) -> None:
+        """Refuses what this worker does not have, by name.
+
+        Raises:
+            ModelUnavailable: It names every such field.
+        """
+        fields = [name for attribute, name in _UNAVAILABLE.items() if getattr(request, attribute)]
+        if fields:
+            raise ModelUnavailable(f"This worker has no models for {', '.join(fields)}. Leave them out, or ask the operator to add them.")
+
+    @torch.inference_mode()
+    def generate(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
+        """Makes the request's pictures, one by one."""
+        # 1. What to draw
+        embeddings = embed(self._pipeline, request.prompt, request.negative_prompt, request.clip_skip)
+        # 2. Where each picture starts: a generator of its own on the CPU, so that it is the same picture alone, in a batch and on any GPU
+        noise = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
+        # 3. Denoise all pictures together
+        latents = self._denoise(request, embeddings.arguments(), noise, run)
+        # 4. Decode and hand over one by one: a picture is encoded and uploaded while the next is decoded
+        for seed, latent in zip(request.seeds, torch.split(latents, 1), strict=True):
+            run.cancel.check()
+            yield Picture(to_pixels(self._decode(latent))[0], seed, request.output_format, _describe(request, self._pipeline))
+
+    def summarize(self, request: SdxlRequest, products: Sequence[Product]) -> Summary:
+        """Says what was done, for the payload."""
+        return Summary(
+            {
+                "model_used": "sdxl",
+                "enhancement_source": "none",
+                "compel_enhancement": False,
+                "reference_mode": "none",
+                "exact_copy_mode": False,
+                "vram_used": vram_used_mb(self._pipeline.device),
+            }
+        )
+
+    def _denoise(self, request: SdxlRequest, embeddings: Mapping[str, Tensor], noise: list[torch.Generator], run: Run) -> Tensor:
+        """Pictures × channels × height/8 × width/8."""
+
+        def after_step(pipeline: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+            run.cancel.check()
+            run.report(step + 1, pipeline.num_timesteps)
+            return values
+
+        try:
+            latents: Tensor = self._pipeline(
+                **embeddings,
+                width=request.width,
+                height=request.height,
+                num_inference_steps=request.steps,
+                guidance_scale=request.guidance_scale,
+                guidance_rescale=request.guidance_rescale,
+                num_images_per_prompt=request.num_images,
+                generator=noise,
+                callback_on_step_end=after_step,
+                output_type="latent",
+            ).images
+        finally:
+            # Also when a step raises, because the pipeline itself does it only at its end.
+            self._pipeline.maybe_free_model_hooks()
+        return latents
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        """1 × 3 × height × width, in 0 … 1."""
+        vae = self._pipeline.vae
+        decoded: Tensor = vae.decode(latent.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+        return decoded / 2 + 0.5
+
+
+def _describe(request: SdxlRequest, pipeline: Any) -> dict[str, Any]:
+    steps = int(pipeline.scheduler.num_inference_steps)
+    return {"batch_size": request.num_images, "steps": steps, "num_inference_steps": steps, "guidance_scale": request.guidance_scale}

@@ -1,0 +1,1 @@
+"""WAN: video, and images of one frame."""
