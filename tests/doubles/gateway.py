@@ -1,0 +1,192 @@
+"""RunPod's job API on loopback, as the SDK speaks it: job-take, job-done, job-stream, job-stop, ping."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+# Seconds that a take or a stop poll is held open. An immediate "nothing" makes the SDK ask again at once, all the time.
+HOLD = 0.25
+
+
+@dataclass(frozen=True)
+class Post:
+    """What a worker sent: `kind` is `job-done` or `job-stream`."""
+
+    kind: str
+    job_id: str
+    body: Any
+    status: int
+    at: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_progress(self) -> bool:
+        return isinstance(self.body, dict) and self.body.get("status") == "IN_PROGRESS"
+
+    @property
+    def is_result(self) -> bool:
+        return self.kind == "job-done" and not self.is_progress
+
+
+class Gateway:
+    """Hands out jobs and stop signals, and keeps what comes back.
+
+    Attributes:
+        posts: Everything that workers sent, in the order of arrival.
+        answers: HTTP statuses for the next results; when it is empty, 200.
+        pings: The query of each ping.
+        takes: When jobs were asked for: `(seconds, jobs in progress)`.
+    """
+
+    def __init__(self) -> None:
+        self.posts: list[Post] = []
+        self.answers: deque[int] = deque()
+        self.pings: list[dict[str, list[str]]] = []
+        self.takes: list[tuple[float, bool]] = []
+        self._jobs: deque[dict[str, Any]] = deque()
+        self._stops: deque[str] = deque()
+        self._changed = threading.Condition()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, name="gateway", kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes a worker take its jobs here. The SDK appends `&…`, so each URL needs a query."""
+        api = f"http://127.0.0.1:{self._server.server_port}/v2/endpoint"
+        return {
+            "RUNPOD_POD_ID": "pod1",
+            "RUNPOD_AI_API_KEY": "canary-runpod-key",
+            "RUNPOD_WEBHOOK_GET_JOB": f"{api}/job-take/$ID?gpu=none",
+            "RUNPOD_WEBHOOK_POST_OUTPUT": f"{api}/job-done/$RUNPOD_POD_ID/$ID?gpu=none",
+            "RUNPOD_WEBHOOK_POST_STREAM": f"{api}/job-stream/$RUNPOD_POD_ID/$ID?gpu=none",
+            "RUNPOD_WEBHOOK_PING": f"{api}/ping/$RUNPOD_POD_ID?gpu=none",
+            "RUNPOD_PING_INTERVAL": "1000",
+            "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+            "RUNPOD_SKIP_GPU_CHECK": "true",
+        }
+
+    def submit(self, job: dict[str, Any]) -> None:
+        """Queues a job: `{"id": …, "input": …}`."""
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify_all()
+
+    def stop(self, job_id: str) -> None:
+        """Tells the worker to stop a job."""
+        with self._changed:
+            self._stops.append(job_id)
+            self._changed.notify_all()
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 60.0, *, what: str = "the worker") -> None:
+        """Returns when something that came in has made the condition true."""
+        with self._changed:
+            assert self._changed.wait_for(condition, timeout=seconds), f"nothing came from {what} within {seconds} s"
+
+    def results(self, job_id: str) -> list[Any]:
+        """The accepted results of a job. There should never be two, unless it was handed out twice."""
+        return [post.body for post in self.posts if post.is_result and post.job_id == job_id and post.status == 200]
+
+    def result(self, job_id: str, seconds: float = 60.0) -> Any:
+        """Waits for a job's accepted result."""
+        self.wait_for(lambda: bool(self.results(job_id)), seconds, what=f"job {job_id}")
+        return self.results(job_id)[0]
+
+    def progress(self, job_id: str) -> list[Any]:
+        """The progress updates of a job, as they arrived."""
+        return [post.body["output"] for post in self.posts if post.is_progress and post.job_id == job_id]
+
+    def streamed(self, job_id: str) -> list[Any]:
+        """The pieces of a streamed result, as they arrived."""
+        return [post.body["output"] for post in self.posts if post.kind == "job-stream" and post.job_id == job_id]
+
+    # What the server calls
+
+    def take(self, count: int, *, busy: bool) -> list[dict[str, Any]]:
+        with self._changed:
+            self.takes.append((time.monotonic(), busy))
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: bool(self._jobs), timeout=HOLD)
+            return [self._jobs.popleft() for _ in range(min(count, len(self._jobs)))]
+
+    def take_stops(self) -> list[str]:
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._stops), timeout=HOLD)
+            stops = list(self._stops)
+            self._stops.clear()
+            return stops
+
+    def keep(self, kind: str, job_id: str, body: Any) -> int:
+        with self._changed:
+            progress = isinstance(body, dict) and body.get("status") == "IN_PROGRESS"
+            status = self.answers.popleft() if self.answers and kind == "job-done" and not progress else 200
+            self.posts.append(Post(kind, job_id, body, status))
+            self._changed.notify_all()
+            return status
+
+    def ping(self, query: dict[str, list[str]]) -> None:
+        with self._changed:
+            self.pings.append(query)
+            self._changed.notify_all()
+
+
+def _handler(gateway: Gateway) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            verb, query = url.path.split("/")[3], parse_qs(url.query)
+            busy = query.get("job_in_progress", ["0"])[0] == "1"
+            content: Any
+            match verb:
+                case "job-take":
+                    content = next(iter(gateway.take(1, busy=busy)), None)
+                case "job-take-batch":
+                    content = gateway.take(int(query["batch_size"][0]), busy=busy)
+                case "job-stop":
+                    stops = gateway.take_stops()
+                    content = {"jobsToStop": stops} if stops else None
+                case _:
+                    gateway.ping(query)
+                    content = {"ok": True}
+            self._answer(200, content) if content else self._answer(204)
+
+        def do_POST(self) -> None:
+            verb, job_id = self.path.split("/")[3], urlsplit(self.path).path.split("/")[-1]
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer(gateway.keep(verb, job_id, json.loads(content, parse_constant=_refuse)), {})
+
+        def _answer(self, status: int, body: Any = None) -> None:
+            content = b"" if body is None else json.dumps(body).encode()
+            with contextlib.suppress(ConnectionError):  # a worker that ends does not wait for its open polls
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Keeps the test's output quiet."""
+
+    return Handler
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

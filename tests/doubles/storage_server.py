@@ -1,0 +1,248 @@
+"""Supabase Storage on loopback, as far as the worker speaks to it, with its habits and with faults on demand.
+
+Its habits: the real status of an error stands in the body of an answer that is 400; 409 and 415 come before the body was read, on a
+connection that is kept and then never answers again.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+from werkzeug.formparser import FormDataParser
+from werkzeug.http import parse_options_header
+
+Fault = Callable[["Handler"], None]
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """What is stored under a key."""
+
+    content: bytes
+    content_type: str
+    metadata: dict[str, Any]
+
+
+def says(http: int, body: bytes, content_type: str = "application/json") -> Fault:
+    """Answers so, and stores nothing."""
+
+    def behave(handler: Handler) -> None:
+        handler.read_body()
+        handler.answer(http, body, content_type)
+
+    return behave
+
+
+def fails_with(status: int) -> Fault:
+    """Answers with an error as the service does: 400, with the real status in the body."""
+    return says(400, json.dumps({"statusCode": str(status), "error": "Error", "message": "at the moment not"}).encode())
+
+
+def loses_the_answer(handler: Handler) -> None:
+    """Stores, then breaks the connection."""
+    handler.store()
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.close_connection = True
+
+
+def truncates_the_answer(handler: Handler) -> None:
+    """Stores, then sends half an answer."""
+    handler.store()
+    handler.send_response(200)
+    handler.send_header("Content-Length", "500")
+    handler.end_headers()
+    handler.wfile.write(b'{"Key": ')
+    handler.close_connection = True
+
+
+def hangs(handler: Handler) -> None:
+    """Reads the request and never answers."""
+    handler.read_body()
+    handler.server.closing.wait()
+
+
+class StorageServer:
+    """One bucket, served inside a `with` block.
+
+    Args:
+        key: The service key.
+        bucket: Its name.
+        size_limit: Bytes that an object may have.
+        mime_types: The media types that are allowed; None allows all.
+
+    Attributes:
+        objects: What is stored, by key.
+        requests: Method and path of each request, in order.
+        connections: How many connections were made.
+    """
+
+    def __init__(
+        self, key: str, *, bucket: str = "workspace-temp", size_limit: int | None = None, mime_types: list[str] | None = None
+    ) -> None:
+        self.key = key
+        self.bucket = bucket
+        self.size_limit = size_limit
+        self.mime_types = mime_types
+        self.objects: dict[str, StoredObject] = {}
+        self.requests: list[tuple[str, str]] = []
+        self.connections = 0
+        self._faults: deque[Fault] = deque()
+        self._server = _Server(self)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.closing.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        """What to set `SUPABASE_URL` to."""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def fail(self, *faults: Fault) -> None:
+        """Serves the next requests by these, one each."""
+        self._faults.extend(faults)
+
+    def next_fault(self) -> Fault | None:
+        """The fault that the next request meets."""
+        return self._faults.popleft() if self._faults else None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, storage: StorageServer) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.storage = storage
+        self.closing = threading.Event()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.storage.connections += 1
+        super().process_request(request, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that hangs up is what many tests are about."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    server: _Server
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._serve(self._get)
+
+    def do_POST(self) -> None:
+        self._serve(self._upload)
+
+    def do_PUT(self) -> None:
+        self._serve(self._upload)
+
+    def _serve(self, usual: Callable[[], None]) -> None:
+        storage = self.server.storage
+        storage.requests.append((self.command, self.path))
+        self._body: bytes | None = None
+        fault = storage.next_fault()
+        if fault is not None:
+            fault(self)
+        elif self.headers.get("authorization") != f"Bearer {storage.key}" or self.headers.get("apikey") != storage.key:
+            self.read_body()
+            self.refuse(403, "Unauthorized", "signature verification failed")
+        else:
+            usual()
+
+    def _get(self) -> None:
+        storage, (kind, rest) = self.server.storage, self._parts()
+        bucket, _, key = rest.partition("/")
+        if bucket != storage.bucket:
+            self.refuse(404, "Bucket not found", "Bucket not found")
+        elif kind == "bucket":
+            self._describe_bucket()
+        elif key in storage.objects:
+            self.answer(200, storage.objects[key].content, storage.objects[key].content_type)
+        else:
+            self.refuse(404, "not_found", "Object not found")
+
+    def _describe_bucket(self) -> None:
+        storage = self.server.storage
+        moment = "2026-01-01T00:00:00.000Z"
+        described = {"id": storage.bucket, "name": storage.bucket, "owner": "", "public": False, "created_at": moment, "updated_at": moment}
+        limits = {"file_size_limit": storage.size_limit, "allowed_mime_types": storage.mime_types}
+        self.answer(200, json.dumps(described | limits).encode())
+
+    def _parts(self) -> tuple[str, str]:
+        """`bucket`, name; or `object`, bucket and key, whether or not `authenticated` is said."""
+        path = unquote(urlsplit(self.path).path).removeprefix("/storage/v1/").replace("object/authenticated/", "object/", 1)
+        kind, _, rest = path.partition("/")
+        return kind, rest
+
+    def _upload(self) -> None:
+        storage = self.server.storage
+        bucket, _, key = self._parts()[1].partition("/")
+        if bucket != storage.bucket:
+            self.read_body()
+            self.refuse(404, "Bucket not found", "Bucket not found")
+        elif self.command == "POST" and key in storage.objects and self.headers.get("x-upsert") != "true":
+            self._refuse_early(409, "Duplicate", "The resource already exists")
+        elif storage.mime_types is not None and self._form()[1] not in storage.mime_types:
+            self._refuse_early(415, "invalid_mime_type", "mime type is not supported")
+        elif storage.size_limit is not None and len(self._form()[0]) > storage.size_limit:
+            self.refuse(413, "Payload too large", "The object exceeded the maximum allowed size")
+        else:
+            self.store()
+            self.answer(200, json.dumps({"Key": f"{bucket}/{key}", "Id": "an-id"}).encode())
+
+    def store(self) -> None:
+        """Stores what is uploaded."""
+        content, content_type, metadata = self._form()
+        self.server.storage.objects[self._parts()[1].partition("/")[2]] = StoredObject(content, content_type, metadata)
+
+    def _form(self) -> tuple[bytes, str, dict[str, Any]]:
+        mimetype, options = parse_options_header(self.headers["content-type"])
+        _, form, files = FormDataParser().parse(BytesIO(self.read_body()), mimetype, None, options)
+        file = files["file"]
+        file.stream.seek(0)
+        return file.stream.read(), file.mimetype, json.loads(form.get("metadata", "{}"))
+
+    def read_body(self) -> bytes:
+        """The body, which is read once."""
+        if self._body is None:
+            self._body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        return self._body
+
+    def answer(self, http: int, body: bytes, content_type: str = "application/json") -> None:
+        """Sends an answer."""
+        self.send_response(http)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def refuse(self, status: int, error: str, message: str) -> None:
+        """Sends an error, with its real status in the body."""
+        self.answer(400, json.dumps({"statusCode": str(status), "error": error, "message": message}).encode())
+
+    def _refuse_early(self, status: int, error: str, message: str) -> None:
+        self.refuse(status, error, message)
+        self.server.closing.wait()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing is printed."""
