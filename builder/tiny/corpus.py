@@ -1,0 +1,36 @@
+"""The text that the small tokenizers learn their pieces from."""
+
+from __future__ import annotations
+
+SENTENCES: tuple[str, ...] = (
+    "a photo of a cat on a red chair",
+    "a photo of a dog in the garden",
+    "a painting of a small boat on the sea at night",
+    "a portrait of an old man with a grey beard, soft light",
+    "a portrait of a young woman in a blue dress, looking at the camera",
+    "a red square on a white background",
+    "a green circle on a black background, flat colors",
+    "a lighthouse on a cliff in a storm, dramatic clouds, oil painting",
+    "a street in the rain at night, neon signs, reflections on the wet road",
+    "a bowl of fruit on a wooden table, still life, natural light",
+    "snow on the mountains at sunrise, highly detailed, wide angle",
+    "a castle in a forest, fantasy, concept art, sharp focus",
+    "a robot reading a book in a library, cinematic, warm colors",
+    "a bird flies over a lake while the camera moves slowly to the left",
+    "a woman walks along the beach, waves, slow motion, golden hour",
+    "a car drives through the desert, dust, aerial view",
+    "blurry, low quality, bad anatomy, watermark, text, deformed hands",
+    "best quality, masterpiece, very detailed, realistic, high resolution",
+    "the quick brown fox jumps over the lazy dog",
+    "You are a helpful assistant. Answer in one short sentence.",
+    "What is the capital of France? The capital of France is Paris.",
+    "Please write a better prompt for this picture, and keep it short.",
+    "Hello! How can I help you today? Tell me what you would like to see.",
+    "User: Hi. Assistant: Hello, it is good to see you again.",
+    "One, two, three, four, five, six, seven, eight, nine, ten.",
+    "It was the first day of spring, and everything in the house was still.",
+    'Return a JSON object: {"name": "a string", "items": [1, 2, 3], "done": true}.',
+    "There is nothing that they would not have done for her, if only she had asked.",
+    "Where does the river go? It goes down to the sea, as all of them do.",
+    "Grüße aus Köln! ¿Qué tal? Ça va très bien, merci. Привет, как дела?",
+)

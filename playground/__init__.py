@@ -1,0 +1,1 @@
+"""Programs for a person: the demo and its callback receiver."""

@@ -1,0 +1,179 @@
+"""A receiver of callbacks on this machine: it keeps what arrives and checks how it is signed."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+from shared.webhooks import WebhookInvalid, verify
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One request that arrived.
+
+    Attributes:
+        path: Where it was sent, with the query.
+        headers: By their names in lower case.
+        body: Byte by byte.
+        problem: What is wrong with its signatures, None when they hold.
+    """
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    problem: str | None
+
+    @property
+    def verified(self) -> bool:
+        """Whether both signatures hold."""
+        return self.problem is None
+
+    @property
+    def payload(self) -> Any:
+        """The body, read as JSON."""
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How the inbox answers one request.
+
+    Attributes:
+        status: Of the answer.
+        headers: Beside the usual ones.
+        delay: Seconds to wait before it.
+        reset: Break the connection instead of answering.
+    """
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+    reset: bool = False
+
+
+class Inbox:
+    """Receives callbacks on loopback, inside a `with` block.
+
+    Args:
+        secret: `JOB_CALLBACK_SECRET`.
+        answers: Given one after the other; then 200 for good.
+        on_message: Called with each request, before it is answered, on the thread that serves it.
+    """
+
+    def __init__(self, secret: str, *, answers: Iterable[Answer] = (), on_message: Callable[[Message], None] | None = None) -> None:
+        self.secret = secret
+        self._answers = deque(answers)
+        self._on_message = on_message
+        self._messages: list[Message] = []
+        self._changed = threading.Condition()
+        self._closing = threading.Event()
+        self._server = _Server(self)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="inbox", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        """Where to send callbacks."""
+        return f"http://127.0.0.1:{self._server.server_port}/job-callback"
+
+    @property
+    def messages(self) -> list[Message]:
+        """What has arrived so far, in order."""
+        with self._changed:
+            return list(self._messages)
+
+    @property
+    def payloads(self) -> list[Any]:
+        """The payloads that have arrived with signatures that hold, in order."""
+        return [message.payload for message in self.messages if message.verified]
+
+    def wait_for(self, count: int, *, timeout: float = 30.0) -> list[Message]:
+        """Waits until so many requests have arrived.
+
+        Args:
+            count: How many, since the inbox was opened.
+            timeout: Seconds to wait at most.
+
+        Raises:
+            TimeoutError: Fewer have arrived by then.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self._messages) >= count, timeout):
+                raise TimeoutError(f"{len(self._messages)} of {count} callbacks arrived within {timeout:g} seconds.")
+            return list(self._messages)
+
+    def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Keeps a request and says how to answer it."""
+        lowered = {name.lower(): value for name, value in headers.items()}
+        message = Message(path, lowered, body, self._problem_of(lowered, body))
+        if self._on_message is not None:
+            self._on_message(message)
+        with self._changed:
+            self._messages.append(message)
+            self._changed.notify_all()
+            answer = self._answers.popleft() if self._answers else Answer()
+        self._closing.wait(answer.delay)
+        return answer
+
+    def _problem_of(self, headers: Mapping[str, str], body: bytes) -> str | None:
+        try:
+            verify(headers, body, self.secret)
+        except WebhookInvalid as error:
+            return str(error)
+        return None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, inbox: Inbox) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.inbox = inbox
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A sender that has gone away is no event."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        """Receives one callback."""
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        answer = self.server.inbox.receive(self.path, dict(self.headers), body)
+        if answer.reset:
+            self._reset()
+            return
+        content = b'{"received": true}'
+        self.send_response(answer.status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **answer.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _reset(self) -> None:
+        # With no time to linger, closing sends a reset instead of an orderly end.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing is printed: what arrived is in `Inbox.messages`."""

@@ -1,0 +1,1 @@
+"""What a caller sends and what it gets back: pydantic only."""

@@ -1,0 +1,198 @@
+"""The request of the chat handler. To add a field, declare it here; everything else is derived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NotRequired
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
+
+from shared.contract.context import Context
+from shared.contract.fields import Seed, Text, drawn
+from shared.contract.parts import Part
+from shared.contract.request import Request, type_wire
+from shared.contract.response_format import ResponseFormat
+from shared.contract.wire import UNSET, Otherwise, Wire, refuse
+
+_CHATS = ("chat", "chat_conversation", "generate")
+_ENHANCEMENTS = ("enhance", "chat_enhance", "enhance_base", "enhance_instruct")
+
+Role = Literal["system", "user", "assistant"]
+EnhancementType = Literal["base", "instruct"]
+_ENHANCEMENT_WORDS: Mapping[object, EnhancementType] = {
+    "base": "base",
+    "instruct": "instruct",
+    "creative": "base",
+    "adult": "base",
+    "conversational": "instruct",
+}
+_EnhancementWord = Literal["base", "instruct", "creative", "adult", "conversational"]
+
+
+class _TextPart(TypedDict):
+    type: NotRequired[Literal["text"]]
+    text: str
+
+
+def _join_parts(content: object) -> object:
+    if not isinstance(content, list):
+        return content
+    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type", "text") == "text" else None for part in content]
+    joined = [text for text in texts if isinstance(text, str)]
+    if not texts or len(joined) < len(texts):
+        raise refuse('a string, or a list of text parts such as {"type": "text", "text": "…"}')
+    return "".join(joined)
+
+
+def _known_role(role: object) -> object:
+    return "system" if isinstance(role, str) and role == "developer" else role
+
+
+class Message(Part):
+    """One turn of the conversation."""
+
+    stands_at: ClassVar[str] = "messages[]"
+
+    role: Annotated[
+        Role,
+        BeforeValidator(_known_role, json_schema_input_type=Literal["system", "user", "assistant", "developer"]),
+        Field(description="Who speaks; `developer` means `system`."),
+    ]
+    content: Annotated[
+        Text,
+        BeforeValidator(_join_parts, json_schema_input_type=str | list[_TextPart]),
+        Field(description="What is said, as one string or as text parts, which are joined."),
+    ]
+
+
+def _messages_of_the_short_form(data: Mapping[str, Any], _: Context) -> list[Message]:
+    if "prompt" in data and data["prompt"] is None:
+        raise refuse("given, or else a prompt: a list of objects with role and content")
+    turns: list[tuple[Role, str | None]] = [("system", data.get("system_prompt")), ("user", data.get("prompt", ""))]
+    return [Message(role=role, content=content) for role, content in turns if content is not None]
+
+
+def _enhancement_of_the_type(data: Mapping[str, Any], _: Context) -> EnhancementType | None:
+    if data.get("type") not in _ENHANCEMENTS:
+        return None
+    return "base" if data["type"] == "enhance_base" else "instruct"
+
+
+def _plain_enhancement(word: object) -> object:
+    return _ENHANCEMENT_WORDS.get(word, word) if isinstance(word, str) else word
+
+
+def _model_of_the_enhancement(data: Mapping[str, Any], _: Context) -> str:
+    return "qwen_base" if data.get("enhancement_type") == "base" else "qwen_instruct"
+
+
+def _as_list(stop: object) -> object:
+    return [stop] if isinstance(stop, str) else stop
+
+
+class ChatRequest(Request):
+    """One answer to a conversation, or one enhanced prompt.
+
+    Attributes:
+        messages: The conversation, unchanged and in order; made from the short form where that was sent.
+        enhancement_type: Which kind of enhancement; `None` for a chat.
+    """
+
+    descriptive: ClassVar[frozenset[str]] = Request.descriptive | {
+        "project_context", "content_tier", "conversation_id", "project_id", "message_id", "character_id", "context_type",
+        "user_preferences",
+    }  # fmt: skip
+
+    type: Annotated[
+        Literal["chat", "chat_conversation", "generate", "enhance", "chat_enhance", "enhance_base", "enhance_instruct"],
+        type_wire,
+        Field(description="What is to be done."),
+    ] = "chat"
+    prompt: Annotated[
+        Text | None, Wire("prompt", places=("top",)), Field(min_length=1, description="The short form: what is to be enhanced or answered.")
+    ] = None
+    system_prompt: Annotated[Text | None, Wire("system_prompt"), Field(description="The short form: instructions, put first.")] = None
+    enhancement_type: Annotated[
+        EnhancementType | None,
+        BeforeValidator(_plain_enhancement, json_schema_input_type=_EnhancementWord | None),
+        Wire("enhancement_type", places=("config", "top")),
+        Otherwise(_enhancement_of_the_type, "for enhancements what the type says, else `instruct`"),
+        Field(description="`creative` and `adult` mean `base`, `conversational` means `instruct`."),
+    ] = UNSET
+    target_model: Annotated[
+        Literal["sdxl", "wan"] | None,
+        Wire("target_model", places=("config", "top")),
+        Field(description="The short form: what the prompt is for. Adds nothing."),
+    ] = None
+    quality: Annotated[
+        Text | None, Wire("quality", places=("config", "top")), Field(description="The short form: descriptive. Adds nothing.")
+    ] = None
+    messages: Annotated[
+        tuple[Message, ...],
+        Field(strict=False, min_length=1, description="The conversation: at least one message, not only system. Wins over the short form."),
+        Wire("messages"),
+        Otherwise(_messages_of_the_short_form, "made from `prompt` and `system_prompt`"),
+    ] = UNSET
+    max_tokens: Annotated[
+        int,
+        Field(ge=1, le=4096, description="The answer's greatest length."),
+        Wire("max_tokens"),
+        Otherwise.by_type({_CHATS: 512, _ENHANCEMENTS: 200}),
+    ] = UNSET
+    temperature: Annotated[float, Field(ge=0.0, le=2.0, description="0 always takes the likeliest token."), Wire("temperature")] = 0.7
+    top_p: Annotated[float, Field(ge=0.0, le=1.0, description="0 keeps only the likeliest token."), Wire("top_p")] = 0.9
+    model: Annotated[
+        Literal["qwen_instruct", "qwen_base"],
+        Wire("model", places=("config", "top")),
+        Otherwise(_model_of_the_enhancement, "`qwen_instruct`; `qwen_base` for enhancements of type `base`"),
+        Field(description="Which model answers."),
+    ] = UNSET
+    stop: Annotated[
+        tuple[Annotated[Text, Field(min_length=1)], ...],
+        Field(strict=False, max_length=8, description="The answer ends before the first of these."),
+        BeforeValidator(_as_list, json_schema_input_type=str | Annotated[list[str], Field(max_length=8)]),
+        Wire("stop"),
+    ] = ()
+    seed: Annotated[
+        Seed, Wire("seed"), drawn, Field(description="The same seed gives the same answer when nothing else is being answered.")
+    ] = UNSET
+    presence_penalty: Annotated[
+        float, Field(ge=-2.0, le=2.0, description="Taken from the logit of every token that was written."), Wire("presence_penalty")
+    ] = 0.0
+    frequency_penalty: Annotated[
+        float, Field(ge=-2.0, le=2.0, description="Taken from a token's logit for each time it was written."), Wire("frequency_penalty")
+    ] = 0.0
+    repetition_penalty: Annotated[
+        float, Field(gt=0.0, le=2.0, description="What the scores of tokens already there are divided by."), Wire("repetition_penalty")
+    ] = 1.0
+    response_format: Annotated[ResponseFormat, Wire("response_format"), Field(description="The form of the answer.")] = ResponseFormat(
+        type="text"
+    )
+    sfw_mode: Annotated[bool, Wire("sfw_mode"), Field(description="Masks the operator's words in the answer.")] = False
+    stream: Annotated[bool, Wire("stream"), Field(description="Sends the answer while it is written, where the operator allows it.")] = (
+        False
+    )
+
+    @field_validator("enhancement_type")
+    @classmethod
+    def _agrees_with_the_type(cls, kind: EnhancementType | None, info: ValidationInfo) -> EnhancementType | None:
+        said = str(info.data.get("type")).removeprefix("enhance_")
+        if said in ("base", "instruct") and kind != said:
+            raise refuse(f'"{said}" with type "{info.data["type"]}"', sent=f'"{kind}"', nearest=said)
+        return kind
+
+    @field_validator("messages")
+    @classmethod
+    def _ask_something(cls, messages: tuple[Message, ...], info: ValidationInfo) -> tuple[Message, ...]:
+        if all(message.role == "system" for message in messages):
+            raise refuse("a list with at least one message that is not of role system", sent=f"{len(messages)} of role system")
+        given = Context.of(info).given
+        for name in sorted(given & {"prompt", "system_prompt"} if "messages" in given else ()):
+            Context.of(info).notes.add(f"{name}: not used, because messages are given")
+        return messages
+
+    @property
+    def is_enhancement(self) -> bool:
+        """Whether a prompt is to be enhanced, not a conversation continued."""
+        return self.type in _ENHANCEMENTS

@@ -1,0 +1,76 @@
+"""What a request is judged by beside itself, and the warnings that come up on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pydantic import ValidationInfo
+
+_MOST_NOTES = 20
+_LONGEST_NOTE = 240
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What the operator decides that a request is judged by.
+
+    Attributes:
+        callback_hosts: Lower-case hosts that a request's own `callback_url` may name.
+        wan_max_area: The largest width × height of a clip, in pixels.
+        wan_default_fps: Frames per second of a clip that does not ask for a rate.
+    """
+
+    callback_hosts: frozenset[str] = frozenset()
+    wan_max_area: int = 399_360
+    wan_default_fps: int = 24
+
+
+DEFAULT_OPERATOR = Operator()
+"""An operator who decided nothing."""
+
+
+class Notes:
+    """The warnings about one request: each once, few and short, so that no request can make a large payload."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, None] = {}
+        self._left_out = 0
+
+    def add(self, text: str) -> None:
+        """Adds a sentence unless it is already there. Beyond twenty they are only counted."""
+        if len(self._texts) < _MOST_NOTES:
+            self._texts[text[:_LONGEST_NOTE]] = None
+        else:
+            self.leave_out(1)
+
+    def leave_out(self, count: int) -> None:
+        """Counts warnings that were not worth writing down."""
+        self._left_out += count
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._texts
+        if self._left_out:
+            yield f"and {self._left_out} more warnings"
+
+
+@dataclass(frozen=True)
+class Context:
+    """Handed to pydantic, so that validators see more than one value.
+
+    Attributes:
+        operator: The operator's decisions.
+        job_id: RunPod's id of the job, for requests that may leave their own out.
+        given: The names of the fields that the caller gave.
+        notes: Where validators put warnings.
+    """
+
+    operator: Operator = DEFAULT_OPERATOR
+    job_id: str | None = None
+    given: frozenset[str] = frozenset()
+    notes: Notes = field(default_factory=Notes)
+
+    @classmethod
+    def of(cls, info: ValidationInfo) -> Context:
+        """The context of a running validation; an empty one when a request is built directly, as tests do."""
+        return info.context if isinstance(info.context, cls) else cls()

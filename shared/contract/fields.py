@@ -1,0 +1,64 @@
+"""The types of values that several requests share."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticKnownError
+
+from shared.contract.wire import Otherwise, refuse
+
+LARGEST_SEED = 2_147_483_647
+
+_LONE_SURROGATE_OR_NUL = re.compile("[\x00\ud800-\udfff]")
+
+
+def ensure_sound(text: str) -> str:
+    """Refuses text that cannot be written as UTF-8 or stored in a database."""
+    if _LONE_SURROGATE_OR_NUL.search(text):
+        raise refuse("text without NUL characters and unpaired surrogates")
+    return text
+
+
+def _draw_seed(*_: object) -> int:
+    return secrets.randbelow(LARGEST_SEED) + 1
+
+
+Text = Annotated[str, AfterValidator(ensure_sound)]
+"""A string that is valid UTF-8 and has no NUL."""
+
+Id = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$", json_schema_extra={"allowed": "1 to 128 of the characters A–Z, a–z, 0–9, _ and -"})
+]
+"""An id that becomes part of a storage path."""
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+"""0 … 2147483647."""
+
+drawn = Otherwise(_draw_seed, "drawn, 1 … 2147483647")
+"""An absent seed is drawn from the system's generator."""
+
+
+def _ensure_whole(value: object) -> object:
+    if type(value) is not int:
+        raise PydanticKnownError("int_type")
+    return value
+
+
+Whole = BeforeValidator(_ensure_whole)
+"""For a choice among numbers: there `true` and `1.0` would count as 1."""
+
+
+def _ensure_plain(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_](?:[A-Za-z0-9_ +-]|\.(?!\.)){0,127}", name):
+        raise refuse(_PLAIN)
+    return name
+
+
+_PLAIN = "a plain name of up to 128 letters, digits, spaces and . _ + -, never a path or a URL"
+
+Name = Annotated[str, AfterValidator(_ensure_plain), Field(json_schema_extra={"allowed": _PLAIN})]
+"""The name of something in the operator's catalogue or folders."""

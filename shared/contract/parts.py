@@ -1,0 +1,32 @@
+"""Objects inside a request: a LoRA, a message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
+
+from shared.contract.context import Context
+from shared.contract.names import Vocabulary, show_name
+
+
+class Part(BaseModel):
+    """An object inside a request. In it, too, `null` means absent and an unknown name is named in a warning."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", validate_default=True, allow_inf_nan=False)
+
+    stands_at: ClassVar[str]
+    """Where the object stands, for warnings: `config.loras[]`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, value: object, info: ValidationInfo) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        for name in value.keys() - known:
+            meant = Vocabulary((field, field) for field in known).nearest(name)
+            hint = f"; did you mean {meant}?" if meant is not None else ""
+            Context.of(info).notes.add(f"{cls.stands_at}.{show_name(name)}: not a known field, ignored{hint}")
+        return {name: inner for name, inner in value.items() if name in known and inner is not None}

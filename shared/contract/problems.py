@@ -1,0 +1,99 @@
+"""From pydantic's errors to sentences for the caller: what is allowed, what was sent, what comes nearest."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from pydantic import BaseModel
+from pydantic import ValidationError as PydanticError
+from pydantic_core import ErrorDetails
+
+from shared.contract.allowed import Schema, grouped, nearest, resolve, sentence
+from shared.errors import Problem, ValidationError
+
+_MOST = 25
+# Short words are shown as they came. Anything longer or less plain may be a prompt, a token or a URL.
+_WORD = re.compile(r"[A-Za-z0-9_+.:*-]{1,32}")
+# Of these kinds only is a string that was sent shown: a prompt or a reference that is wrong is wrong for other reasons.
+_SHOWN = {"literal_error", "int_type", "float_type", "bool_type", "enum"}
+
+
+def describe(value: object, *, show_text: bool = True) -> str:
+    """What was sent, fit for a message: numbers and short words as they are, everything else by its kind and size."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value) if abs(value) < 10**20 else "a whole number of more than 20 digits"
+        case float():
+            return repr(value) if math.isfinite(value) else "a number that is not finite"
+        case str():
+            return f'"{value}"' if show_text and _WORD.fullmatch(value) else _describe_text(value)
+        case Mapping():
+            return "an object"
+        case Sequence():
+            return "an empty list" if not value else f"a list of {grouped(len(value))} item{'s' * (len(value) > 1)}"
+    return "something that is not JSON"
+
+
+def _describe_text(text: str) -> str:
+    return "an empty string" if not text else f"a string of {grouped(len(text))} character{'s' * (len(text) > 1)}"
+
+
+def fail(problems: Sequence[Problem]) -> ValidationError:
+    """The error that names the problems, or the first of very many and how many more there are."""
+    return ValidationError(problems[:_MOST], more=max(0, len(problems) - _MOST))
+
+
+def explain(model: type[BaseModel], error: PydanticError, sources: Mapping[str, str]) -> list[Problem]:
+    """One problem for each of pydantic's errors.
+
+    Args:
+        model: The request that did not validate.
+        error: What pydantic raised.
+        sources: Where each field stands, as the caller wrote it.
+    """
+    return [_explain(_schema(model), detail, sources) for detail in error.errors(include_url=False)]
+
+
+def _explain(schema: Schema, detail: ErrorDetails, sources: Mapping[str, str]) -> Problem:
+    said = detail.get("ctx", {}) if detail["type"] == "refused" else {}
+    location = (said["field"],) if said.get("field") else detail["loc"]
+    node = _node(schema, location)
+    # pydantic's input of a missing value is the object that it is missing from.
+    value = None if detail["type"] == "missing" else detail["input"]
+    near = said.get("nearest") if said else nearest(node, value)
+    return Problem(
+        _path(location, sources),
+        said.get("sent") or describe(value, show_text=detail["type"] in _SHOWN),
+        said.get("allowed") or sentence(node, schema),
+        None if near is None else str(near),
+    )
+
+
+def _path(location: Sequence[int | str], sources: Mapping[str, str]) -> str:
+    root = str(location[0])
+    rest = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location[1:])
+    return sources.get(root, root) + rest
+
+
+@lru_cache(maxsize=16)
+def _schema(model: type[BaseModel]) -> Schema:
+    return model.model_json_schema(mode="validation")
+
+
+def _node(schema: Schema, location: Sequence[int | str]) -> Schema:
+    node: Schema = schema
+    for part in location:
+        node = resolve(node, schema)
+        inner = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
+        if inner is None:
+            # The rest of the location is within something free, such as a JSON Schema.
+            return node
+        node = inner
+    return resolve(node, schema)

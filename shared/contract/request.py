@@ -1,0 +1,142 @@
+"""What every request is: a frozen, flat set of values, read from what a caller sends with all problems named at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import ValidationError as PydanticError
+
+from shared.contract.context import DEFAULT_OPERATOR, Context, Notes, Operator
+from shared.contract.fields import Id, Text
+from shared.contract.gather import gather
+from shared.contract.problems import explain, fail
+from shared.contract.references import Reference
+from shared.contract.wire import UNSET, Otherwise, Wire, refuse
+
+__all__ = ["Identity", "Operator", "Request", "identify"]
+
+_LONGEST_URL = 2048
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+def _ensure_callback(url: str, info: ValidationInfo) -> str:
+    allowed = "an https:// URL, without credentials, of a host that the operator allows (CALLBACK_ALLOWED_HOSTS)"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        raise refuse(allowed) from None
+    # http is for development: only where the operator names the loopback itself.
+    scheme_is_fine = parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK)
+    is_plain = len(url) <= _LONGEST_URL and url.isprintable() and " " not in url and "\\" not in url and "@" not in parts.netloc
+    if not (scheme_is_fine and is_plain and host in Context.of(info).operator.callback_hosts):
+        raise refuse(allowed)
+    return url
+
+
+id_wire = Wire("id", aliases=("job_id",), places=("top",), agrees=True)
+user_id_wire = Wire("user_id", places=("top",))
+type_wire = Wire("type", aliases=("job_type",), places=("top",))
+
+CallbackUrl = Annotated[Text, AfterValidator(_ensure_callback), Field(json_schema_extra={"format": "uri"})]
+
+user_id_wire = Wire("user_id", places=("top",))
+type_wire = Wire("type", aliases=("job_type",), places=("top",))
+
+
+class Request(BaseModel):
+    """One job, as its caller asks for it. Subclasses declare the fields of their handler.
+
+    Attributes:
+        warnings: What the caller should know although the request is valid: ignored names, mapped sizes.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    descriptive: ClassVar[frozenset[str]] = frozenset(
+        {
+            "pipeline", "quality", "format", "content_type", "nsfw_optimization", "model", "model_type", "model_variant", "original_prompt",
+            "enhanced_prompt", "enhance_prompt", "enhancement_type", "user_requested_enhancement", "job_category", "expected_time",
+            "file_extension", "bucket", "status", "created_at",
+        }
+    )  # fmt: skip
+    """Names that callers send along because they stand in their row of the job. They mean nothing here, and no warning names them."""
+
+    job_id: Annotated[
+        Id,
+        id_wire,
+        Otherwise(lambda _, context: context.job_id, "RunPod's id of the job"),
+        Field(description="The job. Both names may be given and then must agree."),
+    ] = UNSET
+    user_id: Annotated[Id | None, user_id_wire, Field(description="Whose job it is.")] = None
+    type: Annotated[str, type_wire, Field(description="What is to be done.", pattern=r"^[a-z0-9_]{1,64}$")]
+    callback_url: Annotated[
+        CallbackUrl | None,
+        Wire("callback_url", places=("top",)),
+        Field(description="Where this job's callback goes instead of the configured place; only hosts in `CALLBACK_ALLOWED_HOSTS`."),
+    ] = None
+    warnings: tuple[str, ...] = ()
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        # A request that finds its way into a log line shows no prompt there.
+        yield from (("job_id", self.job_id), ("type", self.type))
+
+    @classmethod
+    def parse(cls, raw: object, *, job_id: str, operator: Operator = DEFAULT_OPERATOR) -> Self:
+        """Reads what came as the job's input.
+
+        Args:
+            raw: The input: nested or flat, canonical names or aliases.
+            job_id: RunPod's id of the job, for requests that may leave their own out.
+            operator: What the operator decides that the request is judged by.
+
+        Raises:
+            ValidationError: The request is wrong; all its problems are named.
+        """
+        notes = Notes()
+        gathered = gather(cls, raw, notes, descriptive=cls.descriptive)
+        context = Context(operator, job_id, frozenset(gathered.values), notes)
+        try:
+            request = cls.model_validate(gathered.values, context=context)
+        except PydanticError as error:
+            raise fail([*gathered.problems, *explain(cls, error, gathered.sources)]) from None
+        if gathered.problems:
+            raise fail(gathered.problems)
+        return request.model_copy(update={"warnings": tuple(notes)})
+
+    @property
+    def references(self) -> Mapping[str, Reference]:
+        """The pictures to fetch, by the canonical name of their field: `config.image`."""
+        return MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose job it is and where its answer goes, known even of a request that is wrong."""
+
+    job_id: str
+    user_id: str | None
+    job_type: str | None
+    callback_url: str | None
+
+
+def identify(raw: object, *, job_id: str, operator: Operator = DEFAULT_OPERATOR) -> Identity:
+    """Takes what is valid of a request that may not be, for the payload of a job that failed. Never raises.
+
+    Args:
+        raw: The job's input, whatever it is.
+        job_id: RunPod's id of the job, used when the request has no valid one.
+        operator: Decides which callback hosts are allowed.
+    """
+    values: dict[str, Any] = gather(Request, raw, Notes()).values if isinstance(raw, Mapping) else {}
+    try:
+        Request.model_validate(values, context=Context(operator, job_id))
+    except PydanticError as error:
+        wrong = {detail["loc"][0] for detail in error.errors(include_url=False, include_input=False)}
+        values = {name: value for name, value in values.items() if name not in wrong}
+    return Identity(values.get("job_id", job_id), values.get("user_id"), values.get("type"), values.get("callback_url"))

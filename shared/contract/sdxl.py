@@ -1,0 +1,272 @@
+"""The request of the SDXL handler. To add a field, declare it here; everything else is derived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from shared.contract.context import Context
+from shared.contract.fields import LARGEST_SEED, Id, Name, Seed, Text, Whole, drawn
+from shared.contract.parts import Part
+from shared.contract.references import Reference
+from shared.contract.request import Request, id_wire, type_wire, user_id_wire
+from shared.contract.sizes import Size, SizeWord, round_side
+from shared.contract.wire import UNSET, Otherwise, Wire, refuse
+
+Scheduler = Literal[
+    "ddim", "ddpm", "euler", "euler_karras", "euler_a", "heun", "dpm2", "dpm2_a", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde",
+    "dpmpp_2m_sde_karras", "dpmpp_3m", "dpmpp_sde", "unipc", "deis", "pndm", "lcm", "tcd",
+]  # fmt: skip
+"""The names of the samplers."""
+
+FEWEST_STEPS: Mapping[Scheduler, int] = {"lcm": 1, "tcd": 1}
+"""Schedulers that need fewer than the usual ten steps."""
+
+_FAST = ("sdxl_image_fast",)
+_HIGH = ("sdxl_image_high", "sdxl_generate")
+_DEFAULT_SIZE = Size(1024, 1024)
+_STEPS = "a whole number from 10 to 50 (from 1 with the schedulers lcm and tcd)"
+
+
+class Lora(Part):
+    """One LoRA and how strongly it acts."""
+
+    stands_at: ClassVar[str] = "config.loras[]"
+
+    name: Annotated[Name, Field(description="A name from the operator's folder or catalogue.")]
+    scale: Annotated[float, Field(ge=-2.0, le=2.0, description="How strongly it acts.")] = 1.0
+
+
+class Control(Part):
+    """One ControlNet and the picture that guides it."""
+
+    stands_at: ClassVar[str] = "config.controls[]"
+
+    kind: Annotated[Name, Field(description="`canny`, `depth`, `pose` … from the operator's catalogue.")]
+    image: Annotated[Reference, Field(description="The guiding picture.")]
+    strength: Annotated[float, Field(ge=0.0, le=2.0, description="How strongly it guides.")] = 1.0
+    until: Annotated[float, Field(ge=0.0, le=1.0, description="The share of the steps that it guides.")] = 1.0
+
+
+class Refiner(Part):
+    """The refiner and when it takes over."""
+
+    stands_at: ClassVar[str] = "config.refiner"
+
+    switch_at: Annotated[float, Field(ge=0.0, le=1.0, description="The share of the steps after which the refiner takes over.")]
+    steps: Annotated[int | None, Field(ge=1, le=50, description="Steps of the whole schedule, if other than the job's.")] = None
+
+
+class Upscale(Part):
+    """An enlargement of the finished picture."""
+
+    stands_at: ClassVar[str] = "config.upscale"
+
+    factor: Annotated[Literal[2, 4], Whole, Field(description="How many times wider and higher.")]
+    model: Annotated[Name | None, Field(description="An upscaler from the operator's catalogue.")] = None
+
+
+def _side(index: Literal[0, 1]) -> Otherwise:
+    def compute(data: Mapping[str, Any], context: Context) -> int:
+        other = ("height", "width")[index]
+        if other in context.given:
+            raise refuse(f"given together with {other}")
+        return (data.get("resolution") or _DEFAULT_SIZE)[index]
+
+    return Otherwise(compute, f"{_DEFAULT_SIZE[index]}, or from `resolution`")
+
+
+_ReferenceWord = Literal["modify", "copy", "none", "single", "start", "end", "both"]
+
+
+def _ignore_clip_words(word: object) -> object:
+    # Callers send WAN's words in the same place for both handlers.
+    return None if isinstance(word, str) and word in ("none", "single", "start", "end", "both") else word
+
+
+class SdxlRequest(Request):
+    """One to six pictures of one prompt.
+
+    Attributes:
+        width: In pixels, whichever way the size was given.
+        height: In pixels.
+        reference_mode: `None` when the caller did not choose; then `reference_type` decides.
+    """
+
+    job_id: Annotated[Id, id_wire, Field(description="The job. Both names may be given and then must agree.")]
+    user_id: Annotated[Id, user_id_wire, Field(description="Whose job it is.")]
+    type: Annotated[Literal["sdxl_image_fast", "sdxl_image_high", "sdxl_generate"], type_wire, Field(description="What is to be done.")]
+    prompt: Annotated[
+        Text,
+        Wire("prompt", places=("top",)),
+        Field(
+            max_length=10_000,
+            description="May be empty only in exact-copy mode with a reference. What is longer than CLIP's window is not cut.",
+            json_schema_extra={"allowed": "a string of 1 to 10 000 characters"},
+        ),
+    ]
+    negative_prompt: Annotated[Text | None, Wire("negative_prompt"), Field(description="What is not wanted; may be empty.")] = None
+    num_images: Annotated[Literal[1, 3, 6], Whole, Wire("config.num_images", ("batch_size",)), Field(description="How many pictures.")] = 1
+    scheduler: Annotated[Scheduler | None, Wire("config.scheduler"), Field(description="The sampler; without one the checkpoint's.")] = None
+    steps: Annotated[
+        int,
+        Field(
+            description="From 10; from 1 with the schedulers `lcm` and `tcd`.",
+            json_schema_extra={"minimum": 1, "maximum": 50, "allowed": _STEPS},
+        ),
+        Wire("config.steps", ("num_inference_steps",)),
+        Otherwise.by_type({_FAST: 15, _HIGH: 25}),
+    ] = UNSET
+    guidance_scale: Annotated[
+        float,
+        Field(ge=1.0, le=20.0, description="How closely the prompt is followed."),
+        Wire("config.guidance_scale"),
+        Otherwise.by_type({_FAST: 6.0, _HIGH: 7.5}),
+    ] = UNSET
+    resolution: Annotated[
+        SizeWord | None,
+        Wire("config.resolution"),
+        Field(description="The size as one word: each side a multiple of 8, 64 … 2048. Width and height, when given, win over it."),
+    ] = None
+    width: Annotated[
+        int, Field(ge=64, le=2048, multiple_of=8, description="In pixels; only together with `height`."), Wire("config.width"), _side(0)
+    ] = UNSET
+    height: Annotated[
+        int, Field(ge=64, le=2048, multiple_of=8, description="In pixels; only together with `width`."), Wire("config.height"), _side(1)
+    ] = UNSET
+    seed: Annotated[
+        Seed,
+        Wire("config.seed"),
+        drawn,
+        Field(description="Image *i* uses `seed + i`, from the largest on to 0, so that all seeds of a job differ."),
+    ] = UNSET
+    loras: Annotated[
+        tuple[Lora, ...], Field(strict=False, max_length=16, description="LoRAs, all of them applied together."), Wire("config.loras")
+    ] = ()
+    textual_inversions: Annotated[
+        tuple[Name, ...],
+        Field(strict=False, max_length=16, description="Names of embeddings that the prompt may use."),
+        Wire("config.textual_inversions"),
+    ] = ()
+    vae: Annotated[
+        Name | None, Wire("config.vae"), Field(description="A VAE from the catalogue; without one the checkpoint's, safe in fp16.")
+    ] = None
+    controls: Annotated[
+        tuple[Control, ...], Field(strict=False, max_length=16, description="ControlNets that guide the picture."), Wire("config.controls")
+    ] = ()
+    refiner: Annotated[Refiner | None, Wire("config.refiner"), Field(description="Finishes the picture with the refiner.")] = None
+    upscale: Annotated[Upscale | None, Wire("config.upscale"), Field(description="Enlarges the finished picture.")] = None
+    clip_skip: Annotated[
+        int, Field(ge=0, le=2, description="Layers of CLIP that are left out, from the last."), Wire("config.clip_skip")
+    ] = 0
+    guidance_rescale: Annotated[
+        float,
+        Field(ge=0.0, le=1.0, description="How much of the contrast that guidance adds is taken back."),
+        Wire("config.guidance_rescale"),
+    ] = 0.0
+    output_format: Annotated[
+        Literal["png", "webp", "jpeg"], Wire("config.output_format"), Field(description="The format of the stored pictures.")
+    ] = "png"
+    reference: Annotated[
+        Reference | None, Wire("metadata.reference_image_url", ("image",)), Field(description="A picture to start from or to resemble.")
+    ] = None
+    reference_type: Annotated[
+        Literal["style", "composition", "character"],
+        Wire("metadata.reference_type"),
+        Field(description="What the result shares with the reference."),
+    ] = "style"
+    reference_strength: Annotated[
+        float, Field(ge=0.0, le=1.0, description="How strongly the reference acts."), Wire("metadata.reference_strength")
+    ] = 0.5
+    denoise_strength: Annotated[
+        float | None,
+        Field(
+            ge=0.0,
+            le=1.0,
+            description="How much of the reference is painted over. Beats `reference_strength`, of which it is the complement.",
+        ),
+        Wire("metadata.denoise_strength"),
+    ] = None
+    reference_mode: Annotated[
+        Literal["modify", "copy"] | None,
+        BeforeValidator(_ignore_clip_words, json_schema_input_type=_ReferenceWord | None),
+        Wire("metadata.reference_mode"),
+        Field(
+            description="`modify` when absent. Given as `modify`, it asks for image→image whatever the type. WAN's words count as absent."
+        ),
+    ] = None
+    compel_enabled: Annotated[bool, Wire("compel_enabled"), Field(description="Reads weights such as `(red:1.3)` in the prompt.")] = False
+    compel_weights: Annotated[
+        Text | None, Wire("compel_weights"), Field(description='Weighted phrases that are added to the prompt: `"(a:1.3), (b:1.2)"`.')
+    ] = None
+    exact_copy_mode: Annotated[
+        bool,
+        Wire("metadata.exact_copy_mode"),
+        Field(description="With a reference and an empty prompt the result is a copy of the reference."),
+    ] = False
+
+    @field_validator("steps")
+    @classmethod
+    def _are_enough_for_the_scheduler(cls, steps: int, info: ValidationInfo) -> int:
+        # When the scheduler is itself wrong, nobody knows which was meant.
+        fewest = FEWEST_STEPS.get(info.data["scheduler"], 10) if "scheduler" in info.data else 1
+        if not fewest <= steps <= 50:
+            raise refuse(_STEPS, nearest=min(max(steps, fewest), 50))
+        return steps
+
+    @field_validator("resolution")
+    @classmethod
+    def _is_a_size_of_sdxl(cls, size: Size | None) -> Size | None:
+        if size is not None:
+            nearest = Size(*(round_side(side, 8, 64, 2048) for side in size))
+            if nearest != size:
+                raise refuse("WxH, each a multiple of 8 from 64 to 2048", sent=f'"{size}"', nearest=nearest)
+        return size
+
+    @field_validator("height")
+    @classmethod
+    def _wins_over_resolution(cls, height: int, info: ValidationInfo) -> int:
+        resolution, width = info.data.get("resolution"), info.data.get("width")
+        if resolution is not None and width is not None and resolution != (width, height):
+            Context.of(info).notes.add("config.resolution: not used, because width and height are given")
+        return height
+
+    @field_validator("exact_copy_mode")
+    @classmethod
+    def _alone_may_leave_the_prompt_empty(cls, exact_copy: bool, info: ValidationInfo) -> bool:
+        is_copy = exact_copy and info.data.get("reference") is not None
+        if info.data.get("prompt") == "" and not is_copy and "reference" in info.data:
+            raise refuse(
+                "a string of 1 to 10 000 characters; it may be empty only with exact_copy_mode and a reference",
+                sent="an empty string",
+                field="prompt",
+            )
+        return exact_copy
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each picture: `seed`, `seed + 1` …, from the largest on to 0. All differ."""
+        return tuple((self.seed + index) % (LARGEST_SEED + 1) for index in range(self.num_images))
+
+    @property
+    def denoise(self) -> float:
+        """How much of the reference is painted over, 0.0 … 1.0: `denoise_strength`, or else the complement of `reference_strength`."""
+        return self.denoise_strength if self.denoise_strength is not None else 1.0 - self.reference_strength
+
+    @property
+    def reference_method(self) -> Literal["none", "copy", "img2img", "adapter"]:
+        """Which method the reference asks for."""
+        if self.reference is None:
+            return "none"
+        if self.exact_copy_mode and not self.prompt:
+            return "copy"
+        is_modified = self.denoise_strength is not None or self.reference_mode == "modify"
+        return "img2img" if is_modified else "adapter"
+
+    @property
+    def references(self) -> Mapping[str, Reference]:
+        """The pictures to fetch, by the canonical name of their field."""
+        main = {} if self.reference is None else {"metadata.reference_image_url": self.reference}
+        return main | {f"config.controls[{index}].image": control.image for index, control in enumerate(self.controls)}

@@ -1,0 +1,240 @@
+"""The request of the WAN handler. To add a field, declare it here; everything else is derived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from shared.contract.clip_sizes import STEP, is_legal, nearest_legal
+from shared.contract.context import Context
+from shared.contract.fields import Id, Seed, Text, drawn
+from shared.contract.allowed import grouped
+from shared.contract.references import Reference
+from shared.contract.request import Request, id_wire, type_wire, user_id_wire
+from shared.contract.sizes import Size, SizeWord
+from shared.contract.wire import UNSET, Otherwise, Wire, refuse
+
+MOST_FRAMES = 83
+
+ReferenceMode = Literal["none", "single", "start", "end", "both"]
+
+_IMAGES = ("image_fast", "image_high")
+_FAST = ("image_fast", "video_fast")
+_HIGH = ("image_high", "video_high", "wan_generate")
+_DEFAULT_SIZE = Size(480, 832)
+_MODES: Mapping[tuple[str, ...], ReferenceMode] = {
+    (): "none",
+    ("image",): "single",
+    ("first_frame",): "start",
+    ("last_frame",): "end",
+    ("first_frame", "last_frame"): "both",
+}
+"""Which mode goes with which references."""
+_REFERENCES = ("image", "first_frame", "last_frame")
+
+_PLAIN_TYPES: Mapping[str, str] = {
+    "wan_video_fast": "video_fast",
+    "wan_video_high": "video_high",
+    "image7b_fast_enhanced": "image_fast",
+    "image7b_high_enhanced": "image_high",
+    "video7b_fast_enhanced": "video_fast",
+    "video7b_high_enhanced": "video_high",
+}
+_AnyType = Literal[
+    "image_fast", "image_high", "video_fast", "video_high", "wan_generate", "wan_video_fast", "wan_video_high",
+    "image7b_fast_enhanced", "image7b_high_enhanced", "video7b_fast_enhanced", "video7b_high_enhanced",
+]  # fmt: skip
+
+
+def _plain_type(word: object, info: ValidationInfo) -> object:
+    plain = _PLAIN_TYPES.get(word) if isinstance(word, str) else None
+    if plain is None:
+        return word
+    if str(word).endswith("_enhanced"):
+        Context.of(info).notes.add(f"type: {word} is done as {plain}, because no prompt is rewritten here")
+    return plain
+
+
+def _side(index: Literal[0, 1]) -> Otherwise:
+    def compute(data: Mapping[str, Any], context: Context) -> int:
+        size: Size = data.get("size") or data.get("resolution") or nearest_legal(_DEFAULT_SIZE, context.operator.wan_max_area)
+        return size[index]
+
+    return Otherwise(compute, f"{_DEFAULT_SIZE[index]}, or from `size` or `resolution`")
+
+
+def _given_references(data: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(name for name in _REFERENCES if data.get(name) is not None)
+
+
+def _mode_of_the_references(data: Mapping[str, Any], _: Context) -> ReferenceMode:
+    mode = _MODES.get(_given_references(data))
+    if mode is None:
+        raise refuse("given: config.image goes with neither config.first_frame nor config.last_frame")
+    return mode
+
+
+def _ensure_fitting(mode: ReferenceMode, given: tuple[str, ...]) -> None:
+    needed = next(names for names, fitting in _MODES.items() if fitting == mode)
+    missing = [f"config.{name}" for name in needed if name not in given]
+    ignored = [f"config.{name}" for name in given if name not in needed]
+    if missing or ignored:
+        reasons = [f'"{mode}" also needs {" and ".join(missing)}'] * bool(missing) + [
+            f'"{mode}" would ignore {" and ".join(ignored)}'
+        ] * bool(ignored)
+        raise refuse(f"the mode of the references given ({', '.join(reasons)})", sent=f'"{mode}"', nearest=_MODES.get(given))
+
+
+class WanRequest(Request):
+    """One clip, or one picture.
+
+    Attributes:
+        type: One of the five plain types, whatever name the caller used.
+        width: In pixels, whichever way the size was given.
+        height: In pixels.
+        frames: What the clip has exactly; 1 for a picture.
+        reference_mode: Says which of the three references there are.
+    """
+
+    job_id: Annotated[Id, id_wire, Field(description="The job. Both names may be given and then must agree.")]
+    user_id: Annotated[Id, user_id_wire, Field(description="Whose job it is.")]
+    type: Annotated[
+        Literal["image_fast", "image_high", "video_fast", "video_high", "wan_generate"],
+        BeforeValidator(_plain_type, json_schema_input_type=_AnyType),
+        type_wire,
+        Field(description="What is to be done. The other names mean the plain ones; `…7b_…_enhanced` with a warning."),
+    ]
+    prompt: Annotated[Text, Wire("prompt", places=("top",)), Field(min_length=1, max_length=10_000, description="What is to be seen.")]
+    negative_prompt: Annotated[Text | None, Wire("negative_prompt"), Field(description="What is not wanted; may be empty.")] = None
+    seed: Annotated[Seed, Wire("config.seed"), drawn, Field(description="Where the noise starts.")] = UNSET
+    size: Annotated[
+        SizeWord | None,
+        Wire("config.size"),
+        Field(description="Width and height as one word, `480*832`. They are refused when they are not legal."),
+    ] = None
+    resolution: Annotated[
+        SizeWord | None,
+        Wire("config.resolution"),
+        Field(
+            description="An aspect: the clip gets the nearest legal size, and a warning says which. Width, height and `size` win over it."
+        ),
+    ] = None
+    width: Annotated[
+        int,
+        Field(ge=STEP, multiple_of=STEP, description="In pixels. Width × height ≤ 399 360, or what the operator allows."),
+        Wire("config.width"),
+        _side(0),
+    ] = UNSET
+    height: Annotated[int, Field(ge=STEP, multiple_of=STEP, description="In pixels."), Wire("config.height"), _side(1)] = UNSET
+    frames: Annotated[
+        int,
+        Field(ge=1, le=MOST_FRAMES, description="Delivered exactly. A picture has 1 frame, whatever is given."),
+        Wire("config.frames", ("frame_num",)),
+        Otherwise.by_type({("video_fast", "video_high", "wan_generate"): MOST_FRAMES, _IMAGES: 1}),
+    ] = UNSET
+    fps: Annotated[
+        int,
+        Field(ge=8, le=24, description="Frames per second. The model's own rate is 16."),
+        Wire("config.fps"),
+        Otherwise(lambda _, context: context.operator.wan_default_fps, "24, or the operator's `WAN_DEFAULT_FPS`"),
+    ] = UNSET
+    steps: Annotated[
+        int,
+        Field(ge=1, le=50, description="Steps of denoising."),
+        Wire("config.steps", ("num_inference_steps", "sample_steps")),
+        Otherwise.by_type({_FAST: 25, _HIGH: 50}),
+    ] = UNSET
+    guidance_scale: Annotated[
+        float,
+        Field(ge=1.0, le=20.0, description="How closely the prompt is followed."),
+        Wire("config.guidance_scale", ("sample_guide_scale",)),
+        Otherwise.by_type({_FAST: 6.5, _HIGH: 7.5}),
+    ] = UNSET
+    sample_solver: Annotated[Literal["unipc", "dpm++", "euler"], Wire("config.sample_solver"), Field(description="The solver.")] = "unipc"
+    sample_shift: Annotated[
+        float, Field(ge=1.0, le=12.0, description="How far the schedule is shifted towards noise."), Wire("config.sample_shift")
+    ] = 5.0
+    image: Annotated[
+        Reference | None, Wire("config.image", ("reference_image_url",)), Field(description="The reference of mode `single`.")
+    ] = None
+    first_frame: Annotated[
+        Reference | None,
+        Wire("config.first_frame", ("start_reference_url",)),
+        Field(description="The reference of modes `start` and `both`."),
+    ] = None
+    last_frame: Annotated[
+        Reference | None, Wire("config.last_frame", ("end_reference_url",)), Field(description="The reference of modes `end` and `both`.")
+    ] = None
+    reference_mode: Annotated[
+        ReferenceMode,
+        # In metadata the plain name is SDXL's, and its words mean nothing here.
+        Wire("config.reference_mode", ("video_reference_mode", "metadata.video_reference_mode"), places=("config", "top")),
+        Otherwise(_mode_of_the_references, "from the references given"),
+        Field(description="Must go with the references given: a job never ignores one, and never runs without one that it needs."),
+    ] = UNSET
+    reference_strength: Annotated[
+        float, Field(ge=0.0, le=1.0, description="How strongly the references act."), Wire("metadata.reference_strength")
+    ] = 0.5
+
+    @field_validator("size")
+    @classmethod
+    def _is_legal(cls, size: Size | None, info: ValidationInfo) -> Size | None:
+        if size is not None:
+            _ensure_legal(size, Context.of(info), None)
+        return size
+
+    @field_validator("resolution")
+    @classmethod
+    def _becomes_legal(cls, size: Size | None, info: ValidationInfo) -> Size | None:
+        context = Context.of(info)
+        if size is None or is_legal(size, context.operator.wan_max_area):
+            return size
+        legal = nearest_legal(size, context.operator.wan_max_area)
+        if not context.given & {"size", "width", "height"}:
+            context.notes.add(f"config.resolution: {size} is not a size of clips; {legal}, the nearest legal one, is used")
+        return legal
+
+    @field_validator("height")
+    @classmethod
+    def _fits_the_width(cls, height: int, info: ValidationInfo) -> int:
+        width = info.data.get("width")
+        # A size given as one word has been judged already.
+        if width is not None and Context.of(info).given & {"width", "height"}:
+            _ensure_legal(Size(width, height), Context.of(info), "width")
+        return height
+
+    @field_validator("frames")
+    @classmethod
+    def _is_one_for_a_picture(cls, frames: int, info: ValidationInfo) -> int:
+        if info.data.get("type") not in _IMAGES or frames == 1:
+            return frames
+        Context.of(info).notes.add(f"config.frames: {info.data['type']} makes 1 frame")
+        return 1
+
+    @field_validator("reference_mode")
+    @classmethod
+    def _goes_with_the_references(cls, mode: ReferenceMode, info: ValidationInfo) -> ReferenceMode:
+        # A reference that is itself wrong is missing here, and nobody knows what was meant by the mode.
+        if all(name in info.data for name in _REFERENCES):
+            _ensure_fitting(mode, _given_references(info.data))
+        return mode
+
+    @property
+    def is_image(self) -> bool:
+        """Whether a picture is asked for, not a clip."""
+        return self.type in _IMAGES
+
+    @property
+    def references(self) -> Mapping[str, Reference]:
+        """The pictures to fetch, by the canonical name of their field."""
+        given = {"config.image": self.image, "config.first_frame": self.first_frame, "config.last_frame": self.last_frame}
+        return {name: reference for name, reference in given.items() if reference is not None}
+
+
+def _ensure_legal(size: Size, context: Context, blamed: str | None) -> None:
+    most = context.operator.wan_max_area
+    if not is_legal(size, most):
+        allowed = f"a size of at most {grouped(most)} pixels, each side a multiple of {STEP}"
+        raise refuse(allowed, sent=f'"{size}"', nearest=nearest_legal(size, most), field=blamed)

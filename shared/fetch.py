@@ -1,0 +1,213 @@
+"""References become verified pictures, whoever wrote them.
+
+A reference is a URL, a `data:` URL or a path in the project's storage. URLs are fetched by https from port 443 of public addresses, and
+only from `REFERENCE_ALLOWED_HOSTS` where that is set. The origin of `SUPABASE_URL` is the operator's own: the scheme, port and address that
+it has are fine, but a URL there gets no key, for a caller may name any object. Only paths, whose owner is known, are fetched with the
+service key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from urllib.parse import quote
+
+import httpx
+from PIL import Image
+
+from shared.contract.references import Reference
+from shared.errors import ReferenceImageError
+from shared.media.images import UnreadableImage, open_image
+from shared.network import Deadline, FailedTry, HostRefused, Resolve, guarded_client, origin, tries
+from shared.settings import Settings
+
+_ATTEMPTS = 3
+_REDIRECTS = 3
+_URL_LENGTH = 2048
+_ERROR_LENGTH = 64 * 1024
+_RETRIED = frozenset({408, 425, 429})
+_DATA_URL = re.compile(r"data:image/(?:png|jpeg|webp);base64,", re.IGNORECASE)
+# What Storage allows in keys, less what would have to be escaped on disk or could be read as an escape.
+_SEGMENT = re.compile(r"[A-Za-z0-9_!.*'() &$=@;:+,-]{1,255}")
+
+
+class Fetcher:
+    """Fetches references. Safe to be used by several threads at once.
+
+    Args:
+        settings: Where the project's storage is, which hosts are allowed, how long and how large a reference may be.
+        resolve: Resolves names.
+        verify: The certificates that are believed; by default those of the public authorities.
+    """
+
+    def __init__(self, settings: Settings, *, resolve: Resolve = socket.getaddrinfo, verify: ssl.SSLContext | None = None) -> None:
+        self._settings = settings
+        self._resolve = resolve
+        self._tls = verify or httpx.create_ssl_context(trust_env=False)
+        self._supabase = origin(httpx.URL(settings.supabase_url)) if settings.supabase_url is not None else None
+
+    def fetch(self, reference: Reference, *, field: str, user_id: str | None) -> Image.Image:
+        """Fetches a reference and opens it.
+
+        Args:
+            reference: What the request names.
+            field: Where it stands in the request; named in the error.
+            user_id: The job's. Paths in storage must belong to it.
+
+        Returns:
+            RGB, within the limits of `shared.media.images.open_image`.
+
+        Raises:
+            ReferenceImageError: It cannot be fetched, opened or used. Retryable when its host failed or was late.
+        """
+        try:
+            return open_image(self._content(reference, user_id, Deadline(self._settings.reference_deadline)))
+        except (FailedTry, UnreadableImage) as error:
+            again = isinstance(error, FailedTry) and error.again
+            raise ReferenceImageError(f"{field}: the reference cannot be used: {error}.", retryable=again) from None
+
+    def _content(self, reference: Reference, user_id: str | None, deadline: Deadline) -> bytes:
+        if reference.kind == "data":
+            return _decode_data_url(reference.value, self._settings.reference_max_bytes)
+        if reference.kind == "url":
+            return self._download(reference.value, deadline)
+        bucket, key = _owned_object(reference.value, user_id, self._settings.storage_bucket)
+        if self._settings.supabase_url is None:
+            return self._read_from_disk(bucket, key)
+        return self._download_object(bucket, key, deadline)
+
+    def _download_object(self, bucket: str, key: str, deadline: Deadline) -> bytes:
+        secret = self._settings.supabase_key
+        if secret is None:
+            raise FailedTry("the worker has no key to the project's storage", again=False)
+        url = f"{self._settings.supabase_url}/storage/v1/object/authenticated/{quote(bucket)}/{quote(key)}"
+        token = secret.get_secret_value()
+        return self._download(url, deadline, headers={"apikey": token, "Authorization": f"Bearer {token}"}, redirects=0)
+
+    def _read_from_disk(self, bucket: str, key: str) -> bytes:
+        folder = self._settings.output_dir.resolve()
+        path = (folder / key).resolve()
+        try:
+            # A link in the folder may lead out of it.
+            if bucket != self._settings.storage_bucket or not path.is_relative_to(folder):
+                raise FailedTry("there is no such object in storage", again=False)
+            if path.stat().st_size > self._settings.reference_max_bytes:
+                raise self._too_large()
+            return path.read_bytes()
+        except OSError:
+            raise FailedTry("there is no such object in storage", again=False) from None
+
+    def _download(self, url: str, deadline: Deadline, *, headers: Mapping[str, str] | None = None, redirects: int = _REDIRECTS) -> bytes:
+        for attempt in tries(deadline, attempts=_ATTEMPTS, first_pause=0.25, longest_pause=2.0):
+            with attempt, _as_failed_try():
+                return self._follow(httpx.URL(url), deadline, headers or {}, redirects)
+        raise AssertionError("tries() yields at least once and lets the last error through")
+
+    def _follow(self, url: httpx.URL, deadline: Deadline, headers: Mapping[str, str], redirects: int) -> bytes:
+        for _ in range(redirects + 1):
+            self._check(url)
+            # A client of its own for each host, so that no cookie goes from one to the next.
+            with (
+                guarded_client(deadline, exempt=self._exempt, verify=self._tls, resolve=self._resolve) as client,
+                client.stream("GET", url, headers={"Accept-Encoding": "identity", **headers}) as response,
+            ):
+                if not response.has_redirect_location:
+                    return self._read(response)
+                url = url.join(response.headers["location"])
+        raise FailedTry(f"it is redirected more than {redirects} times", again=False)
+
+    def _check(self, url: httpx.URL) -> None:
+        if len(str(url)) > _URL_LENGTH:
+            raise FailedTry(f"its URL is longer than {_URL_LENGTH} characters", again=False)
+        if url.userinfo:
+            raise FailedTry("its URL holds a user name or a password", again=False)
+        if origin(url) == self._supabase:
+            return
+        if url.scheme != "https" or not url.host:
+            raise FailedTry("only https:// URLs are fetched", again=False)
+        if origin(url)[2] != 443:
+            raise FailedTry("only port 443 is contacted", again=False)
+        allowed = self._settings.reference_allowed_hosts
+        if allowed and url.host not in allowed:
+            raise FailedTry("its host is not one of those that the operator allows", again=False)
+
+    def _exempt(self, host: str, port: int) -> bool:
+        return self._supabase is not None and (host, port) == self._supabase[1:]
+
+    def _read(self, response: httpx.Response) -> bytes:
+        if response.status_code != 200:
+            status = self._real_status(response)
+            raise FailedTry(f"its host answered with {status}", again=status in _RETRIED or status >= 500, status=status)
+        # An encoded answer was not asked for, and a small one can become a very large one.
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            raise FailedTry("its host sent it in an encoding that was not asked for", again=False)
+        return self._read_at_most(response, self._settings.reference_max_bytes)
+
+    def _real_status(self, response: httpx.Response) -> int:
+        """The status, which Storage puts into the body of an answer that is always 400."""
+        if response.status_code != 400 or origin(response.request.url) != self._supabase:
+            return response.status_code
+        try:
+            return int(json.loads(self._read_at_most(response, _ERROR_LENGTH))["statusCode"])
+        except (ValueError, TypeError, LookupError, FailedTry):
+            return response.status_code
+
+    def _read_at_most(self, response: httpx.Response, limit: int) -> bytes:
+        announced = response.headers.get("content-length", "0")
+        if announced.isdigit() and int(announced) > limit:
+            raise self._too_large()
+        body = bytearray()
+        for chunk in response.iter_raw():
+            body += chunk
+            if len(body) > limit:
+                raise self._too_large()
+        return bytes(body)
+
+    def _too_large(self) -> FailedTry:
+        return FailedTry(f"it has more than {self._settings.reference_max_bytes} bytes", again=False)
+
+
+@contextmanager
+def _as_failed_try() -> Iterator[None]:
+    """Says in words what the network did. The texts of httpx hold whole URLs."""
+    try:
+        yield
+    except httpx.InvalidURL:
+        raise FailedTry("its URL is malformed", again=False) from None
+    except HostRefused as error:
+        raise FailedTry(str(error), again=False) from None
+    except httpx.TimeoutException:
+        raise FailedTry("its host did not answer in time", again=True) from None
+    except httpx.TransportError:
+        raise FailedTry("the connection to its host failed", again=True) from None
+
+
+def _decode_data_url(url: str, limit: int) -> bytes:
+    prefix = _DATA_URL.match(url)
+    if prefix is None:
+        raise FailedTry("a data: URL must begin with data:image/png;base64, or the same with jpeg or webp", again=False)
+    payload = url[prefix.end() :]
+    if len(payload) > (limit + 2) // 3 * 4:
+        raise FailedTry(f"it has more than {limit} bytes", again=False)
+    try:
+        return base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError):
+        raise FailedTry("its data is not base64", again=False) from None
+
+
+def _owned_object(path: str, user_id: str | None, own_bucket: str) -> tuple[str, str]:
+    """Splits `{user_id}/…` or `bucket/{user_id}/…` into bucket and key. The service key opens every folder: the owner is checked here."""
+    segments = path.split("/")
+    if not all(_SEGMENT.fullmatch(segment) and segment not in (".", "..") for segment in segments):
+        raise FailedTry("its storage path has an empty segment, a dot segment or a character that no key has", again=False)
+    if user_id is not None and len(segments) >= 2 and segments[0] == user_id:
+        return own_bucket, path
+    if user_id is not None and len(segments) >= 3 and segments[1] == user_id:
+        return segments[0], "/".join(segments[1:])
+    raise FailedTry("its storage path is not in the folder of the job's user_id", again=False)

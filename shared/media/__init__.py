@@ -1,0 +1,1 @@
+"""Pictures and clips: opened with limits, encoded the same way every time."""

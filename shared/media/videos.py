@@ -1,0 +1,168 @@
+"""Clips: frames become H.264 in MP4, as every browser plays it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from shared.media.images import Pixels
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
+
+VIDEO_MIME, VIDEO_EXTENSION = "video/mp4", "mp4"
+
+CODEC: Final = "libx264"
+QUALITY = "18"
+"""x264's constant rate factor: at 18 a clip looks like its frames."""
+
+# The same number on every machine: how x264 shares out the work changes the bytes that it writes.
+_THREADS = "8"
+_SIZE_STEP = 16
+_BT709 = 1
+_LIMITED_RANGE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What a written file really holds.
+
+    Attributes:
+        width: Pixels.
+        height: Pixels.
+        frames: How many.
+        fps: Frames per second, constant.
+        duration_seconds: `frames / fps`.
+        size_bytes: Of the file.
+        middle: The frame in the middle, height × width × 3, for a thumbnail.
+    """
+
+    width: int
+    height: int
+    frames: int
+    fps: int
+    duration_seconds: float
+    size_bytes: int
+    middle: Pixels = field(repr=False, compare=False)
+
+
+def check_encoder() -> None:
+    """Proves that clips can be written on this machine.
+
+    Raises:
+        RuntimeError: They cannot. The message says what is missing.
+    """
+    try:
+        import av
+
+        av.Codec(CODEC, "w")
+    except (ImportError, ValueError) as error:
+        raise RuntimeError(
+            f"Clips cannot be written: PyAV with the encoder {CODEC} is needed. Install the requirements of the WAN image."
+        ) from error
+
+
+def write_video(frames: Iterable[Pixels], path: Path, *, fps: int) -> VideoInfo:
+    """Writes a clip that starts to play before it is loaded. The same frames always give the same bytes.
+
+    Args:
+        frames: Each height × width × 3, RGB, all of one size; width and height multiples of 16. They are taken one by one, and not all are
+            kept: at most the later half of what has come. A frame must not be changed after it was handed over.
+        path: The file to write, over what is there. When writing fails, nothing is left of it.
+        fps: Frames per second, 1 or more.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        ValueError: There are no frames, or one has a wrong type or size.
+        OSError: The disk refused.
+    """
+    middle = _Middle()
+    with _removed_on_failure(path):
+        _encode(middle.watch(frames), path, fps)
+    height, width, _ = middle.frame.shape
+    return VideoInfo(width, height, middle.count, fps, middle.count / fps, path.stat().st_size, middle.frame)
+
+
+class _Middle:
+    """Finds the frame in the middle of frames of which nobody knows how many will come."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._kept: deque[Pixels] = deque()
+
+    def watch(self, frames: Iterable[Pixels]) -> Iterator[Pixels]:
+        for frame in frames:
+            self._kept.append(frame)
+            self.count += 1
+            if self.count % 2 == 0:
+                self._kept.popleft()
+            yield frame
+
+    @property
+    def frame(self) -> Pixels:
+        return self._kept[0]
+
+
+@contextmanager
+def _removed_on_failure(path: Path) -> Iterator[None]:
+    written = False
+    try:
+        yield
+        written = True
+    finally:
+        if not written:
+            path.unlink(missing_ok=True)
+
+
+def _encode(frames: Iterator[Pixels], path: Path, fps: int) -> None:
+    # PyAV itself, because what imageio's plugin for it lets one choose ends before the quality, the threads and the tags of the colours.
+    import av
+
+    first = next(frames, None)
+    if first is None:
+        raise ValueError("A clip needs at least one frame.")
+    # `faststart` moves the index to the front, so that a browser does not need the end of the file first.
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = _open_stream(container, _checked(first, first), fps)
+        _write(container, stream, first)
+        for frame in frames:
+            _write(container, stream, _checked(frame, first))
+        container.mux(stream.encode(None))
+
+
+def _checked(frame: Pixels, first: Pixels) -> Pixels:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(f"A frame must be uint8 and height × width × 3, not {frame.dtype} of shape {frame.shape}.")
+    if frame.shape != first.shape:
+        raise ValueError(f"All frames of a clip have one size; after {first.shape} came {frame.shape}.")
+    if frame.shape[0] % _SIZE_STEP or frame.shape[1] % _SIZE_STEP or not frame.size:
+        raise ValueError(f"Width and height of a clip must be multiples of {_SIZE_STEP}, not {frame.shape[1]} × {frame.shape[0]}.")
+    return frame
+
+
+def _open_stream(container: OutputContainer, first: Pixels, fps: int) -> VideoStream:
+    stream = container.add_stream(CODEC, rate=fps, options={"crf": QUALITY, "preset": "veryfast", "threads": _THREADS})
+    stream.height, stream.width, _ = first.shape
+    stream.pix_fmt = "yuv420p"
+    # Without these tags a player guesses by the size of the picture, and small clips come out with other colours.
+    colours = stream.codec_context
+    colours.colorspace = colours.color_primaries = colours.color_trc = _BT709
+    colours.color_range = _LIMITED_RANGE
+    return stream
+
+
+def _write(container: OutputContainer, stream: VideoStream, frame: Pixels) -> None:
+    import av
+
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+    converted = picture.reformat(format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED_RANGE)
+    container.mux(stream.encode(converted))

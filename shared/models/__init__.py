@@ -1,0 +1,1 @@
+"""Live networks. Torch lives here and in the handlers."""

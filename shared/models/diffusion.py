@@ -1,0 +1,130 @@
+"""SDXL and WAN from their diffusers folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from shared.models.load import load_network, load_tokenizer, quiet
+from shared.models.prefetch import prefetched
+from shared.settings import SettingsError
+from shared.weights.folders import weight_files
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline, WanPipeline
+
+
+def load_sdxl(folder: Path, device: torch.device, dtype: torch.dtype) -> StableDiffusionXLPipeline:
+    """Loads SDXL.
+
+    Args:
+        folder: A complete diffusers folder.
+        device: Where it goes.
+        dtype: The precision of the UNet and the text encoders. A VAE that overflows in half precision is loaded in float32, so latents
+            must be given to it as `latents.to(pipeline.vae.dtype)`.
+
+    Returns:
+        The pipeline, frozen, without a progress bar and without a watermark.
+
+    Raises:
+        SettingsError: The folder is damaged, incomplete or holds another model.
+    """
+    with prefetched(_files(folder, ("text_encoder", "text_encoder_2", "unet", "vae"), half=dtype == torch.float16)):
+        _quiet()
+        from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+        networks = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection, "unet": UNet2DConditionModel}
+        parts = {
+            name: load_network(kind, folder / name, name=f"sdxl/{name}", device=device, dtype=dtype) for name, kind in networks.items()
+        }
+        parts["vae"] = load_network(AutoencoderKL, folder / "vae", name="sdxl/vae", device=device, dtype=_vae_dtype(folder / "vae", dtype))
+    tokenizers = {f"tokenizer{suffix}": _clip_tokenizer(folder, suffix, parts[f"text_encoder{suffix}"]) for suffix in ("", "_2")}
+    zeros = _read(folder / "model_index.json").get("force_zeros_for_empty_prompt", True)
+    scheduler = _load_scheduler(folder / "scheduler")
+    pipeline = StableDiffusionXLPipeline(
+        **parts, **tokenizers, scheduler=scheduler, force_zeros_for_empty_prompt=zeros, add_watermarker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_wan(folder: Path, device: torch.device, dtype: torch.dtype) -> WanPipeline:
+    """Loads WAN for text to video.
+
+    The folder's transformer may be the plain one or VACE's: of the latter only the part that makes video from text is read into memory.
+
+    Args:
+        folder: A complete diffusers folder.
+        device: Where it goes.
+        dtype: The precision of the transformer, some layers of which stay in float32, and of the text encoder. The VAE is in float32.
+
+    Returns:
+        The pipeline, frozen and without a progress bar.
+
+    Raises:
+        SettingsError: The folder is damaged, incomplete or holds another model.
+    """
+    with prefetched(_files(folder, ("text_encoder", "transformer", "vae"), half=False)):
+        _quiet()
+        from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+        from transformers import AutoTokenizer, UMT5EncoderModel
+
+        encoder = load_network(UMT5EncoderModel, folder / "text_encoder", name="wan/text_encoder", device=device, dtype=dtype)
+        transformer = load_network(WanTransformer3DModel, folder / "transformer", name="wan/transformer", device=device, dtype=dtype)
+        vae = load_network(AutoencoderKLWan, folder / "vae", name="wan/vae", device=device, dtype=torch.float32)
+    rows = encoder.config.vocab_size
+    tokenizer = load_tokenizer(AutoTokenizer, folder / "tokenizer", name="wan/tokenizer", rows=rows, needs=("eos", "pad"))
+    scheduler = _load_scheduler(folder / "scheduler")
+    pipeline = WanPipeline(tokenizer=tokenizer, text_encoder=encoder, transformer=transformer, vae=vae, scheduler=scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _quiet() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    quiet(transformers_logging)  # before diffusers is imported, which makes transformers talk
+    from diffusers.utils import logging as diffusers_logging
+
+    quiet(diffusers_logging)
+
+
+def _files(folder: Path, parts: tuple[str, ...], *, half: bool) -> Iterator[Path]:
+    for part in parts:
+        yield from weight_files(folder / part, half=half)
+
+
+def _vae_dtype(folder: Path, dtype: torch.dtype) -> torch.dtype:
+    overflows = _read(folder / "config.json").get("force_upcast", True)
+    return torch.float32 if dtype == torch.float16 and overflows else dtype
+
+
+def _clip_tokenizer(folder: Path, suffix: str, encoder: Any) -> Any:
+    from transformers import CLIPTokenizer
+
+    name, rows = f"tokenizer{suffix}", encoder.config.vocab_size
+    return load_tokenizer(CLIPTokenizer, folder / name, name=f"sdxl/{name}", rows=rows, needs=("bos", "eos", "pad"))
+
+
+def _load_scheduler(folder: Path) -> Any:
+    import diffusers
+
+    name = _read(folder / "scheduler_config.json").get("_class_name")
+    kind: Any = getattr(diffusers, str(name), None)
+    known = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
+    if not known:
+        raise SettingsError(f"The scheduler {name!r} of the weights is not known. Copy the folder again, or name another one.")
+    return kind.from_pretrained(folder, local_files_only=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read: {type(error).__name__}. Copy the folder again, or name another one.") from error
+    return content

@@ -1,0 +1,244 @@
+"""Callbacks: signed in two ways, sent until they are accepted or their time is over, and verified by receivers.
+
+Two signatures go out with each try. `X-Callback-Signature` is `sha256=` and the hexadecimal HMAC-SHA256 of the raw body; its key is the
+secret's text as it is. The three headers of Standard Webhooks 1.0 add an id, which stays the same over all tries, and a time, which does
+not. Their key is what follows `whsec_`, decoded from base64, if the secret begins so; else it is the secret's text, as if `whsec_` and the
+base64 of that text had been given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import httpx
+import standardwebhooks
+
+from shared.network import Deadline, FailedTry, HostRefused, Origin, guarded_client, is_loopback, origin, tries
+from shared.settings import Settings, SettingsError
+
+_ATTEMPTS = 7
+_ATTEMPT_SECONDS = 20.0
+_RETRIED = frozenset({408, 425, 429})
+_ID = re.compile(r"[A-Za-z0-9_-]{1,256}")
+# Without escapes and dots, which a gateway might read as another path.
+_EDGE_FUNCTION = re.compile(rb"/functions/v1/[A-Za-z0-9_/-]+(\?.*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How the sending of one callback ended.
+
+    Attributes:
+        delivered: Whether the receiver accepted it, with an answer of 200 … 299.
+        attempts: How often it was sent.
+        status: The last answer's status, if there was an answer.
+        reason: Why it was not delivered.
+    """
+
+    delivered: bool
+    attempts: int
+    status: int | None = None
+    reason: str | None = None
+
+
+class WebhookInvalid(Exception):
+    """A callback was not signed with this secret, was changed on its way, or is too old."""
+
+
+def sign(body: bytes, *, secret: str, webhook_id: str, at: datetime) -> dict[str, str]:
+    """Makes the headers that prove where a body comes from.
+
+    Args:
+        body: As it is sent, byte by byte. UTF-8.
+        secret: `JOB_CALLBACK_SECRET`.
+        webhook_id: The same over all tries of one callback.
+        at: The moment of this try, with its time zone.
+
+    Raises:
+        ValueError: The secret begins with `whsec_` and no base64 follows.
+    """
+    return {
+        "X-Callback-Signature": _plain_signature(body, secret),
+        "webhook-id": webhook_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": _standard(secret).sign(webhook_id, at.astimezone(UTC), body.decode()),
+    }
+
+
+def verify(headers: Mapping[str, str], body: bytes, secret: str) -> None:
+    """Checks both signatures of a callback, and that it was sent within five minutes from now.
+
+    Whoever receives callbacks should also remember the `webhook-id`s that it has acted on: a delivery may come twice.
+
+    Args:
+        headers: Of the request; the case of their names does not matter.
+        body: The raw body.
+        secret: `JOB_CALLBACK_SECRET`.
+
+    Raises:
+        WebhookInvalid: A signature is missing or wrong, or the time is.
+    """
+    lowered = {name.lower(): value for name, value in headers.items()}
+    given = lowered.get("x-callback-signature", "").encode(errors="backslashreplace")
+    if not hmac.compare_digest(given, _plain_signature(body, secret).encode()):
+        raise WebhookInvalid("X-Callback-Signature is missing, or is not the signature of this body.")
+    try:
+        _standard(secret).verify(body, lowered, json_parse=False)
+    except (standardwebhooks.WebhookVerificationError, ValueError) as error:
+        raise WebhookInvalid("The webhook-* headers are missing, too old, or not of this body.") from error
+
+
+def _plain_signature(body: bytes, secret: str) -> str:
+    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+
+def _standard(secret: str) -> standardwebhooks.Webhook:
+    return standardwebhooks.Webhook(secret if secret.startswith("whsec_") else secret.encode())
+
+
+class Webhook:
+    """Sends callbacks. Safe to be used by several threads at once.
+
+    The operator's own receiver is `JOB_CALLBACK_URL` or the edge function of `SUPABASE_URL`; it may have any address. A request may name
+    another one, on a host of `CALLBACK_ALLOWED_HOSTS`: by https, and at a public address, because a name that the operator allows is not a
+    network that the operator opens. Only loopback, where it is allowed by name, may be plain http.
+
+    The service key goes to the origin of `SUPABASE_URL` alone, and there only to the configured URL and to edge functions: a request that
+    could send it to other paths could use it.
+
+    Raises:
+        SettingsError: `JOB_CALLBACK_URL` is plain http to another host, or the secret is missing or cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._configured = settings.callback_url
+        self._allowed = frozenset(settings.callback_allowed_hosts)
+        self._deadline = settings.callback_deadline
+        self._supabase = _operators_origin("SUPABASE_URL", settings.supabase_url)
+        self._own = {self._supabase, _operators_origin("JOB_CALLBACK_URL", settings.callback_url)}
+        self._key = settings.supabase_key
+        self._secret = settings.job_callback_secret
+        self._tls = httpx.create_ssl_context(trust_env=False)
+        self._check()
+
+    def _check(self) -> None:
+        if self._configured is None and not self._allowed:
+            return
+        if self._secret is None:
+            raise SettingsError("Callbacks are signed. Please set JOB_CALLBACK_SECRET.")
+        try:
+            _standard(self._secret.get_secret_value())
+        except (ValueError, standardwebhooks.webhooks.EmptyWebhookSecretError):
+            raise SettingsError("JOB_CALLBACK_SECRET begins with whsec_ and must go on with base64. Please correct it.") from None
+        if self._configured is not None:
+            url = httpx.URL(self._configured)
+            if url.scheme != "https" and origin(url) != self._supabase and not is_loopback(url.host):
+                raise SettingsError(
+                    "JOB_CALLBACK_URL must begin with https://. Plain http is only for loopback and the origin of SUPABASE_URL."
+                )
+
+    def target(self, callback_url: str | None) -> str | None:
+        """Says where a job's callbacks go.
+
+        Args:
+            callback_url: What the request asks for, if it does. One that is not allowed counts for nothing.
+
+        Returns:
+            That, else what is configured, else None: no callback.
+        """
+        return callback_url if callback_url is not None and self._may_name(callback_url) else self._configured
+
+    def _may_name(self, callback_url: str) -> bool:
+        try:
+            url = httpx.URL(callback_url)
+        except httpx.InvalidURL:
+            return False
+        if url.userinfo or url.host not in self._allowed:
+            return False
+        return url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host))
+
+    def send(self, url: str, body: bytes, *, webhook_id: str) -> Delivery:
+        """Sends a callback until it is accepted, is refused for good, or `CALLBACK_DEADLINE` is over.
+
+        Network errors, 408, 425, 429 and 5xx are tried again, after a growing pause or after what `Retry-After` asks for. Any other answer
+        is final, a redirect too. The body is the same in every try.
+
+        Args:
+            url: From `target`.
+            body: JSON in UTF-8.
+            webhook_id: By which the receiver knows a repetition: `[A-Za-z0-9_-]`, the same for the same event of the same job.
+
+        Raises:
+            ValueError: The id holds something else, or the URL is not one that `target` returns.
+        """
+        if not _ID.fullmatch(webhook_id):
+            raise ValueError("A webhook's id is made of letters, digits, _ and -.")
+        if url != self._configured and not self._may_name(url):
+            raise ValueError("This URL is neither configured nor on a host of CALLBACK_ALLOWED_HOSTS.")
+        deadline = Deadline(self._deadline)
+        attempts = 0
+        try:
+            for attempt in tries(deadline, attempts=_ATTEMPTS, first_pause=0.5, longest_pause=15.0):
+                with attempt:
+                    attempts = attempt.num
+                    status = self._try(httpx.URL(url), body, webhook_id, deadline.within(_ATTEMPT_SECONDS))
+        except FailedTry as error:
+            return Delivery(False, attempts, error.status, str(error))
+        return Delivery(True, attempts, status)
+
+    def _try(self, url: httpx.URL, body: bytes, webhook_id: str, deadline: Deadline) -> int:
+        try:
+            with (
+                guarded_client(deadline, exempt=self._exempt, verify=self._tls) as client,
+                client.stream("POST", url, content=body, headers=self._headers(url, body, webhook_id)) as response,
+            ):
+                # Only the status counts. A receiver that then takes its time with the rest has still accepted.
+                status = response.status_code
+        except httpx.TimeoutException:
+            raise FailedTry("The receiver did not answer in time.", again=True) from None
+        except httpx.TransportError as error:
+            raise FailedTry(f"The connection to the receiver failed ({type(error).__name__}).", again=True) from None
+        except HostRefused as error:
+            raise FailedTry(f"The receiver is not contacted: {error}.", again=False) from None
+        if not 200 <= status <= 299:
+            again = status in _RETRIED or status >= 500
+            raise FailedTry(f"The receiver answered with {status}.", status=status, again=again, wait=_retry_after(response))
+        return status
+
+    def _headers(self, url: httpx.URL, body: bytes, webhook_id: str) -> dict[str, str]:
+        assert self._secret is not None, "checked when this object was made"
+        headers = {"Content-Type": "application/json"}
+        headers |= sign(body, secret=self._secret.get_secret_value(), webhook_id=webhook_id, at=datetime.now(UTC))
+        if self._key is not None and self._takes_key(url):
+            headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
+        return headers
+
+    def _takes_key(self, url: httpx.URL) -> bool:
+        return origin(url) == self._supabase and (str(url) == self._configured or _EDGE_FUNCTION.fullmatch(url.raw_path) is not None)
+
+    def _exempt(self, host: str, port: int) -> bool:
+        return is_loopback(host) or any(own is not None and (host, port) == own[1:] for own in self._own)
+
+
+def _operators_origin(variable: str, url: str | None) -> Origin | None:
+    try:
+        return origin(httpx.URL(url)) if url is not None else None
+    except httpx.InvalidURL:
+        raise SettingsError(f"{variable} is not a URL. Please correct it.") from None
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds that the receiver asks to wait, 0.0 where it does not."""
+    value = response.headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        return max(0.0, (parsedate_to_datetime(value).astimezone(UTC) - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError):
+        return 0.0

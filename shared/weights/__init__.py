@@ -1,0 +1,1 @@
+"""Weights as data, and where they lie."""

@@ -1,0 +1,126 @@
+"""From an entry of the catalogue to a complete folder on this machine. No hub is asked unless the operator allows it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.settings import Settings, SettingsError
+from shared.telemetry import logger
+from shared.weights.catalogue import Weights
+from shared.weights.folders import missing_files
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where weights may be.
+
+    Attributes:
+        name: As the operator knows it.
+        find: The folder that it would be, or None where the place does not exist on this machine.
+    """
+
+    name: str
+    find: Callable[[Weights, Settings], Path | None]
+
+
+def _in_cache(weights: Weights, settings: Settings) -> Path | None:
+    repository = settings.huggingface_cache / f"models--{weights.repo.replace('/', '--')}"
+    main = repository / "refs" / "main"
+    named = main.read_text(encoding="ascii", errors="replace").strip() if main.is_file() else ""
+    for commit in (weights.revision or "", named):
+        if _COMMIT.fullmatch(commit) and (repository / "snapshots" / commit).is_dir():
+            return repository / "snapshots" / commit
+    return None
+
+
+PLACES: tuple[Place, ...] = (
+    Place("MODELS_DIR", lambda weights, settings: settings.models_dir / weights.name),
+    Place("the image (BAKED_MODELS_DIR)", lambda weights, settings: settings.baked_models_dir / weights.name),
+    Place("RunPod's cached models (HUGGINGFACE_CACHE)", _in_cache),
+    Place("the network volume (VOLUME_MODELS_DIR)", lambda weights, settings: settings.volume_models_dir / weights.name),
+)
+"""In the order in which they are looked through. A folder that is not complete is passed over."""
+
+
+def resolve(weights: Weights, settings: Settings) -> Path:
+    """Finds the folder of a set of weights.
+
+    An explicit path is taken or refused: nothing else is used in its place. Otherwise the first complete folder of `PLACES` wins. Only
+    when there is none, and `ALLOW_DOWNLOADS` is on, the pinned revision is downloaded into `MODELS_DIR`.
+
+    Args:
+        weights: What is wanted.
+        settings: Where to look.
+
+    Returns:
+        A folder that has every file it needs. Its contents are read, and checked, when the model is loaded.
+
+    Raises:
+        SettingsError: There is no such folder. The message is for the operator: it names every place that was looked at.
+    """
+    explicit: Path | None = getattr(settings, weights.variable.lower())
+    if explicit is not None:
+        return _explicit(weights, explicit)
+    found = [(place, place.find(weights, settings)) for place in PLACES]
+    for place, folder in found:
+        if folder is not None and not missing_files(folder, weights.layout):
+            logger().info("weights found", model=weights.name, place=place.name)
+            return folder
+    if settings.allow_downloads:
+        return _download(weights, settings.models_dir / weights.name)
+    looked = "; ".join(f"{place.name}: {_verdict(weights, folder)}" for place, folder in found)
+    raise SettingsError(
+        f"The weights {weights.name!r} ({weights.repo}) were not found. Looked in {weights.variable}: not set; {looked}. "
+        f"Set {weights.variable} to a complete {weights.layout} folder, put one at {settings.models_dir / weights.name}, "
+        "or set ALLOW_DOWNLOADS=1. "
+        f"For a trial, `python -m builder.make_tiny_models {settings.models_dir}` makes small models with random weights."
+    )
+
+
+def _explicit(weights: Weights, folder: Path) -> Path:
+    missing = missing_files(folder, weights.layout)
+    if missing:
+        raise SettingsError(
+            f"{weights.variable} must name a complete {weights.layout} folder, and names {_verdict(weights, folder)}. "
+            "Correct it, or unset it to look elsewhere."
+        )
+    logger().info("weights found", model=weights.name, place=weights.variable)
+    return folder
+
+
+def _verdict(weights: Weights, folder: Path | None) -> str:
+    if folder is None:
+        return "none"
+    missing = missing_files(folder, weights.layout)
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return f"{folder} (no such folder)" if not folder.is_dir() else f"{folder} (lacks {', '.join(missing[:3])}{more})"
+
+
+def _download(weights: Weights, folder: Path) -> Path:
+    if weights.revision is None:
+        raise SettingsError(
+            f"The weights {weights.name!r} were found nowhere and are not downloaded, because the catalogue pins no revision of "
+            f"{weights.repo}: pin one in shared/weights/catalogue.py, or put the weights at {folder}."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    logger().info(
+        "downloading weights", model=weights.name, repo=weights.repo, revision=weights.revision, gigabytes=round(weights.size / 1000**3, 2)
+    )
+    try:
+        snapshot_download(weights.repo, revision=weights.revision, allow_patterns=list(weights.patterns), local_dir=folder)
+    except (OSError, HfHubHTTPError) as error:
+        raise SettingsError(
+            f"The weights {weights.name!r} could not be downloaded from {weights.repo}: {type(error).__name__}. Start again to resume."
+        ) from error
+    if missing_files(folder, weights.layout):
+        raise SettingsError(
+            f"The download of the weights {weights.name!r} is not complete: {_verdict(weights, folder)}. Start again to resume."
+        )
+    return folder
