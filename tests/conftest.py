@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from builder.make_tiny_models import make_tiny_models
+
+# Before torch is imported, and for every process that a test starts: where others use the cores too, threads that wait for each other
+# in a spin turn a second into a quarter of a minute, and the small models gain nothing from a second thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -44,8 +44,8 @@ class PictureMetadata(Open):
     height: Annotated[int, Field(description="In pixels.")]
     format: Annotated[str, Field(description="`png`, `webp`, `jpeg` or `mp4`.")]
     seed: Annotated[int, Field(description="The same as `generation_seed`.")]
-    file_size_bytes: int
-    asset_index: int
+    file_size_bytes: Annotated[int, Field(description="The same as the asset's.")]
+    asset_index: Annotated[int, Field(description="The same as the asset's.")]
     batch_size: Annotated[int | None, Field(description="How many pictures the job made together.")] = left_out_if_none
     steps: Annotated[int | None, Field(description="Steps that were really run.")] = left_out_if_none
     num_inference_steps: Annotated[int | None, Field(description="The same as `steps`.")] = left_out_if_none
@@ -80,7 +80,7 @@ class _StoredAsset(Closed):
     thumbnail_url: Annotated[str, Field(description="The key of the thumbnail, WebP, longest side at most 256 pixels.")]
     thumbnail_path: Annotated[str, Field(description="The same as `thumbnail_url`.")]
     mime_type: Annotated[str, Field(description="`image/png`, `image/webp`, `image/jpeg` or `video/mp4`.")]
-    file_size_bytes: int
+    file_size_bytes: Annotated[int, Field(description="Size of the stored file.")]
     generation_seed: Annotated[int, Field(description="The seed that made it.")]
     metadata: PictureMetadata
 

@@ -74,7 +74,7 @@ Strings = Annotated[tuple[str, ...], Field(strict=False)]
 class CompletedMetadata(Open):
     """What is said of every completed job."""
 
-    job_type: str
+    job_type: Annotated[str, Field(description="The request's type.")]
     processing_time: Annotated[float, Field(description="Seconds of the whole job.")]
     generation_time: Annotated[float, Field(description="Seconds on the GPU.")]
     timings: Timings
@@ -86,11 +86,11 @@ class CompletedMetadata(Open):
 
 
 class _PictureJobMetadata(CompletedMetadata):
-    model_used: str
+    model_used: Annotated[str, Field(description="The model that made it.")]
     enhancement_source: Annotated[str, Field(description="`none`: a handler rewrites no prompt.")]
-    compel_enhancement: bool
-    reference_mode: str
-    exact_copy_mode: bool
+    compel_enhancement: Annotated[bool, Field(description="Whether weights in the prompt were read.")]
+    reference_mode: Annotated[str, Field(description="What the references were used for; `none` without one.")]
+    exact_copy_mode: Annotated[bool, Field(description="Whether the result is a copy of the reference.")]
 
 
 class SdxlMetadata(_PictureJobMetadata):
@@ -102,22 +102,22 @@ class SdxlMetadata(_PictureJobMetadata):
 class WanMetadata(_PictureJobMetadata):
     """What is said of a completed WAN job."""
 
-    auto_enhancement: bool
+    auto_enhancement: Annotated[bool, Field(description="Always `false`: a handler rewrites no prompt.")]
 
 
 class ChatMetadata(CompletedMetadata):
     """What is said of a completed chat job."""
 
     model_used: str
-    enhancement_type: str | None
-    sfw_mode: bool
+    enhancement_type: Annotated[str | None, Field(description="`base` or `instruct`; `null` for a chat.")]
+    sfw_mode: Annotated[bool, Field(description="Whether the operator's words were masked.")]
     system_prompt_used: Annotated[Literal["custom", "none"], Field(description="Whether there was one, never its text.")]
 
 
 class _Ended(Closed):
     job_id: str
-    worker_id: Annotated[str, Field(description="`sdxl_worker_<pod>`.")]
-    completed_at: Annotated[Timestamp, Field(alias="completedAt")]
+    worker_id: Annotated[str, Field(description="`{handler}_worker_{pod}`.")]
+    completed_at: Annotated[Timestamp, Field(alias="completedAt", description="When the job ended, in UTC.")]
 
     model_config = Closed.model_config | {"populate_by_name": True}
 
@@ -199,7 +199,7 @@ class FailedMetadata(Open):
     retryable: Annotated[bool, Field(description="Whether the same job may succeed later.")]
     processing_time: Annotated[float, Field(description="Seconds until it failed.")]
     timings: Timings
-    warnings: Strings = ()
+    warnings: Annotated[Strings, Field(description="As for completed jobs.")] = ()
     job_type: Annotated[str | None, Field(description="Where the request had a legible one.")] = left_out_if_none
     problems: Annotated[
         tuple[Problem, ...] | None, Field(strict=False, description="`VALIDATION_ERROR` only: everything that is wrong with the request.")

@@ -30,7 +30,9 @@ _ENHANCEMENT_WORDS: Mapping[object, EnhancementType] = {
 _EnhancementWord = Literal["base", "instruct", "creative", "adult", "conversational"]
 
 
-class _TextPart(TypedDict):
+class TextPart(TypedDict):
+    """A piece of a message's text."""
+
     type: NotRequired[Literal["text"]]
     text: str
 
@@ -61,7 +63,7 @@ class Message(Part):
     ]
     content: Annotated[
         Text,
-        BeforeValidator(_join_parts, json_schema_input_type=str | list[_TextPart]),
+        BeforeValidator(_join_parts, json_schema_input_type=str | list[TextPart]),
         Field(description="What is said, as one string or as text parts, which are joined."),
     ]
 

@@ -21,21 +21,21 @@ from shared.contract.wire import UNSET, Otherwise, Wire, refuse
 __all__ = ["Identity", "Operator", "Request", "identify"]
 
 _LONGEST_URL = 2048
+_CALLBACK_ALLOWED = "an https:// URL, without credentials, of a host that the operator allows (CALLBACK_ALLOWED_HOSTS)"
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 def _ensure_callback(url: str, info: ValidationInfo) -> str:
-    allowed = "an https:// URL, without credentials, of a host that the operator allows (CALLBACK_ALLOWED_HOSTS)"
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
     except ValueError:
-        raise refuse(allowed) from None
+        raise refuse(_CALLBACK_ALLOWED) from None
     # http is for development: only where the operator names the loopback itself.
     scheme_is_fine = parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK)
     is_plain = len(url) <= _LONGEST_URL and url.isprintable() and " " not in url and "\\" not in url and "@" not in parts.netloc
     if not (scheme_is_fine and is_plain and host in Context.of(info).operator.callback_hosts):
-        raise refuse(allowed)
+        raise refuse(_CALLBACK_ALLOWED)
     return url
 
 
@@ -43,7 +43,7 @@ id_wire = Wire("id", aliases=("job_id",), places=("top",), agrees=True)
 user_id_wire = Wire("user_id", places=("top",))
 type_wire = Wire("type", aliases=("job_type",), places=("top",))
 
-CallbackUrl = Annotated[Text, AfterValidator(_ensure_callback), Field(json_schema_extra={"format": "uri"})]
+CallbackUrl = Annotated[Text, AfterValidator(_ensure_callback), Field(json_schema_extra={"format": "uri", "allowed": _CALLBACK_ALLOWED})]
 
 user_id_wire = Wire("user_id", places=("top",))
 type_wire = Wire("type", aliases=("job_type",), places=("top",))
@@ -78,7 +78,7 @@ class Request(BaseModel):
     callback_url: Annotated[
         CallbackUrl | None,
         Wire("callback_url", places=("top",)),
-        Field(description="Where this job's callback goes instead of the configured place; only hosts in `CALLBACK_ALLOWED_HOSTS`."),
+        Field(description="Where this job's callback goes instead of the configured place."),
     ] = None
     warnings: tuple[str, ...] = ()
 

@@ -113,7 +113,7 @@ class SdxlRequest(Request):
     steps: Annotated[
         int,
         Field(
-            description="From 10; from 1 with the schedulers `lcm` and `tcd`.",
+            description="Steps of denoising.",
             json_schema_extra={"minimum": 1, "maximum": 50, "allowed": _STEPS},
         ),
         Wire("config.steps", ("num_inference_steps",)),
@@ -128,7 +128,7 @@ class SdxlRequest(Request):
     resolution: Annotated[
         SizeWord | None,
         Wire("config.resolution"),
-        Field(description="The size as one word: each side a multiple of 8, 64 … 2048. Width and height, when given, win over it."),
+        Field(description="The size as one word: each side a multiple of 8, 64 … 2048. Width and height win over it."),
     ] = None
     width: Annotated[
         int, Field(ge=64, le=2048, multiple_of=8, description="In pixels; only together with `height`."), Wire("config.width"), _side(0)
@@ -170,7 +170,9 @@ class SdxlRequest(Request):
         Literal["png", "webp", "jpeg"], Wire("config.output_format"), Field(description="The format of the stored pictures.")
     ] = "png"
     reference: Annotated[
-        Reference | None, Wire("metadata.reference_image_url", ("image",)), Field(description="A picture to start from or to resemble.")
+        Reference | None,
+        Wire("metadata.reference_image_url", ("config.image", "image")),
+        Field(description="A picture to start from or to resemble."),
     ] = None
     reference_type: Annotated[
         Literal["style", "composition", "character"],

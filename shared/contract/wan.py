@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
+from shared.contract.allowed import grouped
 from shared.contract.clip_sizes import STEP, is_legal, nearest_legal
 from shared.contract.context import Context
 from shared.contract.fields import Id, Seed, Text, drawn
-from shared.contract.allowed import grouped
 from shared.contract.references import Reference
 from shared.contract.request import Request, id_wire, type_wire, user_id_wire
 from shared.contract.sizes import Size, SizeWord
@@ -157,20 +157,24 @@ class WanRequest(Request):
         float, Field(ge=1.0, le=12.0, description="How far the schedule is shifted towards noise."), Wire("config.sample_shift")
     ] = 5.0
     image: Annotated[
-        Reference | None, Wire("config.image", ("reference_image_url",)), Field(description="The reference of mode `single`.")
+        Reference | None,
+        Wire("config.image", ("metadata.reference_image_url", "reference_image_url")),
+        Field(description="The reference of mode `single`."),
     ] = None
     first_frame: Annotated[
         Reference | None,
-        Wire("config.first_frame", ("start_reference_url",)),
+        Wire("config.first_frame", ("metadata.start_reference_url", "start_reference_url")),
         Field(description="The reference of modes `start` and `both`."),
     ] = None
     last_frame: Annotated[
-        Reference | None, Wire("config.last_frame", ("end_reference_url",)), Field(description="The reference of modes `end` and `both`.")
+        Reference | None,
+        Wire("config.last_frame", ("metadata.end_reference_url", "end_reference_url")),
+        Field(description="The reference of modes `end` and `both`."),
     ] = None
     reference_mode: Annotated[
         ReferenceMode,
         # In metadata the plain name is SDXL's, and its words mean nothing here.
-        Wire("config.reference_mode", ("video_reference_mode", "metadata.video_reference_mode"), places=("config", "top")),
+        Wire("config.reference_mode", ("metadata.video_reference_mode", "video_reference_mode"), places=("config", "top")),
         Otherwise(_mode_of_the_references, "from the references given"),
         Field(description="Must go with the references given: a job never ignores one, and never runs without one that it needs."),
     ] = UNSET

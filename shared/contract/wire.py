@@ -54,10 +54,14 @@ class Wire:
     def candidates(self) -> Iterator[tuple[Place, str]]:
         """Every place and name under which the field may stand, the one that wins first."""
         for place in PLACES:
-            for alias in (self.name, *self.aliases):
-                head, _, name = alias.rpartition(".")
-                if head == place or (not head and place in self.places):
-                    yield place, name
+            names = [alias.rpartition(".") for alias in (self.name, *self.aliases)]
+            fitting = [name for head, _, name in names if head == place or (not head and place in self.places)]
+            yield from ((place, name) for name in dict.fromkeys(fitting))
+
+    def documented(self) -> Iterator[tuple[Place, str]]:
+        """The aliases with the places that documentation names for them: their own, else that of the canonical name."""
+        own = {alias.rpartition(".")[2]: _place(alias.rpartition(".")[0]) for alias in self.aliases if "." in alias}
+        yield from ((own.get(name, self.place), name) for name in dict.fromkeys(alias.rpartition(".")[2] for alias in self.aliases))
 
 
 def _place(name: str) -> Place:
@@ -97,7 +101,7 @@ class Otherwise:
             values: The default for each group of types.
         """
         flat = {job_type: value for types, value in values.items() for job_type in types}
-        text = "; ".join(f"{', '.join(types)}: {value}" for types, value in values.items())
+        text = "; ".join(f"{value} for {', '.join(f'`{each}`' for each in types)}" for types, value in values.items())
         # A job of a wrong type fails anyway: any legal value keeps further messages out of its list of problems.
         anything = next(iter(flat.values()))
         return cls(lambda data, _: flat.get(data.get("type", ""), anything), text)

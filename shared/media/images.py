@@ -60,7 +60,7 @@ _TURNS: Mapping[object, Image.Transpose] = MappingProxyType(
 )
 
 # What Pillow raises for damaged files. Anything else would be a fault of this program, and is not to be hidden.
-_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, LookupError, ArithmeticError, TypeError, struct.error)
+_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, LookupError, ArithmeticError, TypeError, AssertionError, struct.error)
 
 
 class UnreadableImage(ValueError):

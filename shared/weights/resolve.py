@@ -66,20 +66,38 @@ def resolve(weights: Weights, settings: Settings) -> Path:
     explicit: Path | None = getattr(settings, weights.variable.lower())
     if explicit is not None:
         return _explicit(weights, explicit)
-    found = [(place, place.find(weights, settings)) for place in PLACES]
-    for place, folder in found:
-        if folder is not None and not missing_files(folder, weights.layout):
-            logger().info("weights found", model=weights.name, place=place.name)
-            return folder
+    if (found := _look(weights, settings)) is not None:
+        place, folder = found
+        logger().info("weights found", model=weights.name, place=place.name)
+        return folder
     if settings.allow_downloads:
         return _download(weights, settings.models_dir / weights.name)
-    looked = "; ".join(f"{place.name}: {_verdict(weights, folder)}" for place, folder in found)
+    looked = "; ".join(f"{place.name}: {_verdict(weights, place.find(weights, settings))}" for place in PLACES)
     raise SettingsError(
         f"The weights {weights.name!r} ({weights.repo}) were not found. Looked in {weights.variable}: not set; {looked}. "
         f"Set {weights.variable} to a complete {weights.layout} folder, put one at {settings.models_dir / weights.name}, "
         "or set ALLOW_DOWNLOADS=1. "
         f"For a trial, `python -m builder.make_tiny_models {settings.models_dir}` makes small models with random weights."
     )
+
+
+def _look(weights: Weights, settings: Settings) -> tuple[Place, Path] | None:
+    """The first complete folder and where it is."""
+    for place in PLACES:
+        folder = place.find(weights, settings)
+        if folder is not None and not missing_files(folder, weights.layout):
+            return place, folder
+    return None
+
+
+def find(weights: Weights, settings: Settings) -> Path | None:
+    """Finds the folder of weights that a worker can do without: None when they are nowhere. Nothing is downloaded.
+
+    Raises:
+        SettingsError: An explicit path names a folder that is not complete.
+    """
+    explicit: Path | None = getattr(settings, weights.variable.lower())
+    return resolve(weights, settings) if explicit is not None or _look(weights, settings) is not None else None
 
 
 def _explicit(weights: Weights, folder: Path) -> Path:
@@ -107,15 +125,15 @@ def _download(weights: Weights, folder: Path) -> Path:
             f"The weights {weights.name!r} were found nowhere and are not downloaded, because the catalogue pins no revision of "
             f"{weights.repo}: pin one in shared/weights/catalogue.py, or put the weights at {folder}."
         )
+    from httpx2 import HTTPError  # the hub's own HTTP library
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     logger().info(
         "downloading weights", model=weights.name, repo=weights.repo, revision=weights.revision, gigabytes=round(weights.size / 1000**3, 2)
     )
     try:
         snapshot_download(weights.repo, revision=weights.revision, allow_patterns=list(weights.patterns), local_dir=folder)
-    except (OSError, HfHubHTTPError) as error:
+    except (OSError, HTTPError) as error:
         raise SettingsError(
             f"The weights {weights.name!r} could not be downloaded from {weights.repo}: {type(error).__name__}. Start again to resume."
         ) from error

@@ -86,6 +86,13 @@ def test_a_truncated_picture_is_refused(format: str) -> None:
         open_image(content[: len(content) // 2])
 
 
+def test_a_picture_whose_palette_is_missing_is_refused() -> None:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, 8, 3, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(bytes(33 * 32)))
+    with pytest.raises(UnreadableImage, match="damaged"):
+        open_image(b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b""))
+
+
 def test_a_text_bomb_is_refused() -> None:
     info = PngInfo()
     info.add_text("a", "b" * 70_000_000, zip=True)

@@ -1,0 +1,101 @@
+"""The real recipes on small models, each loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.contract.chat import ChatRequest
+from shared.contract.sdxl import SdxlRequest
+from shared.contract.wan import WanRequest
+from shared.jobs.cancel import CancelToken
+from shared.jobs.recipe import Clip, Picture, Product, Recipe, Run, Text
+from shared.settings import Settings
+
+
+class Watched:
+    """A run that remembers its progress and can be stopped at a step."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.steps: list[tuple[int, int]] = []
+        self.texts: list[str] = []
+        self._stop_at = stop_at
+        self.run = Run("job", CancelToken(600), self._report)
+
+    def _report(self, done: int, total: int, *, text: str | None = None) -> None:
+        self.steps.append((done, total))
+        if text is not None:
+            self.texts.append(text)
+        if done == self._stop_at:
+            self.run.cancel.cancel()
+
+
+def make(recipe: Recipe[Any], request: Any, watched: Watched | None = None) -> list[Product]:
+    """Everything that a recipe makes of a request."""
+    recipe.accept(request)
+    return list(recipe.generate(request, {}, (watched or Watched()).run))
+
+
+def pictures(products: list[Product]) -> list[Picture]:
+    return [product for product in products if isinstance(product, Picture)]
+
+
+def clip(products: list[Product]) -> Clip:
+    (only,) = products
+    assert isinstance(only, Clip)
+    return only
+
+
+def text(products: list[Product]) -> Text:
+    (only,) = products
+    assert isinstance(only, Text)
+    return only
+
+
+def sdxl(prompt: str = "a red circle", *, negative: str | None = None, **config: object) -> SdxlRequest:
+    """Small and quick unless `config` says otherwise."""
+    settings = {"resolution": "64x64", "steps": 10, "seed": 7} | config
+    raw: Mapping[str, object] = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": prompt, "config": settings}
+    return SdxlRequest.parse({**raw, "negative_prompt": negative}, job_id="j")
+
+
+def wan(prompt: str = "a red circle", kind: str = "video_fast", **config: object) -> WanRequest:
+    """Small and quick unless `config` says otherwise."""
+    settings = {"width": 64, "height": 64, "frames": 9, "fps": 8, "steps": 3, "seed": 7} | config
+    return WanRequest.parse({"id": "j", "user_id": "u", "type": kind, "prompt": prompt, "config": settings}, job_id="j")
+
+
+def chat(*contents: str, **fields: object) -> ChatRequest:
+    """A conversation that begins with the user; greedy and short unless `fields` say otherwise."""
+    roles = ("user", "assistant")
+    messages = [{"role": roles[index % 2], "content": content} for index, content in enumerate(contents)]
+    return ChatRequest.parse({"type": "chat", "messages": messages, "temperature": 0, "max_tokens": 16} | fields, job_id="j")
+
+
+@pytest.fixture(scope="session")
+def settings(tiny_models: Path) -> Settings:
+    return Settings(models_dir=tiny_models, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def sdxl_recipe(settings: Settings) -> Recipe[SdxlRequest]:
+    from handlers.sdxl.handler import load
+
+    return load(settings)
+
+
+@pytest.fixture(scope="session")
+def wan_recipe(settings: Settings) -> Recipe[WanRequest]:
+    from handlers.wan.handler import load
+
+    return load(settings)
+
+
+@pytest.fixture(scope="session")
+def chat_recipe(settings: Settings) -> Recipe[ChatRequest]:
+    from handlers.chat.handler import load
+
+    return load(settings)

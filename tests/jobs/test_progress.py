@@ -1,0 +1,84 @@
+"""Progress is throttled, ordered, and over when it is closed."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from pydantic import JsonValue
+
+from shared.jobs.progress import Progress
+
+
+class Slow:
+    """Delivers updates, each in some milliseconds."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.steps: list[int] = []
+        self.texts: list[JsonValue] = []
+        self._seconds = seconds
+
+    def __call__(self, update: dict[str, JsonValue]) -> None:
+        time.sleep(self._seconds)
+        self.steps.append(int(str(update["step"])))
+        self.texts.append(update.get("text"))
+
+
+def test_many_updates_become_few_and_the_last_always_arrives() -> None:
+    receiver = Slow()
+    with Progress(receiver, 0.2) as progress:
+        for step in range(1, 101):
+            progress.report(step, 100)
+            time.sleep(0.005)
+    assert receiver.steps == sorted(set(receiver.steps))
+    assert receiver.steps[-1] == 100
+    assert 2 <= len(receiver.steps) <= 6
+
+
+def test_updates_never_overtake_each_other_on_a_slow_way() -> None:
+    receiver = Slow(seconds=0.03)
+    with Progress(receiver, 0.0) as progress:
+        for step in range(30):
+            progress.report(step, 30)
+            time.sleep(0.005)
+    assert receiver.steps == sorted(set(receiver.steps))
+    assert receiver.steps[-1] == 29
+
+
+def test_nothing_is_on_its_way_after_closing() -> None:
+    receiver = Slow(seconds=0.05)
+    with Progress(receiver, 10.0) as progress:
+        progress.report(1, 2)
+        time.sleep(0.02)
+        progress.report(2, 2)
+    arrived = list(receiver.steps)
+    time.sleep(0.1)
+    assert receiver.steps == arrived == [1, 2]
+    assert "progress" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_reporting_never_waits_for_the_way() -> None:
+    receiver = Slow(seconds=0.5)
+    with Progress(receiver, 0.0) as progress:
+        started = time.perf_counter()
+        for step in range(1000):
+            progress.report(step, 1000)
+        assert time.perf_counter() - started < 0.4
+        progress.drop()
+
+
+def test_a_stopped_job_says_nothing_more() -> None:
+    receiver = Slow()
+    with Progress(receiver, 10.0) as progress:
+        progress.report(1, 3)
+        time.sleep(0.05)
+        progress.report(2, 3)
+        progress.drop()
+    assert receiver.steps == [1]
+
+
+def test_the_text_so_far_rides_along() -> None:
+    receiver = Slow()
+    with Progress(receiver, 0.0) as progress:
+        progress.report(1, 3, text="A heron")
+    assert receiver.texts == ["A heron"]

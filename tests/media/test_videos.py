@@ -1,0 +1,131 @@
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from shared.media.images import Pixels
+from shared.media.videos import check_encoder, write_video
+
+
+def moving(count: int, *, height: int = 64, width: int = 96) -> list[Pixels]:
+    """Soft colours that drift: each frame differs from the one before."""
+    y, x = np.mgrid[0:height, 0:width]
+    return [np.stack([(x + 3 * i) % 256, (y * 2 + i) % 256, np.full_like(x, 10 * i % 256)], axis=-1).astype(np.uint8) for i in range(count)]
+
+
+def decoded(path: Path) -> list[Pixels]:
+    with av.open(str(path)) as container:
+        return [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
+
+
+def closed_by(frames: list[Pixels], error: Exception) -> Iterator[Pixels]:
+    yield from frames
+    raise error
+
+
+def test_this_machine_can_write_clips() -> None:
+    check_encoder()
+
+
+@pytest.mark.parametrize(("count", "fps"), [(1, 24), (2, 8), (9, 16), (83, 24)])
+def test_what_is_reported_is_what_the_file_holds(tmp_path: Path, count: int, fps: int) -> None:
+    path = tmp_path / "0.mp4"
+    info = write_video(iter(moving(count)), path, fps=fps)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        times = [frame.time for frame in container.decode(video=0)]
+        assert stream.duration is not None
+        assert stream.time_base is not None
+        assert stream.duration * stream.time_base == Fraction(count, fps)
+        assert stream.average_rate == fps
+        assert (stream.width, stream.height) == (96, 64)
+    assert times == pytest.approx([i / fps for i in range(count)])
+    assert (info.width, info.height, info.frames, info.fps, info.size_bytes) == (96, 64, count, fps, path.stat().st_size)
+    assert info.duration_seconds == pytest.approx(count / fps)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 9, 10])
+def test_the_middle_frame_is_the_one_in_the_middle(tmp_path: Path, count: int) -> None:
+    frames = moving(count)
+    assert np.array_equal(write_video(iter(frames), tmp_path / "0.mp4", fps=8).middle, frames[count // 2])
+
+
+def test_a_browser_can_play_it_before_it_is_loaded(tmp_path: Path) -> None:
+    write_video(moving(9), tmp_path / "0.mp4", fps=8)
+    content = (tmp_path / "0.mp4").read_bytes()
+    assert 0 < content.index(b"moov") < content.index(b"mdat")
+
+
+def test_codec_pixel_format_and_colours_are_what_every_player_expects(tmp_path: Path) -> None:
+    write_video(moving(3), tmp_path / "0.mp4", fps=8)
+    with av.open(str(tmp_path / "0.mp4")) as container:
+        codec = container.streams.video[0].codec_context
+        assert (codec.name, codec.pix_fmt) == ("h264", "yuv420p")
+        assert (codec.colorspace, codec.color_primaries, codec.color_trc, codec.color_range) == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 64, 200)])
+def test_colours_come_out_as_they_went_in(tmp_path: Path, colour: tuple[int, int, int]) -> None:
+    write_video([np.full((64, 64, 3), colour, np.uint8)] * 4, tmp_path / "0.mp4", fps=8)
+    assert np.abs(decoded(tmp_path / "0.mp4")[2][32, 32].astype(int) - colour).max() <= 4
+
+
+def test_frames_come_out_in_order_and_looking_like_themselves(tmp_path: Path) -> None:
+    frames = [np.full((64, 64, 3), 20 * i, np.uint8) for i in range(12)]
+    write_video(frames, tmp_path / "0.mp4", fps=8)
+    assert [round(float(frame.mean()) / 20) for frame in decoded(tmp_path / "0.mp4")] == list(range(12))
+
+
+def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        write_video(iter(moving(20)), tmp_path / name, fps=16)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_frames_are_taken_one_by_one(tmp_path: Path) -> None:
+    sizes: list[int] = []
+    path = tmp_path / "0.mp4"
+
+    def watched() -> Iterator[Pixels]:
+        for frame in moving(200):
+            sizes.append(path.stat().st_size if path.exists() else 0)
+            yield frame
+
+    write_video(watched(), path, fps=8)
+    assert sizes[-1] > 0, "the file grew while frames were still to come"
+
+
+@pytest.mark.parametrize("size", [(60, 64), (64, 100), (63, 64)])
+def test_a_size_that_is_no_multiple_of_16_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="multiples of 16"):
+        write_video([np.zeros((*size, 3), np.uint8)], tmp_path / "0.mp4", fps=8)
+
+
+def test_a_clip_without_frames_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one frame"):
+        write_video([], tmp_path / "0.mp4", fps=8)
+
+
+def test_frames_of_different_sizes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one size"):
+        write_video([np.zeros((64, 64, 3), np.uint8), np.zeros((64, 96, 3), np.uint8)], tmp_path / "0.mp4", fps=8)
+
+
+def test_frames_that_are_not_bytes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        write_video([np.zeros((64, 64, 3), np.float32)], tmp_path / "0.mp4", fps=8)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_when_the_frames_fail_nothing_is_left(tmp_path: Path, count: int) -> None:
+    with pytest.raises(ZeroDivisionError):
+        write_video(closed_by(moving(count), ZeroDivisionError()), tmp_path / "0.mp4", fps=8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_missing_is_the_disks_fault(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        write_video(moving(2), tmp_path / "missing" / "0.mp4", fps=8)

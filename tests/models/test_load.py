@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel, WanTransformer3DModel
+from safetensors.torch import load_file, save_file
+from structlog.testing import capture_logs
+from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPTextModel, CLIPTokenizer
+
+from shared.models.load import check_network, load_network, load_tokenizer
+from shared.settings import SettingsError
+
+Tensors = dict[str, torch.Tensor]
+
+NETWORKS = {
+    "sdxl/unet": UNet2DConditionModel,
+    "sdxl/text_encoder": CLIPTextModel,
+    "wan/transformer": WanTransformer3DModel,
+    "qwen_base": AutoModelForCausalLM,
+}
+every_network = pytest.mark.parametrize("part", NETWORKS)
+
+
+@pytest.fixture
+def copy(tiny_models: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Copies a part of the small models, so that it can be damaged."""
+    return lambda part: Path(shutil.copytree(tiny_models / part, tmp_path / part))
+
+
+def load(part: str, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    return load_network(NETWORKS[part], folder, name=part, device=torch.device("cpu"), dtype=dtype)
+
+
+def first_weights(folder: Path) -> Path:
+    return sorted(folder.glob("*.safetensors"))[0]
+
+
+def edit(folder: Path, change: Callable[[Tensors], object]) -> None:
+    """Changes the first file of weights."""
+    path = first_weights(folder)
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, {"format": "pt"})
+
+
+def a_name(tensors: Tensors) -> str:
+    """Names one of the tensors."""
+    return next(name for name in sorted(tensors) if name.endswith("weight"))
+
+
+@every_network
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_network_comes_whole_frozen_and_in_the_wanted_precision(tiny_models: Path, part: str, dtype: torch.dtype) -> None:
+    network = load(part, tiny_models / part, dtype)
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert not any(parameter.is_meta for parameter in network.parameters())
+    assert network.dtype == dtype
+
+
+def test_what_wan_needs_in_full_precision_keeps_it(tiny_models: Path) -> None:
+    network = load("wan/transformer", tiny_models / "wan" / "transformer", torch.bfloat16)
+    kept = {name for name, parameter in network.named_parameters() if parameter.dtype == torch.float32}
+    assert "scale_shift_table" in kept
+    assert "blocks.0.attn1.to_q.weight" not in kept
+
+
+@every_network
+def test_the_numbers_are_those_of_the_file(tiny_models: Path, part: str) -> None:
+    folder = tiny_models / part
+    network = load(part, folder)
+    tensors = load_file(first_weights(folder))
+    state = network.state_dict()
+    assert all(torch.equal(state[name], tensor.float()) for name, tensor in tensors.items())
+
+
+@every_network
+def test_a_missing_tensor_is_an_error_and_never_a_random_one(copy: Callable[[str], Path], part: str) -> None:
+    folder = copy(part)
+    edit(folder, lambda tensors: tensors.pop(a_name(tensors)))
+    with pytest.raises(SettingsError, match=f"The weights of {part} cannot be used: .*Copy the folder again"):
+        load(part, folder)
+
+
+@every_network
+def test_a_tensor_of_another_shape_is_an_error(copy: Callable[[str], Path], part: str) -> None:
+    folder = copy(part)
+    edit(folder, lambda tensors: tensors.update({a_name(tensors): torch.zeros(7, 3)}))
+    with pytest.raises(SettingsError, match=f"The weights of {part} cannot be used"):
+        load(part, folder)
+
+
+@every_network
+def test_a_file_that_was_cut_is_an_error(copy: Callable[[str], Path], part: str) -> None:
+    folder = copy(part)
+    weights = first_weights(folder)
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(SettingsError, match=f"The weights of {part} cannot be used"):
+        load(part, folder)
+
+
+@every_network
+@pytest.mark.parametrize("content", ["", "{", "version https://git-lfs.github.com/spec/v1"])
+def test_a_damaged_config_is_an_error(copy: Callable[[str], Path], part: str, content: str) -> None:
+    folder = copy(part)
+    (folder / "config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(SettingsError, match=f"The weights of {part} cannot be used"):
+        load(part, folder)
+
+
+@every_network
+def test_pickles_are_not_read(copy: Callable[[str], Path], part: str) -> None:
+    folder = copy(part)
+    name = "pytorch_model.bin" if part == "qwen_base" or "text" in part else "diffusion_pytorch_model.bin"
+    tensors = {key: value for path in folder.glob("*.safetensors") for key, value in load_file(path).items()}
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+    torch.save(tensors, folder / name)
+    with pytest.raises(SettingsError, match=f"The weights of {part} cannot be used"):
+        load(part, folder)
+
+
+def test_memory_that_does_not_suffice_is_not_taken_for_damage(tiny_models: Path) -> None:
+    class TooLarge:
+        @classmethod
+        def from_pretrained(cls, *_: object, **__: object) -> None:
+            raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        load_network(TooLarge, tiny_models / "sdxl" / "unet", name="unet", device=torch.device("cpu"), dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "files", "read"),
+    [
+        (torch.float16, {"full", "half"}, "half"),
+        (torch.float32, {"full", "half"}, "full"),
+        (torch.float16, {"full"}, "full"),
+        (torch.float32, {"half"}, "half"),
+    ],
+)
+def test_of_two_precisions_on_disk_the_nearer_one_is_read(
+    copy: Callable[[str], Path], dtype: torch.dtype, files: set[str], read: str
+) -> None:
+    folder = copy("sdxl/vae")
+    full = first_weights(folder)
+    marked = {key: torch.full_like(tensor, 2.0, dtype=torch.float16) for key, tensor in load_file(full).items()}
+    if "half" in files:
+        save_file(marked, folder / "diffusion_pytorch_model.fp16.safetensors", {"format": "pt"})
+    if "full" not in files:
+        full.unlink()
+    vae = load_network(AutoencoderKL, folder, name="vae", device=torch.device("cpu"), dtype=dtype)
+    assert vae.dtype == dtype
+    assert bool((vae.decoder.conv_in.weight == 2.0).all()) == (read == "half")
+
+
+def test_one_line_per_network_tells_bytes_seconds_and_speed_and_no_path(tiny_models: Path) -> None:
+    with capture_logs() as lines:
+        load("sdxl/unet", tiny_models / "sdxl" / "unet")
+    [line] = lines
+    assert (line["event"], line["component"], line["unused_tensors"]) == ("loaded", "sdxl/unet", 0)
+    assert line["bytes"] == first_weights(tiny_models / "sdxl" / "unet").stat().st_size
+    assert line["gb_per_s"] == pytest.approx(line["bytes"] / line["seconds"] / 1e9, rel=0.05, abs=0.001)
+    assert str(tiny_models) not in str(line)
+
+
+def test_a_network_with_tensors_that_have_no_numbers_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"2 tensors are without numbers \(weight, bias\)"):
+        check_network(torch.nn.Linear(2, 2, device="meta"), name="layer", dtype=torch.float32)
+
+
+def test_a_network_in_another_precision_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"2 tensors are not in torch.float16 \(weight, bias\)"):
+        check_network(torch.nn.Linear(2, 2), name="layer", dtype=torch.float16)
+
+
+def load_clip(folder: Path, rows: int = 693) -> Any:
+    return load_tokenizer(CLIPTokenizer, folder, name="tokenizer", rows=rows, needs=("bos", "eos", "pad"))
+
+
+@pytest.mark.parametrize("gone", [["vocab.json"], ["merges.txt"], ["vocab.json", "merges.txt"]], ids=str)
+def test_a_tokenizer_whose_files_are_missing_is_refused_and_never_an_empty_one(copy: Callable[[str], Path], gone: list[str]) -> None:
+    folder = copy("sdxl/tokenizer")
+    for name in gone:
+        (folder / name).unlink()
+    with pytest.raises(SettingsError, match="The weights of tokenizer cannot be used"):
+        load_clip(folder)
+
+
+def test_a_chat_tokenizer_whose_files_are_missing_is_refused(copy: Callable[[str], Path]) -> None:
+    folder = copy("qwen_base")
+    for name in ("tokenizer.json", "vocab.json", "merges.txt"):
+        (folder / name).unlink()
+    with pytest.raises(SettingsError, match=r"it has \d tokens, but its model has 480"):
+        load_tokenizer(AutoTokenizer, folder, name="tokenizer", rows=480, needs=("eos",))
+
+
+@pytest.mark.parametrize("rows", [692, 800])
+def test_a_tokenizer_of_another_model_is_refused(tiny_models: Path, rows: int) -> None:
+    with pytest.raises(SettingsError, match=f"it has 693 tokens, but its model has {rows}"):
+        load_clip(tiny_models / "sdxl" / "tokenizer", rows)
+
+
+def test_a_tokenizer_without_a_special_token_that_is_needed_is_refused(copy: Callable[[str], Path]) -> None:
+    folder = copy("qwen_base")
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": None}), encoding="utf-8")
+    with pytest.raises(SettingsError, match="it has no eos token"):
+        load_tokenizer(AutoTokenizer, folder, name="tokenizer", rows=480, needs=("eos",))

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from shared.models.prefetch import prefetched
+
+MEBIBYTE = 2**20
+
+
+def bytes_read() -> int:
+    """What this process has read through system calls, also from the page cache."""
+    return int(Path("/proc/self/io").read_text(encoding="ascii").split()[1])
+
+
+def wait_until_read(least: int, deadline: float = 10.0) -> None:
+    ends = time.monotonic() + deadline
+    while bytes_read() < least and time.monotonic() < ends:
+        time.sleep(0.005)
+
+
+def test_every_byte_of_every_file_is_read_while_the_body_runs(tmp_path: Path) -> None:
+    files = [tmp_path / str(number) for number in range(3)]
+    for path, size in zip(files, (40 * MEBIBYTE + 1, 1, 17 * MEBIBYTE), strict=True):
+        path.write_bytes(bytes(size))
+    total = sum(path.stat().st_size for path in files)
+    before = bytes_read()
+    with prefetched(files):
+        wait_until_read(before + total)
+        assert bytes_read() - before >= total
+
+
+def test_reading_stops_when_the_body_ends(tmp_path: Path) -> None:
+    huge = tmp_path / "sparse"
+    with huge.open("wb") as file:
+        file.truncate(1024 * 1024 * MEBIBYTE)  # a tebibyte that takes no room, and minutes to read
+    with prefetched([huge]):
+        pass
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
+def test_reading_stops_when_the_body_fails_and_its_error_comes_through(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(KeyError, match="mine"), prefetched([tmp_path / "file"]):
+        raise KeyError("mine")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
+def test_a_file_that_cannot_be_read_is_left_to_the_loader(tmp_path: Path) -> None:
+    files = [tmp_path / str(number) for number in range(2)]
+    for path in files:
+        path.write_bytes(bytes(MEBIBYTE))
+    files[1].chmod(0)
+    with prefetched(files):
+        pass
