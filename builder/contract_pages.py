@@ -45,7 +45,7 @@ def contract_page() -> str:
     """`docs/contract.md`."""
     parts = [_GENERATED, _RULES]
     for endpoint in ENDPOINTS:
-        parts += [f"## {endpoint.title}\n", _request_table(endpoint.request), *_part_tables(endpoint.request)]
+        parts += [f"## {endpoint.title}\n", request_table(endpoint.request), *_part_tables(endpoint.request)]
     return "\n".join([*parts, _PAYLOADS, *_payload_tables(ENDPOINTS)])
 
 
@@ -63,7 +63,8 @@ def environment_page() -> str:
     return "\n".join([_GENERATED, intro, _table(("variable", "default", "means"), rows)])
 
 
-def _request_table(model: type[Request]) -> str:
+def request_table(model: type[Request]) -> str:
+    """The fields of a request, each with all that its declaration says."""
     schema = model.model_json_schema(mode="validation")
     rows = []
     for name, wire in wires(model).items():

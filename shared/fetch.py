@@ -24,7 +24,7 @@ from PIL import Image
 from shared.contract.references import Reference
 from shared.errors import ReferenceImageError
 from shared.media.images import UnreadableImage, open_image
-from shared.network import Deadline, FailedTry, HostRefused, Resolve, guarded_client, origin, tries
+from shared.network import Deadline, FailedTry, HostRefused, Resolve, configured_origin, guarded_client, origin, tries
 from shared.settings import Settings
 
 _ATTEMPTS = 3
@@ -44,13 +44,16 @@ class Fetcher:
         settings: Where the project's storage is, which hosts are allowed, how long and how large a reference may be.
         resolve: Resolves names.
         verify: The certificates that are believed; by default those of the public authorities.
+
+    Raises:
+        SettingsError: `SUPABASE_URL` is not a URL.
     """
 
     def __init__(self, settings: Settings, *, resolve: Resolve = socket.getaddrinfo, verify: ssl.SSLContext | None = None) -> None:
         self._settings = settings
         self._resolve = resolve
         self._tls = verify or httpx.create_ssl_context(trust_env=False)
-        self._supabase = origin(httpx.URL(settings.supabase_url)) if settings.supabase_url is not None else None
+        self._supabase = configured_origin("SUPABASE_URL", settings.supabase_url)
 
     def fetch(self, reference: Reference, *, field: str, user_id: str | None) -> Image.Image:
         """Fetches a reference and opens it.

@@ -19,7 +19,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 import standardwebhooks
 
-from shared.network import Deadline, FailedTry, HostRefused, Origin, guarded_client, is_loopback, origin, tries
+from shared.network import Deadline, FailedTry, HostRefused, configured_origin, guarded_client, is_loopback, origin, tries
 from shared.settings import Settings, SettingsError
 
 _ATTEMPTS = 7
@@ -120,8 +120,8 @@ class Webhook:
         self._configured = settings.callback_url
         self._allowed = frozenset(settings.callback_allowed_hosts)
         self._deadline = settings.callback_deadline
-        self._supabase = _operators_origin("SUPABASE_URL", settings.supabase_url)
-        self._own = {self._supabase, _operators_origin("JOB_CALLBACK_URL", settings.callback_url)}
+        self._supabase = configured_origin("SUPABASE_URL", settings.supabase_url)
+        self._own = {self._supabase, configured_origin("JOB_CALLBACK_URL", settings.callback_url)}
         self._key = settings.supabase_key
         self._secret = settings.job_callback_secret
         self._tls = httpx.create_ssl_context(trust_env=False)
@@ -224,13 +224,6 @@ class Webhook:
 
     def _exempt(self, host: str, port: int) -> bool:
         return is_loopback(host) or any(own is not None and (host, port) == own[1:] for own in self._own)
-
-
-def _operators_origin(variable: str, url: str | None) -> Origin | None:
-    try:
-        return origin(httpx.URL(url)) if url is not None else None
-    except httpx.InvalidURL:
-        raise SettingsError(f"{variable} is not a URL. Please correct it.") from None
 
 
 def _retry_after(response: httpx.Response) -> float:

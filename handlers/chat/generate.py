@@ -85,7 +85,10 @@ class ChatRecipe:
                 break
             if written == request.max_tokens:
                 break
-        # 4. What was made
+        # 4. What was made; those who watch get what was held back
+        content = _trim(answer.final, request)
+        if self._shows(request):
+            run.report(written, request.max_tokens, text=content)
         done = {
             "tokens_generated": written,
             "prompt_tokens": len(prompt),
@@ -94,7 +97,7 @@ class ChatRecipe:
             "finish_reason": reason,
             "seed": request.seed,
         }
-        yield Text(_trim(answer.final, request), done)
+        yield Text(content, done)
 
     def summarize(self, request: ChatRequest, products: Sequence[Product]) -> Summary:
         """Says what was done, for the payload and for the callers that read its top level."""

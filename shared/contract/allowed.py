@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 Schema = Mapping[str, Any]
 
+# Where a field has no bound of its own; beyond it a float no longer tells neighbours apart.
+_LARGEST = 2**53
 _NUMERAL = re.compile(r"-?\d{1,15}(\.\d{1,15})?")
 
 
@@ -109,7 +110,7 @@ def nearest(node: Schema, value: object) -> str | None:
     """
     if isinstance(value, str) and _NUMERAL.fullmatch(value) and node.get("type") in ("integer", "number"):
         value = float(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
         return _nearest_number(node, value)
     names = [name for name in node.get("enum", ()) if isinstance(name, str)]
     if isinstance(value, str) and len(value) <= 64:
@@ -123,7 +124,10 @@ def _nearest_number(node: Schema, value: float) -> str | None:
         return str(min(numbers, key=lambda number: abs(number - value)))
     if node.get("type") not in ("integer", "number") or "exclusiveMinimum" in node:
         return None
-    clamped = min(max(value, node.get("minimum", value)), node.get("maximum", value))
+    low, high = node.get("minimum", -_LARGEST), node.get("maximum", _LARGEST)
+    clamped = min(max(value, low), high)
+    if abs(clamped) == _LARGEST:
+        return None
     if node["type"] == "number":
         return _number(float(clamped))
     step = node.get("multipleOf", 1)

@@ -23,6 +23,7 @@ from shared.contract.assets import (
 from shared.errors import ERRORS, Problem
 
 __all__ = [
+    "AnyPayload",
     "Asset",
     "ChatCompleted",
     "ChatMetadata",
@@ -238,7 +239,11 @@ WanPayload = Annotated[WanCompleted | FailedPayload | ProcessingPayload, Field(d
 ChatPayload = Annotated[ChatCompleted | FailedPayload | ProcessingPayload, Field(discriminator="status")]
 
 
-def to_json(payload: Payload) -> bytes:
+AnyPayload = CompletedPayload | SdxlCompleted | WanCompleted | ChatCompleted | FailedPayload | ProcessingPayload
+"""Every class of payload."""
+
+
+def to_json(payload: AnyPayload) -> bytes:
     """The payload as strict, compact JSON in UTF-8: the body of the webhook, byte for byte.
 
     Raises:
@@ -248,7 +253,7 @@ def to_json(payload: Payload) -> bytes:
     return json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def to_dict(payload: Payload) -> dict[str, Any]:
+def to_dict(payload: AnyPayload) -> dict[str, Any]:
     """The same content as `to_json`, for RunPod.
 
     Raises:

@@ -132,7 +132,11 @@ class ChatRequest(Request):
     ] = None
     messages: Annotated[
         tuple[Message, ...],
-        Field(strict=False, min_length=1, description="The conversation: at least one message, not only system. Wins over the short form."),
+        Field(
+            strict=False,
+            json_schema_extra={"minItems": 1},
+            description="The conversation: at least one message, not only system. Wins over the short form.",
+        ),
         Wire("messages"),
         Otherwise(_messages_of_the_short_form, "made from `prompt` and `system_prompt`"),
     ] = UNSET
@@ -188,7 +192,8 @@ class ChatRequest(Request):
     @classmethod
     def _ask_something(cls, messages: tuple[Message, ...], info: ValidationInfo) -> tuple[Message, ...]:
         if all(message.role == "system" for message in messages):
-            raise refuse("a list with at least one message that is not of role system", sent=f"{len(messages)} of role system")
+            sent = "messages of role system only" if messages else None
+            raise refuse("a list with at least one message that is not of role system", sent=sent)
         given = Context.of(info).given
         for name in sorted(given & {"prompt", "system_prompt"} if "messages" in given else ()):
             Context.of(info).notes.add(f"{name}: not used, because messages are given")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 
 from pydantic import BaseModel
 from pydantic import ValidationError as PydanticError
@@ -45,12 +46,19 @@ def _describe_text(text: str) -> str:
     return "an empty string" if not text else f"a string of {grouped(len(text))} character{'s' * (len(text) > 1)}"
 
 
-def fail(problems: Sequence[Problem]) -> ValidationError:
-    """The error that names the problems, or the first of very many and how many more there are."""
-    return ValidationError(problems[:_MOST], more=max(0, len(problems) - _MOST))
+def fail(known: Sequence[Problem], more: Iterable[Problem] = (), count: int = 0) -> ValidationError:
+    """The error that names the problems, or the first of very many and how many more there are.
+
+    Args:
+        known: Problems that were found while values were gathered.
+        more: Problems that were found while values were judged; only as many are made as are named.
+        count: How many those are.
+    """
+    named = [*known, *islice(more, max(0, _MOST - len(known)))][:_MOST]
+    return ValidationError(named, more=len(known) + count - len(named))
 
 
-def explain(model: type[BaseModel], error: PydanticError, sources: Mapping[str, str]) -> list[Problem]:
+def explain(model: type[BaseModel], error: PydanticError, sources: Mapping[str, str]) -> Iterator[Problem]:
     """One problem for each of pydantic's errors.
 
     Args:
@@ -58,7 +66,7 @@ def explain(model: type[BaseModel], error: PydanticError, sources: Mapping[str, 
         error: What pydantic raised.
         sources: Where each field stands, as the caller wrote it.
     """
-    return [_explain(_schema(model), detail, sources) for detail in error.errors(include_url=False)]
+    return (_explain(_schema(model), detail, sources) for detail in error.errors(include_url=False))
 
 
 def _explain(schema: Schema, detail: ErrorDetails, sources: Mapping[str, str]) -> Problem:

@@ -56,7 +56,7 @@ def load_sdxl(folder: Path, device: torch.device, dtype: torch.dtype) -> StableD
 def load_wan(folder: Path, device: torch.device, dtype: torch.dtype) -> WanPipeline:
     """Loads WAN for text to video.
 
-    The folder's transformer may be the plain one or VACE's: of the latter only the part that makes video from text is read into memory.
+    The folder's transformer may be the plain one or VACE's: of the latter only the part that makes video from text is kept.
 
     Args:
         folder: A complete diffusers folder.

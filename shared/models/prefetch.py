@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -44,8 +44,8 @@ def _read(blocks: SimpleQueue[Block], stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             path, offset = blocks.get_nowait()
-            with path.open("rb", buffering=0) as file:
-                file.seek(offset)
-                file.readinto(buffer)
-        except (Empty, OSError):
+        except Empty:
             return
+        with suppress(OSError), path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            file.readinto(buffer)

@@ -13,8 +13,21 @@ from shared.network.addresses import HostRefused, Resolve, is_loopback, is_publi
 from shared.network.deadline import Deadline
 from shared.network.retries import FailedTry, tries
 from shared.network.sockets import guarded_client
+from shared.settings import SettingsError
 
-__all__ = ["Deadline", "FailedTry", "HostRefused", "Origin", "Resolve", "guarded_client", "is_loopback", "is_public", "origin", "tries"]
+__all__ = [
+    "Deadline",
+    "FailedTry",
+    "HostRefused",
+    "Origin",
+    "Resolve",
+    "configured_origin",
+    "guarded_client",
+    "is_loopback",
+    "is_public",
+    "origin",
+    "tries",
+]
 
 Origin = tuple[str, str, int]
 """Scheme, host and port."""
@@ -25,3 +38,18 @@ _PORTS = {"http": 80, "https": 443}
 def origin(url: httpx.URL) -> Origin:
     """Where a URL leads. The same parser reads it here and when the request is made, so both see the same host."""
     return url.scheme, url.host, url.port or _PORTS.get(url.scheme, 0)
+
+
+def configured_origin(variable: str, url: str | None) -> Origin | None:
+    """Where a URL of the operator's leads, None where there is none.
+
+    Raises:
+        SettingsError: It is not a URL. The message names the variable.
+    """
+    try:
+        parsed = httpx.URL(url) if url is not None else None
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
+    if parsed is not None and not parsed.host:
+        raise SettingsError(f"{variable} is not a URL. Please correct it.")
+    return origin(parsed) if parsed is not None else None

@@ -89,7 +89,7 @@ def look_up(host: str, port: int, resolve: Resolve, deadline: Deadline) -> list[
     def ask() -> None:
         try:
             answers.append(list(dict.fromkeys(str(info[4][0]) for info in resolve(host, port, type=socket.SOCK_STREAM))))
-        except (OSError, UnicodeError) as error:
+        except (OSError, UnicodeError, OverflowError) as error:
             failures.append(error)
 
     thread = threading.Thread(target=ask, name="look-up", daemon=True)

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from shared.contract.chat import ChatRequest
-from shared.contract.request import Operator, Request
+from shared.contract.request import Operator
 from shared.contract.sdxl import SdxlRequest
 from shared.contract.wan import WanRequest
 from shared.errors import Problem, ValidationError
 
-AnyRequest = TypeVar("AnyRequest", bound=Request)
 NOBODY = Operator()
 
 
-def sdxl(operator: Operator = NOBODY, **changes: Any) -> SdxlRequest:
-    return SdxlRequest.parse({"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "a fox"} | changes, job_id="r", operator=operator)
+def sdxl(operator: Operator = NOBODY, /, **changes: Any) -> SdxlRequest:
+    return SdxlRequest.parse(
+        {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "a fox"} | changes, job_id="r", operator=operator
+    )
 
 
-def wan(operator: Operator = NOBODY, **changes: Any) -> WanRequest:
+def wan(operator: Operator = NOBODY, /, **changes: Any) -> WanRequest:
     return WanRequest.parse({"id": "j", "user_id": "u", "type": "video_fast", "prompt": "a fox"} | changes, job_id="r", operator=operator)
 
 
-def chat(operator: Operator = NOBODY, **changes: Any) -> ChatRequest:
+def chat(operator: Operator = NOBODY, /, **changes: Any) -> ChatRequest:
     return ChatRequest.parse({"messages": [{"role": "user", "content": "hello"}]} | changes, job_id="r", operator=operator)
 
 

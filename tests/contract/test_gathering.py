@@ -59,7 +59,9 @@ def test_the_job_type_may_be_called_so() -> None:
 
 
 def test_a_value_that_another_one_overrules_is_named_in_a_warning() -> None:
-    assert sdxl(config={"steps": 20, "num_inference_steps": 30}).warnings == ("config.num_inference_steps: not used, because config.steps is given",)
+    assert sdxl(config={"steps": 20, "num_inference_steps": 30}).warnings == (
+        "config.num_inference_steps: not used, because config.steps is given",
+    )
     assert sdxl(config={"steps": 20, "num_inference_steps": 20}).warnings == ()
 
 

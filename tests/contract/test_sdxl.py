@@ -126,7 +126,15 @@ def test_a_prompt_has_at_most_ten_thousand_characters() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("steps", 10), ("steps", 50), ("guidance_scale", 1), ("guidance_scale", 20.0), ("clip_skip", 2), ("guidance_rescale", 1), ("width", 64)],
+    [
+        ("steps", 10),
+        ("steps", 50),
+        ("guidance_scale", 1),
+        ("guidance_scale", 20.0),
+        ("clip_skip", 2),
+        ("guidance_rescale", 1),
+        ("width", 64),
+    ],
 )
 def test_both_ends_of_a_range_are_inside(name: str, value: float) -> None:
     config = {name: value} | ({"height": 64} if name == "width" else {})

@@ -14,8 +14,10 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-# Seconds that a take or a stop poll is held open. An immediate "nothing" makes the SDK ask again at once, all the time.
-HOLD = 0.25
+# Seconds that a take is held open. An immediate "nothing" makes the SDK ask again at once, all the time.
+HOLD_TAKE = 0.25
+# A stop poll is held for long, as RunPod does it: the SDK rests for a second after each, and would not hear a stop signal meanwhile.
+HOLD_STOP = 30.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,13 @@ class Post:
         return self.kind == "job-done" and not self.is_progress
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A worker that is ended hangs up."""
+
+
 class Gateway:
     """Hands out jobs and stop signals, and keeps what comes back.
 
@@ -54,9 +63,9 @@ class Gateway:
         self.takes: list[tuple[float, bool]] = []
         self._jobs: deque[dict[str, Any]] = deque()
         self._stops: deque[str] = deque()
+        self._draining = False
         self._changed = threading.Condition()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, name="gateway", kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -94,6 +103,12 @@ class Gateway:
             self._stops.append(job_id)
             self._changed.notify_all()
 
+    def drain(self) -> None:
+        """Lets go of the stop poll, because a worker that ends waits for it."""
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+
     def wait_for(self, condition: Callable[[], bool], seconds: float = 60.0, *, what: str = "the worker") -> None:
         """Returns when something that came in has made the condition true."""
         with self._changed:
@@ -122,12 +137,12 @@ class Gateway:
         with self._changed:
             self.takes.append((time.monotonic(), busy))
             self._changed.notify_all()
-            self._changed.wait_for(lambda: bool(self._jobs), timeout=HOLD)
+            self._changed.wait_for(lambda: bool(self._jobs), timeout=HOLD_TAKE)
             return [self._jobs.popleft() for _ in range(min(count, len(self._jobs)))]
 
     def take_stops(self) -> list[str]:
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._stops), timeout=HOLD)
+            self._changed.wait_for(lambda: bool(self._stops) or self._draining, timeout=HOLD_STOP)
             stops = list(self._stops)
             self._stops.clear()
             return stops
@@ -137,6 +152,7 @@ class Gateway:
             progress = isinstance(body, dict) and body.get("status") == "IN_PROGRESS"
             status = self.answers.popleft() if self.answers and kind == "job-done" and not progress else 200
             self.posts.append(Post(kind, job_id, body, status))
+            self._draining |= isinstance(body, dict) and "stopPod" in body
             self._changed.notify_all()
             return status
 

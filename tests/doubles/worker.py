@@ -35,6 +35,7 @@ class WorkerProcess:
 
     def __init__(self, module: str, gateway: Gateway, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self._gateway = gateway
         self.output = folder / "out"
         self._log = folder / "worker.log"
         variables = {**gateway.environment, "OUTPUT_DIR": str(self.output), **(environment or {})}
@@ -69,6 +70,7 @@ class WorkerProcess:
     def terminate(self) -> None:
         """Asks the worker to end, as RunPod does when it scales down."""
         self.process.send_signal(signal.SIGTERM)
+        self._gateway.drain()
 
     def wait(self, seconds: float = 30.0) -> int:
         """Waits for the end and returns the exit code."""

