@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
 from pydantic import ValidationError as PydanticError
@@ -100,18 +99,6 @@ class Settings(BaseSettings):
     def on_runpod(self) -> bool:
         """Whether jobs come from RunPod's queue."""
         return on_runpod()
-
-    def trusts(self, url: str) -> bool:
-        """Whether a URL has the origin of `SUPABASE_URL`: only there the service key is sent, and plain http is accepted."""
-        return self.supabase_url is not None and _origin(url) == _origin(self.supabase_url)
-
-
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
 
 
 def on_runpod() -> bool:

@@ -22,7 +22,9 @@ import standardwebhooks
 from shared.network import Deadline, FailedTry, HostRefused, configured_origin, guarded_client, is_loopback, origin, tries
 from shared.settings import Settings, SettingsError
 
-_ATTEMPTS = 7
+ATTEMPTS = 7
+"""Tries of one callback."""
+
 _ATTEMPT_SECONDS = 20.0
 _RETRIED = frozenset({408, 425, 429})
 _ID = re.compile(r"[A-Za-z0-9_-]{1,256}")
@@ -163,7 +165,7 @@ class Webhook:
             return False
         return url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host))
 
-    def send(self, url: str, body: bytes, *, webhook_id: str) -> Delivery:
+    def send(self, url: str, body: bytes, *, webhook_id: str, attempts: int = ATTEMPTS) -> Delivery:
         """Sends a callback until it is accepted, is refused for good, or `CALLBACK_DEADLINE` is over.
 
         Network errors, 408, 425, 429 and 5xx are tried again, after a growing pause or after what `Retry-After` asks for. Any other answer
@@ -173,6 +175,7 @@ class Webhook:
             url: From `target`.
             body: JSON in UTF-8.
             webhook_id: By which the receiver knows a repetition: `[A-Za-z0-9_-]`, the same for the same event of the same job.
+            attempts: At most so many tries.
 
         Raises:
             ValueError: The id holds something else, or the URL is not one that `target` returns.
@@ -182,15 +185,15 @@ class Webhook:
         if url != self._configured and not self._may_name(url):
             raise ValueError("This URL is neither configured nor on a host of CALLBACK_ALLOWED_HOSTS.")
         deadline = Deadline(self._deadline)
-        attempts = 0
+        made = 0
         try:
-            for attempt in tries(deadline, attempts=_ATTEMPTS, first_pause=0.5, longest_pause=15.0):
+            for attempt in tries(deadline, attempts=attempts, first_pause=0.5, longest_pause=15.0):
                 with attempt:
-                    attempts = attempt.num
+                    made = attempt.num
                     status = self._try(httpx.URL(url), body, webhook_id, deadline.within(_ATTEMPT_SECONDS))
         except FailedTry as error:
-            return Delivery(False, attempts, error.status, str(error))
-        return Delivery(True, attempts, status)
+            return Delivery(False, made, error.status, str(error))
+        return Delivery(True, made, status)
 
     def _try(self, url: httpx.URL, body: bytes, webhook_id: str, deadline: Deadline) -> int:
         try:

@@ -6,7 +6,7 @@ from shared.contract.wan import WanRequest
 from shared.jobs.recipe import Recipe
 from shared.media.videos import check_encoder
 from shared.serverless import Handler, serve
-from shared.settings import Settings
+from shared.settings import Settings, SettingsError
 from shared.weights.catalogue import WAN
 from shared.weights.resolve import resolve
 
@@ -18,7 +18,10 @@ def check_weights(settings: Settings) -> None:
 
 def check_video(_settings: Settings) -> None:
     """Raises `SettingsError` when this machine cannot write H.264."""
-    check_encoder()
+    try:
+        check_encoder()
+    except RuntimeError as error:
+        raise SettingsError(str(error)) from None
 
 
 def load(settings: Settings) -> Recipe[WanRequest]:

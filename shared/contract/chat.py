@@ -194,9 +194,10 @@ class ChatRequest(Request):
         if all(message.role == "system" for message in messages):
             sent = "messages of role system only" if messages else None
             raise refuse("a list with at least one message that is not of role system", sent=sent)
-        given = Context.of(info).given
-        for name in sorted(given & {"prompt", "system_prompt"} if "messages" in given else ()):
-            Context.of(info).notes.add(f"{name}: not used, because messages are given")
+        given = Context.of(info).sources
+        for name in ("prompt", "system_prompt"):
+            if "messages" in given and name in given:
+                Context.of(info).notes.add(f"{given[name]}: not used, because messages are given")
         return messages
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pydantic import ValidationInfo
@@ -61,14 +61,18 @@ class Context:
     Attributes:
         operator: The operator's decisions.
         job_id: RunPod's id of the job, for requests that may leave their own out.
-        given: The names of the fields that the caller gave.
+        sources: Where each given field stands, as the caller wrote it.
         notes: Where validators put warnings.
     """
 
     operator: Operator = DEFAULT_OPERATOR
     job_id: str | None = None
-    given: frozenset[str] = frozenset()
+    sources: Mapping[str, str] = field(default_factory=dict)
     notes: Notes = field(default_factory=Notes)
+
+    def called(self, name: str) -> str:
+        """A given field as the caller wrote it: `config.frame_num` for `frames`."""
+        return self.sources.get(name, name)
 
     @classmethod
     def of(cls, info: ValidationInfo) -> Context:

@@ -14,6 +14,7 @@ from shared.contract.wire import PLACES, Place, Wire, path_of, wires
 from shared.errors import Problem, ValidationError
 
 _MOST_UNKNOWN = 12
+_INNER: tuple[Place, ...] = ("config", "metadata")
 _Places = Mapping[Place, Mapping[object, object]]
 
 
@@ -57,17 +58,13 @@ def gather(model: type[BaseModel], raw: object, notes: Notes, *, descriptive: fr
 
 def _open(raw: Mapping[object, object], problems: list[Problem]) -> _Places:
     places: dict[Place, Mapping[object, object]] = {"top": raw, "config": {}, "metadata": {}}
-    for place in ("config", "metadata"):
+    for place in _INNER:
         inner = raw.get(place)
         if isinstance(inner, Mapping):
-            places[_inner(place)] = inner
+            places[place] = inner
         elif inner is not None:
             problems.append(Problem(place, describe(inner), "an object"))
     return places
-
-
-def _inner(name: str) -> Place:
-    return "config" if name == "config" else "metadata"
 
 
 def _find(name: str, wire: Wire, places: _Places, gathered: Gathered, notes: Notes) -> None:

@@ -71,8 +71,7 @@ def explain(model: type[BaseModel], error: PydanticError, sources: Mapping[str, 
 
 def _explain(schema: Schema, detail: ErrorDetails, sources: Mapping[str, str]) -> Problem:
     said = detail.get("ctx", {}) if detail["type"] == "refused" else {}
-    location = (said["field"],) if said.get("field") else detail["loc"]
-    node = _node(schema, location)
+    location, node = _find(schema, (said["field"],) if said.get("field") else detail["loc"])
     # pydantic's input of a missing value is the object that it is missing from.
     value = None if detail["type"] == "missing" else detail["input"]
     near = said.get("nearest") if said else nearest(node, value)
@@ -95,13 +94,12 @@ def _schema(model: type[BaseModel]) -> Schema:
     return model.model_json_schema(mode="validation")
 
 
-def _node(schema: Schema, location: Sequence[int | str]) -> Schema:
-    node: Schema = schema
-    for part in location:
-        node = resolve(node, schema)
+def _find(schema: Schema, location: Sequence[int | str]) -> tuple[Sequence[int | str], Schema]:
+    """Follows a location as far as its names are ours: within something free, such as a JSON Schema, they are the caller's."""
+    node = resolve(schema, schema)
+    for depth, part in enumerate(location):
         inner = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
         if inner is None:
-            # The rest of the location is within something free, such as a JSON Schema.
-            return node
-        node = inner
-    return resolve(node, schema)
+            return location[:depth], node
+        node = resolve(inner, schema)
+    return location, node

@@ -100,7 +100,7 @@ class Request(BaseModel):
         """
         notes = Notes()
         gathered = gather(cls, raw, notes, descriptive=cls.descriptive)
-        context = Context(operator, job_id, frozenset(gathered.values), notes)
+        context = Context(operator, job_id, {name: gathered.sources[name] for name in gathered.values}, notes)
         try:
             request = cls.model_validate(gathered.values, context=context)
         except PydanticError as error:

@@ -71,7 +71,7 @@ class Upscale(Part):
 def _side(index: Literal[0, 1]) -> Otherwise:
     def compute(data: Mapping[str, Any], context: Context) -> int:
         other = ("height", "width")[index]
-        if other in context.given:
+        if other in context.sources:
             raise refuse(f"given together with {other}")
         return (data.get("resolution") or _DEFAULT_SIZE)[index]
 
@@ -232,7 +232,8 @@ class SdxlRequest(Request):
     def _wins_over_resolution(cls, height: int, info: ValidationInfo) -> int:
         resolution, width = info.data.get("resolution"), info.data.get("width")
         if resolution is not None and width is not None and resolution != (width, height):
-            Context.of(info).notes.add("config.resolution: not used, because width and height are given")
+            context = Context.of(info)
+            context.notes.add(f"{context.called('resolution')}: not used, because width and height are given")
         return height
 
     @field_validator("exact_copy_mode")

@@ -196,16 +196,15 @@ class WanRequest(Request):
         if size is None or is_legal(size, context.operator.wan_max_area):
             return size
         legal = nearest_legal(size, context.operator.wan_max_area)
-        if not context.given & {"size", "width", "height"}:
-            context.notes.add(f"config.resolution: {size} is not a size of clips; {legal}, the nearest legal one, is used")
+        if not context.sources.keys() & {"size", "width", "height"}:
+            context.notes.add(f"{context.called('resolution')}: {size} is not a size of clips; {legal}, the nearest legal one, is used")
         return legal
 
     @field_validator("height")
     @classmethod
     def _fits_the_width(cls, height: int, info: ValidationInfo) -> int:
         width = info.data.get("width")
-        # A size given as one word has been judged already.
-        if width is not None and Context.of(info).given & {"width", "height"}:
+        if width is not None:
             _ensure_legal(Size(width, height), Context.of(info), "width")
         return height
 
@@ -214,7 +213,7 @@ class WanRequest(Request):
     def _is_one_for_a_picture(cls, frames: int, info: ValidationInfo) -> int:
         if info.data.get("type") not in _IMAGES or frames == 1:
             return frames
-        Context.of(info).notes.add(f"config.frames: {info.data['type']} makes 1 frame")
+        Context.of(info).notes.add(f"{Context.of(info).called('frames')}: {info.data['type']} makes 1 frame")
         return 1
 
     @field_validator("reference_mode")

@@ -13,7 +13,7 @@ from shared.jobs import payload as payloads
 from shared.jobs.threads import ended, submit
 from shared.storage.protocol import Storage, object_key
 from shared.telemetry import logger
-from shared.webhooks import Webhook
+from shared.webhooks import ATTEMPTS, Webhook
 
 # RunPod's documentation allows 10 MB for a result of `/run`; what is larger is answered with 400 and lost without a word. The rest is for
 # the envelope and for whatever counts differently on the way.
@@ -73,7 +73,7 @@ class Courier:
         except UploadError as error:
             logger().warning("callback.json was not stored", reason=error.message)
 
-    def _send(self, payload: Payload, identity: Identity, *, attempts: int | None = None) -> None:
+    def _send(self, payload: Payload, identity: Identity, *, attempts: int = ATTEMPTS) -> None:
         if identity.callback_url is None and not self._unasked:
             return
         url = self._webhook.target(identity.callback_url)
@@ -81,6 +81,6 @@ class Courier:
             return
         # The same id for every try and every repetition of the job, so that receivers can tell what they have seen.
         webhook_id = f"{identity.job_id}_{payload.status}"
-        delivery = self._webhook.send(url, to_json(payload), webhook_id=webhook_id, **({} if attempts is None else {"attempts": attempts}))
+        delivery = self._webhook.send(url, to_json(payload), webhook_id=webhook_id, attempts=attempts)
         log = logger().info if delivery.delivered else logger().warning
         log("callback", delivered=delivery.delivered, attempts=delivery.attempts, http_status=delivery.status, reason=delivery.reason)

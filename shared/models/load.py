@@ -56,7 +56,7 @@ def load_network(kind: Any, folder: Path, *, name: str, device: torch.device, dt
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _unusable(name, [str(error).splitlines()[0]]) from error
+        raise _unusable(name, [_reason(error)]) from error
     network.requires_grad_(False)
     network.eval()
     check_network(network, name=name, dtype=dtype, missing=report["missing_keys"])
@@ -107,7 +107,7 @@ def load_tokenizer(kind: Any, folder: Path, *, name: str, rows: int, needs: Sequ
     try:
         tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _unusable(name, [str(error).splitlines()[0]]) from error
+        raise _unusable(name, [_reason(error)]) from error
     reasons = []
     if not rows * _LEAST_SHARE_OF_ROWS <= len(tokenizer) <= rows:
         reasons.append(f"it has {len(tokenizer)} tokens, but its model has {rows}")
@@ -134,6 +134,13 @@ def _may_be_full(key: str, tensor: torch.Tensor, kept: Sequence[str]) -> bool:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+
+
+def _reason(error: Exception) -> str:
+    # What torch says when it is asked to move a tensor that has no numbers, which here is one that no file had.
+    if isinstance(error, NotImplementedError):
+        return "tensors are missing from its files"
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _unusable(name: str, reasons: Sequence[str]) -> SettingsError:

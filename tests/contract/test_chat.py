@@ -152,6 +152,13 @@ def test_an_answer_may_have_to_be_json_of_a_schema() -> None:
     assert problem(chat, response_format={"type": "yaml"}).field == "response_format.type"
 
 
+@pytest.mark.parametrize("schema", [{"secret\nname": float("nan")}, {"secret": [{"secret": object()}]}, {5: "secret"}])
+def test_of_a_schema_that_is_not_json_nothing_is_repeated(schema: Any) -> None:
+    found = problem(chat, response_format={"type": "json_schema", "json_schema": {"schema": schema}})
+    assert (found.field, found.allowed) == ("response_format.json_schema.schema", "an object")
+    assert "secret" not in str(found)
+
+
 def test_a_schema_that_is_too_deep_is_refused_before_anything_recurses_into_it() -> None:
     deep: dict[str, Any] = {}
     for _ in range(50_000):

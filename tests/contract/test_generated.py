@@ -63,7 +63,7 @@ def test_every_example_is_a_request_without_warnings_and_fits_its_schema(path: P
     validator(endpoint, "request").validate(raw)
 
 
-MAPPED = ("config.resolution: 1024x576 is not a size of clips; 832x480, the nearest legal one, is used",)
+MAPPED = ("resolution: 1024x576 is not a size of clips; 832x480, the nearest legal one, is used",)
 
 
 def test_there_are_examples_of_every_endpoint() -> None:

@@ -55,9 +55,7 @@ def test_an_enhanced_type_is_done_as_the_plain_one_with_a_warning(kind: str, spe
 def test_a_resolution_is_an_aspect_and_its_mapping_is_named(resolution: str, size: tuple[int, int]) -> None:
     request = wan(resolution=resolution)
     assert (request.width, request.height) == size
-    assert request.warnings == (
-        f"config.resolution: {resolution} is not a size of clips; {size[0]}x{size[1]}, the nearest legal one, is used",
-    )
+    assert request.warnings == (f"resolution: {resolution} is not a size of clips; {size[0]}x{size[1]}, the nearest legal one, is used",)
 
 
 def test_a_resolution_that_is_legal_is_used_as_it_is() -> None:

@@ -8,8 +8,8 @@ PROMPT_CANARY = "canary-prompt-heron-over-the-bay"
 """In the prompt of every job, and nowhere in what a worker prints or answers."""
 
 
-def sdxl_job(job_id: str, verb: str = "paint", *, runpod_id: str | None = None, **config: Any) -> dict[str, Any]:
+def sdxl_job(job_id: str, verb: str = "paint", **config: Any) -> dict[str, Any]:
     """A small SDXL job: one picture of 64 × 64 with 10 steps, unless `config` says otherwise."""
     settings = {"resolution": "64x64", "steps": 10, "seed": 7} | config
     request = {"id": job_id, "user_id": "user-1", "type": "sdxl_image_fast", "prompt": f"{verb} {PROMPT_CANARY}", "config": settings}
-    return {"id": runpod_id or job_id, "input": request}
+    return {"id": job_id, "input": request}

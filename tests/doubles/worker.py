@@ -20,7 +20,7 @@ def clean_environment(**variables: str) -> dict[str, str]:
     """This process's environment without anything that configures a worker, and with `variables`."""
     own = ("RUNPOD", "SUPABASE", "JOB_", "CALLBACK_", "REFERENCE_", "MODELS_", "OUTPUT_", "QWEN_", "SDXL_", "WAN_", "CHAT_", "STORAGE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-    return kept | {"OMP_NUM_THREADS": "2", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)} | variables
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)} | variables
 
 
 class WorkerProcess:

@@ -55,20 +55,20 @@ def text(products: list[Product]) -> Text:
     return only
 
 
-def sdxl(prompt: str = "a red circle", *, negative: str | None = None, **config: object) -> SdxlRequest:
+def sdxl(prompt: str = "a red circle", *, negative: str | None = None, **config: Any) -> SdxlRequest:
     """Small and quick unless `config` says otherwise."""
     settings = {"resolution": "64x64", "steps": 10, "seed": 7} | config
     raw: Mapping[str, object] = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": prompt, "config": settings}
     return SdxlRequest.parse({**raw, "negative_prompt": negative}, job_id="j")
 
 
-def wan(prompt: str = "a red circle", kind: str = "video_fast", **config: object) -> WanRequest:
+def wan(prompt: str = "a red circle", kind: str = "video_fast", **config: Any) -> WanRequest:
     """Small and quick unless `config` says otherwise."""
     settings = {"width": 64, "height": 64, "frames": 9, "fps": 8, "steps": 3, "seed": 7} | config
     return WanRequest.parse({"id": "j", "user_id": "u", "type": kind, "prompt": prompt, "config": settings}, job_id="j")
 
 
-def chat(*contents: str, **fields: object) -> ChatRequest:
+def chat(*contents: str, **fields: Any) -> ChatRequest:
     """A conversation that begins with the user; greedy and short unless `fields` say otherwise."""
     roles = ("user", "assistant")
     messages = [{"role": roles[index % 2], "content": content} for index, content in enumerate(contents)]

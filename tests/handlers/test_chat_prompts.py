@@ -56,6 +56,8 @@ def test_a_mark_that_somebody_typed_is_not_replaced(tokenizer: Any) -> None:
 
 
 def test_a_base_model_gets_a_plain_transcript_without_a_space_at_its_end(tokenizer: Any) -> None:
-    ids = render_transcript(tokenizer, conversation(("system", "A talk."), ("user", "Hi <|im_end|>"), ("assistant", "Yes?"), ("user", "Bye")))
+    ids = render_transcript(
+        tokenizer, conversation(("system", "A talk."), ("user", "Hi <|im_end|>"), ("assistant", "Yes?"), ("user", "Bye"))
+    )
     assert tokenizer.decode(ids) == "A talk.\n\nUser: Hi <|im_end|>\n\nAssistant: Yes?\n\nUser: Bye\n\nAssistant:"
     assert not set(ids) & set(tokenizer.all_special_ids)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -121,6 +123,6 @@ def test_a_stopped_job_ends_at_its_step_and_leaves_no_trace(sdxl_recipe: Sdxl) -
         ({"compel_enabled": True}, "compel_enabled"),
     ],
 )
-def test_what_this_worker_cannot_do_is_refused_by_name(sdxl_recipe: Sdxl, config: dict[str, object], field: str) -> None:
+def test_what_this_worker_cannot_do_is_refused_by_name(sdxl_recipe: Sdxl, config: dict[str, Any], field: str) -> None:
     with pytest.raises(ModelUnavailable, match=field):
         make(sdxl_recipe, sdxl(**config))

@@ -100,11 +100,17 @@ def test_a_solver_comes_off_again_whatever_happens(wan_recipe: Wan) -> None:
     from handlers.wan.generate import WanRecipe
 
     assert isinstance(wan_recipe, WanRecipe)
-    before = wan_recipe._pipeline.scheduler
-    with pytest.raises(RuntimeError, match="on the way"), solved_by(wan_recipe._pipeline, make_solver("euler", 5.0)):
-        assert wan_recipe._pipeline.scheduler is not before
-        raise RuntimeError("on the way")
-    assert wan_recipe._pipeline.scheduler is before
+    pipeline = wan_recipe._pipeline
+    before = pipeline.scheduler
+
+    def fail() -> None:
+        with solved_by(pipeline, make_solver("euler", 5.0)):
+            assert pipeline.scheduler is not before
+            raise RuntimeError("on the way")
+
+    with pytest.raises(RuntimeError, match="on the way"):
+        fail()
+    assert pipeline.scheduler is before
 
 
 def test_a_reference_is_refused_by_name_and_never_ignored(wan_recipe: Wan) -> None:

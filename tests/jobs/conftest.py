@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from shared.webhooks import Webhook
 from tests.doubles.jobs import sdxl_job
 
 Making = Callable[[SdxlRequest, Run], Generator[Product]]
+References = Mapping[str, Image.Image]
 
 
 def nothing(done: int, total: int, *, text: str | None = None) -> None:
@@ -36,7 +38,7 @@ def picture(seed: int = 0) -> Picture:
     return Picture(np.full((64, 64, 3), 128, dtype=np.uint8), seed)
 
 
-def job(job_id: str = "job", **config: object) -> Job:
+def job(job_id: str = "job", **config: Any) -> Job:
     """A small SDXL job."""
     return Job(job_id, sdxl_job(job_id, **config)["input"])
 
@@ -51,11 +53,13 @@ class Made:
     """A recipe that makes what a test says."""
 
     making: Making
+    seen: list[References] = field(default_factory=list)
 
     def accept(self, request: SdxlRequest) -> None:
         """Takes everything."""
 
-    def generate(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
+    def generate(self, request: SdxlRequest, references: References, run: Run) -> Generator[Product]:
+        self.seen.append(references)
         yield from self.making(request, run)
 
     def summarize(self, request: SdxlRequest, products: Sequence[Product]) -> Summary:

@@ -80,6 +80,8 @@ def test_what_it_made_is_what_it_says(handled: Handled) -> None:
             assert len(frames) == facts["frames"] == 6
             assert frames[0].shape == (facts["height"], facts["width"], 3) == (64, 64, 3)
             assert stream.average_rate == facts["fps"] == 8
+            assert stream.duration is not None
+            assert stream.time_base is not None
             assert float(stream.duration * stream.time_base) == pytest.approx(asset["duration_seconds"]) == 6 / 8
             assert not np.array_equal(frames[0], frames[-1])
     else:

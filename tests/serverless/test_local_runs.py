@@ -22,8 +22,6 @@ def sample(handler: str) -> dict[str, Any]:
     return job
 
 
-
-
 def work(handler: str, tmp_path: Path, models: Path, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", f"handlers.{handler}.handler", *arguments]
     environment = clean_environment(MODELS_DIR=str(models), OUTPUT_DIR=str(tmp_path / "out"))

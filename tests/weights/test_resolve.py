@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from shared.settings import Settings, SettingsError
 from shared.weights.catalogue import QWEN_BASE, SDXL
-from shared.weights.resolve import PLACES, resolve
+from shared.weights.resolve import PLACES, find, resolve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -157,6 +157,23 @@ def test_weights_without_a_pinned_revision_are_never_downloaded(machine: Machine
 def test_weights_without_a_pinned_revision_are_used_where_they_are_found(machine: Machine) -> None:
     cached = put_in_cached_models(machine)
     assert resolve(replace(QWEN_BASE, revision=None), machine.settings) == cached
+
+
+def test_weights_that_a_worker_can_do_without_are_none_when_they_are_nowhere_and_are_not_downloaded(machine: Machine) -> None:
+    assert find(QWEN_BASE, machine.with_settings(allow_downloads=True)) is None
+    assert not (machine.root / "models").exists()
+
+
+def test_weights_that_a_worker_can_do_without_are_found_in_the_same_places(machine: Machine) -> None:
+    image = put_in_image(machine)
+    assert find(QWEN_BASE, machine.settings) == image
+    explicit = put_explicit(machine)
+    assert find(QWEN_BASE, machine.with_settings(qwen_base_model=explicit)) == explicit
+
+
+def test_an_explicit_path_to_weights_that_a_worker_can_do_without_must_be_right_as_well(machine: Machine) -> None:
+    with pytest.raises(SettingsError, match=r"QWEN_BASE_MODEL must name a complete"):
+        find(QWEN_BASE, machine.with_settings(qwen_base_model=machine.root / "nothing"))
 
 
 @pytest.mark.parametrize("put", IN_ORDER, ids=lambda put: put.__name__)
