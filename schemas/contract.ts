@@ -287,6 +287,7 @@ export interface SdxlCompleted {
  * A stored picture.
  */
 export interface ImageAsset {
+  type: "image";
   /**
    * Equals the position in `assets`, always.
    */
@@ -320,7 +321,6 @@ export interface ImageAsset {
    */
   generation_seed: number;
   metadata: PictureMetadata;
-  type: "image";
 }
 /**
  * What was really done: for images and, with more, for clips.
@@ -736,6 +736,7 @@ export interface WanCompleted {
  * A stored clip; its thumbnail is its middle frame.
  */
 export interface VideoAsset {
+  type: "video";
   /**
    * Equals the position in `assets`, always.
    */
@@ -769,7 +770,6 @@ export interface VideoAsset {
    */
   generation_seed: number;
   metadata: VideoMetadata;
-  type: "video";
   /**
    * Frames / fps of the file.
    */

@@ -17,7 +17,7 @@ from handlers.chat.texts import Answer
 from shared.contract.chat import ChatRequest
 from shared.errors import ContextLengthExceeded, ModelUnavailable
 from shared.jobs.recipe import Product, Run, Summary, Text
-from shared.models.device import vram_used_mb
+from shared.models.device import forget_vram_peak, vram_used_mb
 from shared.models.language import ChatModel
 
 
@@ -66,6 +66,7 @@ class ChatRecipe:
         """Writes one answer."""
         started = time.perf_counter()
         chosen = self._models[request.model]
+        forget_vram_peak(chosen.model.device)
         # 1. What the model reads
         prompt = self._prompt(request)
         # 2. How it chooses, and where it stops

@@ -13,7 +13,7 @@ from handlers.sdxl.prompts import embed
 from shared.contract.sdxl import SdxlRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Picture, Product, Run, Summary
-from shared.models.device import vram_used_mb
+from shared.models.device import forget_vram_peak, vram_used_mb
 from shared.models.pixels import to_pixels
 
 # What the contract has and this worker cannot do yet: the request's attribute, and its name for the caller.
@@ -54,6 +54,7 @@ class SdxlRecipe:
     @torch.inference_mode()
     def generate(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
         """Makes the request's pictures, one by one."""
+        forget_vram_peak(self._pipeline.device)
         # 1. What to draw
         embeddings = embed(self._pipeline, request.prompt, request.negative_prompt, request.clip_skip)
         # 2. Where each picture starts: a generator of its own on the CPU, so that it is the same picture alone, in a batch and on any GPU

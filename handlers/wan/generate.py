@@ -15,7 +15,7 @@ from handlers.wan.solvers import make_solver, solved_by
 from shared.contract.wan import WanRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Clip, Picture, Product, Run, Summary
-from shared.models.device import vram_used_mb
+from shared.models.device import forget_vram_peak, vram_used_mb
 from shared.models.pixels import to_pixels
 
 # Tokens that WAN was trained with. Longer prompts are encoded whole all the same: neither network has a limit of its own.
@@ -45,6 +45,7 @@ class WanRecipe:
     @torch.inference_mode()
     def generate(self, request: WanRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
         """Makes one clip of exactly the frames that were asked for, or one picture."""
+        forget_vram_peak(self._pipeline.device)
         # 1. Where it starts: a generator on the CPU, so that the seed means the same on any GPU
         noise = torch.Generator("cpu").manual_seed(request.seed)
         # 2. Denoise and decode at the next length that the VAE can have

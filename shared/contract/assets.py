@@ -74,6 +74,7 @@ class TextMetadata(Open):
 class _StoredAsset(Closed):
     """A file in storage, and its thumbnail."""
 
+    type: Literal["image", "video"]
     asset_index: Annotated[int, Field(ge=0, description="Equals the position in `assets`, always.")]
     url: Annotated[str, Field(description="The object's key without the bucket: `{user_id}/{job_id}/{asset_index}.png`.")]
     temp_storage_path: Annotated[str, Field(description="The same as `url`.")]

@@ -233,6 +233,8 @@ class ProcessingPayload(Closed):
     error_message: None = None
 
 
+_ORDER = ("job_id", "worker_id", "status", "assets", "metadata", "error_message", "completedAt")
+
 Payload = Annotated[CompletedPayload | FailedPayload | ProcessingPayload, Field(discriminator="status")]
 SdxlPayload = Annotated[SdxlCompleted | FailedPayload | ProcessingPayload, Field(discriminator="status")]
 WanPayload = Annotated[WanCompleted | FailedPayload | ProcessingPayload, Field(discriminator="status")]
@@ -250,6 +252,7 @@ def to_json(payload: AnyPayload) -> bytes:
         ValueError: A number is not finite, or a text is not valid UTF-8.
     """
     content = payload.model_dump(mode="json", by_alias=True)
+    content = {name: content[name] for name in _ORDER if name in content} | content
     return json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
 
 

@@ -37,6 +37,12 @@ def choose_dtype(device: torch.device, family: Family) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else _ON_GPU[family]
 
 
+def forget_vram_peak(device: torch.device) -> None:
+    """Begins to watch for the peak that `vram_used_mb` reports, so that a job reports its own."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def vram_used_mb(device: torch.device) -> int:
-    """MiB of the GPU's memory that tensors have taken at most since the process began or its statistics were reset; 0 on a CPU."""
+    """MiB of the GPU's memory that tensors have taken at most since the process began or the peak was last forgotten; 0 on a CPU."""
     return torch.cuda.max_memory_allocated(device) // 2**20 if device.type == "cuda" else 0
