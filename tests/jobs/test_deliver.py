@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import stamina
+from pydantic import SecretStr
 
 from playground.inbox import Answer, Inbox
 from shared.contract.request import Operator
@@ -32,7 +33,7 @@ def making(request: SdxlRequest, run: Run) -> Generator[Product]:
 
 def calling_back(worker: Worker[SdxlRequest], inbox: Inbox, **choices: Any) -> Worker[SdxlRequest]:
     """The worker with callbacks to an inbox, which it may also be asked for by a request."""
-    settings = Settings(job_callback_url=inbox.url, job_callback_secret=SECRET, callback_allowed_hosts=("127.0.0.1",))
+    settings = Settings(job_callback_url=inbox.url, job_callback_secret=SecretStr(SECRET), callback_allowed_hosts=("127.0.0.1",))
     options = {"unasked": True, "announces": False} | choices
     courier = Courier(worker.storage, Webhook(settings), worker.threads, **options)
     return replace(worker, courier=courier, operator=Operator(callback_hosts=frozenset({"127.0.0.1"})))
