@@ -168,6 +168,8 @@ def _raise_first_failure(storing: list[Future[Asset]]) -> None:
 def _failed(identity: Identity, worker: Worker[RequestT], error: Exception, clock: Clock) -> Failed:
     known = classify(error, identity.job_id)
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    logger().error("job failed", code=known.code, error_type=type(error).__name__, where=f"{frame.name}:{frame.lineno}")
+    # What the caller can mend is no fault of the worker.
+    log = logger().error if known.retryable else logger().warning
+    log("job failed", code=known.code, error_type=type(error).__name__, where=f"{frame.name}:{frame.lineno}")
     logger().debug("job failed, in full", exc_info=error)
     return Failed(payload.failed(identity, worker.id, known, clock), known)

@@ -23,5 +23,5 @@ def to_pixels(images: Tensor) -> NDArray[np.uint8]:
     """
     if not bool(images.isfinite().all()):
         raise GenerationError("The model's output is not finite. Send the job again, with another seed or less guidance.")
-    pixels: NDArray[np.uint8] = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    pixels: NDArray[np.uint8] = (images.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return pixels

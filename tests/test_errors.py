@@ -1,0 +1,79 @@
+"""One table of errors: what it says, and where exceptions of other libraries belong in it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from shared import errors
+from shared.errors import ERRORS, InternalError, JobError, OutOfMemory, Problem, UploadError, ValidationError, classify
+
+
+def accelerator_error(code: int) -> torch.AcceleratorError:
+    error = torch.AcceleratorError("CUDA error: something\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.")
+    error.error_code = code
+    return error
+
+
+def test_the_table_of_the_docstring_is_the_table_of_the_code() -> None:
+    assert errors.__doc__ is not None
+    rows = re.findall(r"^`(\w+)`\s+(yes|no)[ ()*]*\s+(yes|no)\s+`(\w+)`$", errors.__doc__, flags=re.MULTILINE)
+    yes = {True: "yes", False: "no"}
+    assert rows == [(kind.__name__, yes[kind.retryable], yes[kind.replaces_worker], kind.code) for kind in ERRORS]
+
+
+def test_every_error_is_in_the_table() -> None:
+    assert set(JobError.__subclasses__()) == set(ERRORS)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"), "OOM_ERROR"),
+        (MemoryError(), "OOM_ERROR"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "OOM_ERROR"),
+        (RuntimeError("CUDA error: out of memory"), "OOM_ERROR"),
+        (accelerator_error(700), "DEVICE_ERROR"),
+        (accelerator_error(719), "DEVICE_ERROR"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "DEVICE_ERROR"),
+        (accelerator_error(1), "INTERNAL_ERROR"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "INTERNAL_ERROR"),
+        (ValueError("CUDA error: said by somebody else"), "INTERNAL_ERROR"),
+        (KeyError("x"), "INTERNAL_ERROR"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{type(value).__name__} {str(value)[:40]}",
+)
+def test_an_exception_of_another_library_has_its_row(error: Exception, code: str) -> None:
+    assert classify(error, "job-1").code == code
+
+
+def test_an_error_of_ours_stays_as_it_is() -> None:
+    refused = UploadError("Storage refused.", retryable=False)
+    assert classify(refused, "job-1") is refused
+    assert UploadError("Storage stayed away.").retryable
+    assert not refused.retryable
+
+
+def test_an_unexpected_error_tells_the_job_and_nothing_else() -> None:
+    message = classify(RuntimeError("/srv/models/key=sk-123 and the prompt"), "job-1").message
+    assert "job-1" in message
+    for secret in ("sk-123", "/srv", "prompt"):
+        assert secret not in message
+
+
+def test_only_a_lost_gpu_replaces_the_worker() -> None:
+    assert [kind.code for kind in ERRORS if kind.replaces_worker] == ["DEVICE_ERROR"]
+
+
+def test_a_wrong_request_names_field_value_what_is_allowed_and_what_is_nearest() -> None:
+    error = ValidationError([Problem("config.steps", "99", "a whole number from 10 to 50", "50"), Problem("prompt", "nothing", "a string")])
+    assert error.message.endswith(
+        "config.steps: must be a whole number from 10 to 50; you sent 99 (nearest: 50) | prompt: must be a string; you sent nothing"
+    )
+
+
+def test_a_retry_after_memory_or_an_unknown_error_may_succeed() -> None:
+    assert OutOfMemory("x").retryable
+    assert InternalError("x").retryable

@@ -1,0 +1,81 @@
+"""The environment is read once; what is wrong with it is said in one message."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.settings import Settings, SettingsError, load_settings
+
+SECRET = "canary-secret-value"
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, field in Settings.model_fields.items():
+        monkeypatch.delenv(name.upper(), raising=False)
+        for alias in getattr(field.validation_alias, "choices", []):
+            monkeypatch.delenv(alias, raising=False)
+
+
+def test_without_any_variable_a_worker_runs_on_local_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings()
+    assert settings.supabase_url is None
+    assert settings.callback_url is None
+    assert str(settings.output_dir) == "out"
+
+
+def test_everything_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPABASE_URL", "https://project.example")
+    with pytest.raises(SettingsError, match=r"SUPABASE_SERVICE_ROLE_KEY .* and JOB_CALLBACK_SECRET"):
+        load_settings()
+
+
+def test_a_key_without_a_project_is_half_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", SECRET)
+    with pytest.raises(SettingsError, match="SUPABASE_URL") as caught:
+        load_settings()
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY"])
+def test_the_service_key_has_two_names(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("SUPABASE_URL", "https://project.example/")
+    monkeypatch.setenv("JOB_CALLBACK_SECRET", SECRET)
+    monkeypatch.setenv(name, SECRET)
+    settings = load_settings()
+    assert settings.supabase_key is not None
+    assert settings.callback_url == "https://project.example/functions/v1/job-callback"
+
+
+def test_secrets_never_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPABASE_URL", "https://project.example")
+    monkeypatch.setenv("SUPABASE_SERVICE_KEY", SECRET)
+    monkeypatch.setenv("JOB_CALLBACK_SECRET", SECRET)
+    settings = load_settings()
+    assert SECRET not in repr(settings)
+    assert SECRET not in str(settings.model_dump())
+
+
+def test_a_malformed_value_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOB_TIMEOUT", SECRET)
+    monkeypatch.setenv("WAN_DEFAULT_FPS", "60")
+    with pytest.raises(SettingsError, match=r"JOB_TIMEOUT.*WAN_DEFAULT_FPS|WAN_DEFAULT_FPS.*JOB_TIMEOUT") as caught:
+        load_settings()
+    assert SECRET not in str(caught.value)
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPABASE_URL", "")
+    monkeypatch.setenv("JOB_CONCURRENCY", "")
+    assert load_settings().job_concurrency == 1
+
+
+def test_hosts_are_separated_by_commas_and_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFERENCE_ALLOWED_HOSTS", "Images.example, cdn.example,")
+    assert load_settings().reference_allowed_hosts == ("images.example", "cdn.example")
+
+
+def test_settings_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.job_concurrency = 2  # type: ignore[misc]
