@@ -13,7 +13,7 @@ from shared.errors import ERRORS, InternalError, JobError, OutOfMemory, Problem,
 
 def accelerator_error(code: int) -> torch.AcceleratorError:
     error = torch.AcceleratorError("CUDA error: something\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.")
-    error.error_code = code
+    error.error_code = code  # type: ignore[attr-defined]  # torch sets it where it is raised
     return error
 
 
