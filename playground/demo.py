@@ -82,7 +82,7 @@ def _describe(asset: dict[str, Any]) -> str:
         return f"“{asset['content'].strip()}”  ({asset['metadata']['tokens_generated']} tokens)"
     facts = asset["metadata"]
     size = f"{facts['width']}×{facts['height']}"
-    length = f", {facts['frames']} frames at {facts['fps']:g} fps, {asset['duration_seconds']:.2f} s" if asset["type"] == "video" else ""
+    length = f", {facts['frames']} frames at {facts['fps']} fps, {asset['duration_seconds']:.2f} s" if asset["type"] == "video" else ""
     return f"{OUTPUT / asset['url']}  {size}{length}, {asset['file_size_bytes']:,} bytes, seed {asset['generation_seed']}"
 
 

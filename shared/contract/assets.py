@@ -57,7 +57,7 @@ class VideoMetadata(PictureMetadata):
 
     frames: Annotated[int, Field(description="Frames in the file.")]
     frame_num: Annotated[int, Field(description="The same as `frames`.")]
-    fps: Annotated[float, Field(description="Frames per second of the file.")]
+    fps: Annotated[int, Field(description="Frames per second of the file.")]
     duration: Annotated[float, Field(description="Seconds: frames / fps.")]
 
 
