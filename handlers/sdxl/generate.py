@@ -14,6 +14,7 @@ from shared.contract.sdxl import SdxlRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Picture, Product, Run, Summary
 from shared.models.device import forget_vram_peak, vram_used_mb
+from shared.models.pipelines import call_pipeline
 from shared.models.pixels import to_pixels
 
 # What the contract has and this worker cannot do yet: the request's attribute, and its name for the caller.
@@ -81,28 +82,19 @@ class SdxlRecipe:
 
     def _denoise(self, request: SdxlRequest, embeddings: Mapping[str, Tensor], noise: list[torch.Generator], run: Run) -> Tensor:
         """Pictures × channels × height/8 × width/8."""
-
-        def after_step(pipeline: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-            run.cancel.check()
-            run.report(step + 1, pipeline.num_timesteps)
-            return values
-
-        try:
-            latents: Tensor = self._pipeline(
-                **embeddings,
-                width=request.width,
-                height=request.height,
-                num_inference_steps=request.steps,
-                guidance_scale=request.guidance_scale,
-                guidance_rescale=request.guidance_rescale,
-                num_images_per_prompt=request.num_images,
-                generator=noise,
-                callback_on_step_end=after_step,
-                output_type="latent",
-            ).images
-        finally:
-            # Also when a step raises, because the pipeline itself does it only at its end.
-            self._pipeline.maybe_free_model_hooks()
+        latents: Tensor = call_pipeline(
+            self._pipeline,
+            run.step,
+            **embeddings,
+            width=request.width,
+            height=request.height,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            guidance_rescale=request.guidance_rescale,
+            num_images_per_prompt=request.num_images,
+            generator=noise,
+            output_type="latent",
+        ).images
         return latents
 
     def _decode(self, latent: Tensor) -> Tensor:

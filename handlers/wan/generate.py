@@ -16,6 +16,7 @@ from shared.contract.wan import WanRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Clip, Picture, Product, Run, Summary
 from shared.models.device import forget_vram_peak, vram_used_mb
+from shared.models.pipelines import call_pipeline
 from shared.models.pixels import to_pixels
 
 # Tokens that WAN was trained with. Longer prompts are encoded whole all the same: neither network has a limit of its own.
@@ -73,29 +74,20 @@ class WanRecipe:
 
     def _denoise(self, request: WanRequest, noise: torch.Generator, run: Run) -> Tensor:
         """Frames × 3 × height × width, in 0 … 1; up to three frames more than were asked for."""
-
-        def after_step(pipeline: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-            run.cancel.check()
-            run.report(step + 1, pipeline.num_timesteps)
-            return values
-
-        try:
-            video: Tensor = self._pipeline(
-                prompt=request.prompt,
-                negative_prompt=request.negative_prompt,
-                width=request.width,
-                height=request.height,
-                num_frames=made_frames(request.frames),
-                num_inference_steps=request.steps,
-                guidance_scale=request.guidance_scale,
-                max_sequence_length=self._text_length(request),
-                generator=noise,
-                callback_on_step_end=after_step,
-                output_type="pt",
-            ).frames
-        finally:
-            # Also when a step raises, because the pipeline itself does it only at its end.
-            self._pipeline.maybe_free_model_hooks()
+        video: Tensor = call_pipeline(
+            self._pipeline,
+            run.step,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            width=request.width,
+            height=request.height,
+            num_frames=made_frames(request.frames),
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            max_sequence_length=self._text_length(request),
+            generator=noise,
+            output_type="pt",
+        ).frames
         return video[0]
 
     def _text_length(self, request: WanRequest) -> int:

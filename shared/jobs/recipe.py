@@ -84,6 +84,16 @@ class Run:
     cancel: CancelToken
     report: Report
 
+    def step(self, done: int, total: int) -> None:
+        """Between two steps: ends the work if the job was stopped, else reports how far it is.
+
+        Raises:
+            Cancelled: The job was stopped.
+            JobTimeout: Its deadline has passed.
+        """
+        self.cancel.check()
+        self.report(done, total)
+
 
 @dataclass(frozen=True)
 class Summary:

@@ -54,6 +54,7 @@ class Gateway:
         answers: HTTP statuses for the next results; when it is empty, 200.
         pings: The query of each ping.
         takes: When jobs were asked for: `(seconds, jobs in progress)`.
+        progress_delay: Seconds that a progress update is on its way.
     """
 
     def __init__(self) -> None:
@@ -61,6 +62,7 @@ class Gateway:
         self.answers: deque[int] = deque()
         self.pings: list[dict[str, list[str]]] = []
         self.takes: list[tuple[float, bool]] = []
+        self.progress_delay = 0.0
         self._jobs: deque[dict[str, Any]] = deque()
         self._stops: deque[str] = deque()
         self._draining = False
@@ -148,8 +150,10 @@ class Gateway:
             return stops
 
     def keep(self, kind: str, job_id: str, body: Any) -> int:
+        progress = isinstance(body, dict) and body.get("status") == "IN_PROGRESS"
+        if progress:
+            time.sleep(self.progress_delay)
         with self._changed:
-            progress = isinstance(body, dict) and body.get("status") == "IN_PROGRESS"
             status = self.answers.popleft() if self.answers and kind == "job-done" and not progress else 200
             self.posts.append(Post(kind, job_id, body, status))
             self._draining |= isinstance(body, dict) and "stopPod" in body

@@ -58,18 +58,22 @@ def test_a_refused_upload_ends_the_making_of_further_pictures(worker: Workers, d
             raise UploadError("Storage refused.", retryable=False)
 
     disk.before_put = refuse
-    made = []
+    made, closed = [], []
 
     def making(request: SdxlRequest, run: Run) -> Generator[Product]:
-        for number in range(1000):
-            made.append(number)
-            yield picture()
-            threading.Event().wait(0.01)
+        try:
+            for number in range(1000):
+                made.append(threading.current_thread())
+                yield picture(number)
+                threading.Event().wait(0.01)
+        finally:
+            closed.append(threading.current_thread())
 
     end = asyncio.run(run_job(job(), worker(making), run()))
     assert isinstance(end, Failed)
     assert (end.error.code, end.error.retryable) == ("UPLOAD_ERROR", False)
     assert len(made) < 1000
+    assert closed == made[:1], "the recipe is closed on the thread that owns the GPU"
 
 
 def test_every_step_is_timed_also_those_that_took_no_time(worker: Workers) -> None:

@@ -25,6 +25,19 @@ def test_progress_arrives_in_order_throttled_and_before_the_result(loop: Loop) -
     assert not [post for post in loop.gateway.posts if post.is_progress and post.at > last.at], "nothing follows the result"
 
 
+def test_a_slow_way_changes_nothing_about_the_order(loop: Loop) -> None:
+    loop.gateway.progress_delay = 0.8
+    loop.gateway.submit(sdxl_job("slow-way", "slowly", steps=40))
+    loop.gateway.result("slow-way")
+    time.sleep(2 * loop.gateway.progress_delay)
+    loop.gateway.progress_delay = 0.0
+    *updates, last = [post for post in loop.gateway.posts if post.job_id == "slow-way"]
+    assert last.is_result
+    steps = [post.body["output"]["step"] for post in updates]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 40
+
+
 def test_a_stopped_job_ends_within_one_step_and_the_next_runs_right_after(loop: Loop) -> None:
     loop.gateway.submit(sdxl_job("stopped", "slowly", steps=50))
     loop.gateway.wait_for(lambda: bool(loop.gateway.progress("stopped")))
