@@ -121,5 +121,6 @@ def test_no_prompt_key_or_token_is_in_the_log(loop: Loop) -> None:
     log = loop.worker.log
     assert "secret-crash" in log, "the log names the job"
     assert "RuntimeError" in log, "and what went wrong"
+    assert "Handler output" not in log, "the SDK's own DEBUG lines print whole results"
     for canary in (PROMPT_CANARY, SECRET, "canary-runpod-key", "Traceback"):
         assert canary not in log
