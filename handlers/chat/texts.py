@@ -23,6 +23,8 @@ class Answer:
         # Holds back bytes of a character until the last of them is there.
         self._decoder = DecodeStream([], skip_special_tokens=True)
         self._stops = tuple(stops)
+        self._words = tuple(word.lower() for word in masked)
+        self._longest = max(map(len, (*stops, *masked)), default=0)
         self._masked = re.compile(rf"\b(?:{'|'.join(map(re.escape, masked))})\b", re.IGNORECASE) if masked else None
         self._text = ""
         self.stopped = False
@@ -43,16 +45,15 @@ class Answer:
     @property
     def shown(self) -> str:
         """As much of the text as no later token can change."""
-        text = self._text[: len(self._text) - self._undecided()]
-        if self._masked is not None:
-            text = re.sub(r"\w+$", "", text)  # the word may go on and so become, or cease to be, a masked one
-        return self._mask(text)
+        return self._mask(self._text[: len(self._text) - self._undecided()])
 
     def _undecided(self) -> int:
-        """How many characters at the end may be the beginning of a stop."""
-        longest = max((len(stop) for stop in self._stops), default=0)
-        lengths = range(min(longest - 1, len(self._text)), 0, -1)
-        return next((n for n in lengths if any(stop.startswith(self._text[-n:]) for stop in self._stops)), 0)
+        """How many characters at the end may be the beginning of a stop, or of a masked word, or one whose end is not in sight."""
+        lengths = range(min(self._longest, len(self._text)), 0, -1)
+        return next((length for length in lengths if self._may_begin(self._text[-length:])), 0)
+
+    def _may_begin(self, end: str) -> bool:
+        return any(stop.startswith(end) for stop in self._stops) or any(word.startswith(end.lower()) for word in self._words)
 
     def _mask(self, text: str) -> str:
         return text if self._masked is None else self._masked.sub(lambda word: "*" * len(word[0]), text)

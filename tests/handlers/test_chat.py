@@ -55,6 +55,13 @@ def test_a_seed_that_was_drawn_is_reported(chat_recipe: Chat) -> None:
     assert again.content == drawn.content
 
 
+def test_temperature_acts_from_the_likeliest_word_to_all_of_them(chat_recipe: Chat) -> None:
+    greedy = say(chat_recipe, chat("hello", max_tokens=32)).content
+    cold, warm, hot = (say(chat_recipe, chat("hello", max_tokens=32, temperature=t, top_p=1.0, seed=7)).content for t in (0.001, 0.7, 2.0))
+    assert cold == greedy
+    assert len({greedy, warm, hot}) == 3
+
+
 def test_top_p_0_keeps_only_the_likeliest_token(chat_recipe: Chat) -> None:
     greedy = say(chat_recipe, chat("hello"))
     assert say(chat_recipe, chat("hello", temperature=2.0, top_p=0.0, seed=3)).content == greedy.content
