@@ -75,12 +75,14 @@ class ValidationError(JobError):
     Args:
         problems: The problems to be named.
         more: How many others there are, when naming them all would make too long a message.
+        warnings: What else the caller should know: names that mean nothing may be misspelt ones.
     """
 
     code = "VALIDATION_ERROR"
 
-    def __init__(self, problems: Iterable[Problem], *, more: int = 0) -> None:
+    def __init__(self, problems: Iterable[Problem], *, more: int = 0, warnings: Iterable[str] = ()) -> None:
         self.problems = tuple(problems)
+        self.warnings = tuple(warnings)
         rest = f" | and {more} more" if more else ""
         super().__init__("The request is not valid. " + " | ".join(str(problem) for problem in self.problems) + rest)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 import socket
 import ssl
@@ -55,13 +56,14 @@ class Fetcher:
         self._tls = verify or httpx.create_ssl_context(trust_env=False)
         self._supabase = configured_origin("SUPABASE_URL", settings.supabase_url)
 
-    def fetch(self, reference: Reference, *, field: str, user_id: str | None) -> Image.Image:
+    def fetch(self, reference: Reference, *, field: str, user_id: str | None, seconds: float = math.inf) -> Image.Image:
         """Fetches a reference and opens it.
 
         Args:
             reference: What the request names.
             field: Where it stands in the request; named in the error.
             user_id: The job's. Paths in storage must belong to it.
+            seconds: At most so long, where `REFERENCE_DEADLINE` is not shorter.
 
         Returns:
             RGB, within the limits of `shared.media.images.open_image`.
@@ -70,7 +72,7 @@ class Fetcher:
             ReferenceImageError: It cannot be fetched, opened or used. Retryable when its host failed or was late.
         """
         try:
-            return open_image(self._content(reference, user_id, Deadline(self._settings.reference_deadline)))
+            return open_image(self._content(reference, user_id, Deadline(min(self._settings.reference_deadline, seconds))))
         except (FailedTry, UnreadableImage) as error:
             again = isinstance(error, FailedTry) and error.again
             raise ReferenceImageError(f"{field}: the reference cannot be used: {error}.", retryable=again) from None

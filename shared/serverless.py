@@ -119,6 +119,8 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
         _checked(name, partial(check, settings))
     gpu = ThreadPoolExecutor(1, thread_name_prefix="gpu")
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="io")
+    # Of their own, so that a receiver that does not answer keeps no upload waiting.
+    callbacks = ThreadPoolExecutor(settings.job_concurrency, thread_name_prefix="callback")
     recipe = _checked("weights", lambda: gpu.submit(handler.load, settings).result())
     return Worker(
         id=f"{handler.name}_worker_{settings.runpod_pod_id}",
@@ -131,7 +133,7 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
         ),
         storage=storage,
         fetcher=Fetcher(settings),
-        courier=Courier(storage, Webhook(settings), threads, unasked=handler.calls_back, announces=settings.callback_processing),
+        courier=Courier(storage, Webhook(settings), callbacks, unasked=handler.calls_back, announces=settings.callback_processing),
         gpu=gpu,
         threads=threads,
     )

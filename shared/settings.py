@@ -111,8 +111,8 @@ def prepare_environment() -> None:
     # The SDK's default is DEBUG, and at DEBUG it prints every handler's output.
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
     # Without it diffusers asks a hub for configurations even where it was told to use local files only.
-    if os.environ.get("ALLOW_DOWNLOADS", "").lower() not in {"1", "true", "yes", "on"}:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    downloads = os.environ.get("ALLOW_DOWNLOADS", "").lower() in {"1", "true", "t", "yes", "y", "on"}
+    os.environ["HF_HUB_OFFLINE"] = "0" if downloads else "1"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ class Webhook:
             return False
         return url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host))
 
-    def send(self, url: str, body: bytes, *, webhook_id: str, attempts: int = ATTEMPTS) -> Delivery:
+    def send(self, url: str, body: bytes, *, webhook_id: str, attempts: int = ATTEMPTS, seconds: float = math.inf) -> Delivery:
         """Sends a callback until it is accepted, is refused for good, or `CALLBACK_DEADLINE` is over.
 
         Network errors, 408, 425, 429 and 5xx are tried again, after a growing pause or after what `Retry-After` asks for. Any other answer
@@ -176,6 +177,7 @@ class Webhook:
             body: JSON in UTF-8.
             webhook_id: By which the receiver knows a repetition: `[A-Za-z0-9_-]`, the same for the same event of the same job.
             attempts: At most so many tries.
+            seconds: At most so long, where `CALLBACK_DEADLINE` is not shorter.
 
         Raises:
             ValueError: The id holds something else, or the URL is not one that `target` returns.
@@ -184,7 +186,7 @@ class Webhook:
             raise ValueError("A webhook's id is made of letters, digits, _ and -.")
         if url != self._configured and not self._may_name(url):
             raise ValueError("This URL is neither configured nor on a host of CALLBACK_ALLOWED_HOSTS.")
-        deadline = Deadline(self._deadline)
+        deadline = Deadline(min(self._deadline, seconds))
         made = 0
         try:
             for attempt in tries(deadline, attempts=attempts, first_pause=0.5, longest_pause=15.0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class ChatRecipe:
     def __init__(self, models: Mapping[str, ChatModel], settings: ChatSettings) -> None:
         self._models = models
         self._settings = settings
+        self._rendering = threading.Lock()
 
     def accept(self, request: ChatRequest) -> None:
         """Refuses what this worker cannot do, and what does not fit the model.
@@ -126,7 +128,9 @@ class ChatRecipe:
 
     def _prompt(self, request: ChatRequest) -> list[int]:
         render = render_transcript if request.model == "qwen_base" else render_template
-        return render(self._models[request.model].tokenizer, request.messages)
+        # Requests are accepted on other threads than they are answered on, and a fast tokenizer is not to be changed while it is used.
+        with self._rendering:
+            return render(self._models[request.model].tokenizer, request.messages)
 
     def _answer(self, request: ChatRequest, chosen: ChatModel) -> Answer:
         stops = request.stop + (BASE_STOPS if request.model == "qwen_base" else ())

@@ -38,7 +38,7 @@ def render_template(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
             ids.append(run)
         else:
             text = re.sub("\ue000(\\d+)\ue001", lambda mark: messages[int(mark[1])].content, run)
-            ids += tokenizer(text, split_special_tokens=True, add_special_tokens=False).input_ids
+            ids += _encode(tokenizer, text)
     return ids
 
 
@@ -59,6 +59,16 @@ def render_transcript(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     No space after the last colon: tokenizers join a space to the word that follows it, and a lone one leads the model astray.
     """
     turns = [message.content if message.role == "system" else f"{_NAMES[message.role]}: {message.content}" for message in messages]
-    text = "\n\n".join([*turns, "Assistant:"])
-    ids: list[int] = tokenizer(text, split_special_tokens=True, add_special_tokens=False).input_ids
-    return ids
+    return _encode(tokenizer, "\n\n".join([*turns, "Assistant:"]))
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    """Encodes text in which nothing is a control token.
+
+    `split_special_tokens` does that for the tokens that a tokenizer calls special. Qwen's `<tool_call>` and others are added tokens that it
+    does not call so; they are taken apart after their first character.
+    """
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special]
+    pattern = "|".join(f"(?<={re.escape(content[0])})(?={re.escape(content[1:])})" for content in added if len(content) > 1)
+    pieces = re.split(pattern, text) if pattern else [text]
+    return [token for piece in pieces for token in tokenizer(piece, split_special_tokens=True, add_special_tokens=False).input_ids]

@@ -35,7 +35,7 @@ class Sampler:
         Raises:
             GenerationError: They are not finite.
         """
-        logits = logits[: self._vocabulary].float().cpu()
+        logits = logits[: self._vocabulary].double().cpu()
         if not bool(logits.isfinite().all()):
             raise GenerationError("The model's output is not finite. Send the job again.")
         token = self._draw(self._penalize(logits))
@@ -54,7 +54,9 @@ class Sampler:
     def _draw(self, logits: Tensor) -> int:
         if self._request.temperature == 0:
             return int(logits.argmax())
-        probabilities, ids = (logits / self._request.temperature).softmax(0).sort(descending=True, stable=True)
+        # Less the largest, so that a temperature near 0 leads to the likeliest token and not out of the range of numbers.
+        scaled = (logits - logits.max()) / self._request.temperature
+        probabilities, ids = scaled.softmax(0).sort(descending=True, stable=True)
         # Nucleus sampling (arXiv 1904.09751): the fewest tokens that reach top_p together; the likeliest is always one of them.
         outside = probabilities.cumsum(0) - probabilities >= self._request.top_p
         outside[0] = False

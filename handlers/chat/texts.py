@@ -45,7 +45,8 @@ class Answer:
     @property
     def shown(self) -> str:
         """As much of the text as no later token can change."""
-        return self._mask(self._text[: len(self._text) - self._undecided()])
+        # Masked before it is cut: at a cut, the beginning of a longer word would look like a whole one.
+        return self._mask(self._text)[: len(self._text) - self._undecided()]
 
     def _undecided(self) -> int:
         """How many characters at the end may be the beginning of a stop, or of a masked word, or one whose end is not in sight."""

@@ -155,7 +155,7 @@ class ChatRequest(Request):
         Field(description="Which model answers."),
     ] = UNSET
     stop: Annotated[
-        tuple[Annotated[Text, Field(min_length=1)], ...],
+        tuple[Annotated[Text, Field(min_length=1, max_length=1000)], ...],
         Field(strict=False, max_length=8, description="The answer ends before the first of these."),
         BeforeValidator(_as_list, json_schema_input_type=str | Annotated[list[str], Field(max_length=8)]),
         Wire("stop"),
@@ -170,7 +170,7 @@ class ChatRequest(Request):
         float, Field(ge=-2.0, le=2.0, description="Taken from a token's logit for each time it was written."), Wire("frequency_penalty")
     ] = 0.0
     repetition_penalty: Annotated[
-        float, Field(gt=0.0, le=2.0, description="What the scores of tokens already there are divided by."), Wire("repetition_penalty")
+        float, Field(ge=0.1, le=2.0, description="What the scores of tokens already there are divided by."), Wire("repetition_penalty")
     ] = 1.0
     response_format: Annotated[ResponseFormat, Wire("response_format"), Field(description="The form of the answer.")] = ResponseFormat(
         type="text"
@@ -185,7 +185,7 @@ class ChatRequest(Request):
     def _agrees_with_the_type(cls, kind: EnhancementType | None, info: ValidationInfo) -> EnhancementType | None:
         said = str(info.data.get("type")).removeprefix("enhance_")
         if said in ("base", "instruct") and kind != said:
-            raise refuse(f'"{said}" with type "{info.data["type"]}"', sent=f'"{kind}"', nearest=said)
+            raise refuse(f'"{said}" with type "{info.data["type"]}"', nearest=said)
         return kind
 
     @field_validator("messages")

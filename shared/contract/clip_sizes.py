@@ -9,6 +9,9 @@ from shared.contract.sizes import Size
 STEP = 16
 """Each side is a multiple of it."""
 
+LONGEST_SIDE = 8192
+"""More pixels on one side than any operator's area allows to be filled sensibly."""
+
 
 def is_legal(size: Size, max_area: int) -> bool:
     """Whether a clip may have this size.

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
 from shared.contract.context import Context
 from shared.contract.names import Vocabulary, show_name
 
+# Looking for what was meant takes time, and no request may take much of it.
+_MOST_HINTS = 4
+
 
 class Part(BaseModel):
     """An object inside a request. In it, too, `null` means absent and an unknown name is named in a warning."""
@@ -25,8 +28,10 @@ class Part(BaseModel):
         if not isinstance(value, Mapping):
             return value
         known = {field.alias or name for name, field in cls.model_fields.items()}
-        for name in value.keys() - known:
+        unknown = sorted(value.keys() - known, key=str)
+        for name in unknown[:_MOST_HINTS]:
             meant = Vocabulary((field, field) for field in known).nearest(name)
             hint = f"; did you mean {meant}?" if meant is not None else ""
             Context.of(info).notes.add(f"{cls.stands_at}.{show_name(name)}: not a known field, ignored{hint}")
+        Context.of(info).notes.leave_out(max(0, len(unknown) - _MOST_HINTS))
         return {name: inner for name, inner in value.items() if name in known and inner is not None}

@@ -46,16 +46,17 @@ def _describe_text(text: str) -> str:
     return "an empty string" if not text else f"a string of {grouped(len(text))} character{'s' * (len(text) > 1)}"
 
 
-def fail(known: Sequence[Problem], more: Iterable[Problem] = (), count: int = 0) -> ValidationError:
+def fail(known: Sequence[Problem], more: Iterable[Problem] = (), count: int = 0, warnings: Iterable[str] = ()) -> ValidationError:
     """The error that names the problems, or the first of very many and how many more there are.
 
     Args:
         known: Problems that were found while values were gathered.
         more: Problems that were found while values were judged; only as many are made as are named.
         count: How many those are.
+        warnings: What was warned about so far.
     """
     named = [*known, *islice(more, max(0, _MOST - len(known)))][:_MOST]
-    return ValidationError(named, more=len(known) + count - len(named))
+    return ValidationError(named, more=len(known) + count - len(named), warnings=warnings)
 
 
 def explain(model: type[BaseModel], error: PydanticError, sources: Mapping[str, str]) -> Iterator[Problem]:

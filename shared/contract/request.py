@@ -104,9 +104,9 @@ class Request(BaseModel):
         try:
             request = cls.model_validate(gathered.values, context=context)
         except PydanticError as error:
-            raise fail(gathered.problems, explain(cls, error, gathered.sources), error.error_count()) from None
+            raise fail(gathered.problems, explain(cls, error, gathered.sources), error.error_count(), notes) from None
         if gathered.problems:
-            raise fail(gathered.problems)
+            raise fail(gathered.problems, warnings=notes)
         return request.model_copy(update={"warnings": tuple(notes)})
 
     @property

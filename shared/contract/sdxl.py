@@ -107,7 +107,9 @@ class SdxlRequest(Request):
             json_schema_extra={"allowed": "a string of 1 to 10 000 characters"},
         ),
     ]
-    negative_prompt: Annotated[Text | None, Wire("negative_prompt"), Field(description="What is not wanted; may be empty.")] = None
+    negative_prompt: Annotated[
+        Text | None, Wire("negative_prompt"), Field(max_length=10_000, description="What is not wanted; may be empty.")
+    ] = None
     num_images: Annotated[Literal[1, 3, 6], Whole, Wire("config.num_images", ("batch_size",)), Field(description="How many pictures.")] = 1
     scheduler: Annotated[Scheduler | None, Wire("config.scheduler"), Field(description="The sampler; without one the checkpoint's.")] = None
     steps: Annotated[

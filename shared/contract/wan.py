@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from shared.contract.allowed import grouped
-from shared.contract.clip_sizes import STEP, is_legal, nearest_legal
+from shared.contract.clip_sizes import LONGEST_SIDE, STEP, is_legal, nearest_legal
 from shared.contract.context import Context
 from shared.contract.fields import Id, Seed, Text, drawn
 from shared.contract.references import Reference
@@ -60,6 +60,9 @@ def _plain_type(word: object, info: ValidationInfo) -> object:
 def _side(index: Literal[0, 1]) -> Otherwise:
     def compute(data: Mapping[str, Any], context: Context) -> int:
         size: Size = data.get("size") or data.get("resolution") or nearest_legal(_DEFAULT_SIZE, context.operator.wan_max_area)
+        other = ("height", "width")[index]
+        if other in context.sources:
+            context.notes.add(f"config.{('width', 'height')[index]}: {size[index]}, because only {other} is given")
         return size[index]
 
     return Otherwise(compute, f"{_DEFAULT_SIZE[index]}, or from `size` or `resolution`")
@@ -107,7 +110,9 @@ class WanRequest(Request):
         Field(description="What is to be done. The other names mean the plain ones; `…7b_…_enhanced` with a warning."),
     ]
     prompt: Annotated[Text, Wire("prompt", places=("top",)), Field(min_length=1, max_length=10_000, description="What is to be seen.")]
-    negative_prompt: Annotated[Text | None, Wire("negative_prompt"), Field(description="What is not wanted; may be empty.")] = None
+    negative_prompt: Annotated[
+        Text | None, Wire("negative_prompt"), Field(max_length=10_000, description="What is not wanted; may be empty.")
+    ] = None
     seed: Annotated[Seed, Wire("config.seed"), drawn, Field(description="Where the noise starts.")] = UNSET
     size: Annotated[
         SizeWord | None,
@@ -123,11 +128,13 @@ class WanRequest(Request):
     ] = None
     width: Annotated[
         int,
-        Field(ge=STEP, multiple_of=STEP, description="In pixels. Width × height ≤ 399 360, or what the operator allows."),
+        Field(ge=STEP, le=LONGEST_SIDE, multiple_of=STEP, description="In pixels. Width × height ≤ 399 360, or what the operator allows."),
         Wire("config.width"),
         _side(0),
     ] = UNSET
-    height: Annotated[int, Field(ge=STEP, multiple_of=STEP, description="In pixels."), Wire("config.height"), _side(1)] = UNSET
+    height: Annotated[int, Field(ge=STEP, le=LONGEST_SIDE, multiple_of=STEP, description="In pixels."), Wire("config.height"), _side(1)] = (
+        UNSET
+    )
     frames: Annotated[
         int,
         Field(ge=1, le=MOST_FRAMES, description="Delivered exactly. A picture has 1 frame, whatever is given."),
@@ -207,6 +214,14 @@ class WanRequest(Request):
         if width is not None:
             _ensure_legal(Size(width, height), Context.of(info), "width")
         return height
+
+    @field_validator("fps")
+    @classmethod
+    def _means_nothing_for_a_picture(cls, fps: int, info: ValidationInfo) -> int:
+        context = Context.of(info)
+        if "fps" in context.sources and info.data.get("type") in _IMAGES:
+            context.notes.add(f"{context.called('fps')}: not used, because a picture does not move")
+        return fps
 
     @field_validator("frames")
     @classmethod

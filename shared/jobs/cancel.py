@@ -29,6 +29,11 @@ class CancelToken:
         """Whether the job was stopped."""
         return self._stopped.is_set()
 
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline, 0.0 when it has passed."""
+        return max(0.0, self._ends - time.monotonic())
+
     def check(self) -> None:
         """Returns when the work may go on.
 

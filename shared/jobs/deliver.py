@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 from concurrent.futures import Executor
 from functools import partial
 
@@ -10,7 +12,8 @@ from shared.contract.callback import CompletedPayload, FailedPayload, Payload, t
 from shared.contract.request import Identity
 from shared.errors import GenerationError, UploadError
 from shared.jobs import payload as payloads
-from shared.jobs.threads import ended, submit
+from shared.jobs.cancel import CancelToken
+from shared.jobs.threads import ended, finished, submit
 from shared.storage.protocol import Storage, object_key
 from shared.telemetry import logger
 from shared.webhooks import ATTEMPTS, Webhook
@@ -18,6 +21,9 @@ from shared.webhooks import ATTEMPTS, Webhook
 # RunPod's documentation allows 10 MB for a result of `/run`; what is larger is answered with 400 and lost without a word. The rest is for
 # the envelope and for whatever counts differently on the way.
 MAX_RESULT_BYTES = 8 * 1024 * 1024
+
+# Seconds for a callback that others wait for: that a job has begun, or that it was stopped.
+_HASTE_SECONDS = 5.0
 
 
 def deliverable(payload: CompletedPayload) -> CompletedPayload:
@@ -52,18 +58,33 @@ class Courier:
         self._unasked = unasked
         self._announces = announces
 
-    async def announce(self, identity: Identity, worker_id: str) -> None:
-        """Calls back that the job is being processed, where the operator wants it. Over when it returns, so never after a final one."""
-        if self._announces:
-            await self._on_thread(partial(self._send, payloads.processing(identity, worker_id), identity, attempts=1))
+    async def announce(self, identity: Identity, worker_id: str, token: CancelToken) -> None:
+        """Calls back that the job is being processed, where the operator wants it. Over when it returns, so never after a final one.
 
-    async def deliver(self, payload: CompletedPayload | FailedPayload, identity: Identity) -> None:
-        """Stores the payload beside the assets, then sends it. Raises nothing, and is not interrupted by a job that is stopped now."""
+        Raises:
+            asyncio.CancelledError: The job was stopped meanwhile.
+        """
+        if self._announces:
+            send = partial(self._send, payloads.processing(identity, worker_id), identity, attempts=1, seconds=_HASTE_SECONDS)
+            await finished(submit(self._threads, send), token)
+
+    async def deliver(self, payload: CompletedPayload | FailedPayload, identity: Identity, *, hastily: bool = False) -> None:
+        """Stores the payload beside the assets, then sends it. Raises nothing, and is not interrupted by a job that is stopped now.
+
+        Args:
+            payload: How the job ended.
+            identity: Whose job it is.
+            hastily: Gives up soon, because RunPod waits for the slot of a job that it has stopped.
+        """
+        send = partial(self._send, payload, identity)
         await self._on_thread(partial(self._keep, payload, identity))
-        await self._on_thread(partial(self._send, payload, identity))
+        await self._on_thread(partial(send, attempts=2, seconds=_HASTE_SECONDS) if hastily else send)
 
     async def _on_thread(self, work: partial[None]) -> None:
-        await ended(asyncio.wrap_future(submit(self._threads, work)))
+        future = asyncio.wrap_future(submit(self._threads, work))
+        await ended(future)
+        if (error := future.exception()) is not None:
+            logger().error("not delivered", error_type=type(error).__name__)
 
     def _keep(self, payload: Payload, identity: Identity) -> None:
         if not self._storage.keeps_callbacks or identity.user_id is None:
@@ -73,14 +94,14 @@ class Courier:
         except UploadError as error:
             logger().warning("callback.json was not stored", reason=error.message)
 
-    def _send(self, payload: Payload, identity: Identity, *, attempts: int = ATTEMPTS) -> None:
+    def _send(self, payload: Payload, identity: Identity, *, attempts: int = ATTEMPTS, seconds: float = math.inf) -> None:
         if identity.callback_url is None and not self._unasked:
             return
         url = self._webhook.target(identity.callback_url)
         if url is None:
             return
         # The same id for every try and every repetition of the job, so that receivers can tell what they have seen.
-        webhook_id = f"{identity.job_id}_{payload.status}"
-        delivery = self._webhook.send(url, to_json(payload), webhook_id=webhook_id, attempts=attempts)
+        webhook_id = re.sub(r"[^A-Za-z0-9_-]", "-", f"{identity.job_id}_{payload.status}")[-256:]
+        delivery = self._webhook.send(url, to_json(payload), webhook_id=webhook_id, attempts=attempts, seconds=seconds)
         log = logger().info if delivery.delivered else logger().warning
         log("callback", delivered=delivery.delivered, attempts=delivery.attempts, http_status=delivery.status, reason=delivery.reason)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
@@ -103,27 +103,34 @@ async def run_job(job: Job, worker: Worker[RequestT], run: Run) -> Ended:
     identity = identify(job.input, job_id=job.id, operator=worker.operator)
     with job_context(identity.job_id):
         ended: Ended
+        warnings: Sequence[str] = ()
         try:
-            request = _validate(job, worker, clock)
-            await worker.courier.announce(identity, worker.id)
+            request = await _validate(job, worker, run, clock)
+            warnings = request.warnings
+            await worker.courier.announce(identity, worker.id, run.cancel)
             references = await _fetch(request, worker, run, clock)
             products, assets = await _make(request, references, worker, run, clock)
             summary = worker.recipe.summarize(request, products)
             ended = Completed(deliverable(payload.completed(request, worker.id, assets, summary, clock)))
         except asyncio.CancelledError:
-            ended = Stopped(payload.failed(identity, worker.id, Cancelled("RunPod stopped the job."), clock))
+            ended = Stopped(payload.failed(identity, worker.id, Cancelled("RunPod stopped the job."), clock, warnings))
         except Exception as error:  # noqa: BLE001 - whatever goes wrong, the caller gets an answer and the worker lives on
-            ended = _failed(identity, worker, error, clock)
-        await worker.courier.deliver(ended.payload, identity)
+            ended = _failed(identity, worker, error, clock, warnings)
+        await worker.courier.deliver(ended.payload, identity, hastily=isinstance(ended, Stopped))
         logger().info("job ended", outcome=type(ended).__name__.lower(), ms=round(clock.total * 1000, 1))
         return ended
 
 
-def _validate(job: Job, worker: Worker[RequestT], clock: Clock) -> RequestT:
-    with clock.step("validate"):
-        request = worker.request.parse(job.input, job_id=job.id, operator=worker.operator)
-        worker.recipe.accept(request)
-        return request
+async def _validate(job: Job, worker: Worker[RequestT], run: Run, clock: Clock) -> RequestT:
+    """On a thread, because a large request takes its time and other jobs, and stop signals, wait for the event loop."""
+
+    def validate() -> RequestT:
+        with clock.step("validate"):
+            request = worker.request.parse(job.input, job_id=job.id, operator=worker.operator)
+            worker.recipe.accept(request)
+            return request
+
+    return await finished(submit(worker.threads, validate), run.cancel)
 
 
 async def _fetch(request: RequestT, worker: Worker[RequestT], run: Run, clock: Clock) -> dict[str, Image.Image]:
@@ -131,10 +138,12 @@ async def _fetch(request: RequestT, worker: Worker[RequestT], run: Run, clock: C
     if not request.references:
         return {}
     with clock.step("fetch"):
-        fetch = partial(worker.fetcher.fetch, user_id=request.user_id)
+        fetch = partial(worker.fetcher.fetch, user_id=request.user_id, seconds=run.cancel.left)
         fetching = {name: submit(worker.threads, partial(fetch, reference, field=name)) for name, reference in request.references.items()}
         async with settled(fetching.values()):
-            return {name: await finished(future, run.cancel) for name, future in fetching.items()}
+            references = {name: await finished(future, run.cancel) for name, future in fetching.items()}
+        run.cancel.check()
+        return references
 
 
 async def _make(
@@ -149,7 +158,7 @@ async def _make(
             for index, product in enumerate(making):
                 run.cancel.check()
                 products.append(product)
-                storing.append(submit(worker.threads, partial(store, product, index, request, worker.storage, clock)))
+                storing.append(submit(worker.threads, partial(store, product, index, request, worker.storage, run.cancel, clock)))
                 _raise_first_failure(storing)
 
     async with settled(storing):
@@ -165,11 +174,11 @@ def _raise_first_failure(storing: list[Future[Asset]]) -> None:
             future.result()
 
 
-def _failed(identity: Identity, worker: Worker[RequestT], error: Exception, clock: Clock) -> Failed:
+def _failed(identity: Identity, worker: Worker[RequestT], error: Exception, clock: Clock, warnings: Sequence[str]) -> Failed:
     known = classify(error, identity.job_id)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     # What the caller can mend is no fault of the worker.
     log = logger().error if known.retryable else logger().warning
     log("job failed", code=known.code, error_type=type(error).__name__, where=f"{frame.name}:{frame.lineno}")
     logger().debug("job failed, in full", exc_info=error)
-    return Failed(payload.failed(identity, worker.id, known, clock), known)
+    return Failed(payload.failed(identity, worker.id, known, clock, warnings), known)

@@ -28,7 +28,7 @@ def completed(request: Request, worker_id: str, assets: Sequence[Asset], summary
     return CompletedPayload.model_validate({**job, "assets": tuple(assets), "metadata": metadata, **summary.top_level})
 
 
-def failed(identity: Identity, worker_id: str, error: JobError, clock: Clock) -> FailedPayload:
+def failed(identity: Identity, worker_id: str, error: JobError, clock: Clock, warnings: Sequence[str] = ()) -> FailedPayload:
     """There is no result, and this is why."""
     metadata: dict[str, Any] = {
         "error_code": error.code,
@@ -36,7 +36,7 @@ def failed(identity: Identity, worker_id: str, error: JobError, clock: Clock) ->
         "retryable": error.retryable,
         "processing_time": round(clock.total, 3),
         "timings": clock.seconds,
-        "warnings": [],
+        "warnings": list(error.warnings if isinstance(error, ValidationError) else warnings),
     }
     if identity.job_type is not None:
         metadata["job_type"] = identity.job_type

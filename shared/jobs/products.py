@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shared.contract.callback import Asset, ImageAsset, TextAsset, TextMetadata, VideoAsset
 from shared.contract.request import Request
+from shared.errors import UploadError
+from shared.jobs.cancel import CancelToken
 from shared.jobs.recipe import Clip, Picture, Product, Text
 from shared.media.images import IMAGE_TYPES, encode_image, thumbnail
 from shared.media.videos import VIDEO_EXTENSION, VIDEO_MIME, write_video
@@ -34,7 +37,7 @@ class Encoded:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def store(product: Product, index: int, request: Request, storage: Storage, clock: Clock) -> Asset:
+def store(product: Product, index: int, request: Request, storage: Storage, token: CancelToken, clock: Clock) -> Asset:
     """Encodes one product, stores it with its thumbnail, and says where it is.
 
     Args:
@@ -42,18 +45,22 @@ def store(product: Product, index: int, request: Request, storage: Storage, cloc
         index: Its place among the job's assets.
         request: Whose it is.
         storage: Where it goes.
+        token: Ends it between its steps, and limits the upload to the time that the job has left.
         clock: Counts the steps `encode` and `upload`.
 
     Raises:
         UploadError: It could not be stored.
+        Cancelled: The job was stopped.
+        JobTimeout: The job's deadline has passed.
     """
     if isinstance(product, Text):
         return TextAsset(asset_index=index, content=product.content, metadata=TextMetadata.model_validate(product.metadata))
     with tempfile.TemporaryDirectory(prefix="job-") as folder:
         with clock.step("encode"):
             encoded = _encode(product, Path(folder))
-        with clock.step("upload"):
-            stored, preview = _upload(encoded, index, request, storage)
+        token.check()
+        with clock.step("upload"), _in_time(token):
+            stored, preview = _upload(encoded, index, request, storage, token)
     facts = {**encoded.facts, **product.metadata, "seed": product.seed, "file_size_bytes": stored.size, "asset_index": index}
     described = {
         "asset_index": index,
@@ -91,9 +98,20 @@ def _encode(product: Picture | Clip, folder: Path) -> Encoded:
     return Encoded(path, (VIDEO_MIME, VIDEO_EXTENSION), thumbnail(video.middle), facts)
 
 
-def _upload(encoded: Encoded, index: int, request: Request, storage: Storage) -> tuple[Stored, Stored]:
+def _upload(encoded: Encoded, index: int, request: Request, storage: Storage, token: CancelToken) -> tuple[Stored, Stored]:
+    def put(name: str, content: bytes | Path, mime_type: str) -> Stored:
+        return storage.put(object_key(request.user_id or "", request.job_id, name), content, mime_type, seconds=token.left)
+
     mime_type, extension = encoded.type
-    user_id = request.user_id or ""
-    asset = storage.put(object_key(user_id, request.job_id, f"{index}.{extension}"), encoded.content, mime_type)
-    preview = storage.put(object_key(user_id, request.job_id, f"{index}.thumb.webp"), encoded.preview, IMAGE_TYPES["webp"][0])
-    return asset, preview
+    return put(f"{index}.{extension}", encoded.content, mime_type), put(f"{index}.thumb.webp", encoded.preview, IMAGE_TYPES["webp"][0])
+
+
+@contextmanager
+def _in_time(token: CancelToken) -> Iterator[None]:
+    """Says that the job's time is over where that is why an upload failed."""
+    try:
+        yield
+    except UploadError:
+        token.check()
+        raise
+    token.check()

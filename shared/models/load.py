@@ -105,7 +105,8 @@ def load_tokenizer(kind: Any, folder: Path, *, name: str, rows: int, needs: Sequ
             vocabulary belongs to another model, or a special token is not defined.
     """
     try:
-        tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # What somebody typed stays text: `<|endoftext|>` in a prompt does not end it.
+        tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, split_special_tokens=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unusable(name, [_reason(error)]) from error
     reasons = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
@@ -43,13 +44,14 @@ class LocalDisk:
                 f"OUTPUT_DIR cannot be written to ({error.strerror}). Please name a folder that this user may write to."
             ) from None
 
-    def put(self, key: str, content: bytes | Path, content_type: str) -> Stored:
+    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> Stored:
         """Stores an object, over what was there before. A crash leaves the old file or the new one, never a part of it.
 
         Args:
             key: Made by `object_key`.
             content: The bytes, or the file that holds them.
             content_type: Not kept: the key's extension says it.
+            seconds: Not looked at: a disk answers at once.
 
         Raises:
             UploadError: The disk refused, for example because it is full.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,13 +42,14 @@ class Storage(Protocol):
             SettingsError: They cannot. The message says what to do.
         """
 
-    def put(self, key: str, content: bytes | Path, content_type: str) -> Stored:
+    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> Stored:
         """Stores an object, over what was there before. It is there as a whole or not at all.
 
         Args:
             key: Made by `object_key`.
             content: The bytes, or the file that holds them; a file is streamed.
             content_type: The media type.
+            seconds: At most so long, where the storage's own limit is not shorter.
 
         Raises:
             UploadError: It is not stored, or nobody knows.

@@ -8,6 +8,7 @@ overwrites, and is repeated without harm when its answer was lost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,13 +95,14 @@ class SupabaseStorage:
             return f"Please create the bucket {self._bucket} or name another in STORAGE_BUCKET, and see that the key is the service key."
         return "Please see that SUPABASE_URL is right and that the project runs."
 
-    def put(self, key: str, content: bytes | Path, content_type: str) -> Stored:
+    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> Stored:
         """Stores an object, over what was there before. Repeats the upload when it fails for now, within `UPLOAD_DEADLINE`.
 
         Args:
             key: Made by `object_key`.
             content: The bytes, or the file that holds them; a file is streamed.
             content_type: The media type.
+            seconds: At most so long, where `UPLOAD_DEADLINE` is not shorter.
 
         Raises:
             UploadError: It is not stored, or nobody knows. Not retryable when storage refused it for good.
@@ -115,7 +117,7 @@ class SupabaseStorage:
             )
 
         try:
-            self._ask(upload, Deadline(self._deadline))
+            self._ask(upload, Deadline(min(self._deadline, seconds)))
         except FailedTry as error:
             raise UploadError(f"The result could not be stored: {error}.", retryable=error.again) from None
         return stored

@@ -140,7 +140,7 @@ def test_both_ends_of_a_range_are_inside(name: str, value: float) -> None:
 
 
 def test_a_repetition_penalty_of_zero_would_divide_by_zero() -> None:
-    assert problem(chat, repetition_penalty=0).allowed == "a number above 0, at most 2"
+    assert problem(chat, repetition_penalty=0).allowed == "a number from 0.1 to 2.0"
 
 
 def test_an_answer_may_have_to_be_json_of_a_schema() -> None:

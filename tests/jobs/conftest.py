@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ class WatchedDisk:
     def locate(self, key: str) -> str:
         return self.disk.locate(key)
 
-    def put(self, key: str, content: bytes | Path, content_type: str) -> Stored:
+    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> Stored:
         self.before_put(key)
         stored = self.disk.put(key, content, content_type)
         self.keys.append(key)
