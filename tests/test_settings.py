@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from shared.settings import Settings, SettingsError, load_settings
+from tests.doubles.worker import clean_environment
 
 SECRET = "canary-secret-value"
 
@@ -73,6 +77,17 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
 def test_hosts_are_separated_by_commas_and_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFERENCE_ALLOWED_HOSTS", "Images.example, cdn.example,")
     assert load_settings().reference_allowed_hosts == ("images.example", "cdn.example")
+
+
+@pytest.mark.parametrize(("allowed", "offline"), [("1", "False"), ("true", "False"), ("0", "True"), ("", "True")])
+def test_hubs_are_asked_only_where_downloads_are_allowed(allowed: str, offline: str) -> None:
+    code = (
+        "from shared.settings import prepare_environment; prepare_environment();"
+        "from huggingface_hub import constants; print(constants.HF_HUB_OFFLINE)"
+    )
+    environment = clean_environment(ALLOW_DOWNLOADS=allowed, HF_HUB_OFFLINE="1")
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == offline
 
 
 def test_settings_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,3 +173,25 @@ def test_the_words_of_sdxl_in_metadata_say_nothing_about_a_clip() -> None:
 def test_a_clip_needs_a_prompt() -> None:
     assert problem(wan, prompt="").sent == "an empty string"
     assert problem(wan, prompt=None).sent == "nothing"
+
+
+@pytest.mark.parametrize("side", [16 * 10**400, 16 * 10**307, 10**200, 8208])
+def test_a_size_beyond_all_bounds_is_a_problem_and_nothing_else(side: int) -> None:
+    for config in ({"width": side, "height": 16}, {"width": side, "height": side}):
+        found = problems(wan, config=config)
+        assert found["config.width"].nearest == "8192"
+        assert len(found["config.width"].sent) < 60
+
+
+def test_the_other_side_of_a_lone_one_is_named() -> None:
+    assert wan(config={"width": 480, "resolution": "1024x576"}).warnings == ("config.height: 480, because only width is given",)
+
+
+def test_a_picture_has_no_rate() -> None:
+    assert any("fps" in warning for warning in wan(type="image_fast", config={"fps": 10}).warnings)
+    assert wan(type="video_fast", config={"fps": 10}).warnings == ()
+
+
+def test_a_negative_prompt_has_the_limit_of_a_prompt() -> None:
+    assert wan(negative_prompt="x" * 10_000).negative_prompt == "x" * 10_000
+    assert problem(wan, negative_prompt="x" * 10_001).sent == "a string of 10 001 characters"

@@ -62,6 +62,16 @@ def test_temperature_acts_from_the_likeliest_word_to_all_of_them(chat_recipe: Ch
     assert len({greedy, warm, hot}) == 3
 
 
+@pytest.mark.parametrize("temperature", [1e-5, 1e-39, 1e-300, 5e-324])
+def test_a_temperature_that_is_almost_0_is_almost_greedy(chat_recipe: Chat, temperature: float) -> None:
+    assert say(chat_recipe, chat("hello", temperature=temperature)).content == say(chat_recipe, chat("hello")).content
+
+
+def test_the_strongest_penalties_leave_a_text(chat_recipe: Chat) -> None:
+    strong = {"repetition_penalty": 0.1, "presence_penalty": -2.0, "frequency_penalty": 2.0}
+    assert say(chat_recipe, chat("hello", temperature=2.0, max_tokens=32, **strong)).metadata["tokens_generated"]
+
+
 def test_top_p_0_keeps_only_the_likeliest_token(chat_recipe: Chat) -> None:
     greedy = say(chat_recipe, chat("hello"))
     assert say(chat_recipe, chat("hello", temperature=2.0, top_p=0.0, seed=3)).content == greedy.content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,8 @@ CONVERSATIONS = [
 @pytest.mark.parametrize("turns", CONVERSATIONS)
 def test_a_conversation_is_rendered_as_the_models_own_template_does_it(tokenizer: Any, turns: list[tuple[str, str]]) -> None:
     messages = [{"role": role, "content": content} for role, content in turns]
-    expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    expected = tokenizer(rendered, add_special_tokens=False, split_special_tokens=False).input_ids
     assert render_template(tokenizer, conversation(*turns)) == expected
 
 
@@ -48,6 +50,17 @@ def test_a_control_token_that_somebody_typed_stays_text(tokenizer: Any) -> None:
     control = set(tokenizer.all_special_ids)
     assert [token for token in ids if token in control] == [token for token in plain if token in control]
     assert attack in tokenizer.decode(ids)
+
+
+def test_an_added_token_that_the_tokenizer_does_not_call_special_stays_text_too(tokenizer: Any) -> None:
+    taught = copy.deepcopy(tokenizer)
+    taught.add_tokens(["<tool_call>", "|~"])
+    (tool, other) = (taught.convert_tokens_to_ids(word) for word in ("<tool_call>", "|~"))
+    text = "a <tool_call> b |~ c <tool_call>"
+    assert tool in taught(text).input_ids, "this is how it is told to the model"
+    for ids in (render_template(taught, conversation(("user", text))), render_transcript(taught, conversation(("user", text)))):
+        assert not {tool, other} & set(ids)
+        assert text in taught.decode(ids)
 
 
 def test_a_mark_that_somebody_typed_is_not_replaced(tokenizer: Any) -> None:

@@ -21,8 +21,15 @@ def tokenizer(chat_recipe: Recipe[ChatRequest]) -> Any:
 
 def write(tokenizer: Any, text: str, stops: Sequence[str] = (), masked: Sequence[str] = ()) -> tuple[list[str], str]:
     """Everything that was shown while a text was written token by token, and the end."""
+    written = _write(tokenizer, tokenizer(text, add_special_tokens=False).input_ids, stops, masked)
+    by_letters = [token for letter in text for token in tokenizer(letter, add_special_tokens=False).input_ids]
+    assert _write(tokenizer, by_letters, stops, masked)[1] == written[1], "how a text is cut into tokens changes nothing"
+    return written
+
+
+def _write(tokenizer: Any, ids: Sequence[int], stops: Sequence[str], masked: Sequence[str]) -> tuple[list[str], str]:
     answer, shown = Answer(tokenizer, stops, masked), []
-    for token in tokenizer(text, add_special_tokens=False).input_ids:
+    for token in ids:
         answer.add(token)
         shown.append(answer.shown)
         if answer.stopped:
@@ -62,6 +69,10 @@ def test_a_masked_word_is_masked_in_any_case_and_only_as_a_whole(tokenizer: Any)
 def test_a_word_that_begins_like_a_masked_one_is_not_masked_while_it_is_written(tokenizer: Any) -> None:
     for length in range(1, 7):
         assert write(tokenizer, "so beautiful", masked=["beautiful"[:length]])[1] == "so beautiful"
+
+
+def test_a_word_that_begins_with_two_masked_ones_is_none_of_them(tokenizer: Any) -> None:
+    assert write(tokenizer, "foobaz foo bar foobar", masked=["foo", "bar"])[1] == "foobaz *** *** foobar"
 
 
 def test_a_masked_word_with_signs_in_it_is_taken_literally(tokenizer: Any) -> None:

@@ -88,6 +88,19 @@ def test_a_prompt_within_the_window_is_encoded_as_the_library_does_it(sdxl_recip
         torch.testing.assert_close(mine, other, rtol=0, atol=1e-5)
 
 
+def test_a_control_token_that_somebody_typed_is_text(sdxl_recipe: Sdxl) -> None:
+    """Otherwise it would end the prompt for the pooled embedding, and what follows would count for nothing there."""
+    import torch
+
+    from handlers.sdxl.generate import SdxlRecipe
+    from handlers.sdxl.prompts import embed
+
+    assert isinstance(sdxl_recipe, SdxlRecipe)
+    with torch.inference_mode():
+        typed, alone = (embed(sdxl_recipe._pipeline, prompt, None, 0).pooled for prompt in ("a red <|endoftext|> circle", "a red"))
+    assert not torch.equal(typed, alone)
+
+
 def test_what_was_done_is_what_is_reported(sdxl_recipe: Sdxl) -> None:
     picture = one(sdxl_recipe, sdxl(steps=12, guidance_scale=3.5, output_format="jpeg"))
     assert picture.format == "jpeg"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -55,9 +56,11 @@ class Made:
 
     making: Making
     seen: list[References] = field(default_factory=list)
+    judging: float = 0.0
 
     def accept(self, request: SdxlRequest) -> None:
-        """Takes everything."""
+        """Takes everything, after as many seconds as it is told."""
+        time.sleep(self.judging)
 
     def generate(self, request: SdxlRequest, references: References, run: Run) -> Generator[Product]:
         self.seen.append(references)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from shared.contract.request import Operator
 from shared.contract.sdxl import SdxlRequest
 from shared.errors import UploadError
 from shared.jobs.deliver import Courier
-from shared.jobs.lifecycle import Completed, Failed, Job, Worker, run_job
+from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, Worker, run_job
 from shared.jobs.recipe import Product, Run
 from shared.settings import Settings
 from shared.webhooks import Webhook
@@ -51,6 +52,56 @@ def test_a_start_is_called_back_only_where_wanted_once_and_before_the_end(worker
     with Inbox(SECRET) as inbox:
         asyncio.run(run_job(job(), calling_back(worker(making), inbox), run()))
         assert statuses(inbox) == ["completed"]
+
+
+def test_a_job_that_is_stopped_while_its_start_is_called_back_never_starts(worker: Workers) -> None:
+    made: list[int] = []
+
+    def counting(request: SdxlRequest, run: Run) -> Generator[Product]:
+        made.append(1)
+        yield picture()
+
+    async def stop_early() -> object:
+        task = asyncio.ensure_future(run_job(job(), own, run()))
+        await asyncio.to_thread(inbox.wait_for, 1)
+        task.cancel()
+        return await task
+
+    with Inbox(SECRET, answers=[Answer(delay=0.3)]) as inbox:
+        own = calling_back(worker(counting), inbox, announces=True)
+        assert isinstance(asyncio.run(stop_early()), Stopped)
+        assert made == []
+        assert statuses(inbox) == ["processing", "failed"]
+
+
+def test_a_stopped_job_does_not_hold_its_slot_for_a_receiver_that_stays_away(worker: Workers) -> None:
+    began = threading.Event()
+
+    def endless(request: SdxlRequest, run: Run) -> Generator[Product]:
+        began.set()
+        while not threading.Event().wait(0.01):
+            run.cancel.check()
+        yield picture()
+
+    async def stop() -> object:
+        task = asyncio.ensure_future(run_job(job(), own, run()))
+        await asyncio.to_thread(began.wait, 10)
+        task.cancel()
+        return await task
+
+    with Inbox(SECRET, answers=[Answer(503)] * 20) as inbox, stamina.set_testing(True, attempts=10, cap=True):
+        own = calling_back(worker(endless), inbox)
+        assert isinstance(asyncio.run(stop()), Stopped)
+        assert len(inbox.messages) == 2
+
+
+def test_an_id_that_is_no_webhook_id_is_made_one(worker: Workers) -> None:
+    with Inbox(SECRET) as inbox:
+        asyncio.run(run_job(Job("sync.1", None), calling_back(worker(making), inbox), run()))
+        (message,) = inbox.messages
+        assert message.verified
+        assert message.headers["webhook-id"] == "sync-1_failed"
+        assert message.payload["job_id"] == "sync.1"
 
 
 def test_a_wrong_request_is_not_announced(worker: Workers) -> None:

@@ -6,6 +6,7 @@ import ast
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -13,9 +14,9 @@ import pytest
 
 from shared.contract.sdxl import SdxlRequest
 from shared.errors import GenerationError, UploadError
-from shared.jobs.lifecycle import Completed, Failed, Stopped, run_job
+from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, run_job
 from shared.jobs.recipe import Product, Run
-from tests.jobs.conftest import WatchedDisk, Workers, job, picture, run
+from tests.jobs.conftest import Made, WatchedDisk, Workers, job, picture, run
 
 SOURCES = Path(__file__).parents[2]
 PATIENCE = 10.0
@@ -183,6 +184,51 @@ def test_a_job_that_is_stopped_after_its_end_stays_as_it_ended(worker: Workers, 
     assert isinstance(asyncio.run(stop_while_delivering()), Completed)
     stored = Path(disk.locate("user-1/job/callback.json"))
     assert json.loads(stored.read_bytes())["status"] == "completed"
+
+
+def test_a_request_that_takes_long_to_judge_holds_up_nobody_else(worker: Workers) -> None:
+    async def judge_and_tick() -> tuple[object, int]:
+        task = asyncio.ensure_future(run_job(job(), own, run()))
+        ticks = 0
+        while not task.done():
+            await asyncio.sleep(0.01)
+            ticks += 1
+        return await task, ticks
+
+    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+        yield picture()
+
+    own = worker(making)
+    assert isinstance(own.recipe, Made)
+    own.recipe.judging = 0.5
+    end, ticks = asyncio.run(judge_and_tick())
+    assert isinstance(end, Completed)
+    assert ticks > 10
+
+
+def test_the_deadline_counts_for_uploads_too(worker: Workers, disk: WatchedDisk) -> None:
+    disk.before_put = lambda key: time.sleep(0.3)
+
+    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+        yield picture()
+
+    end = asyncio.run(run_job(job(), worker(making), run(deadline=0.2)))
+    assert isinstance(end, Failed)
+    assert end.error.code == "JOB_TIMEOUT"
+
+
+def test_what_was_warned_about_is_said_of_failed_jobs_too(worker: Workers) -> None:
+    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+        yield from ()
+        raise GenerationError("The output is not finite.")
+
+    misspelt = asyncio.run(
+        run_job(Job("job", {"id": "job", "user_id": "u", "type": "sdxl_image_fast", "promt": "x"}), worker(making), run())
+    )
+    assert any("did you mean prompt" in warning for warning in misspelt.payload.metadata.warnings)
+    later = asyncio.run(run_job(job(widht=3), worker(making), run()))
+    assert isinstance(later, Failed)
+    assert any("did you mean config.width" in warning for warning in later.payload.metadata.warnings)
 
 
 def test_a_deadline_that_passes_is_a_failure_of_its_own(worker: Workers) -> None:

@@ -128,6 +128,12 @@ def test_storage_that_hangs_costs_no_more_than_the_deadline(server: StorageServe
     assert server.objects == {}
 
 
+def test_a_job_that_has_less_time_left_waits_less(server: StorageServer) -> None:
+    server.fail(hangs)
+    with pytest.raises(UploadError, match="did not answer in time"):
+        storage_at(server).put("u/j/0.png", PNG, "image/png", seconds=0.4)
+
+
 def test_storage_that_is_gone_is_an_upload_error() -> None:
     with StorageServer(KEY) as server:
         storage = storage_at(server)
