@@ -1,1 +1,1 @@
-"""One folder per endpoint, with the same file names in each."""
+"""One folder per endpoint: `handler.py`, `generate.py`, and what only it uses."""
