@@ -73,23 +73,25 @@ def _write_bpe(folder: Path, vocabulary: list[str], merges: list[tuple[str, str]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_clip(folder: Path, *, pad: str) -> int:
+def write_clip(folder: Path, *, pad: str, sentences: Iterable[str] = SENTENCES, window: int = CLIP_WINDOW) -> int:
     """Writes CLIP's byte-level BPE: bytes, bytes that end a word, merges, start and end, in that order.
 
     Args:
         folder: The tokenizer's folder.
         pad: The token that fills a window: SDXL's first tokenizer takes the end token, its second `!`.
+        sentences: The text that its pieces are learned from.
+        window: The most tokens that the model sees at once.
 
     Returns:
         The number of tokens. The end token has the highest id, on which CLIP's pooling relies.
     """
-    merges = _learn_merges((word for sentence in SENTENCES for word in sentence.lower().split()), word_end=_WORD_END)
+    merges = _learn_merges((word for sentence in sentences for word in sentence.lower().split()), word_end=_WORD_END)
     merged = [left + right for left, right in merges]
     vocabulary = [*_ALPHABET, *(letter + _WORD_END for letter in _ALPHABET), *dict.fromkeys(merged), CLIP_START, CLIP_END]
     _write_bpe(folder, vocabulary, merges)
     special = {"bos_token": CLIP_START, "eos_token": CLIP_END, "unk_token": CLIP_END, "pad_token": pad}
     write_json(folder / "special_tokens_map.json", special)
-    write_json(folder / "tokenizer_config.json", {**special, "model_max_length": CLIP_WINDOW, "tokenizer_class": "CLIPTokenizer"})
+    write_json(folder / "tokenizer_config.json", {**special, "model_max_length": window, "tokenizer_class": "CLIPTokenizer"})
     return len(vocabulary)
 
 
