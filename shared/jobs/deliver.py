@@ -76,9 +76,9 @@ class Courier:
             identity: Whose job it is.
             hastily: Gives up soon, because RunPod waits for the slot of a job that it has stopped.
         """
-        send = partial(self._send, payload, identity)
-        await self._on_thread(partial(self._keep, payload, identity))
-        await self._on_thread(partial(send, attempts=2, seconds=_HASTE_SECONDS) if hastily else send)
+        attempts, seconds = (2, _HASTE_SECONDS) if hastily else (ATTEMPTS, math.inf)
+        await self._on_thread(partial(self._keep, payload, identity, seconds))
+        await self._on_thread(partial(self._send, payload, identity, attempts=attempts, seconds=seconds))
 
     async def _on_thread(self, work: partial[None]) -> None:
         future = asyncio.wrap_future(submit(self._threads, work))
@@ -86,15 +86,16 @@ class Courier:
         if (error := future.exception()) is not None:
             logger().error("not delivered", error_type=type(error).__name__)
 
-    def _keep(self, payload: Payload, identity: Identity) -> None:
+    def _keep(self, payload: Payload, identity: Identity, seconds: float) -> None:
         if not self._storage.keeps_callbacks or identity.user_id is None:
             return
+        key = object_key(identity.user_id, identity.job_id, "callback.json")
         try:
-            self._storage.put(object_key(identity.user_id, identity.job_id, "callback.json"), to_json(payload), "application/json")
+            self._storage.put(key, to_json(payload), "application/json", seconds=seconds)
         except UploadError as error:
             logger().warning("callback.json was not stored", reason=error.message)
 
-    def _send(self, payload: Payload, identity: Identity, *, attempts: int = ATTEMPTS, seconds: float = math.inf) -> None:
+    def _send(self, payload: Payload, identity: Identity, *, attempts: int, seconds: float) -> None:
         if identity.callback_url is None and not self._unasked:
             return
         url = self._webhook.target(identity.callback_url)
