@@ -17,6 +17,9 @@ from shared.weights.folders import weight_files
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline, WanPipeline
 
+# What somebody typed stays text: `<|endoftext|>` in a prompt does not end it.
+_TYPED = {"split_special_tokens": True}
+
 
 def load_sdxl(folder: Path, device: torch.device, dtype: torch.dtype) -> StableDiffusionXLPipeline:
     """Loads SDXL.
@@ -78,7 +81,7 @@ def load_wan(folder: Path, device: torch.device, dtype: torch.dtype) -> WanPipel
         transformer = load_network(WanTransformer3DModel, folder / "transformer", name="wan/transformer", device=device, dtype=dtype)
         vae = load_network(AutoencoderKLWan, folder / "vae", name="wan/vae", device=device, dtype=torch.float32)
     rows = encoder.config.vocab_size
-    tokenizer = load_tokenizer(AutoTokenizer, folder / "tokenizer", name="wan/tokenizer", rows=rows, needs=("eos", "pad"))
+    tokenizer = load_tokenizer(AutoTokenizer, folder / "tokenizer", name="wan/tokenizer", rows=rows, needs=("eos", "pad"), **_TYPED)
     scheduler = _load_scheduler(folder / "scheduler")
     pipeline = WanPipeline(tokenizer=tokenizer, text_encoder=encoder, transformer=transformer, vae=vae, scheduler=scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -108,7 +111,7 @@ def _clip_tokenizer(folder: Path, suffix: str, encoder: Any) -> Any:
     from transformers import CLIPTokenizer
 
     name, rows = f"tokenizer{suffix}", encoder.config.vocab_size
-    return load_tokenizer(CLIPTokenizer, folder / name, name=f"sdxl/{name}", rows=rows, needs=("bos", "eos", "pad"))
+    return load_tokenizer(CLIPTokenizer, folder / name, name=f"sdxl/{name}", rows=rows, needs=("bos", "eos", "pad"), **_TYPED)
 
 
 def _load_scheduler(folder: Path) -> Any:

@@ -90,7 +90,7 @@ def check_network(network: nn.Module, *, name: str, dtype: torch.dtype, missing:
         raise _unusable(name, reasons)
 
 
-def load_tokenizer(kind: Any, folder: Path, *, name: str, rows: int, needs: Sequence[str]) -> Any:
+def load_tokenizer(kind: Any, folder: Path, *, name: str, rows: int, needs: Sequence[str], **options: Any) -> Any:
     """Loads one tokenizer.
 
     Args:
@@ -99,14 +99,14 @@ def load_tokenizer(kind: Any, folder: Path, *, name: str, rows: int, needs: Sequ
         name: What messages call it.
         rows: How many tokens its model has embeddings for.
         needs: Special tokens without which the model cannot be used: `bos`, `eos`, `pad`.
+        options: Handed on to `from_pretrained`.
 
     Raises:
         SettingsError: The files are damaged or missing (the libraries then make a tokenizer of three tokens and say nothing), the
             vocabulary belongs to another model, or a special token is not defined.
     """
     try:
-        # What somebody typed stays text: `<|endoftext|>` in a prompt does not end it.
-        tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, split_special_tokens=True)
+        tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unusable(name, [_reason(error)]) from error
     reasons = []
