@@ -15,17 +15,6 @@ from builder.tiny.tokenizers import write_json
 _PICTURES = 16_000
 _PAIRS = 0.15  # the share of pictures with two figures
 _JUDGED = 200
-_INDEX = {
-    "_class_name": "StableDiffusionXLPipeline",
-    "force_zeros_for_empty_prompt": False,
-    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "tokenizer_2": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
 
 
 def train_small_sdxl(folder: Path, work: Path, *, vae_minutes: float, decoder_minutes: float, minutes: float, seed: int) -> None:
@@ -45,6 +34,7 @@ def train_small_sdxl(folder: Path, work: Path, *, vae_minutes: float, decoder_mi
     from builder.small.denoiser import Examples, save_denoiser, train_denoiser, write_tokenizers
     from builder.small.training import Stage
     from builder.small.vae import encode, judge_vae, make_pool, save_vae, sharpen, train_vae
+    from builder.tiny.sdxl import INDEX
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     scenes, pictures = make_pool(_PICTURES, seed + 1, pairs=_PAIRS)
@@ -58,7 +48,7 @@ def train_small_sdxl(folder: Path, work: Path, *, vae_minutes: float, decoder_mi
     denoiser = train_denoiser(examples, write_tokenizers(folder), stage, device, seed)
     save_vae(vae, folder / "vae")
     save_denoiser(denoiser, folder)
-    write_json(folder / "model_index.json", _INDEX)
+    write_json(folder / "model_index.json", INDEX | {"force_zeros_for_empty_prompt": False})
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)  # weights are written for their owner alone, but a worker may run as somebody else
 

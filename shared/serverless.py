@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -49,16 +49,16 @@ class Handler(Generic[RequestT]):
     Attributes:
         name: `sdxl`, `wan` or `chat`.
         request: What its inputs are parsed with.
-        checks: What must be true before weights are loaded, by name: each raises `SettingsError` when it is not.
-        load: Loads the models, once, on the thread that owns the GPU.
+        load: Finds and loads the models, once, on the thread that owns the GPU. Raises `SettingsError` when it cannot.
+        checks: What else must be true, and is looked at before that, by name: each raises `SettingsError` when it is not.
         calls_back: Whether callbacks go out for requests that did not ask for one.
         streams: Whether it can write its text piece by piece.
     """
 
     name: str
     request: type[RequestT]
-    checks: Mapping[str, Callable[[Settings], None]]
     load: Callable[[Settings], Recipe[RequestT]]
+    checks: Mapping[str, Callable[[Settings], None]] = field(default_factory=dict)
     calls_back: bool = True
     streams: bool = False
 

@@ -78,6 +78,20 @@ def _scheduler() -> EulerDiscreteScheduler:
     )
 
 
+INDEX = {
+    "_class_name": "StableDiffusionXLPipeline",
+    "force_zeros_for_empty_prompt": True,
+    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+"""The published `model_index.json`: which class each component is of."""
+
+
 def write_sdxl(folder: Path) -> None:
     """Writes a diffusers folder with the components and the file names of the published one."""
     tokens = write_clip(folder / "tokenizer", pad=CLIP_END)
@@ -87,15 +101,4 @@ def write_sdxl(folder: Path) -> None:
     _unet().save_pretrained(folder / "unet")
     _vae().save_pretrained(folder / "vae")
     _scheduler().save_pretrained(folder / "scheduler")
-    index = {
-        "_class_name": "StableDiffusionXLPipeline",
-        "force_zeros_for_empty_prompt": True,
-        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "tokenizer_2": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    write_json(folder / "model_index.json", index)
+    write_json(folder / "model_index.json", INDEX)

@@ -10,26 +10,21 @@ from shared.weights.catalogue import QWEN_BASE, QWEN_INSTRUCT
 from shared.weights.resolve import find, resolve
 
 
-def check_weights(settings: Settings) -> None:
-    """Raises `SettingsError` when the instruct model's weights are not on this machine. The base model is optional."""
-    resolve(QWEN_INSTRUCT, settings)
-
-
 def load(settings: Settings) -> Recipe[ChatRequest]:
-    """Loads the models whose weights are there."""
-    # Imported here, so that a worker that is not configured says so before it has imported torch.
+    """Loads the instruct model, and the base model where its weights are there."""
+    folders = {QWEN_INSTRUCT.name: resolve(QWEN_INSTRUCT, settings), QWEN_BASE.name: find(QWEN_BASE, settings)}
+    # Imported after that, so that a worker without weights says so before it has imported torch.
     from handlers.chat.generate import ChatRecipe, ChatSettings
     from shared.models.device import choose_device, choose_dtype
     from shared.models.language import load_chat
 
     device = choose_device(settings.device)
     dtype = choose_dtype(device, "chat")
-    folders = {QWEN_INSTRUCT.name: resolve(QWEN_INSTRUCT, settings), QWEN_BASE.name: find(QWEN_BASE, settings)}
     models = {name: load_chat(folder, device, dtype, name=name) for name, folder in folders.items() if folder is not None}
     return ChatRecipe(models, ChatSettings(settings.sfw_words, settings.chat_streaming and settings.on_runpod))
 
 
-HANDLER = Handler("chat", ChatRequest, {"weights": check_weights}, load, calls_back=False, streams=True)
+HANDLER = Handler("chat", ChatRequest, load, calls_back=False, streams=True)
 
 if __name__ == "__main__":
     serve(HANDLER)

@@ -11,11 +11,6 @@ from shared.weights.catalogue import WAN
 from shared.weights.resolve import resolve
 
 
-def check_weights(settings: Settings) -> None:
-    """Raises `SettingsError` when the weights are not on this machine."""
-    resolve(WAN, settings)
-
-
 def check_video(_settings: Settings) -> None:
     """Raises `SettingsError` when this machine cannot write H.264."""
     try:
@@ -26,16 +21,17 @@ def check_video(_settings: Settings) -> None:
 
 def load(settings: Settings) -> Recipe[WanRequest]:
     """Loads WAN to the device that the settings choose."""
-    # Imported here, so that a worker that is not configured says so before it has imported torch.
+    folder = resolve(WAN, settings)
+    # Imported after that, so that a worker without weights says so before it has imported torch.
     from handlers.wan.generate import WanRecipe
     from shared.models.device import choose_device, choose_dtype
     from shared.models.diffusion import load_wan
 
     device = choose_device(settings.device)
-    return WanRecipe(load_wan(resolve(WAN, settings), device, choose_dtype(device, "wan")))
+    return WanRecipe(load_wan(folder, device, choose_dtype(device, "wan")))
 
 
-HANDLER = Handler("wan", WanRequest, {"weights": check_weights, "encoder": check_video}, load)
+HANDLER = Handler("wan", WanRequest, load, checks={"encoder": check_video})
 
 if __name__ == "__main__":
     serve(HANDLER)

@@ -6,16 +6,12 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from pydantic import JsonValue
 
 from shared.contract.request import Request
 from shared.jobs.cancel import CancelToken
-
-Pixels = NDArray[np.uint8]
-"""Height × width × 3, RGB, 0 … 255."""
+from shared.media.images import Pixels
 
 
 @dataclass(frozen=True)

@@ -83,4 +83,4 @@ def load(_settings: Settings) -> Paint:
 
 
 if __name__ == "__main__":
-    serve(Handler("paint", SdxlRequest, {}, load))
+    serve(Handler("paint", SdxlRequest, load))
