@@ -1,4 +1,4 @@
-"""Training the UNet together with both text encoders, on latents that were computed beforehand."""
+"""Training the UNet, on latents that were computed beforehand."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
 
-from builder.small.captions import caption, sentences
-from builder.small.networks import WINDOW, make_scheduler, make_text_encoders, make_unet
+from builder.small.captions import caption
+from builder.small.networks import make_scheduler, make_unet
 from builder.small.shapes import SIZE, Scene
+from builder.small.text import TextEncoders
 from builder.small.training import Stage, train
-from builder.tiny.tokenizers import CLIP_END, write_clip
 
 _BATCH = 48
 _DROPPED = 0.1  # the share of captions that become empty, for guidance
-_STEPS = 1000  # of the noise schedule
+_TIMES = 1000  # of the noise schedule
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Examples:
     """What the UNet learns from.
 
     Attributes:
-        latents: Count × 4 × 8 × 8, scaled to a standard deviation of 1.
+        latents: Count × 4 × 8 × 8, scaled.
         scenes: What each shows.
     """
 
@@ -36,86 +36,60 @@ class Examples:
     scenes: list[Scene]
 
 
-def write_tokenizers(folder: Path) -> tuple[CLIPTokenizer, CLIPTokenizer]:
-    """Writes both tokenizers into a model's folder, and loads them."""
-    text = sentences()
-    for name, pad in (("tokenizer", CLIP_END), ("tokenizer_2", "!")):
-        write_clip(folder / name, pad=pad, sentences=text, window=WINDOW)
-    first, second = (CLIPTokenizer.from_pretrained(folder / name) for name in ("tokenizer", "tokenizer_2"))
-    return first, second
-
-
-class Denoiser(nn.Module):
-    """The UNet with both text encoders.
-
-    Args:
-        tokens: The number of tokens of the tokenizers.
-    """
-
-    def __init__(self, tokens: int) -> None:
-        super().__init__()
-        self.text_encoder, self.text_encoder_2 = make_text_encoders(tokens)
-        self.unet = make_unet()
-
-    def forward(self, noisy: Tensor, times: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        """Predicts velocities.
-
-        Args:
-            noisy: Batch × 4 × 8 × 8.
-            times: Steps of the noise schedule, 0 … 999.
-            first: Tokens of the first tokenizer, batch × window.
-            second: Tokens of the second tokenizer, batch × window.
-        """
-        one: Any = self.text_encoder(first, output_hidden_states=True)
-        two: Any = self.text_encoder_2(second, output_hidden_states=True)
-        states = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
-        sizes = torch.tensor([SIZE, SIZE, 0, 0, SIZE, SIZE], device=noisy.device).repeat(len(noisy), 1)
-        conditions = {"text_embeds": two.text_embeds, "time_ids": sizes}
-        velocity: Tensor = self.unet(noisy, times, states, added_cond_kwargs=conditions, return_dict=False)[0]
-        return velocity
-
-
-def train_denoiser(
-    examples: Examples, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer], stage: Stage, device: torch.device, seed: int
-) -> Denoiser:
-    """Trains the UNet and the text encoders from nothing."""
+def train_unet(examples: Examples, encoders: TextEncoders, stage: Stage, device: torch.device, seed: int) -> UNet2DConditionModel:
+    """Trains the UNet from nothing, on the states of text encoders that stay as they are."""
     torch.manual_seed(seed)
-    denoiser = Denoiser(len(tokenizers[0])).to(device)
-    trained = train(denoiser, _denoiser_loss(denoiser, examples, tokenizers, device, seed), stage)
-    assert isinstance(trained, Denoiser)
-    return trained
+    unet = make_unet().to(device)
+    return train(unet, _loss(unet, examples, encoders, seed), stage)
 
 
-def _denoiser_loss(
-    denoiser: Denoiser, examples: Examples, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer], device: torch.device, seed: int
-) -> Callable[[int], Tensor]:
-    kept = make_scheduler().alphas_cumprod.to(device)
+def _loss(unet: UNet2DConditionModel, examples: Examples, encoders: TextEncoders, seed: int) -> Callable[[int], Tensor]:
+    noiser = Noiser(unet.device)
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((seed, step))
         chosen = rng.integers(len(examples.scenes), size=_BATCH)
         texts = ["" if rng.random() < _DROPPED else caption(examples.scenes[index], rng) for index in chosen]
-        first, second = (_tokens(tokenizer, texts).to(device) for tokenizer in tokenizers)
-        clean = examples.latents[chosen].to(device)
-        noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32)).to(device)
-        # One time from each of as many equal stretches as there are examples: a batch's loss then varies less.
-        times = torch.from_numpy((np.arange(_BATCH) + rng.random(_BATCH)) * _STEPS / _BATCH).long().to(device)
-        signal = kept[times].view(-1, 1, 1, 1)
-        noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
-        velocity = signal.sqrt() * noise - (1 - signal).sqrt() * clean
-        return nn.functional.mse_loss(denoiser(noisy, times, first, second), velocity)
+        noisy, times, velocity = noiser(examples.latents[chosen], rng)
+        return nn.functional.mse_loss(unet(noisy, times, **conditions(encoders, texts))[0], velocity)
 
     return loss_at
 
 
-def _tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    ids: Tensor = tokenizer(texts, padding="max_length", truncation=True, max_length=WINDOW, return_tensors="pt").input_ids
-    return ids
+class Noiser:
+    """Adds noise to latents.
+
+    Args:
+        device: Where the noisy latents go.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._kept = make_scheduler().alphas_cumprod.to(device)
+
+    def __call__(self, latents: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Adds noise, at one time from each of as many equal stretches as there are latents: a batch's loss then varies less.
+
+        Returns:
+            The noisy latents, their times in 0 … 999, and the velocities that the UNet shall predict.
+        """
+        clean = latents.to(self._kept.device)
+        noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32)).to(clean.device)
+        times = torch.from_numpy((np.arange(len(clean)) + rng.random(len(clean))) * _TIMES / len(clean)).long().to(clean.device)
+        signal = self._kept[times].view(-1, 1, 1, 1)
+        return signal.sqrt() * clean + (1 - signal).sqrt() * noise, times, signal.sqrt() * noise - (1 - signal).sqrt() * clean
 
 
-def save_denoiser(denoiser: Denoiser, folder: Path) -> None:
+@torch.no_grad()
+def conditions(encoders: TextEncoders, texts: list[str]) -> dict[str, Any]:
+    """The UNet's arguments beside latents and times, for captions of pictures of full size."""
+    states, pooled, _ = encoders(texts)
+    sizes = torch.tensor([SIZE, SIZE, 0, 0, SIZE, SIZE], device=states.device).repeat(len(texts), 1)
+    return {"encoder_hidden_states": states, "added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}, "return_dict": False}
+
+
+def save_denoiser(unet: UNet2DConditionModel, encoders: TextEncoders, folder: Path) -> None:
     """Writes the UNet, the text encoders and the scheduler in half precision."""
-    for name in ("unet", "text_encoder", "text_encoder_2"):
-        part: Any = getattr(denoiser, name)
+    parts = {"unet": unet, "text_encoder": encoders.text_encoder, "text_encoder_2": encoders.text_encoder_2}
+    for name, part in parts.items():
         part.to(torch.float16).save_pretrained(folder / name)
     make_scheduler().save_pretrained(folder / "scheduler")

@@ -1,19 +1,24 @@
-"""A training stage: so many minutes of steps, a cosine over them, averaged weights, and checkpoints to go on from."""
+"""A training stage: so many steps, a cosine over them, averaged weights, and checkpoints to go on from."""
 
 from __future__ import annotations
 
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm  # type: ignore[import-untyped]  # its types are a package of their own
+
+Networks = TypeVar("Networks", bound=nn.Module)
+
+_SAVE_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -22,16 +27,16 @@ class Stage:
 
     Attributes:
         name: Names the progress bar and the checkpoint.
-        minutes: Wall-clock time, also over interruptions.
+        steps: How many, also over interruptions.
         rate: The highest learning rate, which a cosine brings to zero.
         checkpoint: The file to go on from; it is written once a minute and at the end.
-        warmup: The share of the time in which the rate rises, 0 … 1.
+        warmup: The share of the steps in which the rate rises, 0 … 1.
         decay: How much of the averaged weights a step keeps, 0 … 1.
         clip: The largest norm of the gradients.
     """
 
     name: str
-    minutes: float
+    steps: int
     rate: float
     checkpoint: Path
     warmup: float = 0.03
@@ -40,7 +45,7 @@ class Stage:
 
 
 def rate_at(share: float, stage: Stage) -> float:
-    """The learning rate when this share of the time has passed."""
+    """The learning rate when this share of the steps is done."""
     rising = min(1.0, (share + 1e-4) / stage.warmup)
     return stage.rate * rising * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
@@ -56,7 +61,8 @@ class Progress:
     def __init__(self, networks: nn.Module, stage: Stage) -> None:
         self.networks = networks
         self.averaged = AveragedModel(networks, multi_avg_fn=get_ema_multi_avg_fn(stage.decay))  # type: ignore[no-untyped-call]
-        self.optimizer = torch.optim.AdamW(networks.parameters(), lr=stage.rate, betas=(0.9, 0.99), weight_decay=1e-3)
+        self.trained = [weight for weight in networks.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=stage.rate, betas=(0.9, 0.99), weight_decay=1e-3)
         self.seconds = 0.0
         self.steps = 0
 
@@ -67,6 +73,14 @@ class Progress:
         state = {name: part.state_dict() for name, part in parts.items()} | {"seconds": self.seconds, "steps": self.steps}
         torch.save(state, path.with_suffix(".part"))
         os.replace(path.with_suffix(".part"), path)
+
+    @contextmanager
+    def kept(self, path: Path) -> Iterator[None]:
+        """Writes everything at the end, also when somebody presses Ctrl-C."""
+        try:
+            yield
+        finally:
+            self.save(path)
 
     def restore(self, path: Path) -> None:
         """Goes on from a file if there is one."""
@@ -79,11 +93,11 @@ class Progress:
         self.seconds, self.steps = state["seconds"], state["steps"]
 
 
-def train(networks: nn.Module, loss_at: Callable[[int], Tensor], stage: Stage) -> nn.Module:
-    """Trains until the stage's minutes are over.
+def train(networks: Networks, loss_at: Callable[[int], Tensor], stage: Stage) -> Networks:
+    """Trains for the stage's steps.
 
     Args:
-        networks: What is trained, on its device.
+        networks: What is trained, on its device. What of it requires no gradient stays as it is.
         loss_at: A step's number → its loss. What it draws by chance it draws from that number: a resumed run then goes on as it would have.
         stage: The plan.
 
@@ -92,30 +106,33 @@ def train(networks: nn.Module, loss_at: Callable[[int], Tensor], stage: Stage) -
     """
     progress = Progress(networks, stage)
     progress.restore(stage.checkpoint)
-    budget = 60 * stage.minutes
-    smooth, last_saved = math.nan, progress.seconds
-    with tqdm(total=round(budget), initial=round(progress.seconds), unit="s", desc=stage.name, mininterval=5) as bar:
-        while progress.seconds < budget:
+    smooth, saved = math.nan, time.monotonic()
+    with (
+        tqdm(total=stage.steps, initial=progress.steps, unit="step", desc=stage.name, mininterval=5) as bar,
+        progress.kept(stage.checkpoint),
+    ):
+        while progress.steps < stage.steps:
             loss = _step(progress, loss_at, stage)
             smooth = loss if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss
-            bar.set_postfix(loss=f"{smooth:.4f}", steps=progress.steps, refresh=False)
-            bar.update(min(progress.seconds, budget) - bar.n)
-            if progress.seconds - last_saved > 60:
+            bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+            bar.update()
+            if time.monotonic() - saved > _SAVE_SECONDS:
                 progress.save(stage.checkpoint)
-                last_saved = progress.seconds
-    progress.save(stage.checkpoint)
-    averaged: nn.Module = progress.averaged.module
-    return averaged.eval().requires_grad_(False)
+                saved = time.monotonic()
+    tqdm.write(f"{stage.name}: {progress.steps} steps in {progress.seconds / 60:.1f} minutes, loss {smooth:.4f}")
+    averaged = progress.averaged.module.eval().requires_grad_(False)
+    assert isinstance(averaged, type(networks))
+    return averaged
 
 
 def _step(progress: Progress, loss_at: Callable[[int], Tensor], stage: Stage) -> float:
     started = time.monotonic()
     for group in progress.optimizer.param_groups:
-        group["lr"] = rate_at(progress.seconds / (60 * stage.minutes), stage)
+        group["lr"] = rate_at(progress.steps / stage.steps, stage)
     progress.optimizer.zero_grad(set_to_none=True)
     loss = loss_at(progress.steps)
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(progress.networks.parameters(), stage.clip)
+    nn.utils.clip_grad_norm_(progress.trained, stage.clip)
     progress.optimizer.step()
     progress.averaged.update_parameters(progress.networks)
     progress.steps += 1

@@ -1,0 +1,139 @@
+"""Whether parameters move pictures as they should: guidance, steps, negative prompt, seed, and strength against a reference."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builder.small.detector import read
+from builder.small.drawing import GUIDANCE, STEPS, draw
+from builder.small.following import ATTRIBUTES, compare, follow, held_out, share
+from builder.small.shapes import Pixels, Scene, render
+from shared.contract.sdxl import SdxlRequest
+from shared.jobs.recipe import Recipe
+
+GUIDANCES = (1.0, 2.0, GUIDANCE)
+STEP_COUNTS = (10, 20, 35)
+_MOST_STEPS = 50
+STRENGTHS = (0.1, 0.3, 0.6, 1.0)
+_WHITE = "a red circle"
+_NOT_WHITE = "a red circle on a white background"
+
+
+def behaviour(recipe: Recipe[SdxlRequest], folder: Path, count: int) -> str:
+    """Measures what each parameter does, over so many seeds each.
+
+    Args:
+        recipe: The small SDXL as the worker loaded it.
+        folder: Where it was loaded from.
+        count: How many pictures for each row.
+
+    Returns:
+        A Markdown table.
+    """
+    rows = [
+        *(_row(f"guidance {value:g}", "of all attributes are right", _followed(count, recipe, guidance=value)) for value in GUIDANCES),
+        *(
+            f"| steps {steps} | {away:.1f} levels from the picture of {_MOST_STEPS} steps |"
+            for steps, away in _settled(recipe, count).items()
+        ),
+        _row(f"prompt “{_WHITE}”", "have a white background", _white(recipe, count, "")),
+        _row(f"the same, negative prompt “{_NOT_WHITE}”", "have a white background", _white(recipe, count, _NOT_WHITE)),
+        _row("the same seed again", "are the same to the bit", _repeated(recipe, count)),
+        _row("another seed", "are another picture", _varied(recipe, count)),
+    ]
+    for strength, (away, old, new) in against_reference(folder, count).items():
+        shown = f"{away:.0f} levels from it, {old:.0%} of its attributes, {new:.0%} of the prompt's"
+        rows.append(f"| strength {strength:g} against a reference | {shown} |")
+    return "\n".join(["| parameter | effect |", "|---|---|", *rows])
+
+
+def _row(parameter: str, effect: str, value: float) -> str:
+    return f"| {parameter} | {value:.1%} {effect} |"
+
+
+def _followed(count: int, recipe: Recipe[SdxlRequest], **parameters: Any) -> float:
+    return share(*follow(partial(draw, recipe, **parameters), count))
+
+
+def _settled(recipe: Recipe[SdxlRequest], count: int) -> dict[int, float]:
+    """For each number of steps, how far pictures are from those with many steps: the mean difference in levels of 255."""
+    apart: dict[int, list[float]] = {steps: [] for steps in STEP_COUNTS}
+    for seed, (prompt, _) in enumerate(held_out(count, pairs=False)):
+        settled = draw(recipe, prompt, seed, steps=_MOST_STEPS).astype(float)
+        for steps in STEP_COUNTS:
+            apart[steps].append(float(np.abs(draw(recipe, prompt, seed, steps=steps) - settled).mean()))
+    return {steps: float(np.mean(found)) for steps, found in apart.items()}
+
+
+def _white(recipe: Recipe[SdxlRequest], count: int, negative: str) -> float:
+    pictures = (draw(recipe, _WHITE, seed, negative=negative) for seed in range(count))
+    return float(np.mean([read(picture).background == "white" for picture in pictures]))
+
+
+def _repeated(recipe: Recipe[SdxlRequest], count: int) -> float:
+    again = [(draw(recipe, _WHITE, seed), draw(recipe, _WHITE, seed)) for seed in range(count // 5)]
+    return float(np.mean([np.array_equal(one, other) for one, other in again]))
+
+
+def _varied(recipe: Recipe[SdxlRequest], count: int) -> float:
+    return len({draw(recipe, _WHITE, seed).tobytes() for seed in range(count)}) / count
+
+
+def against_reference(folder: Path, count: int) -> dict[float, tuple[float, float, float]]:
+    """Starts from rendered references and asks for something else.
+
+    Returns:
+        For each strength: how far the result is from the reference (mean difference in levels of 255), and the shares of the reference's
+        and of the prompt's attributes that it shows, 0 … 1.
+    """
+    redraw = partial(_redraw, _image_to_image(folder))
+    drawn = held_out(2 * count, pairs=False)
+    cases = [(prompt, new, old) for (prompt, new), (_, old) in zip(drawn[:count], drawn[count:], strict=True)]
+    found = {}
+    for strength in STRENGTHS:
+        measured = [_compare_both(redraw, strength, seed, *case) for seed, case in enumerate(cases)]
+        away, old, new = np.mean(measured, axis=0)
+        found[strength] = (float(away), float(old), float(new))
+    return found
+
+
+def _compare_both(redraw: Any, strength: float, seed: int, prompt: str, new: Scene, old: Scene) -> tuple[float, float, float]:
+    reference = render(old, np.random.default_rng(seed))
+    result: Pixels = redraw(prompt, reference, strength, seed)
+    away = float(np.abs(result.astype(float) - reference).mean())
+    return away, compare(result, old).total() / len(ATTRIBUTES), compare(result, new).total() / len(ATTRIBUTES)
+
+
+def _image_to_image(folder: Path) -> Any:
+    import torch
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+
+    from shared.models.diffusion import load_sdxl
+
+    components = load_sdxl(folder, torch.device("cpu"), torch.float32).components
+    pipeline = StableDiffusionXLImg2ImgPipeline(**components, force_zeros_for_empty_prompt=False, add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _redraw(pipeline: Any, prompt: str, reference: Pixels, strength: float, seed: int) -> Pixels:
+    import torch
+    from PIL import Image
+
+    from shared.models.pixels import to_pixels
+
+    result = pipeline(
+        prompt,
+        image=Image.fromarray(reference),
+        strength=strength,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="pt",
+    )
+    pixels: Pixels = to_pixels(result.images)[0]
+    return pixels
