@@ -20,3 +20,9 @@ def tiny_models(pytestconfig: pytest.Config) -> Path:
     folder = pytestconfig.rootpath / ".pytest_cache" / "tiny_models"
     make_tiny_models(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_models(pytestconfig: pytest.Config) -> Path:
+    """The trained models of the repository, which do what they are asked: `sdxl`, `wan` and attachments. Never to be written to."""
+    return pytestconfig.rootpath / "small_models"

@@ -119,7 +119,7 @@ def train(networks: Networks, loss_at: Callable[[int], Tensor], stage: Stage) ->
             if time.monotonic() - saved > _SAVE_SECONDS:
                 progress.save(stage.checkpoint)
                 saved = time.monotonic()
-    tqdm.write(f"{stage.name}: {progress.steps} steps in {progress.seconds / 60:.1f} minutes, loss {smooth:.4f}")
+    tqdm.write(f"{stage.name}: {progress.steps} steps in {progress.seconds / 60:.1f} minutes")
     averaged = progress.averaged.module.eval().requires_grad_(False)
     assert isinstance(averaged, type(networks))
     return averaged
