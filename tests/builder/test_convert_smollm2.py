@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from builder.convert_smollm2 import CannotConvert, convert_smollm2, main
+from builder.convert_smollm2 import convert_smollm2, main
+from builder.stamps import NotMadeHere
 from shared.models.language import load_chat
+from shared.weights.folders import missing_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 def test_the_converted_model_knows_the_capital_of_france(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "smollm2"
     assert convert_smollm2(folder) is True
+    assert convert_smollm2(folder) is False
+    assert missing_files(folder, "transformers") == []
     assert {path.name for path in folder.parent.iterdir()} == {"smollm2"}
     chat = load_chat(folder, torch.device("cpu"), torch.float32)
     prompt = [{"role": "user", "content": "What is the capital of France?"}]
@@ -28,16 +32,12 @@ def test_the_converted_model_knows_the_capital_of_france(tmp_path: Path) -> None
     assert chat.context_length == 8192
 
 
-def test_a_complete_folder_is_left_alone(tiny_models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert convert_smollm2(tiny_models / "qwen_instruct") is False
-    assert main([str(tiny_models / "qwen_instruct")]) == 0
-    assert "already there" in capsys.readouterr().out
-
-
-def test_something_else_in_the_way_is_left_alone(tmp_path: Path) -> None:
+def test_something_else_in_the_way_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(CannotConvert, match=r"is no complete model and is left alone\. Move it away"):
+    with pytest.raises(NotMadeHere, match=r"was not made by this program and is left alone\. Move it away"):
         convert_smollm2(tmp_path)
+    assert main([str(tmp_path)]) == 1
+    assert "is left alone" in capsys.readouterr().err
     assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 

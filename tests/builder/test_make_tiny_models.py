@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, CLIPTokenizer
 
-from builder.make_tiny_models import FAMILIES, NotMadeHere, main, make_tiny_models
+from builder.make_tiny_models import FAMILIES, main, make_tiny_models
+from builder.stamps import NotMadeHere
 from shared.weights.catalogue import CATALOGUE, Weights
 from shared.weights.folders import missing_files
 
@@ -68,7 +69,7 @@ def test_what_is_not_current_is_made_again(copy: Path, tiny_models: Path, damage
         case "a file is cut":
             (wan / "model_index.json").write_text("{", encoding="utf-8")
         case _:
-            (wan / "made.json").write_text(json.dumps({"recipe": "old", "files": {}}), encoding="utf-8")
+            (wan / "made.json").write_text(json.dumps(config(wan / "made.json") | {"recipe": "old"}), encoding="utf-8")
     assert make_tiny_models(copy) == {"sdxl": False, "wan": True, "qwen_instruct": False, "qwen_base": False}
     assert digests(copy) == digests(tiny_models)
     assert {path.name for path in copy.iterdir()} == set(FAMILIES)
@@ -83,6 +84,15 @@ def test_real_weights_of_the_same_name_are_never_touched(tmp_path: Path, capsys:
     assert main([str(tmp_path)]) == 1
     assert "left alone" in capsys.readouterr().err
     assert real.read_bytes() == b"seven gigabytes"
+
+
+def test_a_file_that_somebody_put_into_a_model_is_not_lost_when_the_model_is_made_again(copy: Path) -> None:
+    (copy / "wan" / "notes.txt").write_text("mine", encoding="utf-8")
+    assert not any(make_tiny_models(copy).values())
+    (copy / "wan" / "model_index.json").unlink()
+    with pytest.raises(NotMadeHere, match=r"notes\.txt in it was not made by this program"):
+        make_tiny_models(copy)
+    assert (copy / "wan" / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize("weights", CATALOGUE, ids=lambda weights: weights.name)

@@ -1,0 +1,99 @@
+"""Makes everything that the demo and the slower tests run on, in one folder that serves as `MODELS_DIR`: `make models`.
+
+`python -m builder.make_models DIR` puts there the small models of this repository, which do what they are asked, a checkpoint of the small
+SDXL in one file, a chat model that talks, and a base model with random weights, whose text is noise. It downloads nothing. What it made
+before and is still current it leaves alone; what it did not make it never touches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from builder.convert_smollm2 import CannotConvert, convert_smollm2
+from builder.make_single_file import make_single_file
+from builder.make_tiny_models import FAMILIES, make_tiny_model
+from builder.stamps import NotMadeHere, make_folder, recipe_of
+
+SMALL_MODELS = Path(__file__).parents[1] / "small_models"
+"""The trained models that belong to the repository."""
+
+COPIED = ("sdxl", "wan", "loras", "controlnets", "ip_adapters")
+CHECKPOINT = Path("checkpoints", "small.safetensors")
+"""The small SDXL again, in the layout of published checkpoints."""
+
+
+def make_models(folder: Path, small_models: Path = SMALL_MODELS) -> Iterator[tuple[str, str]]:
+    """Makes what is missing or not current, part by part.
+
+    Args:
+        folder: Where the parts go.
+        small_models: Where the trained ones come from.
+
+    Yields:
+        Each part's name as soon as it is there, and what became of it.
+
+    Raises:
+        NotMadeHere: A folder of the same name holds something else.
+        CannotConvert: The package that carries the chat model is not installed.
+    """
+    for name in COPIED:
+        yield name, _copy(small_models / name, folder / name)
+    yield CHECKPOINT.parent.name, _said(_make_checkpoint(folder))
+    yield "qwen_instruct", _said(convert_smollm2(folder / "qwen_instruct"))
+    yield "qwen_base", _said(make_tiny_model("qwen_base", folder / "qwen_base")) + ", random weights: its text is noise"
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copies a trained model. Links would break when the folder goes to another disk or into an image."""
+    if not source.is_dir():
+        return _stand_in(target)
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    names = " ".join(path.relative_to(source).as_posix() for path in files)
+    return _said(make_folder(target, recipe_of(files, names), lambda new: _copy_files(source, new)))
+
+
+def _copy_files(source: Path, folder: Path) -> None:
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def _stand_in(target: Path) -> str:
+    """Until all trained models are in the repository: a model with random weights, or nothing where none is needed."""
+    if target.name not in FAMILIES:
+        return "not in this repository yet"
+    return _said(make_tiny_model(target.name, target)) + ", random weights: the trained one is not in this repository yet"
+
+
+def _make_checkpoint(folder: Path) -> bool:
+    sdxl = folder / "sdxl"
+    sources = [Path(__file__).with_name("make_single_file.py"), *sorted(path for path in sdxl.rglob("*") if path.is_file())]
+    target = folder / CHECKPOINT.parent
+    return make_folder(target, recipe_of(sources, libraries=("diffusers",)), lambda new: make_single_file(sdxl, new / CHECKPOINT.name))
+
+
+def _said(made: bool) -> str:
+    return "made" if made else "already current"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m builder.make_models", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder to fill, usable as MODELS_DIR")
+    options = parser.parse_args(arguments)
+    try:
+        for name, outcome in make_models(options.folder):
+            size = sum(path.stat().st_size for path in (options.folder / name).rglob("*") if path.is_file())
+            print(f"{options.folder / name}  {size / 1e6:.1f} MB  {outcome}", flush=True)
+    except (NotMadeHere, CannotConvert) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
