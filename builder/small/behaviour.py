@@ -10,17 +10,18 @@ import numpy as np
 
 from builder.small.detector import read
 from builder.small.drawing import GUIDANCE, STEPS, draw
-from builder.small.following import ATTRIBUTES, compare, follow, held_out, share
+from builder.small.following import ATTRIBUTES, compare, held_out
 from builder.small.shapes import Pixels, Scene, render
 from shared.contract.sdxl import SdxlRequest
 from shared.jobs.recipe import Recipe
 
-GUIDANCES = (1.0, 2.0, GUIDANCE)
+GUIDANCES = (1.0, 2.0, 4.0)
 STEP_COUNTS = (10, 20, 35)
 _MOST_STEPS = 50
 STRENGTHS = (0.1, 0.3, 0.6, 1.0)
 _WHITE = "a red circle"
 _NOT_WHITE = "a red circle on a white background"
+_WHITES = "have a white background"
 
 
 def behaviour(recipe: Recipe[SdxlRequest], folder: Path, count: int) -> str:
@@ -35,13 +36,15 @@ def behaviour(recipe: Recipe[SdxlRequest], folder: Path, count: int) -> str:
         A Markdown table.
     """
     rows = [
-        *(_row(f"guidance {value:g}", "of all attributes are right", _followed(count, recipe, guidance=value)) for value in GUIDANCES),
         *(
             f"| steps {steps} | {away:.1f} levels from the picture of {_MOST_STEPS} steps |"
             for steps, away in _settled(recipe, count).items()
         ),
-        _row(f"prompt “{_WHITE}”", "have a white background", _white(recipe, count, "")),
-        _row(f"the same, negative prompt “{_NOT_WHITE}”", "have a white background", _white(recipe, count, _NOT_WHITE)),
+        _row(f"prompt “{_WHITE}”", _WHITES, _white(recipe, count, "", GUIDANCE)),
+        *(
+            _row(f"… negative prompt “{_NOT_WHITE}”, guidance {value:g}", _WHITES, _white(recipe, count, _NOT_WHITE, value))
+            for value in GUIDANCES
+        ),
         _row("the same seed again", "are the same to the bit", _repeated(recipe, count)),
         _row("another seed", "are another picture", _varied(recipe, count)),
     ]
@@ -55,10 +58,6 @@ def _row(parameter: str, effect: str, value: float) -> str:
     return f"| {parameter} | {value:.1%} {effect} |"
 
 
-def _followed(count: int, recipe: Recipe[SdxlRequest], **parameters: Any) -> float:
-    return share(*follow(partial(draw, recipe, **parameters), count))
-
-
 def _settled(recipe: Recipe[SdxlRequest], count: int) -> dict[int, float]:
     """For each number of steps, how far pictures are from those with many steps: the mean difference in levels of 255."""
     apart: dict[int, list[float]] = {steps: [] for steps in STEP_COUNTS}
@@ -69,8 +68,8 @@ def _settled(recipe: Recipe[SdxlRequest], count: int) -> dict[int, float]:
     return {steps: float(np.mean(found)) for steps, found in apart.items()}
 
 
-def _white(recipe: Recipe[SdxlRequest], count: int, negative: str) -> float:
-    pictures = (draw(recipe, _WHITE, seed, negative=negative) for seed in range(count))
+def _white(recipe: Recipe[SdxlRequest], count: int, negative: str, guidance: float) -> float:
+    pictures = (draw(recipe, _WHITE, seed, negative=negative, guidance=guidance) for seed in range(count))
     return float(np.mean([read(picture).background == "white" for picture in pictures]))
 
 

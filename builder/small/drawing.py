@@ -11,7 +11,7 @@ from shared.jobs.recipe import Picture, Recipe, Run
 from shared.settings import Settings, prepare_environment
 
 STEPS = 20
-GUIDANCE = 3.0
+GUIDANCE = 2.0
 
 
 def load_recipe(folder: Path) -> Recipe[SdxlRequest]:
