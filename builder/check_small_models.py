@@ -8,32 +8,52 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+
+LEAST = 0.9
+"""The share of attributes that pictures must show right."""
 
 _COUNT = 200
 
 
-def check(models: Path, count: int) -> None:
-    """Prints every table.
+class Missed(Exception):
+    """A model does less than its card says."""
+
+
+def check(models: Path, count: int) -> Iterator[tuple[str, str]]:
+    """Measures everything.
 
     Args:
         models: The folder that holds the small models.
         count: How many held-out captions with one figure; the other tables take a share of them.
+
+    Yields:
+        A title, and a table in Markdown.
+
+    Raises:
+        Missed: A model does less than its card says.
     """
     # Imported here, so that the command line answers at once.
+    from builder.small.attachment_checks import check_controlnet, check_ip_adapter, check_lora
     from builder.small.behaviour import behaviour
     from builder.small.drawing import draw, load_recipe
-    from builder.small.following import follow, table
+    from builder.small.following import follow, share, table
+    from builder.small.wan.check import wan_tables
 
-    recipe = load_recipe(models / "sdxl")
+    sdxl = models / "sdxl"
+    recipe = load_recipe(sdxl)
     for title, pairs, captions in (("one figure", False, count), ("two figures", True, count // 2)):
-        _print(f"SDXL, captions with {title}", table(*follow(partial(draw, recipe), captions, pairs=pairs)))
-    _print("SDXL, parameters", behaviour(recipe, models / "sdxl", count // 4))
-
-
-def _print(title: str, content: str) -> None:
-    print(f"\n{title}\n\n{content}", flush=True)
+        right, figures = follow(partial(draw, recipe), captions, pairs=pairs)
+        yield f"SDXL, captions with {title}", table(right, figures)
+        if share(right, figures) < LEAST:
+            raise Missed(f"Fewer than {LEAST:.0%} of the attributes are right in pictures of captions with {title}.")
+    yield "SDXL, parameters", behaviour(recipe, sdxl, count // 4)
+    yield "LoRA", check_lora(sdxl, models, count // 4)
+    yield "IP-Adapter, empty prompt and a reference", check_ip_adapter(sdxl, models, count // 4)
+    yield "ControlNet", check_controlnet(sdxl, models, count // 4)
+    yield from wan_tables(models / "wan", count // 2)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +64,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("models", type=Path, metavar="DIR", help="the folder that holds the small models")
     parser.add_argument("--count", type=int, default=_COUNT, help=f"held-out captions with one figure (default {_COUNT})")
     options = parser.parse_args(arguments)
-    check(options.models, options.count)
+    try:
+        for title, content in check(options.models, options.count):
+            print(f"\n{title}\n\n{content}", flush=True)
+    except Missed as missed:
+        print(missed, file=sys.stderr)
+        return 1
     return 0
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from builder.convert_smollm2 import CannotConvert, convert_smollm2
 from builder.make_single_file import make_single_file
-from builder.make_tiny_models import FAMILIES, make_tiny_model
+from builder.make_tiny_models import make_tiny_model
 from builder.stamps import NotMadeHere, make_folder, recipe_of
 
 SMALL_MODELS = Path(__file__).parents[1] / "small_models"
@@ -49,8 +49,6 @@ def make_models(folder: Path, small_models: Path = SMALL_MODELS) -> Iterator[tup
 
 def _copy(source: Path, target: Path) -> str:
     """Copies a trained model. Links would break when the folder goes to another disk or into an image."""
-    if not source.is_dir():
-        return _stand_in(target)
     files = sorted(path for path in source.rglob("*") if path.is_file())
     names = " ".join(path.relative_to(source).as_posix() for path in files)
     return _said(make_folder(target, recipe_of(files, names), lambda new: _copy_files(source, new)))
@@ -58,13 +56,6 @@ def _copy(source: Path, target: Path) -> str:
 
 def _copy_files(source: Path, folder: Path) -> None:
     shutil.copytree(source, folder, dirs_exist_ok=True)
-
-
-def _stand_in(target: Path) -> str:
-    """Until all trained models are in the repository: a model with random weights, or nothing where none is needed."""
-    if target.name not in FAMILIES:
-        return "not in this repository yet"
-    return _said(make_tiny_model(target.name, target)) + ", random weights: the trained one is not in this repository yet"
 
 
 def _make_checkpoint(folder: Path) -> bool:

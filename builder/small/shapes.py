@@ -46,7 +46,8 @@ RADII: dict[str, float] = {"small": 14.0, "large": 18.0}
 SHIFT = 12.0
 """Pixels from the middle to a place, in each direction."""
 _PAIR_SHIFT = 16.0
-_STRIPE = 8  # pixels; one cell of the latents
+STRIPE = 8
+"""Pixels of a stripe: one cell of the latents."""
 _FINE = 4  # pictures are drawn this much larger for their edges
 _HELD_OUT = 10  # one combination in so many
 
@@ -137,7 +138,7 @@ def render(scene: Scene, rng: np.random.Generator) -> Pixels:
     picture = np.empty((SIZE, SIZE, 3), np.float32)
     picture[:] = PALETTE[scene.background]
     if scene.striped:
-        rows = np.arange(SIZE) // _STRIPE % 2 == 1
+        rows = np.arange(SIZE) // STRIPE % 2 == 1
         picture[rows] = paler(scene.background)
     shift = SHIFT if len(scene.figures) == 1 else _PAIR_SHIFT
     for figure in scene.figures:

@@ -117,19 +117,25 @@ def _draw(seed: int, step: int, *, held_out: bool) -> tuple[list[str], Tensor]:
 def _loss(examiner: _Examiner, seed: int) -> Callable[[int], Tensor]:
     def loss_at(step: int) -> Tensor:
         texts, right = _draw(seed, step, held_out=False)
-        losses = [_wrongness(scores, right.to(scores.device)) for scores in examiner(texts)]
+        losses = [wrongness(scores, right.to(scores.device)) for scores in examiner(texts)]
         return torch.stack(losses).mean()
 
     return loss_at
 
 
-def _wrongness(scores: Tensor, right: Tensor) -> Tensor:
+def wrongness(scores: Tensor, right: Tensor) -> Tensor:
+    """How far scores of all answers, batch × answers, are from the right answers, batch × questions: the mean cross-entropy."""
     questions = zip(torch.split(scores, list(ANSWERS), -1), right.unbind(-1), strict=True)
     return torch.stack(list(starmap(nn.functional.cross_entropy, questions))).mean()
+
+
+def rightness(scores: Tensor, right: Tensor) -> float:
+    """The share of questions that scores answer right, 0 … 1."""
+    given = torch.stack([about.argmax(-1) for about in torch.split(scores, list(ANSWERS), -1)], -1)
+    return float((given == right).float().mean())
 
 
 @torch.inference_mode()
 def _examine(examiner: _Examiner, seed: int) -> float:
     texts, right = _draw(seed, -1 % 2**32, held_out=True)
-    given = torch.stack([scores.argmax(-1) for scores in torch.split(examiner(texts)[-1].cpu(), list(ANSWERS), -1)], -1)
-    return float((given == right).float().mean())
+    return rightness(examiner(texts)[-1].cpu(), right)

@@ -95,13 +95,17 @@ def write_clip(folder: Path, *, pad: str, sentences: Iterable[str] = SENTENCES, 
     return len(vocabulary)
 
 
-def write_t5(folder: Path) -> int:
-    """Writes a Unigram tokenizer as UMT5 has it, its pieces being the words and letters of the corpus.
+def write_t5(folder: Path, *, sentences: Iterable[str] = SENTENCES) -> int:
+    """Writes a Unigram tokenizer as UMT5 has it, its pieces being the words and letters of a text.
+
+    Args:
+        folder: The tokenizer's folder.
+        sentences: The text.
 
     Returns:
         The number of tokens.
     """
-    words = Counter("▁" + word for sentence in SENTENCES for word in sentence.split())
+    words = Counter("▁" + word for sentence in sentences for word in sentence.split())
     letters = Counter(letter for word in words for letter in word)
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces += [(word, -3.0) for word in sorted(words) if len(word) > 1]

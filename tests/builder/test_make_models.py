@@ -9,7 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 
 from builder.make_models import CHECKPOINT, make_models
 from builder.stamps import NotMadeHere
-from shared.weights.catalogue import SDXL, WAN
+from shared.weights.catalogue import SDXL
 from shared.weights.folders import missing_files
 
 
@@ -72,10 +72,3 @@ def test_somebodys_own_lora_is_never_lost(trained: Path, tmp_path: Path) -> None
     with pytest.raises(NotMadeHere, match=r"mine\.safetensors in it was not made by this program"):
         made(folder, trained, "loras")
     assert (folder / "loras" / "mine.safetensors").read_bytes() == b"mine"
-
-
-def test_a_trained_model_that_is_missing_is_stood_in_for_and_that_is_said(tmp_path: Path) -> None:
-    outcomes = made(tmp_path / "models", tmp_path / "nothing", "ip_adapters")
-    assert outcomes["sdxl"] == outcomes["wan"] == "made, random weights: the trained one is not in this repository yet"
-    assert outcomes["loras"] == "not in this repository yet"
-    assert missing_files(tmp_path / "models/wan", WAN.layout) == []

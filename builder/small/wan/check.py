@@ -1,0 +1,196 @@
+"""Measures whether the small WAN follows its captions and keeps to the frames it is given: held-out scenes, fixed seeds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from builder.small.shapes import SIZE, Pixels
+from builder.small.wan.captions import caption
+from builder.small.wan.clips import Scene, draw_scene, render
+from builder.small.wan.detector import read_clip
+from builder.small.wan.examples import GREY
+from builder.small.wan.vae import encode, to_clips, to_tensor
+from shared.contract.wan import WanRequest
+from shared.jobs.cancel import CancelToken
+from shared.jobs.recipe import Clip, Recipe, Run
+from shared.settings import Settings, prepare_environment
+
+ATTRIBUTES = ("background", "color", "shape", "motion")
+MODES: dict[str, tuple[int, ...]] = {"start": (0,), "end": (-1,), "both": (0, -1)}
+"""Which frames are given in each."""
+
+_STEPS = 20
+_GUIDANCE = 3.0
+_SEED = 2026
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How near clips come to the frames that were given, as mean absolute errors in levels of 255.
+
+    Attributes:
+        made: Of the clips that were made.
+        coded: Of clips that only went through the VAE: no clip can be nearer.
+        right: How many show each attribute as their captions say.
+    """
+
+    made: float
+    coded: float
+    right: Counter[str]
+
+
+def wan_tables(folder: Path, count: int) -> Iterator[tuple[str, str]]:
+    """Measures everything.
+
+    Args:
+        folder: The small WAN's folder.
+        count: How many held-out captions for text alone; with frames given a quarter of them for each mode.
+
+    Yields:
+        A title, and a table in Markdown.
+    """
+    recipe = load_recipe(folder)
+    columns = {f"{frames} frames": follow(recipe, count if frames == 9 else count // 2, frames) for frames in (9, 13, 17)}
+    yield "WAN, text alone", _shares(columns)
+    pipeline = load_vace(folder)
+    kept = {(mode, frames): keep(pipeline, mode, frames, count // 4) for frames in (9, 17) for mode in MODES}
+    yield "WAN, frames given", _errors(kept, count // 4)
+
+
+def load_recipe(folder: Path) -> Recipe[WanRequest]:
+    """Loads a small WAN as the worker does."""
+    prepare_environment()
+    from handlers.wan.handler import load
+
+    return load(Settings(wan_model=folder))
+
+
+def make(recipe: Recipe[WanRequest], prompt: str, *, frames: int, seed: int, **config: Any) -> Pixels:
+    """Has the recipe make one clip, frames × 64 × 64 × 3.
+
+    Args:
+        recipe: The worker's recipe.
+        prompt: What is to be seen.
+        frames: How many.
+        seed: Where the noise starts.
+        config: Other fields of the request's `config`.
+    """
+    given = {"width": SIZE, "height": SIZE, "frames": frames, "seed": seed, "steps": _STEPS, "guidance_scale": _GUIDANCE} | config
+    raw = {"id": "check", "user_id": "check", "type": "video_fast", "prompt": prompt, "config": given}
+    request = WanRequest.parse(raw, job_id="check")
+    (product,) = recipe.generate(request, {}, Run("check", CancelToken(600), lambda done, total, *, text=None: None))
+    assert isinstance(product, Clip)
+    return np.stack(list(product.frames))
+
+
+def follow(recipe: Recipe[WanRequest], count: int, frames: int) -> tuple[Counter[str], int]:
+    """Makes clips of held-out captions and reads them.
+
+    Returns:
+        How often each attribute is right, and out of how many.
+    """
+    rng = np.random.default_rng((_SEED, frames))
+    right: Counter[str] = Counter()
+    for seed in range(count):
+        scene = draw_scene(rng, held_out=True)
+        right += compare(make(recipe, caption(scene, rng), frames=frames, seed=seed), scene)
+    return right, count
+
+
+def compare(clip: Pixels, scene: Scene) -> Counter[str]:
+    """Which attributes a clip shows as its scene has them."""
+    reading = read_clip(clip)
+    return Counter({name: int(getattr(reading, name) == getattr(scene, name)) for name in ATTRIBUTES})
+
+
+def load_vace(folder: Path) -> Any:
+    """Loads diffusers' own pipeline, in full precision."""
+    prepare_environment()
+    from diffusers import WanVACEPipeline
+
+    pipeline = WanVACEPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def make_given(pipeline: Any, prompt: str, clip: Pixels, given: tuple[int, ...], *, seed: int) -> Pixels:
+    """Has diffusers' pipeline make a clip of which some frames are given.
+
+    Args:
+        pipeline: A `WanVACEPipeline`.
+        prompt: What is to be seen.
+        clip: Frames × height × width × 3; only the given frames are used.
+        given: Their numbers.
+        seed: Where the noise starts.
+    """
+    numbers = [number % len(clip) for number in given]
+    grey = np.full_like(clip[0], GREY)
+    video = [Image.fromarray(clip[at] if at in numbers else grey) for at in range(len(clip))]
+    mask = [Image.new("L", (SIZE, SIZE), 0 if at in numbers else 255) for at in range(len(clip))]
+    made = pipeline(
+        prompt=prompt,
+        video=video,
+        mask=mask,
+        height=SIZE,
+        width=SIZE,
+        num_frames=len(clip),
+        num_inference_steps=_STEPS,
+        guidance_scale=_GUIDANCE,
+        generator=torch.Generator("cpu").manual_seed(seed),
+        output_type="np",
+    ).frames[0]
+    pixels: Pixels = np.round(made * 255).astype(np.uint8)
+    return pixels
+
+
+def keep(pipeline: Any, mode: str, frames: int, count: int) -> Kept:
+    """Gives frames of held-out clips, with their captions, and measures how near the clips made come to them."""
+    rng = np.random.default_rng((_SEED, frames, len(mode)))
+    right: Counter[str] = Counter()
+    made, coded = [], []
+    for seed in range(count):
+        scene = draw_scene(rng, held_out=True)
+        clip = render(scene, frames, rng)
+        result = make_given(pipeline, caption(scene, rng), clip, MODES[mode], seed=seed)
+        right += compare(result, scene)
+        given = list(MODES[mode])
+        made.append(_difference(result[given], clip[given]))
+        coded.append(_difference(_coded(pipeline.vae, clip)[given], clip[given]))
+    return Kept(float(np.mean(made)), float(np.mean(coded)), right)
+
+
+@torch.inference_mode()
+def _coded(vae: Any, clip: Pixels) -> Pixels:
+    coded: Pixels = to_clips(vae.decode(encode(vae, to_tensor(clip[None])), return_dict=False)[0])[0]
+    return coded
+
+
+def _difference(first: Pixels, second: Pixels) -> float:
+    return float(np.abs(first.astype(np.float32) - second).mean())
+
+
+def _shares(columns: dict[str, tuple[Counter[str], int]]) -> str:
+    rows = [
+        f"| {name} | " + " | ".join(f"{right[name]} / {count} ({right[name] / count:.0%})" for right, count in columns.values()) + " |"
+        for name in ATTRIBUTES
+    ]
+    return "\n".join([f"| attribute | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|", *rows])
+
+
+def _errors(kept: dict[tuple[str, int], Kept], count: int) -> str:
+    rows = [
+        f"| {mode} | {frames} | {one.made:.1f} | {one.coded:.1f} | "
+        + " | ".join(f"{one.right[name] / count:.0%}" for name in ATTRIBUTES)
+        + " |"
+        for (mode, frames), one in kept.items()
+    ]
+    head = f"| given | frames | error of the clip | of the VAE alone | {' | '.join(ATTRIBUTES)} |"
+    return "\n".join([head, "|---" * (4 + len(ATTRIBUTES)) + "|", *rows])
