@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from diffusers import StableDiffusionXLPipeline
 
-from builder.make_models import CHECKPOINT, make_models
+from builder.make_models import CHECKPOINT, COPIED, make_models
 from builder.stamps import NotMadeHere
 from shared.weights.catalogue import SDXL
 from shared.weights.folders import missing_files
@@ -25,11 +25,12 @@ def made(folder: Path, small_models: Path, until: str) -> dict[str, str]:
 
 @pytest.fixture
 def trained(tmp_path: Path, small_models: Path) -> Path:
-    """A folder of trained models: the small SDXL and a LoRA."""
+    """A folder of trained models, with a LoRA that tests may change."""
     folder = tmp_path / "small_models"
     (folder / "loras").mkdir(parents=True)
     (folder / "loras" / "outlined.safetensors").write_bytes(b"a LoRA")
-    (folder / "sdxl").symlink_to(small_models / "sdxl")
+    for name in set(COPIED) - {"loras"}:
+        (folder / name).symlink_to(small_models / name)
     return folder
 
 
