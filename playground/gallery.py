@@ -63,7 +63,7 @@ def preview(clip: Path, gif: Path) -> int:
         milliseconds = round(1000 / float(stream.average_rate or 8))
         frames = [Image.fromarray(frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)]
     # Few colors and no dithering: grain is what makes such files large.
-    few = [frame.quantize(64, dither=Image.Dither.NONE) for frame in frames]
+    few = [frame.quantize(16, dither=Image.Dither.NONE) for frame in frames]
     large = [frame.resize((frame.width * ENLARGED, frame.height * ENLARGED), Image.Resampling.NEAREST) for frame in few]
     large[0].save(gif, save_all=True, append_images=large[1:], duration=milliseconds, loop=0)
     return len(frames)
