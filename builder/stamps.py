@@ -98,9 +98,18 @@ def _put_in_place(new: Path, target: Path, recipe: str) -> None:
             raise
 
 
-def _stamp(folder: Path, recipe: str) -> None:
+def make_readable(folder: Path) -> list[Path]:
+    """Lets everybody read a folder's files. Weights are written for their owner alone, but a worker may run as somebody else.
+
+    Returns:
+        The files, sorted.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
-        path.chmod(0o644)  # weights are written for their owner alone, but a container may run as somebody else
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+        path.chmod(0o644)
+    return files
+
+
+def _stamp(folder: Path, recipe: str) -> None:
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in make_readable(folder)}
     (folder / STAMP).write_text(json.dumps({"recipe": recipe, "files": sizes}, indent=2) + "\n", encoding="utf-8")

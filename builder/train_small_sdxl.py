@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from builder.stamps import make_readable
 from builder.tiny.tokenizers import write_json
 
 _PICTURES = 16_000
@@ -67,8 +68,7 @@ def train_small_sdxl(folder: Path, work: Path, plan: Plan, *, seed: int) -> None
     save_vae(vae, folder / "vae")
     save_denoiser(unet, encoders, folder)
     write_json(folder / "model_index.json", INDEX | {"force_zeros_for_empty_prompt": False})
-    for path in folder.rglob("*.safetensors"):
-        path.chmod(0o644)  # weights are written for their owner alone, but a worker may run as somebody else
+    make_readable(folder)
 
 
 def main(arguments: list[str] | None = None) -> int:

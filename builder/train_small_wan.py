@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from builder.stamps import make_readable
 from builder.tiny.tokenizers import write_json
 
 _PICTURE_STEPS = 750
@@ -72,8 +73,7 @@ def train_small_wan(folder: Path, work: Path, *, seed: int) -> None:
         part.to(torch.float16).save_pretrained(folder / name)
     make_scheduler().save_pretrained(folder / "scheduler")
     write_json(folder / "model_index.json", _INDEX)
-    for path in folder.rglob("*.safetensors"):
-        path.chmod(0o644)  # weights are written for their owner alone, but a worker may run as somebody else
+    make_readable(folder)
 
 
 def _tell(what: str, judged: dict[str, float]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from builder.small.attachment_checks import load_pipeline
 from builder.small.detector import read
 from builder.small.drawing import GUIDANCE, STEPS, draw
 from builder.small.following import ATTRIBUTES, compare, held_out
@@ -35,18 +36,19 @@ def behaviour(recipe: Recipe[SdxlRequest], folder: Path, count: int) -> str:
     Returns:
         A Markdown table.
     """
+    plain = [draw(recipe, _WHITE, seed) for seed in range(count)]
     rows = [
         *(
             f"| steps {steps} | {away:.1f} levels from the picture of {_MOST_STEPS} steps |"
             for steps, away in _settled(recipe, count).items()
         ),
-        _row(f"prompt “{_WHITE}”", _WHITES, _white(recipe, count, "", GUIDANCE)),
+        _row(f"prompt “{_WHITE}”", _WHITES, _white(plain)),
         *(
-            _row(f"… negative prompt “{_NOT_WHITE}”, guidance {value:g}", _WHITES, _white(recipe, count, _NOT_WHITE, value))
+            _row(f"… negative prompt “{_NOT_WHITE}”, guidance {value:g}", _WHITES, _white(_without_white(recipe, count, value)))
             for value in GUIDANCES
         ),
-        _row("the same seed again", "are the same to the bit", _repeated(recipe, count)),
-        _row("another seed", "are another picture", _varied(recipe, count)),
+        _row("the same seed again", "are the same to the bit", _repeated(recipe, plain)),
+        _row("another seed", "are another picture", len({picture.tobytes() for picture in plain}) / count),
     ]
     for strength, (away, old, new) in against_reference(folder, count).items():
         shown = f"{away:.0f} levels from it, {old:.0%} of its attributes, {new:.0%} of the prompt's"
@@ -68,18 +70,18 @@ def _settled(recipe: Recipe[SdxlRequest], count: int) -> dict[int, float]:
     return {steps: float(np.mean(found)) for steps, found in apart.items()}
 
 
-def _white(recipe: Recipe[SdxlRequest], count: int, negative: str, guidance: float) -> float:
-    pictures = (draw(recipe, _WHITE, seed, negative=negative, guidance=guidance) for seed in range(count))
+def _without_white(recipe: Recipe[SdxlRequest], count: int, guidance: float) -> list[Pixels]:
+    return [draw(recipe, _WHITE, seed, negative=_NOT_WHITE, guidance=guidance) for seed in range(count)]
+
+
+def _white(pictures: list[Pixels]) -> float:
     return float(np.mean([read(picture).background == "white" for picture in pictures]))
 
 
-def _repeated(recipe: Recipe[SdxlRequest], count: int) -> float:
-    again = [(draw(recipe, _WHITE, seed), draw(recipe, _WHITE, seed)) for seed in range(count // 5)]
-    return float(np.mean([np.array_equal(one, other) for one, other in again]))
-
-
-def _varied(recipe: Recipe[SdxlRequest], count: int) -> float:
-    return len({draw(recipe, _WHITE, seed).tobytes() for seed in range(count)}) / count
+def _repeated(recipe: Recipe[SdxlRequest], pictures: list[Pixels]) -> float:
+    """The share of pictures, of a fifth of them, that are drawn again to the bit."""
+    again = [np.array_equal(picture, draw(recipe, _WHITE, seed)) for seed, picture in enumerate(pictures[: len(pictures) // 5])]
+    return float(np.mean(again))
 
 
 def against_reference(folder: Path, count: int) -> dict[float, tuple[float, float, float]]:
@@ -108,12 +110,9 @@ def _compare_both(redraw: Any, strength: float, seed: int, prompt: str, new: Sce
 
 
 def _image_to_image(folder: Path) -> Any:
-    import torch
     from diffusers import StableDiffusionXLImg2ImgPipeline
 
-    from shared.models.diffusion import load_sdxl
-
-    components = load_sdxl(folder, torch.device("cpu"), torch.float32).components
+    components = load_pipeline(folder).components
     pipeline = StableDiffusionXLImg2ImgPipeline(**components, force_zeros_for_empty_prompt=False, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -31,7 +31,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     figures = [_figure(figure, rng, terse=terse) for figure in scene.figures]
     subject = (", " if terse else " and ").join(figures)
     ground = _ground(scene, rng, terse=terse)
-    return (subject if terse else _pick(_OPENINGS, rng) + subject) + ground
+    return (subject if terse else pick(_OPENINGS, rng) + subject) + ground
 
 
 def sentences() -> tuple[str, ...]:
@@ -48,15 +48,16 @@ def sentences() -> tuple[str, ...]:
     return tuple(caption(scene, rng) for scene in scenes)
 
 
-def _pick(words: tuple[str, ...], rng: np.random.Generator) -> str:
+def pick(words: tuple[str, ...], rng: np.random.Generator) -> str:
+    """One of them, by chance."""
     return words[rng.integers(len(words))]
 
 
 def _figure(figure: Figure, rng: np.random.Generator, *, terse: bool) -> str:
-    size = _pick(_SIZE_WORDS[figure.size], rng) + " " if rng.random() < 0.5 else ""
+    size = pick(_SIZE_WORDS[figure.size], rng) + " " if rng.random() < 0.5 else ""
     words = f"{size}{figure.color} {figure.shape}"
     if figure.place != "centre" or rng.random() < 0.3:
-        words += " " + _pick(_PLACE_WORDS[figure.place], rng)
+        words += " " + pick(_PLACE_WORDS[figure.place], rng)
     return words if terse else f"a {words}"
 
 
@@ -69,4 +70,4 @@ def _ground(scene: Scene, rng: np.random.Generator, *, terse: bool) -> str:
     ways: tuple[str, ...] = (f" on a {tone} background", f" on {tone}", f" in front of a {tone} background")
     if scene.striped:
         ways = (*ways, f" on {scene.background} stripes")
-    return _pick(ways, rng)
+    return pick(ways, rng)

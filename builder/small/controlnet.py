@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from builder.small.captions import caption
 from builder.small.denoiser import Noiser, conditions
 from builder.small.edges import edges
-from builder.small.frozen import FrozenSdxl, make_readable, train_added
+from builder.small.frozen import FrozenSdxl, train_added
 from builder.small.shapes import Pixels, Scene
 from builder.small.training import Stage
 from builder.small.vae import make_pool
+from builder.stamps import make_readable
 
 _CHANNELS = (8, 16, 32, 64)  # of the layers that bring the edges to the size of the latents
 _BATCH = 16

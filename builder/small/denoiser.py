@@ -40,15 +40,16 @@ def train_unet(examples: Examples, encoders: TextEncoders, stage: Stage, device:
     """Trains the UNet from nothing, on the states of text encoders that stay as they are."""
     torch.manual_seed(seed)
     unet = make_unet().to(device)
-    return train(unet, _loss(unet, examples, encoders, seed), stage)
+    return train(unet, denoising_loss(unet, examples, encoders, seed, batch=_BATCH), stage)
 
 
-def _loss(unet: UNet2DConditionModel, examples: Examples, encoders: TextEncoders, seed: int) -> Callable[[int], Tensor]:
+def denoising_loss(unet: Any, examples: Examples, encoders: TextEncoders, seed: int, *, batch: int) -> Callable[[int], Tensor]:
+    """What is trained by: a step's number → how far the UNet's velocities are from the right ones. A tenth of the captions is empty."""
     noiser = Noiser(unet.device)
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((seed, step))
-        chosen = rng.integers(len(examples.scenes), size=_BATCH)
+        chosen = rng.integers(len(examples.scenes), size=batch)
         texts = ["" if rng.random() < _DROPPED else caption(examples.scenes[index], rng) for index in chosen]
         noisy, times, velocity = noiser(examples.latents[chosen], rng)
         return nn.functional.mse_loss(unet(noisy, times, **conditions(encoders, texts))[0], velocity)

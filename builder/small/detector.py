@@ -14,7 +14,8 @@ _NAMES = tuple(PALETTE)
 _FULL = np.array([PALETTE[name] for name in _NAMES], np.float32)
 _PALE = np.array([paler(name) for name in _NAMES], np.float32)
 _BORDER = 3  # pixels along the edge that no figure covers for the most part
-_LEAST = 12  # pixels: less is no figure
+LEAST = 12
+"""Pixels: less is no figure."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def read(pixels: Pixels, *, region: tuple[slice, slice] | None = None) -> Readin
     if color is None:
         return Reading(_NAMES[ground])
     mask = (_distances(picture, _FULL[color : color + 1])[..., 0] < away) & inside
-    if mask.sum() < _LEAST:
+    if mask.sum() < LEAST:
         return Reading(_NAMES[ground])
     x, y = _middle(mask)
     return Reading(_NAMES[ground], _NAMES[color], _shape(mask), _place(x, y))
@@ -73,7 +74,7 @@ def _background(picture: NDArray[np.float32]) -> int:
 def _figure_color(picture: NDArray[np.float32], ground: int, away: NDArray[np.float32], inside: NDArray[np.bool_]) -> int | None:
     """The color that most pixels have which are far from the background's tones. Where edges blend, they are near to it."""
     far = inside & (away > max(60.0, 0.6 * float(np.quantile(away[inside], 0.99))))
-    if far.sum() < _LEAST:
+    if far.sum() < LEAST:
         return None
     apart = _distances(picture, _FULL)
     apart[..., ground] = np.inf

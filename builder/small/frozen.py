@@ -56,9 +56,3 @@ def train_added(added: nn.Module, loss_at: Callable[[int], Tensor], stage: Stage
     averaged = train(added, loss_at, stage)
     added.load_state_dict(averaged.state_dict())
     added.requires_grad_(False)
-
-
-def make_readable(folder: Path) -> None:
-    """Weights are written for their owner alone, but a worker may run as somebody else."""
-    for path in folder.rglob("*.safetensors"):
-        path.chmod(0o644)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from builder.small.frozen import make_readable
 from builder.small.shapes import SIZE, Pixels, Scene
 from builder.small.text import ANSWERS, answers, rightness, wrongness
 from builder.small.training import Stage, train
 from builder.small.vae import make_pool
+from builder.stamps import make_readable
 
 PROJECTED = 64
 """Numbers that a picture becomes."""

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from builder.small.captions import caption
 from builder.small.denoiser import Examples, Noiser, conditions
-from builder.small.frozen import FrozenSdxl, make_readable, train_added
+from builder.small.frozen import FrozenSdxl, train_added
 from builder.small.image_encoder import PROJECTED, embed
 from builder.small.shapes import Scene, render
 from builder.small.training import Stage
 from builder.small.vae import make_pool
+from builder.stamps import make_readable
 
 NAME = "small.safetensors"
 _TOKENS = 4  # that a picture becomes

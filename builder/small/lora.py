@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,13 @@ from diffusers import StableDiffusionXLPipeline
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
-from builder.small.captions import caption
-from builder.small.denoiser import Examples, Noiser, conditions
-from builder.small.frozen import FrozenSdxl, make_readable, train_added
+from builder.small.denoiser import denoising_loss
+from builder.small.frozen import FrozenSdxl, train_added
 from builder.small.shapes import render
 from builder.small.stripes import plain, striped
 from builder.small.training import Stage
 from builder.small.vae import make_pool
+from builder.stamps import make_readable
 
 NAME = "stripes.safetensors"
 _RANK = 8
@@ -26,7 +25,6 @@ _TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "pr
 _BATCH = 16
 _PICTURES = 4000
 _PAIRS = 0.2  # the share of pictures with two figures
-_EMPTY = 0.1  # the share of captions that become empty
 
 
 def train_lora(sdxl: FrozenSdxl, folder: Path, stage: Stage, seed: int) -> None:
@@ -46,21 +44,9 @@ def train_lora(sdxl: FrozenSdxl, folder: Path, stage: Stage, seed: int) -> None:
     rng = np.random.default_rng(seed)
     scenes = [plain(scene) for scene in make_pool(_PICTURES, seed, pairs=_PAIRS)[0]]
     pictures = np.stack([render(striped(scene), rng) for scene in scenes])
-    train_added(added, _loss(sdxl, sdxl.examples(scenes, pictures), seed), stage)
+    loss_at = denoising_loss(sdxl.unet, sdxl.examples(scenes, pictures), sdxl.encoders, seed, batch=_BATCH)
+    train_added(added, loss_at, stage)
     weights: dict[str, Tensor] = get_peft_model_state_dict(sdxl.unet)
     layers = {name: (weight * (_STRENGTH if ".lora_B." in name else 1)).to(torch.float16) for name, weight in weights.items()}
     StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=layers, weight_name=NAME, safe_serialization=True)
     make_readable(folder)
-
-
-def _loss(sdxl: FrozenSdxl, examples: Examples, seed: int) -> Callable[[int], Tensor]:
-    noiser = Noiser(sdxl.unet.device)
-
-    def loss_at(step: int) -> Tensor:
-        rng = np.random.default_rng((seed, step))
-        chosen = rng.integers(len(examples.scenes), size=_BATCH)
-        texts = ["" if rng.random() < _EMPTY else caption(examples.scenes[index], rng) for index in chosen]
-        noisy, times, velocity = noiser(examples.latents[chosen], rng)
-        return nn.functional.mse_loss(sdxl.unet(noisy, times, **conditions(sdxl.encoders, texts))[0], velocity)
-
-    return loss_at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +88,12 @@ class Scene:
     def held_out(self) -> bool:
         """Whether this combination of attributes is kept from training. Sizes and stripes do not count: the rest is new as a whole."""
         parts = [self.background, *(f"{figure.shape} {figure.color} {figure.place}" for figure in self.figures)]
-        return hashlib.sha256("/".join(parts).encode()).digest()[0] % _HELD_OUT == 0
+        return is_held_out(parts)
+
+
+def is_held_out(attributes: Iterable[str]) -> bool:
+    """Whether a combination of attributes is one of those that are kept from training: a tenth, chosen by a hash."""
+    return hashlib.sha256("/".join(attributes).encode()).digest()[0] % _HELD_OUT == 0
 
 
 def paler(color: str) -> tuple[int, int, int]:

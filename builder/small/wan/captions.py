@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from builder.small.captions import pick
 from builder.small.shapes import PALETTE
 from builder.small.wan.clips import MOTIONS, SHAPES, Scene
 
@@ -28,9 +29,9 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         scene: What is shown.
         rng: Chooses the words.
     """
-    article = _pick(("a ", "a ", "a ", "the ", ""), rng)
+    article = pick(("a ", "a ", "a ", "the ", ""), rng)
     words = _moving(f"{article}{scene.color} {scene.shape}", scene.motion, rng)
-    words = _pick(_OPENINGS, rng) + words + _ground(scene, rng)
+    words = pick(_OPENINGS, rng) + words + _ground(scene, rng)
     if rng.random() < 0.2:
         words = words[0].upper() + words[1:]
     return words + ("." if rng.random() < 0.2 else "")
@@ -50,17 +51,13 @@ def sentences() -> tuple[str, ...]:
     return tuple(caption(scene, rng) for scene in scenes for _ in range(3))
 
 
-def _pick(words: tuple[str, ...], rng: np.random.Generator) -> str:
-    return words[rng.integers(len(words))]
-
-
 def _moving(figure: str, motion: str, rng: np.random.Generator) -> str:
     if motion == "still":
-        return figure if rng.random() < 0.4 else _pick(_STAYS, rng).format(figure)
-    return _pick(_MOVES, rng).format(figure, _pick(_WAYS[motion], rng))
+        return figure if rng.random() < 0.4 else pick(_STAYS, rng).format(figure)
+    return pick(_MOVES, rng).format(figure, pick(_WAYS[motion], rng))
 
 
 def _ground(scene: Scene, rng: np.random.Generator) -> str:
     if scene.background == "white" and rng.random() < 0.3:
         return ""
-    return _pick(_GROUNDS, rng).format(scene.background)
+    return pick(_GROUNDS, rng).format(scene.background)

@@ -17,13 +17,13 @@ from builder.small.wan.captions import caption
 from builder.small.wan.clips import Scene, draw_scene, render
 from builder.small.wan.detector import read_clip
 from builder.small.wan.examples import GREY
+from builder.small.wan.text import ATTRIBUTES
 from builder.small.wan.vae import encode, to_clips, to_tensor
 from shared.contract.wan import WanRequest
 from shared.jobs.cancel import CancelToken
 from shared.jobs.recipe import Clip, Recipe, Run
 from shared.settings import Settings, prepare_environment
 
-ATTRIBUTES = ("background", "color", "shape", "motion")
 MODES: dict[str, tuple[int, ...]] = {"start": (0,), "end": (-1,), "both": (0, -1)}
 """Which frames are given in each."""
 

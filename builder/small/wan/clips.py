@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 
-from builder.small.shapes import PALETTE, SIZE, Pixels, coverage
+from builder.small.shapes import PALETTE, SIZE, Pixels, coverage, is_held_out
 
 SHAPES = ("circle", "square", "triangle", "star")
 MOTIONS: dict[str, tuple[int, int]] = {"still": (0, 0), "left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
@@ -21,7 +20,6 @@ _RADIUS = 12.0
 _LOOSE_RADIUS = 1.5  # pixels
 _LOOSE_SPEED = 0.15  # pixels per frame
 _LOOSE_PLACE = 4.0  # pixels, of the path's middle
-_HELD_OUT = 10  # one combination in so many
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,7 @@ class Scene:
     @property
     def held_out(self) -> bool:
         """Whether this combination of attributes is kept from training."""
-        parts = (self.background, self.shape, self.color, self.motion)
-        return hashlib.sha256("/".join(parts).encode()).digest()[0] % _HELD_OUT == 0
+        return is_held_out((self.background, self.shape, self.color, self.motion))
 
 
 def draw_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:

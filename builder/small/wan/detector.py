@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from builder.small.detector import Reading, read
+from builder.small.detector import LEAST, Reading, read
 from builder.small.shapes import PALETTE, SIZE, Pixels
 from builder.small.wan.clips import MOTIONS, SPEED
-
-_LEAST = 12  # pixels: less is no figure
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def centre(frame: Pixels, background: str, color: str) -> tuple[float, float] | 
     picture = frame.astype(np.float32)
     to_figure, to_ground = (np.linalg.norm(picture - np.array(PALETTE[name], np.float32), axis=-1) for name in (color, background))
     mask: NDArray[np.bool_] = to_figure < to_ground
-    if mask.sum() < _LEAST:
+    if mask.sum() < LEAST:
         return None
     down, across = np.nonzero(mask)
     return float(across.mean()) + 0.5, float(down.mean()) + 0.5
