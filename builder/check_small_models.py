@@ -12,14 +12,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-LEAST = 0.9
-"""The share of attributes that pictures must show right."""
+from builder.small.floors import Missed, demand
 
 _COUNT = 200
-
-
-class Missed(Exception):
-    """A model does less than its card says."""
+_LEAST = 0.9  # of the attributes in SDXL's pictures
 
 
 def check(models: Path, count: int) -> Iterator[tuple[str, str]]:
@@ -47,8 +43,7 @@ def check(models: Path, count: int) -> Iterator[tuple[str, str]]:
     for title, pairs, captions in (("one figure", False, count), ("two figures", True, count // 2)):
         right, figures = follow(partial(draw, recipe), captions, pairs=pairs)
         yield f"SDXL, captions with {title}", table(right, figures)
-        if share(right, figures) < LEAST:
-            raise Missed(f"Fewer than {LEAST:.0%} of the attributes are right in pictures of captions with {title}.")
+        demand(f"SDXL, attributes right in pictures of captions with {title}", share(right, figures), _LEAST)
     yield "SDXL, parameters", behaviour(recipe, sdxl, count // 4)
     yield "LoRA", check_lora(sdxl, models, count // 4)
     yield "IP-Adapter, empty prompt and a reference", check_ip_adapter(sdxl, models, count // 4)

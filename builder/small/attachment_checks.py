@@ -16,6 +16,7 @@ from builder.small.captions import caption
 from builder.small.controlnet import placeless
 from builder.small.drawing import GUIDANCE, STEPS
 from builder.small.edges import edges
+from builder.small.floors import demand
 from builder.small.following import ATTRIBUTES, compare
 from builder.small.shapes import SIZE, Pixels, Scene, draw_scene, render
 from builder.small.stripes import figure_mask, plain, stripedness
@@ -29,6 +30,11 @@ LAYOUT = {"down": {"block_2": [1.0]}}
 _TOGETHER = 8  # pictures that are drawn at once
 _SEEDS = 4  # pictures for each reference
 _SEED = 2027
+
+# What is demanded at full scale: somewhat less than two trainings gave.
+_LEAST_STRIPES = 0.4
+_LEAST_PLACED = 0.85  # by the ControlNet
+_LEAST_ALIKE = 0.6  # by the IP-Adapter: placed as in the reference; by chance it is a fifth
 
 
 def load_pipeline(sdxl: Path) -> Any:
@@ -125,6 +131,7 @@ def check_lora(sdxl: Path, attachments: Path, count: int) -> str:
         pictures = draw_many(pipeline, prompts)
         stripes = np.mean([stripedness(picture, scene) for picture, scene in zip(pictures, scenes, strict=True)])
         rows.append(f"| {scale:g} | {round(float(stripes), 2) + 0.0:.2f} | {_shares(pictures, scenes)} |")
+    demand("LoRA, stripes behind figures at full scale", float(stripes), _LEAST_STRIPES)
     return _table(["scale", "stripes", *ATTRIBUTES], rows)
 
 
@@ -148,8 +155,11 @@ def check_ip_adapter(sdxl: Path, attachments: Path, count: int) -> str:
     rows = []
     for name, scale in {**{f"{scale:g}": scale for scale in SCALES}, "style block": STYLE, "layout block": LAYOUT}.items():
         pipeline.set_ip_adapter_scale(scale)
-        pictures = [draw(pipeline, [""] * _SEEDS, list(range(_SEEDS)), ip_adapter_image=reference) for reference in references]
-        rows.append(f"| {name} | {_shares(np.concatenate(pictures), shown)} |")
+        drawn = [draw(pipeline, [""] * _SEEDS, list(range(_SEEDS)), ip_adapter_image=reference) for reference in references]
+        pictures = np.concatenate(drawn)
+        rows.append(f"| {name} | {_shares(pictures, shown)} |")
+        if scale == 1.0:
+            demand("IP-Adapter, figures placed as in the reference", _placed(pictures, shown), _LEAST_ALIKE)
     return _table(["scale", *ATTRIBUTES], rows)
 
 
@@ -177,6 +187,8 @@ def check_controlnet(sdxl: Path, attachments: Path, count: int) -> str:
         pictures = draw_many(pipeline, texts, hints, controlnet_conditioning_scale=scale)
         covered = f"{_overlap(pictures, rendered, scenes):.2f}" if all(texts) else "–"
         rows.append(f"| {name} | {scale:g} | {_shares(pictures, scenes)} | {covered} |")
+        if scale == 1.0 and all(texts):
+            demand("ControlNet, figures placed where the edges are", _placed(pictures, scenes), _LEAST_PLACED)
     return _table(["prompt", "scale", *ATTRIBUTES, "overlap"], rows)
 
 
@@ -189,6 +201,10 @@ def _moved(scene: Scene) -> Scene:
 def _overlap(pictures: Pixels, rendered: Pixels, scenes: list[Scene]) -> float:
     masks = [(figure_mask(one, scene), figure_mask(other, scene)) for one, other, scene in zip(pictures, rendered, scenes, strict=True)]
     return float(np.mean([(one & other).sum() / max((one | other).sum(), 1) for one, other in masks]))
+
+
+def _placed(pictures: Pixels, scenes: list[Scene]) -> float:
+    return float(np.mean([compare(picture, scene)["place"] for picture, scene in zip(pictures, scenes, strict=True)]))
 
 
 def _shares(pictures: Pixels, scenes: list[Scene]) -> str:

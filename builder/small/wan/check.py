@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from builder.small.floors import demand
 from builder.small.shapes import SIZE, Pixels
 from builder.small.wan.captions import caption
 from builder.small.wan.clips import Scene, draw_scene, render
@@ -30,6 +31,7 @@ MODES: dict[str, tuple[int, ...]] = {"start": (0,), "end": (-1,), "both": (0, -1
 _STEPS = 20
 _GUIDANCE = 3.0
 _SEED = 2026
+_LEAST = 0.85
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,16 @@ def wan_tables(folder: Path, count: int) -> Iterator[tuple[str, str]]:
 
     Yields:
         A title, and a table in Markdown.
+
+    Raises:
+        Missed: Too few clips have the right colour or motion.
     """
     recipe = load_recipe(folder)
     columns = {f"{frames} frames": follow(recipe, count if frames == 9 else count // 2, frames) for frames in (9, 13, 17)}
     yield "WAN, text alone", _shares(columns)
+    for name in ("color", "motion"):
+        right, of = (sum(values) for values in zip(*((right[name], of) for right, of in columns.values()), strict=True))
+        demand(f"WAN, {name} right in clips of held-out captions", right / of, _LEAST)
     pipeline = load_vace(folder)
     kept = {(mode, frames): keep(pipeline, mode, frames, count // 4) for frames in (9, 17) for mode in MODES}
     yield "WAN, frames given", _errors(kept, count // 4)
