@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanVACETransformer3DModel
 from transformers import UMT5Config, UMT5EncoderModel
 
 from builder.tiny.tokenizers import write_json, write_t5
 
 _TEXT_WIDTH = 32
 _LATENTS = 16  # the VAE's means and deviations are given for this many channels
+_MASK = 64  # each latent stands for 8 × 8 pixels, and VACE takes the mask of every one
 _SHARD = "300KB"
 _TEXT_GAIN = 12.0  # with the default weights of a transformer this narrow, the prompt would hardly change a pixel
 
@@ -30,8 +31,8 @@ def _text_encoder(tokens: int) -> UMT5EncoderModel:
     return UMT5EncoderModel(config)
 
 
-def _transformer() -> WanTransformer3DModel:
-    transformer = WanTransformer3DModel(
+def _transformer() -> WanVACETransformer3DModel:
+    transformer = WanVACETransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=4,
         attention_head_dim=12,
@@ -44,6 +45,8 @@ def _transformer() -> WanTransformer3DModel:
         cross_attn_norm=True,
         qk_norm="rms_norm_across_heads",
         rope_max_seq_len=1024,
+        vace_layers=[0],
+        vace_in_channels=2 * _LATENTS + _MASK,
     )
     for block in transformer.blocks:
         block.attn2.to_out[0].weight.data.mul_(_TEXT_GAIN)
@@ -77,11 +80,11 @@ def write_wan(folder: Path) -> None:
     _vae().save_pretrained(folder / "vae")
     _scheduler().save_pretrained(folder / "scheduler")
     index = {
-        "_class_name": "WanPipeline",
+        "_class_name": "WanVACEPipeline",
         "scheduler": ["diffusers", "UniPCMultistepScheduler"],
         "text_encoder": ["transformers", "UMT5EncoderModel"],
         "tokenizer": ["transformers", "T5TokenizerFast"],
-        "transformer": ["diffusers", "WanTransformer3DModel"],
+        "transformer": ["diffusers", "WanVACETransformer3DModel"],
         "vae": ["diffusers", "AutoencoderKLWan"],
     }
     write_json(folder / "model_index.json", index)

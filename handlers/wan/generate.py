@@ -2,101 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from handlers.wan.decoding import decode_frames
+from handlers.wan.prompts import Prompts
+from handlers.wan.references import Conditions, conditioning_scale, conditions
 from handlers.wan.solvers import make_solver, solved_by
 from shared.contract.wan import WanRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Clip, Picture, Product, Run, Summary
+from shared.jobs.relay import Relay
+from shared.media.images import Pixels
 from shared.models.device import forget_vram_peak, vram_used_mb
+from shared.models.diffusion import WanPipelines
 from shared.models.pipelines import call_pipeline
-from shared.models.pixels import to_pixels
-
-# Tokens that WAN was trained with. Longer prompts are encoded whole all the same: neither network has a limit of its own.
-_TEXT_LENGTH = 512
 
 
 class WanRecipe:
-    """Text → video, and text → image.
+    """Text → video, text → image, and both with pictures to go by.
 
     Args:
-        pipeline: A loaded `WanPipeline`.
+        pipelines: WAN, loaded.
     """
 
-    def __init__(self, pipeline: Any) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipelines: WanPipelines) -> None:
+        self._pipelines = pipelines
+        self._prompts = Prompts(pipelines.text)
 
     def accept(self, request: WanRequest) -> None:
         """Refuses what this worker does not have.
 
         Raises:
-            ModelUnavailable: The request has references.
+            ModelUnavailable: The request has references, and this worker's WAN knows text alone.
         """
-        if request.references:
+        if request.references and self._pipelines.vace is None:
             names = ", ".join(request.references)
             raise ModelUnavailable(f"This worker has no models for references ({names}). Leave them out, or ask the operator to add them.")
 
     @torch.inference_mode()
     def generate(self, request: WanRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
         """Makes one clip of exactly the frames that were asked for, or one picture."""
-        forget_vram_peak(self._pipeline.device)
-        # 1. Where it starts: a generator on the CPU, so that the seed means the same on any GPU
-        noise = torch.Generator("cpu").manual_seed(request.seed)
-        # 2. Denoise and decode at the next length that the VAE can have
-        with solved_by(self._pipeline, make_solver(request.sample_solver, request.sample_shift)):
-            video = self._denoise(request, noise, run)
-        # 3. Cut to the length that was asked for
-        run.cancel.check()
-        frames = to_pixels(video[: request.frames])
-        # 4. Hand over
-        yield self._product(request, frames)
+        forget_vram_peak(self._device)
+        # 1. What it goes by, at the next length that the VAE can have
+        given = conditions(request, references, made_frames(request.frames)) if references else Conditions({}, leading=0)
+        # 2. Denoise
+        latents = self._denoise(request, given, run)
+        # 3. Decode, and hand over frame by frame: they are encoded as a film while the next are decoded
+        if request.is_image:
+            (pixels,) = self._frames(latents, 1, run)
+            yield Picture(pixels, request.seed, "png", self._describe(request))
+        else:
+            yield from self._film(request, self._frames(latents, request.frames, run))
 
     def summarize(self, request: WanRequest, products: Sequence[Product]) -> Summary:
         """Says what was done, for the payload."""
-        return Summary(
-            {
-                "model_used": "wan",
-                "enhancement_source": "none",
-                "auto_enhancement": False,
-                "compel_enhancement": False,
-                "reference_mode": request.reference_mode,
-                "exact_copy_mode": False,
-                "vram_used": vram_used_mb(self._pipeline.device),
-            }
-        )
+        metadata: dict[str, Any] = {
+            "model_used": "wan",
+            "enhancement_source": "none",
+            "auto_enhancement": False,
+            "compel_enhancement": False,
+            "reference_mode": request.reference_mode,
+            "exact_copy_mode": False,
+            "vram_used": vram_used_mb(self._device),
+        }
+        if request.references:
+            metadata |= {"reference_method": "vace", "reference_strength": request.reference_strength}
+        return Summary(metadata)
 
-    def _denoise(self, request: WanRequest, noise: torch.Generator, run: Run) -> Tensor:
-        """Frames × 3 × height × width, in 0 … 1; up to three frames more than were asked for."""
-        video: Tensor = call_pipeline(
-            self._pipeline,
-            run.step,
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            width=request.width,
-            height=request.height,
-            num_frames=made_frames(request.frames),
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance_scale,
-            max_sequence_length=self._text_length(request),
-            generator=noise,
-            output_type="pt",
-        ).frames
-        return video[0]
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = self._pipelines.text.device
+        return device
 
-    def _text_length(self, request: WanRequest) -> int:
-        """Tokens that neither prompt is longer than. The pipeline cuts at this length without a word."""
-        tokenizer = self._pipeline.tokenizer
-        texts = (request.prompt, request.negative_prompt or "")
-        return max(_TEXT_LENGTH, *(len(tokenizer(text, truncation=False, verbose=False).input_ids) for text in texts))
+    def _denoise(self, request: WanRequest, given: Conditions, run: Run) -> Tensor:
+        """1 × channels × latent frames × height/8 × width/8; up to three frames more than were asked for."""
+        pipeline = self._pipelines.vace if given.arguments else self._pipelines.text
+        with solved_by(pipeline, make_solver(request.sample_solver, request.sample_shift)):
+            latents: Tensor = call_pipeline(
+                pipeline,
+                run.step,
+                **self._prompts.embed(request.prompt, request.negative_prompt, guided=request.guidance_scale > 1),
+                **given.arguments,
+                width=request.width,
+                height=request.height,
+                num_frames=made_frames(request.frames),
+                num_inference_steps=request.steps,
+                guidance_scale=request.guidance_scale,
+                # On the CPU, so that the seed means the same on any GPU.
+                generator=torch.Generator("cpu").manual_seed(request.seed),
+                output_type="latent",
+            ).frames
+        return latents[:, :, given.leading :]
 
-    def _product(self, request: WanRequest, frames: NDArray[np.uint8]) -> Product:
+    def _frames(self, latents: Tensor, count: int, run: Run) -> Iterator[Pixels]:
+        """The first `count` frames."""
+        decoding = decode_frames(self._pipelines.text.vae, latents)
+        for _, frame in zip(range(count), decoding, strict=False):
+            run.cancel.check()
+            yield frame
+        decoding.close()
+
+    def _film(self, request: WanRequest, frames: Iterator[Pixels]) -> Iterator[Product]:
+        film: Relay[Pixels] = Relay()
+        with film:
+            yield Clip(film, request.fps, request.seed, self._describe(request))
+            for frame in frames:
+                if film.left:  # storage has refused, or the clip could not be written, and says so itself
+                    return
+                film.put(frame)
+
+    def _describe(self, request: WanRequest) -> dict[str, Any]:
         done: dict[str, Any] = {
             "batch_size": 1,
             "steps": request.steps,
@@ -105,9 +125,7 @@ class WanRecipe:
             "sample_solver": request.sample_solver,
             "sample_shift": request.sample_shift,
         }
-        if request.is_image:
-            return Picture(frames[0], request.seed, "png", done)
-        return Clip(frames, request.fps, request.seed, done)
+        return done | ({"conditioning_scale": conditioning_scale(request.reference_strength)} if request.references else {})
 
 
 def made_frames(frames: int) -> int:

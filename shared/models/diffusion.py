@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ import torch
 
 from shared.models.load import load_network, load_tokenizer, quiet
 from shared.models.prefetch import prefetched
+from shared.models.vace import text_view
 from shared.settings import SettingsError
 from shared.weights.folders import weight_files
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionXLPipeline, WanPipeline
+    from diffusers import StableDiffusionXLPipeline, WanPipeline, WanVACEPipeline
 
 # What somebody typed stays text: `<|endoftext|>` in a prompt does not end it.
 _TYPED = {"split_special_tokens": True}
@@ -56,10 +58,23 @@ def load_sdxl(folder: Path, device: torch.device, dtype: torch.dtype) -> StableD
     return pipeline
 
 
-def load_wan(folder: Path, device: torch.device, dtype: torch.dtype) -> WanPipeline:
-    """Loads WAN for text to video.
+@dataclass(frozen=True)
+class WanPipelines:
+    """WAN as it is called.
 
-    The folder's transformer may be the plain one or VACE's: of the latter only the part that makes video from text is kept.
+    Attributes:
+        text: Video from text alone.
+        vace: The same with pictures to go by, of the same tensors. None where the folder's transformer has no blocks for them.
+    """
+
+    text: WanPipeline
+    vace: WanVACEPipeline | None
+
+
+def load_wan(folder: Path, device: torch.device, dtype: torch.dtype) -> WanPipelines:
+    """Loads WAN.
+
+    The folder's transformer may be the plain one or VACE's, which is both: no tensor is there twice.
 
     Args:
         folder: A complete diffusers folder.
@@ -67,25 +82,31 @@ def load_wan(folder: Path, device: torch.device, dtype: torch.dtype) -> WanPipel
         dtype: The precision of the transformer, some layers of which stay in float32, and of the text encoder. The VAE is in float32.
 
     Returns:
-        The pipeline, frozen and without a progress bar.
+        The pipelines, frozen and without progress bars.
 
     Raises:
         SettingsError: The folder is damaged, incomplete or holds another model.
     """
     with prefetched(_files(folder, ("text_encoder", "transformer", "vae"), half=False)):
         _quiet()
-        from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+        from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel, WanVACEPipeline, WanVACETransformer3DModel
         from transformers import AutoTokenizer, UMT5EncoderModel
 
         encoder = load_network(UMT5EncoderModel, folder / "text_encoder", name="wan/text_encoder", device=device, dtype=dtype)
-        transformer = load_network(WanTransformer3DModel, folder / "transformer", name="wan/transformer", device=device, dtype=dtype)
+        takes_pictures = _read(folder / "transformer" / "config.json").get("_class_name") == WanVACETransformer3DModel.__name__
+        kind = WanVACETransformer3DModel if takes_pictures else WanTransformer3DModel
+        transformer = load_network(kind, folder / "transformer", name="wan/transformer", device=device, dtype=dtype)
         vae = load_network(AutoencoderKLWan, folder / "vae", name="wan/vae", device=device, dtype=torch.float32)
     rows = encoder.config.vocab_size
     tokenizer = load_tokenizer(AutoTokenizer, folder / "tokenizer", name="wan/tokenizer", rows=rows, needs=("eos", "pad"), **_TYPED)
-    scheduler = _load_scheduler(folder / "scheduler")
-    pipeline = WanPipeline(tokenizer=tokenizer, text_encoder=encoder, transformer=transformer, vae=vae, scheduler=scheduler)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    shared = {"tokenizer": tokenizer, "text_encoder": encoder, "vae": vae, "scheduler": _load_scheduler(folder / "scheduler")}
+    plain = text_view(transformer) if takes_pictures else transformer
+    text = WanPipeline(transformer=plain, **shared)
+    vace = WanVACEPipeline(transformer=transformer, **shared) if takes_pictures else None
+    for pipeline in (text, vace):
+        if pipeline is not None:
+            pipeline.set_progress_bar_config(disable=True)
+    return WanPipelines(text, vace)
 
 
 def _quiet() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from shared.contract.chat import ChatRequest
 from shared.contract.sdxl import SdxlRequest
@@ -33,10 +34,12 @@ class Watched:
             self.run.cancel.cancel()
 
 
-def make(recipe: Recipe[Any], request: Any, watched: Watched | None = None) -> list[Product]:
+def make(
+    recipe: Recipe[Any], request: Any, watched: Watched | None = None, references: Mapping[str, Image.Image] | None = None
+) -> list[Product]:
     """Everything that a recipe makes of a request."""
     recipe.accept(request)
-    return list(recipe.generate(request, {}, (watched or Watched()).run))
+    return list(recipe.generate(request, references or {}, (watched or Watched()).run))
 
 
 def pictures(products: list[Product]) -> list[Picture]:
@@ -62,10 +65,11 @@ def sdxl(prompt: str = "a red circle", *, negative: str | None = None, **config:
     return SdxlRequest.parse({**raw, "negative_prompt": negative}, job_id="j")
 
 
-def wan(prompt: str = "a red circle", kind: str = "video_fast", **config: Any) -> WanRequest:
+def wan(prompt: str = "a red circle", kind: str = "video_fast", strength: float = 0.5, **config: Any) -> WanRequest:
     """Small and quick unless `config` says otherwise."""
     settings = {"width": 64, "height": 64, "frames": 9, "fps": 8, "steps": 3, "seed": 7} | config
-    return WanRequest.parse({"id": "j", "user_id": "u", "type": kind, "prompt": prompt, "config": settings}, job_id="j")
+    raw: Mapping[str, object] = {"id": "j", "user_id": "u", "type": kind, "prompt": prompt, "config": settings}
+    return WanRequest.parse({**raw, "metadata": {"reference_strength": strength}}, job_id="j")
 
 
 def chat(*contents: str, **fields: Any) -> ChatRequest:

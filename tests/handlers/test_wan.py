@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from handlers.wan.generate import made_frames
 from handlers.wan.solvers import make_solver, solved_by
 from shared.contract.wan import WanRequest
-from shared.errors import Cancelled, ModelUnavailable
+from shared.errors import Cancelled
 from shared.jobs.recipe import Recipe
 from tests.handlers.conftest import Watched, clip, make, pictures, wan
 
@@ -100,7 +100,7 @@ def test_a_solver_comes_off_again_whatever_happens(wan_recipe: Wan) -> None:
     from handlers.wan.generate import WanRecipe
 
     assert isinstance(wan_recipe, WanRecipe)
-    pipeline = wan_recipe._pipeline
+    pipeline = wan_recipe._pipelines.text
     before = pipeline.scheduler
 
     def fail() -> None:
@@ -111,8 +111,3 @@ def test_a_solver_comes_off_again_whatever_happens(wan_recipe: Wan) -> None:
     with pytest.raises(RuntimeError, match="on the way"):
         fail()
     assert pipeline.scheduler is before
-
-
-def test_a_reference_is_refused_by_name_and_never_ignored(wan_recipe: Wan) -> None:
-    with pytest.raises(ModelUnavailable, match=r"config\.first_frame"):
-        make(wan_recipe, wan(first_frame="https://a.example/b.png"))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, EulerDiscreteScheduler, WanVACETransformer3DModel
+from diffusers import AutoencoderKLWan, EulerDiscreteScheduler
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
@@ -26,7 +26,7 @@ def sdxl(tiny_models: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def wan(tiny_models: Path) -> Any:
-    return load_wan(tiny_models / "wan", CPU, torch.float32)
+    return load_wan(tiny_models / "wan", CPU, torch.float32).text
 
 
 @pytest.fixture
@@ -44,11 +44,10 @@ def draw(sdxl: Any, prompt: str, seed: int = 1, **options: object) -> Pixels:
     return image
 
 
-def film(wan: Any, prompt: str, seed: int = 1, frames: int = 9) -> Pixels:
+def film(wan: Any, prompt: str, seed: int = 1, frames: int = 9, **options: object) -> Pixels:
     generator = torch.Generator().manual_seed(seed)
-    clip: Pixels = wan(prompt, num_inference_steps=2, width=64, height=64, num_frames=frames, generator=generator, output_type="np").frames[
-        0
-    ]
+    size = {"width": 64, "height": 64, "num_frames": frames}
+    clip: Pixels = wan(prompt, num_inference_steps=2, **size, generator=generator, output_type="np", **options).frames[0]
     return clip
 
 
@@ -103,21 +102,34 @@ def test_wan_makes_a_single_frame(wan: Any) -> None:
 
 def test_in_half_precision_the_vae_of_wan_stays_in_full(tiny_models: Path) -> None:
     half = load_wan(tiny_models / "wan", CPU, torch.bfloat16)
-    assert (half.transformer.dtype, half.text_encoder.dtype, half.vae.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
-    assert isinstance(half.vae, AutoencoderKLWan)
+    assert (half.text.transformer.dtype, half.text.text_encoder.dtype, half.text.vae.dtype) == (
+        torch.bfloat16,
+        torch.bfloat16,
+        torch.float32,
+    )
+    assert isinstance(half.text.vae, AutoencoderKLWan)
 
 
-def test_of_a_folder_with_the_vace_transformer_the_part_for_text_is_used(copy: Path, wan: Any) -> None:
-    config = {key: value for key, value in wan.transformer.config.items() if not key.startswith("_")}
-    vace = WanVACETransformer3DModel(**config, vace_layers=[0], vace_in_channels=96)
-    vace.load_state_dict(wan.transformer.state_dict(), strict=False)
+def test_the_part_for_text_takes_no_memory_of_its_own(tiny_models: Path) -> None:
+    wan = load_wan(tiny_models / "wan", CPU, torch.float32)
+    assert wan.vace is not None
+    whole = {tensor.data_ptr() for tensor in wan.vace.transformer.state_dict().values()}
+    assert {tensor.data_ptr() for tensor in wan.text.transformer.state_dict().values()} < whole
+    assert not any(tensor.is_meta for tensor in wan.text.transformer.buffers())
+
+
+def test_the_part_for_text_is_the_whole_without_its_hints_bit_for_bit(tiny_models: Path) -> None:
+    wan = load_wan(tiny_models / "wan", CPU, torch.float32)
+    assert np.array_equal(film(wan.text, "a cat"), film(wan.vace, "a cat", conditioning_scale=0.0))
+    assert not np.array_equal(film(wan.text, "a cat"), film(wan.vace, "a cat"))
+
+
+def test_a_folder_with_the_plain_transformer_knows_text_alone(copy: Path, wan: Any) -> None:
     shutil.rmtree(copy / "wan" / "transformer")
-    vace.save_pretrained(copy / "wan" / "transformer", max_shard_size="300KB")
-    rewrite(copy / "wan" / "model_index.json", _class_name="WanVACEPipeline", transformer=["diffusers", "WanVACETransformer3DModel"])
-    with capture_logs() as lines:
-        served = load_wan(copy / "wan", CPU, torch.float32)
-    assert np.array_equal(film(served, "a cat"), film(wan, "a cat"))
-    assert [line["unused_tensors"] > 0 for line in lines if line["component"] == "wan/transformer"] == [True]
+    wan.transformer.save_pretrained(copy / "wan" / "transformer", max_shard_size="300KB")
+    plain = load_wan(copy / "wan", CPU, torch.float32)
+    assert plain.vace is None
+    assert np.array_equal(film(plain.text, "a cat"), film(wan, "a cat"))
 
 
 @pytest.mark.parametrize("name", ["NoSuchScheduler", "UNet2DConditionModel", "__version__", None])

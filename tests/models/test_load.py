@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel, WanTransformer3DModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, WanVACETransformer3DModel
 from safetensors.torch import load_file, save_file
 from structlog.testing import capture_logs
 from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPTextModel, CLIPTokenizer, UMT5EncoderModel
@@ -21,7 +21,7 @@ Tensors = dict[str, torch.Tensor]
 NETWORKS = {
     "sdxl/unet": UNet2DConditionModel,
     "sdxl/text_encoder": CLIPTextModel,
-    "wan/transformer": WanTransformer3DModel,
+    "wan/transformer": WanVACETransformer3DModel,
     "qwen_base": AutoModelForCausalLM,
 }
 every_network = pytest.mark.parametrize("part", NETWORKS)

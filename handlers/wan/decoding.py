@@ -1,0 +1,60 @@
+"""Latents become frames, four at a time, so that a clip is never in memory as numbers of 32 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared.media.images import Pixels
+from shared.models.pixels import to_pixels
+
+
+def decode_frames(vae: Any, latents: Tensor) -> Generator[Pixels]:
+    """Decodes a clip as its VAE does, and hands over each frame as soon as it is there.
+
+    The VAE is causal: it makes the first frame alone and then four for each latent frame, and keeps what later ones need of earlier ones.
+    `vae.decode` does the same and puts all frames together first; each frame here equals its own, bit for bit.
+
+    Args:
+        vae: An `AutoencoderKLWan`.
+        latents: 1 × channels × latent frames × height/8 × width/8, normalised as the transformer has them.
+
+    Yields:
+        Each frame, height × width × 3.
+
+    Raises:
+        GenerationError: The numbers are not finite.
+    """
+    shown = _denormalised(vae, latents.to(vae.dtype))
+    if _is_tiled(vae, shown):
+        yield from _as_pixels(vae.decode(shown, return_dict=False)[0])
+        return
+    vae.clear_cache()
+    try:
+        for index, latent in enumerate(torch.split(vae.post_quant_conv(shown), 1, dim=2)):
+            vae._conv_idx = [0]  # the decoder counts its layers in it, to find what it kept for each
+            first = {"first_chunk": True} if index == 0 else {}
+            yield from _as_pixels(vae.decoder(latent, feat_cache=vae._feat_map, feat_idx=vae._conv_idx, **first).clamp(-1.0, 1.0))
+    finally:
+        vae.clear_cache()
+
+
+def _denormalised(vae: Any, latents: Tensor) -> Tensor:
+    """The latents as the VAE has them; diffusers divides by one over the deviation, and so the last bit depends on doing likewise."""
+    shape = (1, vae.config.z_dim, 1, 1, 1)
+    mean, deviation = (torch.tensor(vae.config[f"latents_{name}"]).view(shape).to(latents) for name in ("mean", "std"))
+    return latents / (1.0 / deviation) + mean
+
+
+def _is_tiled(vae: Any, latents: Tensor) -> bool:
+    ratio = vae.spatial_compression_ratio
+    least = (vae.tile_sample_min_height // ratio, vae.tile_sample_min_width // ratio)
+    return bool(vae.use_tiling) and bool(latents.shape[-2] > least[0] or latents.shape[-1] > least[1])
+
+
+def _as_pixels(decoded: Tensor) -> Iterator[Pixels]:
+    """1 × 3 × frames × height × width in -1 … 1 → its frames."""
+    yield from to_pixels(decoded[0].transpose(0, 1) / 2 + 0.5)
