@@ -1,0 +1,111 @@
+"""What an operator put beside the model: LoRAs, embeddings, VAEs, ControlNets …, by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from shared.errors import ModelUnavailable
+
+Kind = Literal["loras", "textual_inversions", "vaes", "controlnets", "ip_adapters", "image_encoder", "upscalers", "refiner"]
+"""What there may be on a shelf."""
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """Where things of one kind lie.
+
+    Attributes:
+        folder: Their folder, relative to the shelf's.
+        field: The request's field that names one.
+        noun: What a message calls one of them.
+        files: Whether one may be a `.safetensors` file.
+        folders: Whether one may be a folder with a configuration in it.
+        only: The one name that counts, where a folder holds other things too.
+    """
+
+    folder: str
+    field: str
+    noun: str
+    files: bool = True
+    folders: bool = False
+    only: str | None = None
+
+
+BOARDS: Mapping[Kind, Board] = {
+    "loras": Board("loras", "config.loras", "LoRA"),
+    "textual_inversions": Board("textual_inversions", "config.textual_inversions", "textual inversion"),
+    "vaes": Board("vaes", "config.vae", "VAE", folders=True),
+    "controlnets": Board("controlnets", "config.controls", "ControlNet", files=False, folders=True),
+    "ip_adapters": Board("ip_adapters", "metadata.reference_type", "IP-Adapter"),
+    "image_encoder": Board("ip_adapters", "metadata.reference_type", "image encoder", files=False, folders=True, only="image_encoder"),
+    "upscalers": Board("upscalers", "config.upscale", "upscaler"),
+    "refiner": Board(".", "config.refiner", "refiner", files=False, folders=True, only="refiner"),
+}
+"""Every kind."""
+
+_SUFFIX = ".safetensors"
+_CONFIGURATIONS = ("config.json", "model_index.json")
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .+-]*")
+
+
+class Shelf:
+    """A folder of things that requests may name. It is looked at anew each time, so what is added or removed counts at once.
+
+    Args:
+        folder: `MODELS_DIR`. It need not exist; then there is nothing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def names(self, kind: Kind) -> list[str]:
+        """What there is of a kind, sorted. What a link puts there from outside of its folder is not there."""
+        return sorted(self._paths(kind))
+
+    def find(self, kind: Kind, name: str) -> Path:
+        """Finds one thing.
+
+        Args:
+            kind: What it is.
+            name: As the request has it. It is compared with the names that there are and never made into a path.
+
+        Returns:
+            A `.safetensors` file, or a folder with a configuration and weights.
+
+        Raises:
+            ModelUnavailable: There is no such thing. The message names the field and what there is.
+        """
+        paths, board = self._paths(kind), BOARDS[kind]
+        if name not in paths:
+            there = f"there is {', '.join(sorted(paths))}" if paths else "there is none"
+            raise ModelUnavailable(
+                f"{board.field}: this worker has no {board.noun} {name!r}; {there}. "
+                "Name another one, leave it out, or ask the operator to add it."
+            )
+        return paths[name]
+
+    def _paths(self, kind: Kind) -> dict[str, Path]:
+        board = BOARDS[kind]
+        home = (self._folder / board.folder).resolve()
+        if not home.is_dir():
+            return {}
+        found = {_name(path): path for path in sorted(home.iterdir()) if _counts(path, board) and path.resolve().is_relative_to(home)}
+        return {name: path for name, path in _plain(found) if board.only in (None, name)}
+
+
+def _name(path: Path) -> str:
+    return path.name.removesuffix(_SUFFIX) if path.is_file() else path.name
+
+
+def _counts(path: Path, board: Board) -> bool:
+    if path.is_file():
+        return board.files and path.suffix == _SUFFIX
+    return board.folders and any((path / name).is_file() for name in _CONFIGURATIONS)
+
+
+def _plain(paths: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
+    return ((name, path) for name, path in paths.items() if _PLAIN.fullmatch(name))
