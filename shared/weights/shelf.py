@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from shared.errors import ModelUnavailable
+from shared.weights.kept import Kept
+
+T = TypeVar("T")
 
 Kind = Literal["loras", "textual_inversions", "vaes", "controlnets", "ip_adapters", "image_encoder", "upscalers", "refiner"]
 """What there may be on a shelf."""
@@ -47,6 +50,7 @@ BOARDS: Mapping[Kind, Board] = {
 }
 """Every kind."""
 
+_LIMIT = 4 * 2**30  # a dozen LoRAs, or two ControlNets in half precision
 _SUFFIX = ".safetensors"
 _CONFIGURATIONS = ("config.json", "model_index.json")
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .+-]*")
@@ -57,10 +61,12 @@ class Shelf:
 
     Args:
         folder: `MODELS_DIR`. It need not exist; then there is nothing.
+        limit: Bytes that may be kept of what was loaded from it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limit: int = _LIMIT) -> None:
         self._folder = folder
+        self._kept = Kept(limit)
 
     def names(self, kind: Kind) -> list[str]:
         """What there is of a kind, sorted. What a link puts there from outside of its folder is not there."""
@@ -87,6 +93,20 @@ class Shelf:
                 "Name another one, leave it out, or ask the operator to add it."
             )
         return paths[name]
+
+    def load(self, kind: Kind, name: str, read: Callable[[Path], T], size_of: Callable[[T], int]) -> T:
+        """What `read` makes of a thing, kept in memory for the next job that asks for it; loaded again when its file has changed.
+
+        Args:
+            kind: What it is.
+            name: As the request has it.
+            read: Reads the path that `find` gives.
+            size_of: How many bytes its result takes.
+
+        Raises:
+            ModelUnavailable: There is no such thing.
+        """
+        return self._kept.get(self.find(kind, name), read, size_of, form=kind)
 
     def _paths(self, kind: Kind) -> dict[str, Path]:
         board = BOARDS[kind]
