@@ -8,30 +8,19 @@ The models are the small ones, so the share is far larger here than on a real mo
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.contract.request import Operator
-from shared.fetch import Fetcher
-from shared.jobs.cancel import CancelToken
-from shared.jobs.deliver import Courier
+from benchmarks.local_worker import local_worker, unwatched
 from shared.jobs.lifecycle import Completed, Job, Worker, run_job
-from shared.jobs.recipe import Run
-from shared.serverless import Handler
-from shared.settings import Settings, prepare_environment
-from shared.storage.local_disk import LocalDisk
+from shared.settings import prepare_environment
 from shared.telemetry import configure_logging
-from shared.webhooks import Webhook
 
 ROOT = Path(__file__).parents[1]
 HANDLERS = ("sdxl", "wan", "chat")
@@ -71,7 +60,7 @@ def main() -> None:
 
 def _measure(handler: str, models: Path) -> Measured:
     job = Job("bench", json.loads((ROOT / "handlers" / handler / "test_input.json").read_text())["input"])
-    with tempfile.TemporaryDirectory() as folder, _worker(handler, models, Path(folder)) as worker:
+    with tempfile.TemporaryDirectory() as folder, local_worker(handler, models, Path(folder)) as worker:
         measured = Measured([], [], [])
         for number in range(ROUNDS + 1):
             bare, (whole, generate) = _call(job, worker), _do(job, worker)
@@ -83,43 +72,20 @@ def _measure(handler: str, models: Path) -> Measured:
         return measured
 
 
-@contextmanager
-def _worker(handler: str, models: Path, folder: Path) -> Iterator[Worker[Any]]:
-    recipe: Handler[Any] = importlib.import_module(f"handlers.{handler}.handler").HANDLER
-    settings = Settings(models_dir=models, output_dir=folder)
-    storage = LocalDisk(folder)
-    with ThreadPoolExecutor(1) as gpu, ThreadPoolExecutor(8) as threads:
-        yield Worker(
-            id="bench",
-            request=recipe.request,
-            recipe=gpu.submit(recipe.load, settings).result(),
-            operator=Operator(),
-            storage=storage,
-            fetcher=Fetcher(settings),
-            courier=Courier(storage, Webhook(settings), threads, unasked=False, announces=False),
-            gpu=gpu,
-            threads=threads,
-        )
-
-
 def _call(job: Job, worker: Worker[Any]) -> float:
     request = worker.request.parse(job.input, job_id=job.id)
     started = time.perf_counter()
-    worker.gpu.submit(lambda: list(worker.recipe.generate(request, {}, _run()))).result()
+    worker.gpu.submit(lambda: list(worker.recipe.generate(request, {}, unwatched()))).result()
     return time.perf_counter() - started
 
 
 def _do(job: Job, worker: Worker[Any]) -> tuple[float, float]:
     started = time.perf_counter()
-    end = asyncio.run(run_job(job, worker, _run()))
+    end = asyncio.run(run_job(job, worker, unwatched()))
     seconds = time.perf_counter() - started
     if not isinstance(end, Completed):
         raise SystemExit(f"the job did not complete: {end.payload.error_message}")
     return seconds, float(end.payload.metadata.timings["generate"])
-
-
-def _run() -> Run:
-    return Run("bench", CancelToken(600), lambda done, total, *, text=None: None)
 
 
 if __name__ == "__main__":

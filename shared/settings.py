@@ -81,6 +81,10 @@ class Settings(BaseSettings):
     progress_interval: float = Field(1.0, ge=0.5, description="Least seconds between two progress updates.")
     wan_max_area: int = Field(399_360, gt=0, description="The largest width × height of a clip, in pixels.")
     wan_default_fps: int = Field(24, ge=8, le=24, description="Frames per second of a clip that does not ask for a rate.")
+    video_encoder: Literal["libx264", "h264_nvenc"] = Field(
+        "libx264", description="What writes clips: `h264_nvenc` is the encoder of an NVIDIA GPU that has one."
+    )
+    video_quality: int = Field(18, ge=1, le=51, description="How well clips are written: 1 is the best, 51 the smallest.")
     chat_streaming: bool = Field(False, description="Chat yields pieces of text while it writes them.")
     sfw_words: Hosts = Field((), description="Words that `sfw_mode` masks, separated by commas.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level that is logged.")

@@ -18,6 +18,7 @@ from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Clip, Picture, Product, Run, Summary
 from shared.jobs.relay import Relay
 from shared.media.images import Pixels
+from shared.media.videos import STANDARD, Encoding
 from shared.models.device import forget_vram_peak, vram_used_mb
 from shared.models.diffusion import WanPipelines
 from shared.models.pipelines import call_pipeline
@@ -28,10 +29,12 @@ class WanRecipe:
 
     Args:
         pipelines: WAN, loaded.
+        encoding: How clips are written.
     """
 
-    def __init__(self, pipelines: WanPipelines) -> None:
+    def __init__(self, pipelines: WanPipelines, encoding: Encoding = STANDARD) -> None:
         self._pipelines = pipelines
+        self._encoding = encoding
         self._prompts = Prompts(pipelines.text)
 
     def accept(self, request: WanRequest) -> None:
@@ -110,7 +113,7 @@ class WanRecipe:
     def _film(self, request: WanRequest, frames: Iterator[Pixels]) -> Iterator[Product]:
         film: Relay[Pixels] = Relay()
         with film:
-            yield Clip(film, request.fps, request.seed, self._describe(request))
+            yield Clip(film, request.fps, request.seed, self._describe(request), self._encoding)
             for frame in frames:
                 if film.left:  # storage has refused, or the clip could not be written, and says so itself
                     return

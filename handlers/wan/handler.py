@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from shared.contract.wan import WanRequest
 from shared.jobs.recipe import Recipe
-from shared.media.videos import check_encoder
+from shared.media.videos import Encoding, check_encoder
 from shared.serverless import Handler, serve
 from shared.settings import Settings, SettingsError
 from shared.weights.catalogue import WAN
 from shared.weights.resolve import resolve
 
 
-def check_video(_settings: Settings) -> None:
-    """Raises `SettingsError` when this machine cannot write H.264."""
+def check_video(settings: Settings) -> None:
+    """Raises `SettingsError` when this machine cannot write H.264 as the operator wants it."""
     try:
-        check_encoder()
+        check_encoder(_encoding(settings))
     except RuntimeError as error:
         raise SettingsError(str(error)) from None
 
@@ -28,7 +28,11 @@ def load(settings: Settings) -> Recipe[WanRequest]:
     from shared.models.diffusion import load_wan
 
     device = choose_device(settings.device)
-    return WanRecipe(load_wan(folder, device, choose_dtype(device, "wan")))
+    return WanRecipe(load_wan(folder, device, choose_dtype(device, "wan")), _encoding(settings))
+
+
+def _encoding(settings: Settings) -> Encoding:
+    return Encoding(settings.video_encoder, settings.video_quality)
 
 
 HANDLER = Handler("wan", WanRequest, load, checks={"encoder": check_video})

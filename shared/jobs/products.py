@@ -85,7 +85,7 @@ def _encode(product: Picture | Clip, folder: Path) -> Encoded:
         facts = {"width": width, "height": height, "format": product.format}
         return Encoded(content, IMAGE_TYPES[product.format], thumbnail(product.pixels), facts)
     path = folder / "clip.mp4"
-    video = write_video(product.frames, path, fps=product.fps)
+    video = write_video(product.frames, path, fps=product.fps, encoding=product.encoding)
     facts = {
         "width": video.width,
         "height": video.height,

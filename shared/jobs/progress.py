@@ -7,6 +7,7 @@ so whoever ends a job closes its progress first.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -30,6 +31,7 @@ class Progress:
         self._changed = threading.Condition()
         self._latest: dict[str, JsonValue] | None = None
         self._closing = False
+        self._begun: tuple[int, float] | None = None  # the first step that was reported, and when
         self._thread = threading.Thread(target=self._deliver, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
@@ -43,7 +45,9 @@ class Progress:
         """Replaces the update that waits to be sent. Returns at once."""
         update: dict[str, JsonValue] = {"step": done, "steps": total, "percent": round(100 * done / max(total, 1), 1)}
         if text is not None:
-            update["text"] = text
+            update["text"] = text  # which ends when it ends: nobody knows how many seconds before its longest
+        elif (left := self._left(done, total)) is not None:
+            update["seconds_left"] = left
         with self._changed:
             self._latest = update
             self._changed.notify()
@@ -60,6 +64,14 @@ class Progress:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
+
+    def _left(self, done: int, total: int) -> float | None:
+        """Seconds until the last step, at the pace of the steps so far. None at the first: it also pays for what is done once."""
+        if self._begun is None or done <= self._begun[0]:
+            self._begun = (done, time.monotonic())
+            return None
+        first, started = self._begun
+        return round((time.monotonic() - started) / (done - first) * (total - done), 1)
 
     def _deliver(self) -> None:
         while (update := self._next()) is not None:

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from shared.contract.request import Request
 from shared.jobs.cancel import CancelToken
 from shared.media.images import Pixels
+from shared.media.videos import STANDARD, Encoding
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,14 @@ class Clip:
         fps: Frames per second, 8 … 24.
         seed: The seed that made it.
         metadata: What was really done.
+        encoding: How it is to be written.
     """
 
     frames: Iterable[Pixels]
     fps: int
     seed: int
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
+    encoding: Encoding = STANDARD
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
@@ -19,16 +20,39 @@ if TYPE_CHECKING:
 
 VIDEO_MIME, VIDEO_EXTENSION = "video/mp4", "mp4"
 
-CODEC: Final = "libx264"
-QUALITY = "18"
-"""x264's constant rate factor: at 18 a clip looks like its frames."""
+Encoder = Literal["libx264", "h264_nvenc"]
 
-# So that the same frames give the same bytes. How x264 shares out the work changes what it writes, so the number of threads is fixed; and
-# its macroblock tree, whose fast code varies from run to run, is off. At the sizes of real clips the files are no larger without it.
-_REPEATABLE = {"threads": "8", "x264-params": "mbtree=0"}
+QUALITY: Final = 18
+"""At x264's constant rate factor of 18 a clip looks like its frames."""
+
+_OPTIONS: Final[Mapping[Encoder, Mapping[str, str]]] = {
+    # So that the same frames give the same bytes. How x264 shares out the work changes what it writes, so the number of threads is
+    # fixed; and its macroblock tree, whose fast code varies from run to run, is off. Real clips are no larger without it.
+    "libx264": {"preset": "veryfast", "threads": "8", "x264-params": "mbtree=0"},
+    # NVIDIA's own preset for quality before speed, with a quality that is constant like x264's.
+    "h264_nvenc": {"preset": "p5", "rc": "vbr", "b:v": "0"},
+}
+_QUALITY_OPTION: Final[Mapping[Encoder, str]] = {"libx264": "crf", "h264_nvenc": "cq"}
 _SIZE_STEP = 16
 _BT709 = 1
 _LIMITED_RANGE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How clips are written.
+
+    Attributes:
+        encoder: `libx264` on the CPU, or `h264_nvenc` on an NVIDIA GPU that has an encoder.
+        quality: 1, the best, … 51.
+    """
+
+    encoder: Encoder = "libx264"
+    quality: int = QUALITY
+
+
+STANDARD: Final = Encoding()
+"""What runs everywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +78,24 @@ class VideoInfo:
     middle: Pixels = field(repr=False, compare=False)
 
 
-def check_encoder() -> None:
-    """Proves that clips can be written on this machine.
+def check_encoder(encoding: Encoding = STANDARD) -> None:
+    """Proves that clips can be written on this machine, by writing one.
 
     Raises:
         RuntimeError: They cannot. The message says what is missing.
     """
+    black = np.zeros((256, 256, 3), np.uint8)  # encoders of GPUs refuse much smaller ones
     try:
-        import av
-
-        av.Codec(CODEC, "w")
-    except (ImportError, ValueError) as error:
+        with tempfile.TemporaryDirectory() as folder:
+            write_video([black], Path(folder) / "0.mp4", fps=8, encoding=encoding)
+    except (ImportError, OSError, ValueError) as error:  # PyAV's errors are of these
         raise RuntimeError(
-            f"Clips cannot be written: PyAV with the encoder {CODEC} is needed. Install the requirements of the WAN image."
+            f"Clips cannot be written: PyAV with the encoder {encoding.encoder} is needed. Install the requirements of the WAN image, or "
+            "choose another VIDEO_ENCODER."
         ) from error
 
 
-def write_video(frames: Iterable[Pixels], path: Path, *, fps: int) -> VideoInfo:
+def write_video(frames: Iterable[Pixels], path: Path, *, fps: int, encoding: Encoding = STANDARD) -> VideoInfo:
     """Writes a clip that starts to play before it is loaded. The same frames always give the same bytes.
 
     Args:
@@ -78,6 +103,7 @@ def write_video(frames: Iterable[Pixels], path: Path, *, fps: int) -> VideoInfo:
             kept: at most the later half of what has come. A frame must not be changed after it was handed over.
         path: The file to write, over what is there. When writing fails, nothing is left of it.
         fps: Frames per second, 1 or more.
+        encoding: With which encoder, and how well.
 
     Returns:
         What the file holds.
@@ -88,7 +114,7 @@ def write_video(frames: Iterable[Pixels], path: Path, *, fps: int) -> VideoInfo:
     """
     middle = _Middle()
     with _removed_on_failure(path):
-        _encode(middle.watch(frames), path, fps)
+        _encode(middle.watch(frames), path, fps, encoding)
     height, width, _ = middle.frame.shape
     return VideoInfo(width, height, middle.count, fps, middle.count / fps, path.stat().st_size, middle.frame)
 
@@ -124,7 +150,7 @@ def _removed_on_failure(path: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _encode(frames: Iterator[Pixels], path: Path, fps: int) -> None:
+def _encode(frames: Iterator[Pixels], path: Path, fps: int, encoding: Encoding) -> None:
     # PyAV itself, because what imageio's plugin for it lets one choose ends before the quality, the threads and the tags of the colours.
     import av
 
@@ -135,7 +161,7 @@ def _encode(frames: Iterator[Pixels], path: Path, fps: int) -> None:
     # milliseconds, the length of most clips would be rounded.
     options = {"movflags": "+faststart", "movie_timescale": str(1000 * fps)}
     with av.open(str(path), "w", format="mp4", options=options) as container:
-        stream = _open_stream(container, _checked(first, first), fps)
+        stream = _open_stream(container, _checked(first, first), fps, encoding)
         _write(container, stream, first)
         for frame in frames:
             _write(container, stream, _checked(frame, first))
@@ -152,8 +178,9 @@ def _checked(frame: Pixels, first: Pixels) -> Pixels:
     return frame
 
 
-def _open_stream(container: OutputContainer, first: Pixels, fps: int) -> VideoStream:
-    stream = container.add_stream(CODEC, rate=fps, options={"crf": QUALITY, "preset": "veryfast", **_REPEATABLE})
+def _open_stream(container: OutputContainer, first: Pixels, fps: int, encoding: Encoding) -> VideoStream:
+    options = {_QUALITY_OPTION[encoding.encoder]: str(encoding.quality), **_OPTIONS[encoding.encoder]}
+    stream = container.add_stream(encoding.encoder, rate=fps, options=options)
     stream.height, stream.width, _ = first.shape
     stream.pix_fmt = "yuv420p"
     # Without these tags a player guesses by the size of the picture, and small clips come out with other colours.

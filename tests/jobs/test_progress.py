@@ -82,3 +82,30 @@ def test_the_text_so_far_rides_along() -> None:
     with Progress(receiver, 0.0) as progress:
         progress.report(1, 3, text="A heron")
     assert receiver.texts == ["A heron"]
+
+
+def test_an_update_says_how_many_seconds_are_left_at_the_pace_so_far() -> None:
+    updates: list[dict[str, JsonValue]] = []
+    with Progress(updates.append, 0.0) as progress:
+        for step in range(1, 5):
+            progress.report(step, 8)
+            time.sleep(0.05)
+    assert "seconds_left" not in updates[0]
+    left = float(str(updates[-1]["seconds_left"]))
+    assert 4 * 0.05 <= left + 0.05 < 4
+
+
+def test_when_all_steps_are_done_no_second_is_left() -> None:
+    updates: list[dict[str, JsonValue]] = []
+    with Progress(updates.append, 0.0) as progress:
+        progress.report(1, 2)
+        progress.report(2, 2)
+    assert updates[-1]["seconds_left"] == 0
+
+
+def test_a_text_has_no_seconds_left_because_nobody_knows_its_end() -> None:
+    updates: list[dict[str, JsonValue]] = []
+    with Progress(updates.append, 0.0) as progress:
+        progress.report(1, 8, text="a")
+        progress.report(2, 8, text="ab")
+    assert "seconds_left" not in updates[-1]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from shared.media.images import Pixels
-from shared.media.videos import check_encoder, write_video
+from shared.media.videos import Encoding, check_encoder, write_video
 
 
 def moving(count: int, *, height: int = 64, width: int = 96) -> list[Pixels]:
@@ -137,3 +137,18 @@ def test_when_the_frames_fail_nothing_is_left(tmp_path: Path, count: int) -> Non
 def test_a_folder_that_is_missing_is_the_disks_fault(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         write_video(moving(2), tmp_path / "missing" / "0.mp4", fps=8)
+
+
+def test_one_setting_trades_size_for_quality(tmp_path: Path) -> None:
+    frames = moving(9)
+    sizes = [write_video(frames, tmp_path / "0.mp4", fps=8, encoding=Encoding(quality=quality)).size_bytes for quality in (10, 18, 40)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > 1.5 * sizes[-1]
+
+
+def test_a_machine_without_the_encoder_that_is_asked_for_says_so() -> None:
+    try:
+        check_encoder(Encoding("h264_nvenc"))
+    except RuntimeError as error:
+        assert "h264_nvenc" in str(error)  # noqa: PT017 - a machine with such a GPU passes
+        assert "VIDEO_ENCODER" in str(error)  # noqa: PT017

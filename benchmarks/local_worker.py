@@ -1,0 +1,52 @@
+"""A whole worker in this process, without RunPod: what benchmarks measure."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from shared.contract.request import Operator
+from shared.fetch import Fetcher
+from shared.jobs.cancel import CancelToken
+from shared.jobs.deliver import Courier
+from shared.jobs.lifecycle import Worker
+from shared.jobs.recipe import Run
+from shared.serverless import Handler
+from shared.settings import Settings
+from shared.storage.local_disk import LocalDisk
+from shared.webhooks import Webhook
+
+
+@contextmanager
+def local_worker(name: str, models: Path, folder: Path) -> Iterator[Worker[Any]]:
+    """A worker that keeps its results on local disk and calls nobody back.
+
+    Args:
+        name: `sdxl`, `wan` or `chat`.
+        models: A folder that serves as MODELS_DIR.
+        folder: Where results go.
+    """
+    handler: Handler[Any] = importlib.import_module(f"handlers.{name}.handler").HANDLER
+    settings = Settings(models_dir=models, output_dir=folder)
+    storage = LocalDisk(folder)
+    with ThreadPoolExecutor(1) as gpu, ThreadPoolExecutor(8) as threads:
+        yield Worker(
+            id="bench",
+            request=handler.request,
+            recipe=gpu.submit(handler.load, settings).result(),
+            operator=Operator(),
+            storage=storage,
+            fetcher=Fetcher(settings),
+            courier=Courier(storage, Webhook(settings), threads, unasked=False, announces=False),
+            gpu=gpu,
+            threads=threads,
+        )
+
+
+def unwatched() -> Run:
+    """A run of an hour at most whose progress nobody follows."""
+    return Run("bench", CancelToken(3600), lambda done, total, *, text=None: None)
