@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from handlers.sdxl.original_names import text_2_name, unet_name, vae_name
 from shared.weights.folders import missing_files, weight_files
 
 if TYPE_CHECKING:
@@ -28,20 +29,6 @@ _VAE = "first_stage_model."
 _TEXT = "conditioner.embedders.0.transformer."
 _TEXT_2 = "conditioner.embedders.1.model."
 
-# Inside of one layer. The left side is what diffusers or transformers calls it.
-_UNET_RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-_VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-_TEXT_2_LAYER = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn": "attn"}
-
-_BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
-_MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 _JOINED = re.compile(r"(.+)\.[qkv]_proj\.(weight|bias)")
 
 
@@ -84,35 +71,6 @@ def single_file_tensors(folder: Path) -> Tensors:
     }
 
 
-def unet_name(name: str, depth: int, attending: tuple[bool, ...]) -> str:
-    """Translates the name of one of the UNet's tensors.
-
-    The original numbers its blocks through, each sampler included: a level takes `depth` + 1 numbers on the way down, where the first
-    convolution is number 0, and as many on the way up.
-
-    Args:
-        name: As diffusers calls it.
-        depth: `layers_per_block` of the configuration.
-        attending: For each level on the way up, whether it has attention. Its sampler then comes after that.
-    """
-    if match := _BLOCK.fullmatch(name):
-        way, kind, rest = match[1], match[3], match[5]
-        level, layer = int(match[2]), int(match[4])
-        if kind == "downsamplers":
-            return f"input_blocks.{(level + 1) * (depth + 1)}.0.{rest.replace('conv', 'op')}"
-        if kind == "upsamplers":
-            return f"output_blocks.{level * (depth + 1) + depth}.{2 if attending[level] else 1}.{rest}"
-        number = level * (depth + 1) + layer
-        block = f"input_blocks.{number + 1}" if way == "down" else f"output_blocks.{number}"
-        return f"{block}.0.{_renamed(rest, _UNET_RESNET)}" if kind == "resnets" else f"{block}.1.{rest}"
-    if match := _MIDDLE.fullmatch(name):
-        if match[1] == "resnets":
-            return f"middle_block.{2 * int(match[2])}.{_renamed(match[3], _UNET_RESNET)}"
-        return f"middle_block.1.{match[3]}"
-    outside: dict[str, str] = _names_of_diffusers()["unet"]["layers"] | _names_of_diffusers()["unet"]["addition_embed_type"]
-    return outside[name]
-
-
 def _attending(config: Mapping[str, Any]) -> tuple[bool, ...]:
     return tuple("CrossAttn" in kind for kind in config["up_block_types"])
 
@@ -125,27 +83,6 @@ def _original_vae(tensors: Tensors, levels: int) -> Tensors:
     }
 
 
-def vae_name(name: str, levels: int) -> str:
-    """Translates the name of one of the VAE's tensors. The original counts the decoder's levels from the picture inwards.
-
-    Args:
-        name: As diffusers calls it.
-        levels: How many the decoder has.
-    """
-    side, _, inner = name.partition(".")
-    if match := _BLOCK.fullmatch(inner):
-        way, kind, rest = match[1], match[3], match[5]
-        level = int(match[2]) if way == "down" else levels - 1 - int(match[2])
-        layer = f"block.{match[4]}" if kind == "resnets" else f"{way}sample"
-        return f"{side}.{way}.{level}.{layer}.{rest.replace('conv_shortcut', 'nin_shortcut')}"
-    if match := _MIDDLE.fullmatch(inner):
-        if match[1] == "resnets":
-            return f"{side}.mid.block_{int(match[2]) + 1}.{match[3]}"
-        return f"{side}.mid.attn_1.{_renamed(match[3], _VAE_ATTENTION)}"
-    names: dict[str, str] = _names_of_diffusers()["vae"]
-    return names[name]
-
-
 def _original_text_encoder_2(tensors: Tensors) -> Tensors:
     import torch
 
@@ -153,35 +90,11 @@ def _original_text_encoder_2(tensors: Tensors) -> Tensors:
     for name, tensor in tensors.items():
         if match := _JOINED.fullmatch(name):
             parts = [tensors[f"{match[1]}.{part}_proj.{match[2]}"] for part in "qkv"]
-            translated[f"{_text_2_name(match[1])}.in_proj_{match[2]}"] = torch.cat(parts)
+            translated[f"{text_2_name(match[1])}.in_proj_{match[2]}"] = torch.cat(parts)
         else:
             # The original multiplies by the projection from the other side.
-            translated[_text_2_name(name)] = tensor.T.contiguous() if name == "text_projection.weight" else tensor
+            translated[text_2_name(name)] = tensor.T.contiguous() if name == "text_projection.weight" else tensor
     return {_TEXT_2 + name: tensor for name, tensor in translated.items()}
-
-
-def _text_2_name(name: str) -> str:
-    layer = name.removeprefix("text_model.encoder.layers.")
-    if layer == name:
-        names: dict[str, str] = _names_of_diffusers()["openclip"]["layers"]
-        return names[name]
-    number, _, rest = layer.partition(".")
-    return f"transformer.resblocks.{number}.{_renamed(rest, _TEXT_2_LAYER)}"
-
-
-def _renamed(name: str, beginnings: Mapping[str, str]) -> str:
-    for ours, original in beginnings.items():
-        if name == ours or name.startswith(f"{ours}."):
-            return original + name[len(ours) :]
-    return name
-
-
-def _names_of_diffusers() -> dict[str, Any]:
-    """What diffusers says about tensors outside of blocks: its own names → the original ones."""
-    from diffusers.loaders.single_file_utils import DIFFUSERS_TO_LDM_MAPPING
-
-    names: dict[str, Any] = DIFFUSERS_TO_LDM_MAPPING
-    return names
 
 
 def _metadata(folder: Path) -> dict[str, str]:

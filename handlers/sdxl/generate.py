@@ -10,17 +10,18 @@ from PIL import Image
 from torch import Tensor
 
 from handlers.sdxl.prompts import embed
+from handlers.sdxl.stage import ATTACHMENTS, Stage, staged
 from shared.contract.sdxl import SdxlRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Picture, Product, Run, Summary
 from shared.models.device import forget_vram_peak, vram_used_mb
 from shared.models.pipelines import call_pipeline
 from shared.models.pixels import to_pixels
+from shared.weights.shelf import Shelf
 
 # What the contract has and this worker cannot do yet: the request's attribute, and its name for the caller.
 _UNAVAILABLE = {
     "scheduler": "config.scheduler",
-    "loras": "config.loras",
     "textual_inversions": "config.textual_inversions",
     "vae": "config.vae",
     "controls": "config.controls",
@@ -37,10 +38,12 @@ class SdxlRecipe:
 
     Args:
         pipeline: A loaded `StableDiffusionXLPipeline`.
+        shelf: What the operator put beside it.
     """
 
-    def __init__(self, pipeline: Any) -> None:
+    def __init__(self, pipeline: Any, shelf: Shelf) -> None:
         self._pipeline = pipeline
+        self._shelf = shelf
 
     def accept(self, request: SdxlRequest) -> None:
         """Refuses what this worker does not have, by name.
@@ -51,21 +54,25 @@ class SdxlRecipe:
         fields = [name for attribute, name in _UNAVAILABLE.items() if getattr(request, attribute)]
         if fields:
             raise ModelUnavailable(f"This worker has no models for {', '.join(fields)}. Leave them out, or ask the operator to add them.")
+        for attachment in ATTACHMENTS:
+            attachment.accept(request, self._shelf)
 
     @torch.inference_mode()
     def generate(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
         """Makes the request's pictures, one by one."""
         forget_vram_peak(self._pipeline.device)
-        # 1. What to draw
-        embeddings = embed(self._pipeline, request.prompt, request.negative_prompt, request.clip_skip)
-        # 2. Where each picture starts: a generator of its own on the CPU, so that it is the same picture alone, in a batch and on any GPU
-        noise = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
-        # 3. Denoise all pictures together
-        latents = self._denoise(request, embeddings.arguments(), noise, run)
-        # 4. Decode and hand over one by one: a picture is encoded and uploaded while the next is decoded
-        for seed, latent in zip(request.seeds, torch.split(latents, 1), strict=True):
-            run.cancel.check()
-            yield Picture(to_pixels(self._decode(latent))[0], seed, request.output_format, _describe(request, self._pipeline))
+        # 1. What the request puts on the pipeline, for this job alone
+        with staged(self._pipeline, request, references, self._shelf) as stage:
+            # 2. What to draw
+            embeddings = embed(stage.pipeline, request.prompt, request.negative_prompt, request.clip_skip)
+            # 3. Where each picture starts: a generator of its own on the CPU, so that it is the same picture alone, in a batch, on any GPU
+            noise = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
+            # 4. Denoise all pictures together
+            latents = self._denoise(stage, request, embeddings.arguments(), noise, run)
+            # 5. Decode and hand over one by one: a picture is encoded and uploaded while the next is decoded
+            for seed, latent in zip(request.seeds, torch.split(latents, 1), strict=True):
+                run.cancel.check()
+                yield Picture(to_pixels(_decode(stage, latent))[0], seed, request.output_format, _describe(request, stage))
 
     def summarize(self, request: SdxlRequest, products: Sequence[Product]) -> Summary:
         """Says what was done, for the payload."""
@@ -80,12 +87,15 @@ class SdxlRecipe:
             }
         )
 
-    def _denoise(self, request: SdxlRequest, embeddings: Mapping[str, Tensor], noise: list[torch.Generator], run: Run) -> Tensor:
+    def _denoise(
+        self, stage: Stage, request: SdxlRequest, embeddings: Mapping[str, Tensor], noise: list[torch.Generator], run: Run
+    ) -> Tensor:
         """Pictures × channels × height/8 × width/8."""
         latents: Tensor = call_pipeline(
-            self._pipeline,
+            stage.pipeline,
             run.step,
             **embeddings,
+            **stage.arguments,
             width=request.width,
             height=request.height,
             num_inference_steps=request.steps,
@@ -97,13 +107,15 @@ class SdxlRecipe:
         ).images
         return latents
 
-    def _decode(self, latent: Tensor) -> Tensor:
-        """1 × 3 × height × width, in 0 … 1."""
-        vae = self._pipeline.vae
-        decoded: Tensor = vae.decode(latent.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-        return decoded / 2 + 0.5
+
+def _decode(stage: Stage, latent: Tensor) -> Tensor:
+    """1 × 3 × height × width, in 0 … 1."""
+    vae = stage.pipeline.vae
+    decoded: Tensor = vae.decode(latent.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+    return decoded / 2 + 0.5
 
 
-def _describe(request: SdxlRequest, pipeline: Any) -> dict[str, Any]:
-    steps = int(pipeline.scheduler.num_inference_steps)
-    return {"batch_size": request.num_images, "steps": steps, "num_inference_steps": steps, "guidance_scale": request.guidance_scale}
+def _describe(request: SdxlRequest, stage: Stage) -> dict[str, Any]:
+    steps = int(stage.pipeline.scheduler.num_inference_steps)
+    done = {"batch_size": request.num_images, "steps": steps, "num_inference_steps": steps, "guidance_scale": request.guidance_scale}
+    return done | stage.notes

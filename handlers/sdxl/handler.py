@@ -17,9 +17,10 @@ def load(settings: Settings) -> Recipe[SdxlRequest]:
     from handlers.sdxl.generate import SdxlRecipe
     from shared.models.device import choose_device, choose_dtype
     from shared.models.diffusion import load_sdxl
+    from shared.weights.shelf import Shelf
 
     device = choose_device(settings.device)
-    return SdxlRecipe(load_sdxl(folder, device, choose_dtype(device, "sdxl")))
+    return SdxlRecipe(load_sdxl(folder, device, choose_dtype(device, "sdxl")), Shelf(settings.models_dir))
 
 
 HANDLER = Handler("sdxl", SdxlRequest, load)

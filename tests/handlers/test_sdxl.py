@@ -126,7 +126,7 @@ def test_a_stopped_job_ends_at_its_step_and_leaves_no_trace(sdxl_recipe: Sdxl) -
     ("config", "field"),
     [
         ({"scheduler": "euler"}, "config.scheduler"),
-        ({"loras": [{"name": "pixels"}]}, "config.loras"),
+        ({"loras": [{"name": "pixels"}]}, r"config\.loras: this worker has no LoRA 'pixels'; there is none"),
         ({"textual_inversions": ["style"]}, "config.textual_inversions"),
         ({"vae": "other"}, "config.vae"),
         ({"refiner": {"switch_at": 0.8}}, "config.refiner"),

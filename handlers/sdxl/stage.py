@@ -1,0 +1,70 @@
+"""The pipeline as one job has it: with what its request puts on it, which comes off again however the job ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from PIL import Image
+from pydantic import JsonValue
+
+from handlers.sdxl import loras
+from shared.contract.sdxl import SdxlRequest
+from shared.weights.shelf import Shelf
+
+
+@dataclass
+class Stage:
+    """What is called for a job, and how.
+
+    Attributes:
+        pipeline: The pipeline to call. An attachment may replace it by another one over the same networks.
+        arguments: More arguments for the call.
+        notes: What was done, for the metadata of the job's pictures.
+    """
+
+    pipeline: Any
+    arguments: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, JsonValue] = field(default_factory=dict)
+
+
+class Attachment(Protocol):
+    """A module with one of the things that a request may put on the pipeline. Each does nothing for a request that does not ask for it."""
+
+    def accept(self, request: SdxlRequest, shelf: Shelf) -> None:
+        """Refuses, before any work, what is not on this worker.
+
+        Raises:
+            ModelUnavailable: It names the field and what there is.
+        """
+
+    def attached(
+        self, stage: Stage, request: SdxlRequest, references: Mapping[str, Image.Image], shelf: Shelf
+    ) -> AbstractContextManager[None]:
+        """Puts it on while the body runs: changes `stage`, or the networks of its pipeline."""
+
+
+ATTACHMENTS: tuple[Attachment, ...] = (loras,)
+"""In the order in which they are put on."""
+
+
+@contextmanager
+def staged(pipeline: Any, request: SdxlRequest, references: Mapping[str, Image.Image], shelf: Shelf) -> Iterator[Stage]:
+    """Puts on a pipeline what a request asks for, while the body runs.
+
+    Args:
+        pipeline: Text → image.
+        request: What to make.
+        references: The pictures of `request.references`.
+        shelf: What the operator put beside the model.
+
+    Raises:
+        ModelUnavailable: Something cannot be used after all. The pipeline is then as it was.
+    """
+    stage = Stage(pipeline)
+    with ExitStack() as stack:
+        for attachment in ATTACHMENTS:
+            stack.enter_context(attachment.attached(stage, request, references, shelf))
+        yield stage

@@ -1,0 +1,53 @@
+"""What operators put beside SDXL, in the spellings of those who make such files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from handlers.sdxl.original_names import unet_name
+
+Spelling = Literal["kohya", "kohya with diffusers' names", "diffusers", "peft"]
+
+_COMPONENTS = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
+RANK = 4
+
+
+def lora_layers(pipeline: Any, component: str) -> Iterable[tuple[str, Any]]:
+    """The layers that LoRAs are usually trained for: of attention, and in the text encoders also of the MLP."""
+    for name, module in getattr(pipeline, component).named_modules():
+        if isinstance(module, nn.Linear) and (".attn" in name or "self_attn" in name or ".mlp." in name):
+            yield name, module
+
+
+def write_lora(path: Path, pipeline: Any, spelling: Spelling, *, seed: int = 0, alpha: float = RANK, size: float = 0.3) -> None:
+    """Writes a LoRA with random factors for all three networks of a pipeline."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, Tensor] = {}
+    for component in _COMPONENTS:
+        for name, module in lora_layers(pipeline, component):
+            down = torch.randn(RANK, module.in_features, generator=generator) * size
+            up = torch.randn(module.out_features, RANK, generator=generator) * size
+            tensors |= _spelt(pipeline, spelling, component, name, down, up, alpha)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+
+
+def _spelt(pipeline: Any, spelling: Spelling, component: str, name: str, down: Tensor, up: Tensor, alpha: float) -> dict[str, Tensor]:
+    full = name if component == "unet" or name.startswith("text_model.") else f"text_model.{name}"
+    if spelling.startswith("kohya"):
+        if component == "unet" and spelling == "kohya":
+            config = pipeline.unet.config
+            attending = tuple("CrossAttn" in kind for kind in config.up_block_types)
+            full = unet_name(f"{name}.weight", config.layers_per_block, attending).removesuffix(".weight")
+        flat = f"{_COMPONENTS[component]}_{full.replace('.', '_')}"
+        return {f"{flat}.lora_down.weight": down, f"{flat}.lora_up.weight": up, f"{flat}.alpha": torch.tensor(float(alpha))}
+    if spelling == "diffusers":
+        word = "lora" if component == "unet" else "lora_linear_layer"
+        return {f"{component}.{full}.{word}.down.weight": down, f"{component}.{full}.{word}.up.weight": up}
+    return {f"{component}.{full}.lora_A.weight": down, f"{component}.{full}.lora_B.weight": up}
