@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from handlers.wan.decoding import decode_frames
+from handlers.wan.acceleration import accelerated
+from handlers.wan.decoding import decode_frames, decoded_in
 from handlers.wan.prompts import Prompts
 from handlers.wan.references import Conditions, conditioning_scale, conditions
 from handlers.wan.solvers import make_solver, solved_by
@@ -19,7 +22,7 @@ from shared.jobs.recipe import Clip, Picture, Product, Run, Summary
 from shared.jobs.relay import Relay
 from shared.media.images import Pixels
 from shared.media.videos import STANDARD, Encoding
-from shared.models.device import forget_vram_peak, vram_used_mb
+from shared.models.device import forget_vram_peak, free_vram, vram_used_mb
 from shared.models.diffusion import WanPipelines
 from shared.models.pipelines import call_pipeline
 
@@ -84,8 +87,9 @@ class WanRecipe:
 
     def _denoise(self, request: WanRequest, given: Conditions, run: Run) -> Tensor:
         """1 × channels × latent frames × height/8 × width/8; up to three frames more than were asked for."""
-        pipeline = self._pipelines.vace if given.arguments else self._pipelines.text
-        with solved_by(pipeline, make_solver(request.sample_solver, request.sample_shift)):
+        pipeline: Any = self._pipelines.vace if given.arguments else self._pipelines.text
+        solver = make_solver(request.sample_solver, request.sample_shift)
+        with solved_by(pipeline, solver), accelerated(pipeline.transformer, request.acceleration):
             latents: Tensor = call_pipeline(
                 pipeline,
                 run.step,
@@ -104,11 +108,11 @@ class WanRecipe:
 
     def _frames(self, latents: Tensor, count: int, run: Run) -> Iterator[Pixels]:
         """The first `count` frames."""
-        decoding = decode_frames(self._pipelines.text.vae, latents)
-        for _, frame in zip(range(count), decoding, strict=False):
-            run.cancel.check()
-            yield frame
-        decoding.close()
+        vae, size = self._pipelines.text.vae, (8 * latents.shape[-1], 8 * latents.shape[-2])
+        with decoded_in(vae, free_vram(self._device), *size), closing(decode_frames(vae, latents)) as decoding:
+            for frame in islice(decoding, count):
+                run.cancel.check()
+                yield frame
 
     def _film(self, request: WanRequest, frames: Iterator[Pixels]) -> Iterator[Product]:
         film: Relay[Pixels] = Relay()
@@ -127,6 +131,7 @@ class WanRecipe:
             "guidance_scale": request.guidance_scale,
             "sample_solver": request.sample_solver,
             "sample_shift": request.sample_shift,
+            "acceleration": request.acceleration,
         }
         return done | ({"conditioning_scale": conditioning_scale(request.reference_strength)} if request.references else {})
 

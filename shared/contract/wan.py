@@ -163,6 +163,11 @@ class WanRequest(Request):
     sample_shift: Annotated[
         float, Field(ge=1.0, le=12.0, description="How far the schedule is shifted towards noise."), Wire("config.sample_shift")
     ] = 5.0
+    acceleration: Annotated[
+        Literal["none", "fast"],
+        Wire("config.acceleration"),
+        Field(description="`fast` reuses what changes little from step to step: quicker, and not the same clip."),
+    ] = "none"
     image: Annotated[
         Reference | None,
         Wire("config.image", ("metadata.reference_image_url", "reference_image_url")),

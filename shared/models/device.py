@@ -46,3 +46,11 @@ def forget_vram_peak(device: torch.device) -> None:
 def vram_used_mb(device: torch.device) -> int:
     """MiB of the GPU's memory that tensors have taken at most since the process began or the peak was last forgotten; 0 on a CPU."""
     return torch.cuda.max_memory_allocated(device) // 2**20 if device.type == "cuda" else 0
+
+
+def free_vram(device: torch.device) -> int | None:
+    """Bytes of the GPU's memory that new tensors can have, what torch keeps in reserve included; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
