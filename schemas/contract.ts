@@ -667,6 +667,10 @@ export interface WanRequest {
      */
     sample_shift?: number | null;
     /**
+     * LoRAs, all of them applied together.
+     */
+    loras?: Lora[] | null;
+    /**
      * `fast` reuses what changes little from step to step: quicker, and not the same clip. Default: none.
      */
     acceleration?: ("none" | "fast") | null;

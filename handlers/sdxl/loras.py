@@ -1,25 +1,28 @@
-"""LoRAs, merged into the weights for one job.
-
-While it runs, the layers have other weights: new tensors, so that the original ones are put back as they are, to the bit. A step then costs
-what it costs without LoRAs. The files stay in memory, within the shelf's bound, so that a switch reads nothing.
-"""
+"""LoRAs for SDXL: which layers of its networks they add to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
-from torch import Tensor, nn
 
-from handlers.sdxl.lora_files import Factors, Layer, Lora, layers, read_lora, size_of
+from handlers.sdxl.original_names import unet_name
 from shared.contract.sdxl import SdxlRequest
+from shared.models.lora_files import Target, layers_of
+from shared.models.loras import with_loras
 from shared.weights.shelf import Shelf
 
 if TYPE_CHECKING:
     from handlers.sdxl.stage import Stage
+
+_COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
+
+# Kohya's scripts and their kin, then diffusers and peft, which write the component's name.
+_BEGINNINGS = {"lora_unet_": "unet", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2", "lora_te_": "text_encoder"} | {
+    f"{component}.": component for component in _COMPONENTS
+}
 
 
 def accept(request: SdxlRequest, shelf: Shelf) -> None:
@@ -39,60 +42,27 @@ def attached(stage: Stage, request: SdxlRequest, references: Mapping[str, Image.
     Raises:
         ModelUnavailable: One cannot be used. Nothing has been changed then.
     """
-    scales: dict[str, float] = {}
-    for lora in request.loras:
-        scales[lora.name] = scales.get(lora.name, 0.0) + lora.scale
-    # One with scale 0 is read too, so that it is refused if it cannot be used.
-    read = [(shelf.load("loras", name, lambda path: read_lora(path, stage.pipeline), size_of), scale) for name, scale in scales.items()]
-    if scales:
+    if not request.loras:
+        yield
+        return
+    with with_loras(target(stage.pipeline), request.loras, shelf) as scales:
         stage.notes["loras"] = [{"name": name, "scale": scale} for name, scale in scales.items()]
-    with merged(stage.pipeline, [(lora, scale) for lora, scale in read if scale]):
         yield
 
 
-@contextmanager
-def merged(pipeline: Any, loras: Sequence[tuple[Lora, float]]) -> Iterator[None]:
-    """Gives layers the weights that they have with LoRAs, while the body runs.
-
-    On a GPU this takes as much memory as the layers that the LoRAs change, at most a second UNet's linear layers.
+def target(pipeline: Any) -> Target:
+    """The layers of a pipeline's UNet and text encoders, and what trainers call them.
 
     Args:
-        pipeline: Any SDXL pipeline: all that share its networks have the LoRAs.
-        loras: Each with its scale.
+        pipeline: Any SDXL pipeline.
     """
-    known = layers(pipeline)
-    originals: dict[nn.Module, Any] = {}
-    try:
-        for layer, parts in _by_layer(loras).items():
-            module: Any = known[layer]
-            originals[module] = module.weight
-            module.weight = nn.Parameter(merged_weight(module.weight, parts), requires_grad=False)
-        yield
-    finally:
-        for module, weight in originals.items():
-            module.weight = weight
-
-
-def merged_weight(weight: Tensor, parts: list[tuple[Factors, float]]) -> Tensor:
-    """A weight with what LoRAs add to it, computed in float32 and rounded once.
-
-    Args:
-        weight: Of a linear or a convolutional layer.
-        parts: What each LoRA adds, and its scale.
-
-    Returns:
-        Of the shape, the precision and on the device of `weight`.
-    """
-    total = weight.to(torch.float32, copy=True).flatten(1)
-    for factors, scale in parts:
-        up, down = (factor.to(weight.device, torch.float32) for factor in (factors.up, factors.down))
-        total.addmm_(up, down, alpha=factors.strength * scale)
-    return total.reshape(weight.shape).to(weight.dtype)
-
-
-def _by_layer(loras: Sequence[tuple[Lora, float]]) -> Mapping[Layer, list[tuple[Factors, float]]]:
-    parts: dict[Layer, list[tuple[Factors, float]]] = {}
-    for lora, scale in loras:
-        for layer, factors in lora.items():
-            parts.setdefault(layer, []).append((factors, scale))
-    return parts
+    networks = {component: getattr(pipeline, component) for component in _COMPONENTS}
+    layers = {layer: [module] for component, network in networks.items() for layer, module in layers_of(component, network).items()}
+    config = pipeline.unet.config
+    attending = tuple("CrossAttn" in kind for kind in config.up_block_types)
+    originals = {
+        (component, name): unet_name(f"{name}.weight", config.layers_per_block, attending).removesuffix(".weight")
+        for component, name in layers
+        if component == "unet"
+    }
+    return Target("SDXL", layers, _BEGINNINGS, originals)

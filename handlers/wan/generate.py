@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from handlers.wan.acceleration import accelerated
 from handlers.wan.decoding import decode_frames, decoded_in
+from handlers.wan.loras import target
 from handlers.wan.prompts import Prompts
 from handlers.wan.references import Conditions, conditioning_scale, conditions
 from handlers.wan.solvers import make_solver, solved_by
@@ -24,7 +25,9 @@ from shared.media.images import Pixels
 from shared.media.videos import STANDARD, Encoding
 from shared.models.device import forget_vram_peak, free_vram, vram_used_mb
 from shared.models.diffusion import WanPipelines
+from shared.models.loras import with_loras
 from shared.models.pipelines import call_pipeline
+from shared.weights.shelf import Shelf
 
 
 class WanRecipe:
@@ -32,11 +35,13 @@ class WanRecipe:
 
     Args:
         pipelines: WAN, loaded.
+        shelf: What the operator put beside it.
         encoding: How clips are written.
     """
 
-    def __init__(self, pipelines: WanPipelines, encoding: Encoding = STANDARD) -> None:
+    def __init__(self, pipelines: WanPipelines, shelf: Shelf, encoding: Encoding = STANDARD) -> None:
         self._pipelines = pipelines
+        self._shelf = shelf
         self._encoding = encoding
         self._prompts = Prompts(pipelines.text)
 
@@ -44,8 +49,10 @@ class WanRecipe:
         """Refuses what this worker does not have.
 
         Raises:
-            ModelUnavailable: The request has references, and this worker's WAN knows text alone.
+            ModelUnavailable: The request has references, and this worker's WAN knows text alone; or a LoRA is not here.
         """
+        for lora in request.loras:
+            self._shelf.find("loras", lora.name)
         if request.references and self._pipelines.vace is None:
             names = ", ".join(request.references)
             raise ModelUnavailable(f"This worker has no models for references ({names}). Leave them out, or ask the operator to add them.")
@@ -57,7 +64,8 @@ class WanRecipe:
         # 1. What it goes by, at the next length that the VAE can have
         given = conditions(request, references, made_frames(request.frames)) if references else Conditions({}, leading=0)
         # 2. Denoise
-        latents = self._denoise(request, given, run)
+        with with_loras(target(self._pipelines), request.loras, self._shelf) if request.loras else nullcontext():
+            latents = self._denoise(request, given, run)
         # 3. Decode, and hand over frame by frame: they are encoded as a film while the next are decoded
         if request.is_image:
             (pixels,) = self._frames(latents, 1, run)
@@ -133,6 +141,8 @@ class WanRecipe:
             "sample_shift": request.sample_shift,
             "acceleration": request.acceleration,
         }
+        if request.loras:
+            done["loras"] = [{"name": lora.name, "scale": lora.scale} for lora in request.loras]
         return done | ({"conditioning_scale": conditioning_scale(request.reference_strength)} if request.references else {})
 
 

@@ -26,9 +26,10 @@ def load(settings: Settings) -> Recipe[WanRequest]:
     from handlers.wan.generate import WanRecipe
     from shared.models.device import choose_device, choose_dtype
     from shared.models.diffusion import load_wan
+    from shared.weights.shelf import Shelf
 
     device = choose_device(settings.device)
-    return WanRecipe(load_wan(folder, device, choose_dtype(device, "wan")), _encoding(settings))
+    return WanRecipe(load_wan(folder, device, choose_dtype(device, "wan")), Shelf(settings.models_dir), _encoding(settings))
 
 
 def _encoding(settings: Settings) -> Encoding:

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from shared.contract.context import Context
 from shared.contract.fields import LARGEST_SEED, Id, Name, Seed, Text, Whole, drawn
+from shared.contract.loras import Lora
 from shared.contract.parts import Part
 from shared.contract.references import Reference
 from shared.contract.request import Request, id_wire, type_wire, user_id_wire
@@ -28,15 +29,6 @@ _FAST = ("sdxl_image_fast",)
 _HIGH = ("sdxl_image_high", "sdxl_generate")
 _DEFAULT_SIZE = Size(1024, 1024)
 _STEPS = "a whole number from 10 to 50 (from 1 with the schedulers lcm and tcd)"
-
-
-class Lora(Part):
-    """One LoRA and how strongly it acts."""
-
-    stands_at: ClassVar[str] = "config.loras[]"
-
-    name: Annotated[Name, Field(description="A name from the operator's folder or catalogue.")]
-    scale: Annotated[float, Field(ge=-2.0, le=2.0, description="How strongly it acts.")] = 1.0
 
 
 class Control(Part):

@@ -11,6 +11,7 @@ from shared.contract.allowed import grouped
 from shared.contract.clip_sizes import LONGEST_SIDE, STEP, is_legal, nearest_legal
 from shared.contract.context import Context
 from shared.contract.fields import Id, Seed, Text, drawn
+from shared.contract.loras import Lora
 from shared.contract.references import Reference
 from shared.contract.request import Request, id_wire, type_wire, user_id_wire
 from shared.contract.sizes import Size, SizeWord
@@ -163,6 +164,9 @@ class WanRequest(Request):
     sample_shift: Annotated[
         float, Field(ge=1.0, le=12.0, description="How far the schedule is shifted towards noise."), Wire("config.sample_shift")
     ] = 5.0
+    loras: Annotated[
+        tuple[Lora, ...], Field(strict=False, max_length=16, description="LoRAs, all of them applied together."), Wire("config.loras")
+    ] = ()
     acceleration: Annotated[
         Literal["none", "fast"],
         Wire("config.acceleration"),

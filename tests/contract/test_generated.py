@@ -98,7 +98,7 @@ def test_what_a_schema_refuses_the_worker_refuses_too(name: str, raw: dict[str, 
 @pytest.mark.parametrize(
     "raw",
     [
-        {"id": "j", "user_id": "u", "type": "video_fast", "prompt": "p", "config": {"frames": None, "loras": 5}, "unknown": [1]},
+        {"id": "j", "user_id": "u", "type": "video_fast", "prompt": "p", "config": {"frames": None, "clip_skip": 5}, "unknown": [1]},
         {"job_id": "j", "user_id": "u", "job_type": "wan_video_fast", "prompt": "p", "metadata": {"anything": {}}, "config": None},
     ],
 )

@@ -15,11 +15,12 @@ from torch import Tensor
 from builder.small.shapes import Figure, Scene
 from builder.small.stripes import stripedness
 from handlers.sdxl.handler import load
-from handlers.sdxl.lora_files import layers, read_lora, size_of
-from handlers.sdxl.loras import merged
+from handlers.sdxl.loras import target
 from shared.errors import Cancelled, ModelUnavailable
 from shared.media.images import Pixels
 from shared.models.diffusion import load_sdxl
+from shared.models.lora_files import read_lora, size_of
+from shared.models.loras import merged
 from shared.settings import Settings
 from tests.handlers.conftest import Watched, make, pictures, sdxl
 from tests.handlers.sdxl_files import Spelling, write_lora
@@ -53,7 +54,7 @@ def worker(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory, pipeline
 
 
 def weights(pipeline: Any) -> dict[Any, Any]:
-    return {layer: module.weight for layer, module in layers(pipeline).items()}
+    return {layer: modules[0].weight for layer, modules in target(pipeline).layers.items()}
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -66,7 +67,7 @@ def test_a_lora_adds_to_weights_what_the_library_adds_to_outputs(tiny_models: Pa
     call: dict[str, Any] = {"prompt": "a red circle", "height": 64, "width": 64, "num_inference_steps": 2, "output_type": "latent"}
     with torch.inference_mode():
         plain = ours(**call, generator=torch.Generator().manual_seed(1)).images
-        with merged(ours, [(read_lora(path, ours), 0.7)]):
+        with merged(target(ours), [(read_lora(path, target(ours)), 0.7)]):
             mine = ours(**call, generator=torch.Generator().manual_seed(1)).images
         other = theirs(**call, generator=torch.Generator().manual_seed(1)).images
     difference = (mine - other).abs().max()
@@ -78,7 +79,7 @@ def test_every_spelling_of_a_lora_says_the_same(pipeline: Any, tmp_path: Path) -
     for index, spelling in enumerate(SPELLINGS):
         path = tmp_path / f"{index}.safetensors"
         write_lora(path, pipeline, spelling)
-        read.append(read_lora(path, pipeline))
+        read.append(read_lora(path, target(pipeline)))
     assert {component for component, _ in read[0]} == {"unet", "text_encoder", "text_encoder_2"}
     for lora in read[1:]:
         assert lora.keys() == read[0].keys()
@@ -89,7 +90,7 @@ def test_what_peft_writes_about_alpha_counts(pipeline: Any, tmp_path: Path) -> N
     write_lora(tmp_path / "a.safetensors", pipeline, "peft")
     note = '{"unet.r": 4, "unet.lora_alpha": 8, "unet.alpha_pattern": {"to_q": 2}, "text_encoder.use_rslora": true}'
     save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", metadata={"lora_adapter_metadata": note})
-    lora = read_lora(tmp_path / "b.safetensors", pipeline)
+    lora = read_lora(tmp_path / "b.safetensors", target(pipeline))
     strengths = {(layer[0], layer[1].endswith("to_q")): factors.strength for layer, factors in lora.items()}
     assert strengths == {
         ("unet", True): 0.5,
@@ -103,21 +104,21 @@ def test_a_convolution_may_have_a_lora(pipeline: Any, tmp_path: Path) -> None:
     down, up = torch.randn(2, 32, 3, 3), torch.randn(32, 2, 1, 1)
     name = "lora_unet_input_blocks_1_0_in_layers_2"
     save_file({f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}, tmp_path / "a.safetensors")
-    lora = read_lora(tmp_path / "a.safetensors", pipeline)
+    lora = read_lora(tmp_path / "a.safetensors", target(pipeline))
     ((component, module),) = lora
     assert (component, module) == ("unet", "down_blocks.0.resnets.0.conv1")
     before = pipeline.unet.down_blocks[0].resnets[0].conv1.weight
-    with merged(pipeline, [(lora, 1.0)]):
+    with merged(target(pipeline), [(lora, 1.0)]):
         added = pipeline.unet.down_blocks[0].resnets[0].conv1.weight - before
     torch.testing.assert_close(added, torch.einsum("or,rikl->oikl", up.flatten(1), down), atol=1e-4, rtol=1e-4)
 
 
 def test_the_original_tensors_come_back_even_when_the_job_fails(pipeline: Any, tmp_path: Path) -> None:
     write_lora(tmp_path / "a.safetensors", pipeline, "kohya")
-    lora, before = read_lora(tmp_path / "a.safetensors", pipeline), weights(pipeline)
+    lora, before = read_lora(tmp_path / "a.safetensors", target(pipeline)), weights(pipeline)
 
     def fail() -> None:
-        with merged(pipeline, [(lora, 1.0)]):
+        with merged(target(pipeline), [(lora, 1.0)]):
             assert any(weights(pipeline)[layer] is not before[layer] for layer in before)
             raise RuntimeError("stop")
 
@@ -129,10 +130,10 @@ def test_the_original_tensors_come_back_even_when_the_job_fails(pipeline: Any, t
 def test_two_loras_add_up_and_scales_count(pipeline: Any, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 1)):
         write_lora(tmp_path / f"{name}.safetensors", pipeline, "peft", seed=seed)
-    one, other = (read_lora(tmp_path / f"{name}.safetensors", pipeline) for name in "ab")
+    one, other = (read_lora(tmp_path / f"{name}.safetensors", target(pipeline)) for name in "ab")
     layer = next(iter(one))
     before = weights(pipeline)[layer]
-    with merged(pipeline, [(one, 0.5), (other, -2.0)]):
+    with merged(target(pipeline), [(one, 0.5), (other, -2.0)]):
         added = weights(pipeline)[layer] - before
     expected = 0.5 * one[layer].up @ one[layer].down - 2 * other[layer].up @ other[layer].down
     torch.testing.assert_close(added, expected, atol=1e-5, rtol=1e-4)
@@ -141,7 +142,7 @@ def test_two_loras_add_up_and_scales_count(pipeline: Any, tmp_path: Path) -> Non
 def test_a_merged_weight_keeps_the_precision_of_the_layer(tiny_models: Path, tmp_path: Path) -> None:
     half = load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float16)
     write_lora(tmp_path / "a.safetensors", half, "kohya")
-    with merged(half, [(read_lora(tmp_path / "a.safetensors", half), 1.0)]):
+    with merged(target(half), [(read_lora(tmp_path / "a.safetensors", target(half)), 1.0)]):
         assert {weight.dtype for weight in weights(half).values()} == {torch.float16}
 
 
@@ -185,18 +186,18 @@ def test_a_file_that_is_no_lora_for_sdxl_is_refused(pipeline: Any, tmp_path: Pat
     spoil(tensors)
     save_file(tensors, tmp_path / "ink.safetensors")
     with pytest.raises(ModelUnavailable, match=r"^config\.loras: the LoRA 'ink' cannot be used: "):
-        read_lora(tmp_path / "ink.safetensors", pipeline)
+        read_lora(tmp_path / "ink.safetensors", target(pipeline))
 
 
 def test_a_damaged_file_is_refused(pipeline: Any, tmp_path: Path) -> None:
     (tmp_path / "ink.safetensors").write_bytes(b"\x08" * 99)
     with pytest.raises(ModelUnavailable, match="it is damaged"):
-        read_lora(tmp_path / "ink.safetensors", pipeline)
+        read_lora(tmp_path / "ink.safetensors", target(pipeline))
 
 
 def test_the_size_of_a_lora_is_that_of_its_factors(pipeline: Any, tmp_path: Path) -> None:
     write_lora(tmp_path / "a.safetensors", pipeline, "peft")
-    assert size_of(read_lora(tmp_path / "a.safetensors", pipeline)) == sum(
+    assert size_of(read_lora(tmp_path / "a.safetensors", target(pipeline))) == sum(
         tensor.nbytes for tensor in load_file(tmp_path / "a.safetensors").values()
     )
 

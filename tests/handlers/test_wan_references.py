@@ -21,6 +21,7 @@ from shared.contract.wan import WanRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Recipe
 from shared.models.diffusion import load_wan
+from shared.weights.shelf import Shelf
 from tests.handlers.conftest import Watched, clip, make, pictures, wan
 
 Wan = Recipe[WanRequest]
@@ -144,7 +145,7 @@ def test_a_worker_whose_wan_knows_text_alone_refuses_references_by_name(small_mo
     whole = load_wan(folder, torch.device("cpu"), torch.float32)
     shutil.rmtree(folder / "transformer")
     whole.text.transformer.save_pretrained(folder / "transformer")
-    alone = WanRecipe(load_wan(folder, torch.device("cpu"), torch.float32))
+    alone = WanRecipe(load_wan(folder, torch.device("cpu"), torch.float32), Shelf(tmp_path))
     with pytest.raises(ModelUnavailable, match=r"config\.first_frame"):
         alone.accept(wan(first_frame="https://a.example/b.png"))
     assert len(list(clip(make(alone, wan())).frames)) == 9

@@ -1,11 +1,11 @@
-"""LoRA files: what trainers call layers → the layers of a pipeline. Nothing of a pipeline is touched."""
+"""LoRA files: what trainers call layers → the layers of a model. Nothing of the model is touched."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from handlers.sdxl.original_names import unet_name
 from shared.errors import ModelUnavailable
 
-_COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
-
-# How trainers begin a layer's name: kohya's scripts and their kin, then diffusers and peft, which write the component's name.
-_BEGINNINGS = {"lora_unet_": "unet", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2", "lora_te_": "text_encoder"} | {
-    f"{component}.": component for component in _COMPONENTS
-}
 _ENDINGS = re.compile(
     r"(?P<layer>.+?)(?:\.lora_(?P<peft>[AB])\.weight|(?:\.|_)lora(?:_linear_layer)?[._](?P<usual>down|up)\.weight|\.(?P<alpha>alpha))"
 )
@@ -50,14 +43,32 @@ Lora = Mapping[Layer, Factors]
 """What a LoRA adds to which layers."""
 
 
-def layers(pipeline: Any) -> dict[Layer, nn.Module]:
-    """All layers that a LoRA may add to: those that multiply by a matrix."""
-    return {
-        (component, name): module
-        for component in _COMPONENTS
-        for name, module in getattr(pipeline, component).named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv2d))
-    }
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A model that LoRAs are made for.
+
+    Attributes:
+        name: What messages call it.
+        layers: Its layers that multiply by a matrix, each with the modules that share its weight.
+        beginnings: How trainers begin a layer's name, and the component that they mean by it.
+        originals: What the original implementation calls a layer, where that differs.
+    """
+
+    name: str
+    layers: Mapping[Layer, Sequence[nn.Module]]
+    beginnings: Mapping[str, str]
+    originals: Mapping[Layer, str]
+
+    def spellings(self) -> dict[str, Layer]:
+        """Every way to write a layer's name, made plain."""
+        named = {f"{component} {_plain(name)}": (component, name) for component, name in self.layers}
+        return named | {f"{layer[0]} {_plain(original)}": layer for layer, original in self.originals.items()}
+
+
+def layers_of(component: str, network: nn.Module) -> dict[Layer, nn.Module]:
+    """The layers of a network that a LoRA may add to: those that multiply by a matrix."""
+    kinds = (nn.Linear, nn.Conv2d)
+    return {(component, name): module for name, module in network.named_modules() if isinstance(module, kinds)}
 
 
 def size_of(lora: Lora) -> int:
@@ -65,12 +76,12 @@ def size_of(lora: Lora) -> int:
     return sum(factors.down.nbytes + factors.up.nbytes for factors in lora.values())
 
 
-def read_lora(path: Path, pipeline: Any) -> Lora:
+def read_lora(path: Path, target: Target) -> Lora:
     """Reads a LoRA in the form of kohya's scripts (with the names of the original or of diffusers), of diffusers or of peft.
 
     Args:
         path: A `.safetensors` file. Its tensors are copied, so that the file may be replaced.
-        pipeline: The pipeline that it is for.
+        target: The model that it is for.
 
     Raises:
         ModelUnavailable: It is damaged, no LoRA, of another kind (LoHa, LoKr, DoRA), or made for another model.
@@ -80,26 +91,25 @@ def read_lora(path: Path, pipeline: Any) -> Lora:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             written = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
     except (OSError, ValueError, SafetensorError) as error:
-        raise _unusable(path, "it is damaged") from error
+        raise _unusable(path, "it is damaged", target) from error
     if not tensors:
-        raise _unusable(path, "it is empty")
-    known, parts = layers(pipeline), dict[Layer, dict[str, Tensor]]()
-    spellings = dict(_spellings(pipeline, known))
+        raise _unusable(path, "it is empty", target)
+    parts, spellings = dict[Layer, dict[str, Tensor]](), target.spellings()
     for name, tensor in tensors.items():
-        layer, part = _place(name, spellings) or (None, "")
+        layer, part = _place(name, target.beginnings, spellings) or (None, "")
         if layer is None:
-            raise _unusable(path, f"{name!r} is no part of a LoRA for SDXL")
+            raise _unusable(path, f"{name!r} is no part of a LoRA for {target.name}", target)
         parts.setdefault(layer, {})[part] = tensor
-    return {layer: _factors(path, layer, found, known[layer], written) for layer, found in parts.items()}
+    return {layer: _factors(path, layer, found, target, written) for layer, found in parts.items()}
 
 
-def _place(name: str, spellings: Mapping[str, Layer]) -> tuple[Layer, str] | None:
+def _place(name: str, beginnings: Mapping[str, str], spellings: Mapping[str, Layer]) -> tuple[Layer, str] | None:
     """The layer and the part (`down`, `up`, `alpha`) that a tensor's name stands for."""
     match = _ENDINGS.fullmatch(name)
-    beginning = next((beginning for beginning in _BEGINNINGS if name.startswith(beginning)), None)
+    beginning = next((beginning for beginning in beginnings if name.startswith(beginning)), None)
     if match is None or beginning is None:
         return None
-    spelt = f"{_BEGINNINGS[beginning]} {_plain(match['layer'].removeprefix(beginning))}"
+    spelt = f"{beginnings[beginning]} {_plain(match['layer'].removeprefix(beginning))}"
     layer = spellings.get(spelt) or spellings.get(f"{spelt}_0")  # diffusers once wrote `to_out` for `to_out.0`
     return (layer, _PARTS[match["peft"] or match["usual"] or match["alpha"]]) if layer else None
 
@@ -109,25 +119,15 @@ def _plain(name: str) -> str:
     return name.replace(".", "_").replace("processor_", "").removeprefix("text_model_")
 
 
-def _spellings(pipeline: Any, known: Mapping[Layer, nn.Module]) -> Iterator[tuple[str, Layer]]:
-    config = pipeline.unet.config
-    attending = tuple("CrossAttn" in kind for kind in config.up_block_types)
-    for component, name in known:
-        yield f"{component} {_plain(name)}", (component, name)
-        if component == "unet":
-            original = unet_name(f"{name}.weight", config.layers_per_block, attending).removesuffix(".weight")
-            yield f"{component} {_plain(original)}", (component, name)
-
-
-def _factors(path: Path, layer: Layer, parts: Mapping[str, Tensor], module: nn.Module, written: Mapping[str, Any]) -> Factors:
+def _factors(path: Path, layer: Layer, parts: Mapping[str, Tensor], target: Target, written: Mapping[str, Any]) -> Factors:
     if not {"down", "up"} <= set(parts):
-        raise _unusable(path, f"the layer {layer[1]!r} has only one of its two factors")
+        raise _unusable(path, f"the layer {layer[1]!r} has only one of its two factors", target)
     down, up = parts["down"].flatten(1), parts["up"].flatten(1)
-    weight: Any = module.weight
+    weight: Any = target.layers[layer][0].weight
     if (up.shape[0], down.shape[1]) != tuple(weight.flatten(1).shape) or up.shape[1] != down.shape[0]:
-        raise _unusable(path, f"the layer {layer[1]!r} has another shape than SDXL's")
+        raise _unusable(path, f"the layer {layer[1]!r} has another shape than {target.name}'s", target)
     if not (down.isfinite().all() and up.isfinite().all()):
-        raise _unusable(path, f"the layer {layer[1]!r} holds values that are not finite")
+        raise _unusable(path, f"the layer {layer[1]!r} holds values that are not finite", target)
     rank = down.shape[0]
     strength = float(parts["alpha"]) / rank if "alpha" in parts else _written_strength(layer, written, rank)
     return Factors(down, up, strength)
@@ -143,8 +143,8 @@ def _written_strength(layer: Layer, written: Mapping[str, Any], rank: int) -> fl
     return float(alpha) / (math.sqrt(rank) if written.get(f"{component}.use_rslora") else rank)
 
 
-def _unusable(path: Path, reason: str) -> ModelUnavailable:
+def _unusable(path: Path, reason: str, target: Target) -> ModelUnavailable:
     return ModelUnavailable(
         f"config.loras: the LoRA {path.stem!r} cannot be used: {reason}. "
-        "Leave it out, or ask the operator to replace it by a LoRA for SDXL."
+        f"Leave it out, or ask the operator to replace it by a LoRA for {target.name}."
     )
