@@ -52,6 +52,10 @@ export interface SdxlRequest {
    */
   callback_url?: string | null;
   /**
+   * Reads weights such as `(red:1.3)`, `(red)` and `[red]` in both prompts. Default: false.
+   */
+  compel_enabled?: boolean | null;
+  /**
    * May be empty only in exact-copy mode with a reference. What is longer than CLIP's window is not cut.
    */
   prompt: string;
@@ -60,11 +64,7 @@ export interface SdxlRequest {
    */
   negative_prompt?: string | null;
   /**
-   * Reads weights such as `(red:1.3)` in the prompt. Default: false.
-   */
-  compel_enabled?: boolean | null;
-  /**
-   * Weighted phrases that are added to the prompt: `"(a:1.3), (b:1.2)"`.
+   * With `compel_enabled`: weighted phrases that follow the prompt: `"(a:1.3), (b:1.2)"`.
    */
   compel_weights?: string | null;
   config?: {

@@ -28,8 +28,6 @@ _UNAVAILABLE = {
     "refiner": "config.refiner",
     "upscale": "config.upscale",
     "reference": "metadata.reference_image_url",
-    "compel_enabled": "compel_enabled",
-    "compel_weights": "compel_weights",
 }
 
 
@@ -64,7 +62,7 @@ class SdxlRecipe:
         # 1. What the request puts on the pipeline, for this job alone
         with staged(self._pipeline, request, references, self._shelf) as stage:
             # 2. What to draw
-            embeddings = embed(stage.pipeline, request.prompt, request.negative_prompt, request.clip_skip)
+            embeddings = embed(stage.pipeline, request.phrases, request.negative_phrases, request.clip_skip)
             # 3. Where each picture starts: a generator of its own on the CPU, so that it is the same picture alone, in a batch, on any GPU
             noise = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
             # 4. Denoise all pictures together
@@ -80,7 +78,7 @@ class SdxlRecipe:
             {
                 "model_used": "sdxl",
                 "enhancement_source": "none",
-                "compel_enhancement": False,
+                "compel_enhancement": request.compel_enabled,
                 "reference_mode": "none",
                 "exact_copy_mode": False,
                 "vram_used": vram_used_mb(self._pipeline.device),

@@ -1,12 +1,23 @@
-"""Prompts become embeddings. A prompt that is longer than CLIP's window is encoded in chunks, not cut."""
+"""Prompts become embeddings. A prompt that is longer than CLIP's window is encoded in several windows, not cut."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from shared.contract.emphasis import Phrase
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token and how strongly it counts."""
+
+    number: int
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class Embeddings:
         }
 
 
-def embed(pipeline: Any, prompt: str, negative_prompt: str | None, clip_skip: int) -> Embeddings:
+def embed(pipeline: Any, prompt: Sequence[Phrase], negative_prompt: Sequence[Phrase], clip_skip: int) -> Embeddings:
     """Encodes both prompts with both text encoders.
 
     An absent negative prompt is encoded like an empty one. diffusers would take zeros for the first and text for the second, and no caller
@@ -47,35 +58,57 @@ def embed(pipeline: Any, prompt: str, negative_prompt: str | None, clip_skip: in
         negative_prompt: Any length.
         clip_skip: Layers before the last but one that are left out, 0 … 2.
     """
-    texts = (prompt, negative_prompt or "")
     hidden: list[list[Tensor]] = [[], []]
     pooled: list[Tensor] = []
     for tokenizer, encoder in ((pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2)):
-        chunks = [_chunks(tokenizer, text) for text in texts]
-        length = max(len(parts) for parts in chunks)
+        prompts = [windows(tokenizer, phrases) for phrases in (prompt, negative_prompt)]
+        length = max(len(parts) for parts in prompts)
         pooled = []
-        for index, parts in enumerate(chunks):
-            padded = parts + _chunks(tokenizer, "") * (length - len(parts))
-            states, pool = _encode(encoder, torch.tensor(padded), clip_skip)
+        for index, parts in enumerate(prompts):
+            padded = parts + windows(tokenizer, ()) * (length - len(parts))
+            states, pool = _encode(encoder, padded, clip_skip)
             hidden[index].append(states)
             pooled.append(pool)
     return Embeddings(torch.cat(hidden[0], dim=-1), pooled[0], torch.cat(hidden[1], dim=-1), pooled[1])
 
 
-def _chunks(tokenizer: Any, text: str) -> list[list[int]]:
-    """The text's tokens in windows of CLIP's length, each with its start, its end and its padding; one window at least."""
-    ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
+def windows(tokenizer: Any, phrases: Iterable[Phrase]) -> list[list[Token]]:
+    """The tokens of a text in windows of CLIP's length, each with its start, its end and its padding; one window at least."""
+    tokens = [Token(number, phrase.weight) for phrase in phrases for number in _numbers(tokenizer, phrase.text)]
     room = tokenizer.model_max_length - 2
-    starts = range(0, max(len(ids), 1), room)
-    return [_window(tokenizer, ids[start : start + room], room) for start in starts]
+    starts = range(0, max(len(tokens), 1), room)
+    return [_window(tokenizer, tokens[start : start + room], room) for start in starts]
 
 
-def _window(tokenizer: Any, ids: list[int], room: int) -> list[int]:
-    return [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * (room - len(ids))]
+def _numbers(tokenizer: Any, text: str) -> list[int]:
+    numbers: list[int] = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
+    return numbers
 
 
-def _encode(encoder: Any, windows: Tensor, clip_skip: int) -> tuple[Tensor, Tensor]:
+def _window(tokenizer: Any, tokens: list[Token], room: int) -> list[Token]:
+    padding = [Token(tokenizer.pad_token_id)] * (room - len(tokens))
+    return [Token(tokenizer.bos_token_id), *tokens, Token(tokenizer.eos_token_id), *padding]
+
+
+def _encode(encoder: Any, tokens: list[list[Token]], clip_skip: int) -> tuple[Tensor, Tensor]:
     """1 × (windows × length) × width, and the first window's pooled output: SDXL was trained with the last layer but one (paper, 2.1)."""
-    output = encoder(windows.to(encoder.device), output_hidden_states=True)
-    states = output.hidden_states[-(clip_skip + 2)]
+    numbers = torch.tensor([[token.number for token in window] for window in tokens])
+    output = encoder(numbers.to(encoder.device), output_hidden_states=True)
+    weights = torch.tensor([[token.weight for token in window] for window in tokens])
+    states = _emphasized(output.hidden_states[-(clip_skip + 2)], weights)
     return states.reshape(1, -1, states.shape[-1]), output[0][:1]
+
+
+def _emphasized(states: Tensor, weights: Tensor) -> Tensor:
+    """Hidden states times their weights, then each window scaled to the mean it had: docs/decisions/0006.
+
+    Args:
+        states: Windows × length × width.
+        weights: Windows × length.
+    """
+    if bool((weights == 1).all()):
+        return states
+    full = states.float()
+    scaled = full * weights.to(states.device)[..., None]
+    means, new = (each.mean(dim=(1, 2), keepdim=True) for each in (full, scaled))
+    return (scaled * torch.where(new == 0, 1.0, means / new)).to(states.dtype)

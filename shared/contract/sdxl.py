@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from shared.contract.context import Context
+from shared.contract.emphasis import BadEmphasis, Phrase, read_emphasis
 from shared.contract.fields import LARGEST_SEED, Id, Name, Seed, Text, Whole, drawn
 from shared.contract.loras import Lora
 from shared.contract.parts import Part
@@ -28,6 +29,7 @@ FEWEST_STEPS: Mapping[Scheduler, int] = {"lcm": 1, "tcd": 1}
 _FAST = ("sdxl_image_fast",)
 _HIGH = ("sdxl_image_high", "sdxl_generate")
 _DEFAULT_SIZE = Size(1024, 1024)
+_WEIGHTED = r"text whose weights are as in (red:1.3), (red) or [red], with \( or \[ for a bracket that is text"
 _STEPS = "a whole number from 10 to 50 (from 1 with the schedulers lcm and tcd)"
 
 
@@ -90,6 +92,10 @@ class SdxlRequest(Request):
     job_id: Annotated[Id, id_wire, Field(description="The job. Both names may be given and then must agree.")]
     user_id: Annotated[Id, user_id_wire, Field(description="Whose job it is.")]
     type: Annotated[Literal["sdxl_image_fast", "sdxl_image_high", "sdxl_generate"], type_wire, Field(description="What is to be done.")]
+    # Before the texts that it decides about.
+    compel_enabled: Annotated[
+        bool, Wire("compel_enabled"), Field(description="Reads weights such as `(red:1.3)`, `(red)` and `[red]` in both prompts.")
+    ] = False
     prompt: Annotated[
         Text,
         Wire("prompt", places=("top",)),
@@ -193,15 +199,34 @@ class SdxlRequest(Request):
             description="`modify` when absent. Given as `modify`, it asks for image→image whatever the type. WAN's words count as absent."
         ),
     ] = None
-    compel_enabled: Annotated[bool, Wire("compel_enabled"), Field(description="Reads weights such as `(red:1.3)` in the prompt.")] = False
     compel_weights: Annotated[
-        Text | None, Wire("compel_weights"), Field(description='Weighted phrases that are added to the prompt: `"(a:1.3), (b:1.2)"`.')
+        Text | None,
+        Wire("compel_weights"),
+        Field(max_length=10_000, description='With `compel_enabled`: weighted phrases that follow the prompt: `"(a:1.3), (b:1.2)"`.'),
     ] = None
     exact_copy_mode: Annotated[
         bool,
         Wire("metadata.exact_copy_mode"),
         Field(description="With a reference and an empty prompt the result is a copy of the reference."),
     ] = False
+
+    @field_validator("prompt", "negative_prompt", "compel_weights")
+    @classmethod
+    def _have_weights_that_mean_something(cls, text: str | None, info: ValidationInfo) -> str | None:
+        if text is not None and info.data.get("compel_enabled"):
+            try:
+                read_emphasis(text)
+            except BadEmphasis as error:
+                raise refuse(_WEIGHTED, sent=str(error)) from None
+        return text
+
+    @field_validator("compel_weights")
+    @classmethod
+    def _count_only_when_they_are_read(cls, weights: str | None, info: ValidationInfo) -> str | None:
+        if weights and not info.data.get("compel_enabled", True):
+            context = Context.of(info)
+            context.notes.add(f"{context.called('compel_weights')}: not used, because compel_enabled is false")
+        return weights
 
     @field_validator("steps")
     @classmethod
@@ -246,6 +271,19 @@ class SdxlRequest(Request):
     def seeds(self) -> tuple[int, ...]:
         """The seed of each picture: `seed`, `seed + 1` …, from the largest on to 0. All differ."""
         return tuple((self.seed + index) % (LARGEST_SEED + 1) for index in range(self.num_images))
+
+    @property
+    def phrases(self) -> tuple[Phrase, ...]:
+        """The prompt, and what `compel_weights` adds to it, by weights."""
+        if not self.compel_enabled:
+            return (Phrase(self.prompt),)
+        return read_emphasis(", ".join(text for text in (self.prompt, self.compel_weights) if text))
+
+    @property
+    def negative_phrases(self) -> tuple[Phrase, ...]:
+        """The negative prompt by weights. An absent one is an empty one."""
+        text = self.negative_prompt or ""
+        return read_emphasis(text) if self.compel_enabled else (Phrase(text),)
 
     @property
     def denoise(self) -> float:

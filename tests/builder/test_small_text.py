@@ -10,6 +10,7 @@ from transformers import CLIPTokenizer
 from builder.small.shapes import PALETTE, PLACES, SHAPES, Figure, Scene
 from builder.small.text import ANSWERS, TextEncoders, answers
 from handlers.sdxl.prompts import embed
+from shared.contract.emphasis import Phrase
 from shared.models.diffusion import load_sdxl
 
 STAR = Figure("star", "green", "left", "small")
@@ -36,7 +37,7 @@ def test_training_encodes_captions_as_serving_does(small_models: Path) -> None:
     encoders = TextEncoders((CLIPTokenizer.from_pretrained(folder / "tokenizer"), CLIPTokenizer.from_pretrained(folder / "tokenizer_2")))
     encoders.text_encoder, encoders.text_encoder_2 = pipeline.text_encoder, pipeline.text_encoder_2
     for text in ("a small red star at the top left, striped blue background", ""):
-        served = embed(pipeline, text or "a", text, clip_skip=0)
+        served = embed(pipeline, [Phrase(text or "a")], [Phrase(text)], clip_skip=0)
         states, pooled, _ = encoders([text])
         assert torch.allclose(states, served.negative, atol=1e-6)
         assert torch.allclose(pooled, served.negative_pooled, atol=1e-6)

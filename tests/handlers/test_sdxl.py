@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shared.contract.emphasis import Phrase
 from shared.contract.sdxl import SdxlRequest
 from shared.errors import Cancelled, ModelUnavailable
 from shared.jobs.recipe import Picture, Recipe
@@ -82,7 +83,7 @@ def test_a_prompt_within_the_window_is_encoded_as_the_library_does_it(sdxl_recip
     assert isinstance(sdxl_recipe, SdxlRecipe)
     pipeline = sdxl_recipe._pipeline
     with torch.inference_mode():
-        ours = embed(pipeline, "a red circle", "blurry", clip_skip=0)
+        ours = embed(pipeline, [Phrase("a red circle")], [Phrase("blurry")], clip_skip=0)
         theirs = pipeline.encode_prompt("a red circle", negative_prompt="blurry", do_classifier_free_guidance=True)
     for mine, other in zip((ours.prompt, ours.negative, ours.pooled, ours.negative_pooled), theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=0, atol=1e-5)
@@ -97,7 +98,7 @@ def test_a_control_token_that_somebody_typed_is_text(sdxl_recipe: Sdxl) -> None:
 
     assert isinstance(sdxl_recipe, SdxlRecipe)
     with torch.inference_mode():
-        typed, alone = (embed(sdxl_recipe._pipeline, prompt, None, 0).pooled for prompt in ("a red <|endoftext|> circle", "a red"))
+        typed, alone = (embed(sdxl_recipe._pipeline, [Phrase(prompt)], [], 0).pooled for prompt in ("a red <|endoftext|> circle", "a red"))
     assert not torch.equal(typed, alone)
 
 
@@ -133,7 +134,6 @@ def test_a_stopped_job_ends_at_its_step_and_leaves_no_trace(sdxl_recipe: Sdxl) -
         ({"upscale": {"factor": 2}}, "config.upscale"),
         ({"controls": [{"kind": "canny", "image": "https://a.example/b.png"}]}, "config.controls"),
         ({"image": "https://a.example/b.png"}, "metadata.reference_image_url"),
-        ({"compel_enabled": True}, "compel_enabled"),
     ],
 )
 def test_what_this_worker_cannot_do_is_refused_by_name(sdxl_recipe: Sdxl, config: dict[str, Any], field: str) -> None:
