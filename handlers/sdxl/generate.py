@@ -22,7 +22,6 @@ from shared.weights.shelf import Shelf
 # What the contract has and this worker cannot do yet: the request's attribute, and its name for the caller.
 _UNAVAILABLE = {
     "scheduler": "config.scheduler",
-    "textual_inversions": "config.textual_inversions",
     "vae": "config.vae",
     "controls": "config.controls",
     "refiner": "config.refiner",
@@ -62,7 +61,7 @@ class SdxlRecipe:
         # 1. What the request puts on the pipeline, for this job alone
         with staged(self._pipeline, request, references, self._shelf) as stage:
             # 2. What to draw
-            embeddings = embed(stage.pipeline, request.phrases, request.negative_phrases, request.clip_skip)
+            embeddings = embed(stage.pipeline, request.phrases, request.negative_phrases, request.clip_skip, stage.words)
             # 3. Where each picture starts: a generator of its own on the CPU, so that it is the same picture alone, in a batch, on any GPU
             noise = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
             # 4. Denoise all pictures together

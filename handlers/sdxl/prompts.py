@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from handlers.sdxl.textual_inversions import Inversion, split
 from shared.contract.emphasis import Phrase
 
+# The number of a token that has a vector of its own: any that does not end a text, for the pooled output is taken where that ends.
+_ANY = 0
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Token:
-    """One token and how strongly it counts."""
+    """One token, how strongly it counts, and its embedding, width, where that is not the table's."""
 
     number: int
     weight: float = 1.0
+    vector: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,13 @@ class Embeddings:
         }
 
 
-def embed(pipeline: Any, prompt: Sequence[Phrase], negative_prompt: Sequence[Phrase], clip_skip: int) -> Embeddings:
+def embed(
+    pipeline: Any,
+    prompt: Sequence[Phrase],
+    negative_prompt: Sequence[Phrase],
+    clip_skip: int,
+    words: Mapping[str, Inversion] = MappingProxyType({}),
+) -> Embeddings:
     """Encodes both prompts with both text encoders.
 
     An absent negative prompt is encoded like an empty one. diffusers would take zeros for the first and text for the second, and no caller
@@ -57,11 +70,14 @@ def embed(pipeline: Any, prompt: Sequence[Phrase], negative_prompt: Sequence[Phr
         prompt: Any length.
         negative_prompt: Any length.
         clip_skip: Layers before the last but one that are left out, 0 … 2.
+        words: What names in the prompts stand for.
     """
     hidden: list[list[Tensor]] = [[], []]
     pooled: list[Tensor] = []
-    for tokenizer, encoder in ((pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2)):
-        prompts = [windows(tokenizer, phrases) for phrases in (prompt, negative_prompt)]
+    encoders = ((pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2))
+    for number, (tokenizer, encoder) in enumerate(encoders):
+        vectors = {name: inversion[number] for name, inversion in words.items()}
+        prompts = [windows(tokenizer, phrases, vectors) for phrases in (prompt, negative_prompt)]
         length = max(len(parts) for parts in prompts)
         pooled = []
         for index, parts in enumerate(prompts):
@@ -72,17 +88,27 @@ def embed(pipeline: Any, prompt: Sequence[Phrase], negative_prompt: Sequence[Phr
     return Embeddings(torch.cat(hidden[0], dim=-1), pooled[0], torch.cat(hidden[1], dim=-1), pooled[1])
 
 
-def windows(tokenizer: Any, phrases: Iterable[Phrase]) -> list[list[Token]]:
-    """The tokens of a text in windows of CLIP's length, each with its start, its end and its padding; one window at least."""
-    tokens = [Token(number, phrase.weight) for phrase in phrases for number in _numbers(tokenizer, phrase.text)]
+def windows(tokenizer: Any, phrases: Iterable[Phrase], vectors: Mapping[str, Tensor] = MappingProxyType({})) -> list[list[Token]]:
+    """The tokens of a text in windows of CLIP's length, each with its start, its end and its padding; one window at least.
+
+    Args:
+        tokenizer: CLIP's.
+        phrases: The text.
+        vectors: What names in the text stand for: count × width.
+    """
+    tokens = [token for phrase in phrases for token in _tokens(tokenizer, phrase, vectors)]
     room = tokenizer.model_max_length - 2
     starts = range(0, max(len(tokens), 1), room)
     return [_window(tokenizer, tokens[start : start + room], room) for start in starts]
 
 
-def _numbers(tokenizer: Any, text: str) -> list[int]:
-    numbers: list[int] = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
-    return numbers
+def _tokens(tokenizer: Any, phrase: Phrase, vectors: Mapping[str, Tensor]) -> Iterator[Token]:
+    for text, name in split(phrase.text, vectors):
+        if name is not None:
+            yield from (Token(_ANY, phrase.weight, vector) for vector in vectors[name])
+        else:
+            numbers = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
+            yield from (Token(number, phrase.weight) for number in numbers)
 
 
 def _window(tokenizer: Any, tokens: list[Token], room: int) -> list[Token]:
@@ -93,10 +119,33 @@ def _window(tokenizer: Any, tokens: list[Token], room: int) -> list[Token]:
 def _encode(encoder: Any, tokens: list[list[Token]], clip_skip: int) -> tuple[Tensor, Tensor]:
     """1 × (windows × length) × width, and the first window's pooled output: SDXL was trained with the last layer but one (paper, 2.1)."""
     numbers = torch.tensor([[token.number for token in window] for window in tokens])
-    output = encoder(numbers.to(encoder.device), output_hidden_states=True)
+    with _vectors_in_place(encoder, tokens):
+        output = encoder(numbers.to(encoder.device), output_hidden_states=True)
     weights = torch.tensor([[token.weight for token in window] for window in tokens])
     states = _emphasized(output.hidden_states[-(clip_skip + 2)], weights)
     return states.reshape(1, -1, states.shape[-1]), output[0][:1]
+
+
+@contextmanager
+def _vectors_in_place(encoder: Any, tokens: list[list[Token]]) -> Iterator[None]:
+    """Has the encoder see the vectors of tokens that have one, instead of its table's, while the body runs."""
+    vectors = {(row, column): token.vector for row, window in enumerate(tokens) for column, token in enumerate(window)}
+    own = {place: vector for place, vector in vectors.items() if vector is not None}
+
+    def put(_module: Any, _arguments: Any, output: Tensor) -> Tensor:
+        changed = output.clone()
+        for (row, column), vector in own.items():
+            changed[row, column] = vector.to(changed)
+        return changed
+
+    if not own:
+        yield
+        return
+    hook = encoder.get_input_embeddings().register_forward_hook(put)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _emphasized(states: Tensor, weights: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from PIL import Image
 from pydantic import JsonValue
 
-from handlers.sdxl import loras
+from handlers.sdxl import loras, textual_inversions
+from handlers.sdxl.textual_inversions import Inversion
 from shared.contract.sdxl import SdxlRequest
 from shared.weights.shelf import Shelf
 
@@ -23,11 +24,13 @@ class Stage:
         pipeline: The pipeline to call. An attachment may replace it by another one over the same networks.
         arguments: More arguments for the call.
         notes: What was done, for the metadata of the job's pictures.
+        words: What names in the prompts stand for.
     """
 
     pipeline: Any
     arguments: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, JsonValue] = field(default_factory=dict)
+    words: dict[str, Inversion] = field(default_factory=dict)
 
 
 class Attachment(Protocol):
@@ -46,7 +49,7 @@ class Attachment(Protocol):
         """Puts it on while the body runs: changes `stage`, or the networks of its pipeline."""
 
 
-ATTACHMENTS: tuple[Attachment, ...] = (loras,)
+ATTACHMENTS: tuple[Attachment, ...] = (loras, textual_inversions)
 """In the order in which they are put on."""
 
 

@@ -128,7 +128,7 @@ def test_a_stopped_job_ends_at_its_step_and_leaves_no_trace(sdxl_recipe: Sdxl) -
     [
         ({"scheduler": "euler"}, "config.scheduler"),
         ({"loras": [{"name": "pixels"}]}, r"config\.loras: this worker has no LoRA 'pixels'; there is none"),
-        ({"textual_inversions": ["style"]}, "config.textual_inversions"),
+        ({"textual_inversions": ["style"]}, r"config\.textual_inversions: this worker has no textual inversion 'style'; there is none"),
         ({"vae": "other"}, "config.vae"),
         ({"refiner": {"switch_at": 0.8}}, "config.refiner"),
         ({"upscale": {"factor": 2}}, "config.upscale"),
