@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from PIL import Image
 from pydantic import JsonValue
 
-from handlers.sdxl import loras, textual_inversions
+from handlers.sdxl import loras, schedulers, textual_inversions
 from handlers.sdxl.textual_inversions import Inversion
 from shared.contract.sdxl import SdxlRequest
 from shared.weights.shelf import Shelf
@@ -49,7 +49,7 @@ class Attachment(Protocol):
         """Puts it on while the body runs: changes `stage`, or the networks of its pipeline."""
 
 
-ATTACHMENTS: tuple[Attachment, ...] = (loras, textual_inversions)
+ATTACHMENTS: tuple[Attachment, ...] = (schedulers, loras, textual_inversions)
 """In the order in which they are put on."""
 
 

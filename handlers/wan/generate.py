@@ -16,7 +16,7 @@ from handlers.wan.decoding import decode_frames, decoded_in
 from handlers.wan.loras import target
 from handlers.wan.prompts import Prompts
 from handlers.wan.references import Conditions, conditioning_scale, conditions
-from handlers.wan.solvers import make_solver, solved_by
+from handlers.wan.solvers import make_solver
 from shared.contract.wan import WanRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Clip, Picture, Product, Run, Summary
@@ -26,7 +26,7 @@ from shared.media.videos import STANDARD, Encoding
 from shared.models.device import forget_vram_peak, free_vram, vram_used_mb
 from shared.models.diffusion import WanPipelines
 from shared.models.loras import with_loras
-from shared.models.pipelines import call_pipeline
+from shared.models.pipelines import call_pipeline, scheduled_by
 from shared.weights.shelf import Shelf
 
 
@@ -97,7 +97,7 @@ class WanRecipe:
         """1 × channels × latent frames × height/8 × width/8; up to three frames more than were asked for."""
         pipeline: Any = self._pipelines.vace if given.arguments else self._pipelines.text
         solver = make_solver(request.sample_solver, request.sample_shift)
-        with solved_by(pipeline, solver), accelerated(pipeline.transformer, request.acceleration):
+        with scheduled_by(pipeline, solver), accelerated(pipeline.transformer, request.acceleration):
             latents: Tensor = call_pipeline(
                 pipeline,
                 run.step,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 
@@ -29,14 +27,3 @@ def make_solver(name: str, shift: float) -> Any:
             return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=shift)
         case _:
             raise ValueError(f"there is no solver {name}")
-
-
-@contextmanager
-def solved_by(pipeline: Any, solver: Any) -> Iterator[None]:
-    """Puts a solver on the pipeline, and takes it off again whatever happens."""
-    before = pipeline.scheduler
-    pipeline.scheduler = solver
-    try:
-        yield
-    finally:
-        pipeline.scheduler = before

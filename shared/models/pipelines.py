@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -28,3 +29,14 @@ def call_pipeline(pipeline: Any, on_step: Callable[[int, int], None], **argument
     finally:
         # The pipeline does it itself only at its end, not when a step has raised.
         pipeline.maybe_free_model_hooks()
+
+
+@contextmanager
+def scheduled_by(pipeline: Any, scheduler: Any) -> Iterator[None]:
+    """Puts a scheduler on a pipeline, and the one before it back whatever happens."""
+    before = pipeline.scheduler
+    pipeline.scheduler = scheduler
+    try:
+        yield
+    finally:
+        pipeline.scheduler = before

@@ -126,7 +126,6 @@ def test_a_stopped_job_ends_at_its_step_and_leaves_no_trace(sdxl_recipe: Sdxl) -
 @pytest.mark.parametrize(
     ("config", "field"),
     [
-        ({"scheduler": "euler"}, "config.scheduler"),
         ({"loras": [{"name": "pixels"}]}, r"config\.loras: this worker has no LoRA 'pixels'; there is none"),
         ({"textual_inversions": ["style"]}, r"config\.textual_inversions: this worker has no textual inversion 'style'; there is none"),
         ({"vae": "other"}, "config.vae"),

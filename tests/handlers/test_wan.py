@@ -7,10 +7,11 @@ import pytest
 from numpy.typing import NDArray
 
 from handlers.wan.generate import made_frames
-from handlers.wan.solvers import make_solver, solved_by
+from handlers.wan.solvers import make_solver
 from shared.contract.wan import WanRequest
 from shared.errors import Cancelled
 from shared.jobs.recipe import Recipe
+from shared.models.pipelines import scheduled_by
 from tests.handlers.conftest import Watched, clip, make, pictures, wan
 
 Wan = Recipe[WanRequest]
@@ -104,7 +105,7 @@ def test_a_solver_comes_off_again_whatever_happens(wan_recipe: Wan) -> None:
     before = pipeline.scheduler
 
     def fail() -> None:
-        with solved_by(pipeline, make_solver("euler", 5.0)):
+        with scheduled_by(pipeline, make_solver("euler", 5.0)):
             assert pipeline.scheduler is not before
             raise RuntimeError("on the way")
 
