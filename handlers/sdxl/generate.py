@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from handlers.sdxl.image_to_image import REFERENCE, effective_strength, warnings
 from handlers.sdxl.prompts import embed
 from handlers.sdxl.stage import ATTACHMENTS, Stage, staged
-from shared.contract.sdxl import SdxlRequest
+from shared.contract.sdxl import Method, SdxlRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Picture, Product, Run, Summary
+from shared.media.images import fit
 from shared.models.device import forget_vram_peak, vram_used_mb
 from shared.models.pipelines import call_pipeline
 from shared.models.pixels import to_pixels
@@ -25,21 +28,22 @@ _UNAVAILABLE = {
     "controls": "config.controls",
     "refiner": "config.refiner",
     "upscale": "config.upscale",
-    "reference": "metadata.reference_image_url",
 }
 
 
 class SdxlRecipe:
-    """Text → image.
+    """Text → image, image → image, and copies.
 
     Args:
         pipeline: A loaded `StableDiffusionXLPipeline`.
         shelf: What the operator put beside it.
+        without_adapters: Whether every type of reference is served by image → image.
     """
 
-    def __init__(self, pipeline: Any, shelf: Shelf) -> None:
+    def __init__(self, pipeline: Any, shelf: Shelf, *, without_adapters: bool = False) -> None:
         self._pipeline = pipeline
         self._shelf = shelf
+        self._without_adapters = without_adapters
 
     def accept(self, request: SdxlRequest) -> None:
         """Refuses what this worker does not have, by name.
@@ -50,6 +54,11 @@ class SdxlRecipe:
         fields = [name for attribute, name in _UNAVAILABLE.items() if getattr(request, attribute)]
         if fields:
             raise ModelUnavailable(f"This worker has no models for {', '.join(fields)}. Leave them out, or ask the operator to add them.")
+        if self._method(request) == "adapter":
+            raise ModelUnavailable(
+                f"metadata.reference_type: this worker has no adapter for {request.reference_type!r}. Send reference_mode 'modify' for "
+                "image→image, leave the reference out, or ask the operator to add one or to set SDXL_REFERENCE_METHOD=img2img."
+            )
         for attachment in ATTACHMENTS:
             attachment.accept(request, self._shelf)
 
@@ -57,51 +66,77 @@ class SdxlRecipe:
     def generate(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
         """Makes the request's pictures, one by one."""
         forget_vram_peak(self._pipeline.device)
+        method = self._method(request)
+        if method == "copy":
+            yield from _copies(request, references[REFERENCE])
+            return
         # 1. What the request puts on the pipeline, for this job alone
-        with staged(self._pipeline, request, references, self._shelf) as stage:
+        with staged(self._pipeline, request, references, self._shelf, method) as stage:
             # 2. What to draw
             embeddings = embed(stage.pipeline, request.phrases, request.negative_phrases, request.clip_skip, stage.words)
-            # 3. Where each picture starts: a generator of its own on the CPU, so that it is the same picture alone, in a batch, on any GPU
-            noise = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
-            # 4. Denoise all pictures together
-            latents = self._denoise(stage, request, embeddings.arguments(), noise, run)
-            # 5. Decode and hand over one by one: a picture is encoded and uploaded while the next is decoded
+            # 3. Denoise all pictures together
+            latents = self._denoise(stage, request, embeddings.arguments(), run)
+            # 4. Decode and hand over one by one: a picture is encoded and uploaded while the next is decoded
             for seed, latent in zip(request.seeds, torch.split(latents, 1), strict=True):
                 run.cancel.check()
                 yield Picture(to_pixels(_decode(stage, latent))[0], seed, request.output_format, _describe(request, stage))
 
     def summarize(self, request: SdxlRequest, products: Sequence[Product]) -> Summary:
         """Says what was done, for the payload."""
-        return Summary(
-            {
-                "model_used": "sdxl",
-                "enhancement_source": "none",
-                "compel_enhancement": request.compel_enabled,
-                "reference_mode": "none",
-                "exact_copy_mode": False,
-                "vram_used": vram_used_mb(self._pipeline.device),
-            }
-        )
+        method = self._method(request)
+        metadata: dict[str, Any] = {
+            "model_used": "sdxl",
+            "enhancement_source": "none",
+            "compel_enhancement": request.compel_enabled,
+            "reference_mode": _mode(request),
+            "exact_copy_mode": method == "copy",
+            "vram_used": vram_used_mb(self._pipeline.device),
+        }
+        if method == "none":
+            return Summary(metadata)
+        used = 0.0 if method == "copy" else effective_strength(request)
+        metadata |= {"reference_method": method, "reference_strength": round(1 - used, 6), "denoise_strength": used}
+        return Summary(metadata, warnings=warnings(request) if method == "img2img" else ())
 
-    def _denoise(
-        self, stage: Stage, request: SdxlRequest, embeddings: Mapping[str, Tensor], noise: list[torch.Generator], run: Run
-    ) -> Tensor:
+    def _method(self, request: SdxlRequest) -> Method:
+        return "img2img" if self._without_adapters and request.reference_method == "adapter" else request.reference_method
+
+    def _denoise(self, stage: Stage, request: SdxlRequest, embeddings: Mapping[str, Tensor], run: Run) -> Tensor:
         """Pictures × channels × height/8 × width/8."""
         latents: Tensor = call_pipeline(
             stage.pipeline,
             run.step,
             **embeddings,
             **stage.arguments,
-            width=request.width,
-            height=request.height,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance_scale,
             guidance_rescale=request.guidance_rescale,
             num_images_per_prompt=request.num_images,
-            generator=noise,
+            generator=stage.noise,
             output_type="latent",
         ).images
         return latents
+
+
+def _copies(request: SdxlRequest, reference: Image.Image) -> Iterator[Product]:
+    """The reference as it is, cropped in the middle to the picture's size: nothing is painted over, so nothing is computed."""
+    pixels = np.asarray(fit(reference, request.width, request.height))
+    done = {"batch_size": request.num_images, "steps": 0, "num_inference_steps": 0, "guidance_scale": 1.0, "denoise_strength": 0.0}
+    for seed in request.seeds:
+        yield Picture(pixels, seed, request.output_format, done)
+
+
+def _mode(request: SdxlRequest) -> str:
+    """As the contract reports it: `modify`, `copy`, or the type of the reference."""
+    match request.reference_method:
+        case "none":
+            return "none"
+        case "copy":
+            return "copy"
+        case "img2img":
+            return "modify"
+        case "adapter":
+            return request.reference_type
 
 
 def _decode(stage: Stage, latent: Tensor) -> Tensor:

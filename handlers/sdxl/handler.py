@@ -20,7 +20,8 @@ def load(settings: Settings) -> Recipe[SdxlRequest]:
     from shared.weights.shelf import Shelf
 
     device = choose_device(settings.device)
-    return SdxlRecipe(load_sdxl(folder, device, choose_dtype(device, "sdxl")), Shelf(settings.models_dir))
+    pipeline = load_sdxl(folder, device, choose_dtype(device, "sdxl"))
+    return SdxlRecipe(pipeline, Shelf(settings.models_dir), without_adapters=settings.sdxl_reference_method == "img2img")
 
 
 HANDLER = Handler("sdxl", SdxlRequest, load)

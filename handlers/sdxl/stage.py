@@ -7,12 +7,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from PIL import Image
 from pydantic import JsonValue
 
-from handlers.sdxl import loras, schedulers, textual_inversions
+from handlers.sdxl import image_to_image, loras, schedulers, textual_inversions
 from handlers.sdxl.textual_inversions import Inversion
-from shared.contract.sdxl import SdxlRequest
+from shared.contract.sdxl import Method, SdxlRequest
 from shared.weights.shelf import Shelf
 
 
@@ -22,12 +23,16 @@ class Stage:
 
     Attributes:
         pipeline: The pipeline to call. An attachment may replace it by another one over the same networks.
-        arguments: More arguments for the call.
+        noise: Where each picture starts: a generator of its own on the CPU, so that it is the same picture alone, in a batch, on any GPU.
+        method: What the reference is for.
+        arguments: More arguments for the call: text → image has the size.
         notes: What was done, for the metadata of the job's pictures.
         words: What names in the prompts stand for.
     """
 
     pipeline: Any
+    noise: list[torch.Generator] = field(default_factory=list)
+    method: Method = "none"
     arguments: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, JsonValue] = field(default_factory=dict)
     words: dict[str, Inversion] = field(default_factory=dict)
@@ -49,12 +54,14 @@ class Attachment(Protocol):
         """Puts it on while the body runs: changes `stage`, or the networks of its pipeline."""
 
 
-ATTACHMENTS: tuple[Attachment, ...] = (schedulers, loras, textual_inversions)
+ATTACHMENTS: tuple[Attachment, ...] = (schedulers, loras, textual_inversions, image_to_image)
 """In the order in which they are put on."""
 
 
 @contextmanager
-def staged(pipeline: Any, request: SdxlRequest, references: Mapping[str, Image.Image], shelf: Shelf) -> Iterator[Stage]:
+def staged(
+    pipeline: Any, request: SdxlRequest, references: Mapping[str, Image.Image], shelf: Shelf, method: Method = "none"
+) -> Iterator[Stage]:
     """Puts on a pipeline what a request asks for, while the body runs.
 
     Args:
@@ -62,11 +69,13 @@ def staged(pipeline: Any, request: SdxlRequest, references: Mapping[str, Image.I
         request: What to make.
         references: The pictures of `request.references`.
         shelf: What the operator put beside the model.
+        method: What the reference is for.
 
     Raises:
         ModelUnavailable: Something cannot be used after all. The pipeline is then as it was.
     """
-    stage = Stage(pipeline)
+    noise = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
+    stage = Stage(pipeline, noise, method, {"width": request.width, "height": request.height})
     with ExitStack() as stack:
         for attachment in ATTACHMENTS:
             stack.enter_context(attachment.attached(stage, request, references, shelf))

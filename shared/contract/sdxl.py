@@ -62,6 +62,10 @@ class Upscale(Part):
     model: Annotated[Name | None, Field(description="An upscaler from the operator's catalogue.")] = None
 
 
+Method = Literal["none", "copy", "img2img", "adapter"]
+"""What a reference is for: nothing, to be copied, to start from, to be looked at."""
+
+
 def _side(index: Literal[0, 1]) -> Otherwise:
     def compute(data: Mapping[str, Any], context: Context) -> int:
         other = ("height", "width")[index]
@@ -291,7 +295,7 @@ class SdxlRequest(Request):
         return self.denoise_strength if self.denoise_strength is not None else 1.0 - self.reference_strength
 
     @property
-    def reference_method(self) -> Literal["none", "copy", "img2img", "adapter"]:
+    def reference_method(self) -> Method:
         """Which method the reference asks for."""
         if self.reference is None:
             return "none"

@@ -22,7 +22,7 @@ def completed(request: Request, worker_id: str, assets: Sequence[Asset], summary
         "generation_time": timings["generate"],
         "processing_time": round(clock.total, 3),
         "timings": timings,
-        "warnings": list(request.warnings),
+        "warnings": [*request.warnings, *summary.warnings],
     }
     job = {"job_id": request.job_id, "worker_id": worker_id, "completed_at": _now()}
     return CompletedPayload.model_validate({**job, "assets": tuple(assets), "metadata": metadata, **summary.top_level})

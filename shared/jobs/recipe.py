@@ -101,10 +101,12 @@ class Summary:
     Attributes:
         metadata: Merged into the payload's `metadata`.
         top_level: Merged into the payload itself; only chat has such keys.
+        warnings: What the caller should know beside what the request's own warnings say.
     """
 
     metadata: Mapping[str, JsonValue]
     top_level: Mapping[str, JsonValue] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 RequestT = TypeVar("RequestT", bound=Request, contravariant=True)

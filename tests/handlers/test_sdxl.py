@@ -132,7 +132,7 @@ def test_a_stopped_job_ends_at_its_step_and_leaves_no_trace(sdxl_recipe: Sdxl) -
         ({"refiner": {"switch_at": 0.8}}, "config.refiner"),
         ({"upscale": {"factor": 2}}, "config.upscale"),
         ({"controls": [{"kind": "canny", "image": "https://a.example/b.png"}]}, "config.controls"),
-        ({"image": "https://a.example/b.png"}, "metadata.reference_image_url"),
+        ({"image": "https://a.example/b.png"}, "metadata.reference_type"),
     ],
 )
 def test_what_this_worker_cannot_do_is_refused_by_name(sdxl_recipe: Sdxl, config: dict[str, Any], field: str) -> None:
