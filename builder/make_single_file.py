@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handlers.sdxl.original_names import text_2_name, unet_name, vae_name
+from shared.models.checkpoint import PREFIXES
+from shared.models.original_names import text_2_name, unet_name, vae_name
 from shared.weights.folders import missing_files, weight_files
 
 if TYPE_CHECKING:
@@ -24,11 +25,7 @@ if TYPE_CHECKING:
 
     Tensors = dict[str, Tensor]
 
-_UNET = "model.diffusion_model."
-_VAE = "first_stage_model."
-_TEXT = "conditioner.embedders.0.transformer."
-_TEXT_2 = "conditioner.embedders.1.model."
-
+_UNET, _VAE, _TEXT, _TEXT_2 = (PREFIXES[part] for part in ("unet", "vae", "text_encoder", "text_encoder_2"))
 _JOINED = re.compile(r"(.+)\.[qkv]_proj\.(weight|bias)")
 
 

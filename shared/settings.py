@@ -65,7 +65,7 @@ class Settings(BaseSettings):
 
     # Models
     models_dir: Path = Field(Path("models"), description="The folder that is looked through first for weights.")
-    sdxl_model: Path | None = Field(None, description="An explicit path to SDXL: a diffusers folder.")
+    sdxl_model: Path | None = Field(None, description="An explicit path to SDXL: a diffusers folder or one `.safetensors` file.")
     wan_model: Path | None = Field(None, description="An explicit path to WAN: a diffusers folder.")
     qwen_instruct_model: Path | None = Field(None, description="An explicit path to the instruct model: a transformers folder.")
     qwen_base_model: Path | None = Field(None, description="An explicit path to the base model: a transformers folder.")

@@ -12,7 +12,7 @@ from shared.weights.resolve import resolve
 
 def load(settings: Settings) -> Recipe[SdxlRequest]:
     """Loads SDXL to the device that the settings choose."""
-    folder = resolve(SDXL, settings)
+    weights = resolve(SDXL, settings)
     # Imported after that, so that a worker without weights says so before it has imported torch.
     from handlers.sdxl.generate import SdxlRecipe
     from shared.models.device import choose_device, choose_dtype
@@ -20,7 +20,7 @@ def load(settings: Settings) -> Recipe[SdxlRequest]:
     from shared.weights.shelf import Shelf
 
     device = choose_device(settings.device)
-    pipeline = load_sdxl(folder, device, choose_dtype(device, "sdxl"))
+    pipeline = load_sdxl(weights, device, choose_dtype(device, "sdxl"))
     return SdxlRecipe(pipeline, Shelf(settings.models_dir), without_adapters=settings.sdxl_reference_method == "img2img")
 
 

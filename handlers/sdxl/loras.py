@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from handlers.sdxl.original_names import unet_name
 from shared.contract.sdxl import SdxlRequest
 from shared.models.lora_files import Target, layers_of
 from shared.models.loras import with_loras
+from shared.models.original_names import unet_name
 from shared.weights.shelf import Shelf
 
 if TYPE_CHECKING:

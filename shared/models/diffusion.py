@@ -1,4 +1,4 @@
-"""SDXL and WAN from their diffusers folders."""
+"""SDXL from its diffusers folder or from one file, WAN from its diffusers folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from shared.models.checkpoint import configuration_of, load_part
 from shared.models.load import load_network, load_tokenizer, quiet
 from shared.models.prefetch import prefetched
 from shared.models.vace import text_view
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 _TYPED = {"split_special_tokens": True}
 
 
-def load_sdxl(folder: Path, device: torch.device, dtype: torch.dtype) -> StableDiffusionXLPipeline:
+def load_sdxl(weights: Path, device: torch.device, dtype: torch.dtype) -> StableDiffusionXLPipeline:
     """Loads SDXL.
 
     Args:
-        folder: A complete diffusers folder.
+        weights: A complete diffusers folder, or a checkpoint in one `.safetensors` file. Such a file has no configuration and no
+            tokenizers: they come from the folder of its name beside it, or are the published ones.
         device: Where it goes.
         dtype: The precision of the UNet and the text encoders. A VAE that overflows in half precision is loaded in float32, so latents
             must be given to it as `latents.to(pipeline.vae.dtype)`.
@@ -36,18 +38,17 @@ def load_sdxl(folder: Path, device: torch.device, dtype: torch.dtype) -> StableD
         The pipeline, frozen, without a progress bar and without a watermark.
 
     Raises:
-        SettingsError: The folder is damaged, incomplete or holds another model.
+        SettingsError: The weights are damaged, incomplete or of another model.
     """
-    with prefetched(_files(folder, ("text_encoder", "text_encoder_2", "unet", "vae"), half=dtype == torch.float16)):
+    single = weights.is_file()
+    folder = configuration_of(weights) if single else weights
+    components = ("text_encoder", "text_encoder_2", "unet", "vae")
+    with prefetched([weights] if single else _files(folder, components, half=dtype == torch.float16)):
         _quiet()
-        from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTextModelWithProjection
+        from diffusers import StableDiffusionXLPipeline
 
-        networks = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection, "unet": UNet2DConditionModel}
-        parts = {
-            name: load_network(kind, folder / name, name=f"sdxl/{name}", device=device, dtype=dtype) for name, kind in networks.items()
-        }
-        parts["vae"] = load_network(AutoencoderKL, folder / "vae", name="sdxl/vae", device=device, dtype=_vae_dtype(folder / "vae", dtype))
+        dtypes = dict.fromkeys(components, dtype) | {"vae": _vae_dtype(folder / "vae", dtype)}
+        parts = {name: _sdxl_network(weights, folder, name, device, dtypes[name]) for name in components}
     tokenizers = {f"tokenizer{suffix}": _clip_tokenizer(folder, suffix, parts[f"text_encoder{suffix}"]) for suffix in ("", "_2")}
     zeros = _read(folder / "model_index.json").get("force_zeros_for_empty_prompt", True)
     scheduler = _load_scheduler(folder / "scheduler")
@@ -56,6 +57,21 @@ def load_sdxl(folder: Path, device: torch.device, dtype: torch.dtype) -> StableD
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _sdxl_network(weights: Path, folder: Path, component: str, device: torch.device, dtype: torch.dtype) -> Any:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    kinds = {
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+    }
+    if weights.is_file():
+        return load_part(kinds[component], weights, folder / component, component=component, device=device, dtype=dtype)
+    return load_network(kinds[component], folder / component, name=f"sdxl/{component}", device=device, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -142,7 +158,7 @@ def _load_scheduler(folder: Path) -> Any:
     kind: Any = getattr(diffusers, str(name), None)
     known = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
     if not known:
-        raise SettingsError(f"The scheduler {name!r} of the weights is not known. Copy the folder again, or name another one.")
+        raise SettingsError(f"The scheduler {name!r} of the weights is not known. Copy them again, or name other ones.")
     return kind.from_pretrained(folder, local_files_only=True)
 
 
@@ -150,5 +166,5 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read: {type(error).__name__}. Copy the folder again, or name another one.") from error
+        raise SettingsError(f"{path} cannot be read: {type(error).__name__}. Copy them again, or name other ones.") from error
     return content

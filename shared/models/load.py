@@ -56,11 +56,12 @@ def load_network(kind: Any, folder: Path, *, name: str, device: torch.device, dt
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _unusable(name, [_reason(error)]) from error
+        raise unusable(name, error) from error
     network.requires_grad_(False)
     network.eval()
     check_network(network, name=name, dtype=dtype, missing=report["missing_keys"])
-    _log(name, files, time.perf_counter() - started, unused=len(report["unexpected_keys"]))
+    size = sum(path.stat().st_size for path in files)
+    log_loaded(name, size, time.perf_counter() - started, unused=len(report["unexpected_keys"]))
     return network
 
 
@@ -108,7 +109,7 @@ def load_tokenizer(kind: Any, folder: Path, *, name: str, rows: int, needs: Sequ
     try:
         tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _unusable(name, [_reason(error)]) from error
+        raise unusable(name, error) from error
     reasons = []
     if not rows * _LEAST_SHARE_OF_ROWS <= len(tokenizer) <= rows:
         reasons.append(f"it has {len(tokenizer)} tokens, but its model has {rows}")
@@ -145,11 +146,28 @@ def _reason(error: Exception) -> str:
 
 
 def _unusable(name: str, reasons: Sequence[str]) -> SettingsError:
-    return SettingsError(f"The weights of {name} cannot be used: {'; '.join(reasons)}. Copy the folder again, or name another one.")
+    return SettingsError(f"The weights of {name} cannot be used: {'; '.join(reasons)}. Copy them again, or name other ones.")
 
 
-def _log(name: str, files: Sequence[Path], seconds: float, *, unused: int) -> None:
-    size = sum(path.stat().st_size for path in files)
+def log_loaded(name: str, size: int, seconds: float, *, unused: int = 0) -> None:
+    """Logs that a network is there, and how fast it came.
+
+    Args:
+        name: What log lines call it.
+        size: In bytes, as read.
+        seconds: From the first look at its files to its use.
+        unused: How many tensors of its files are none of its own.
+    """
     logger().info(
         "loaded", component=name, seconds=round(seconds, 3), bytes=size, gb_per_s=round(size / seconds / 1e9, 3), unused_tensors=unused
     )
+
+
+def unusable(name: str, error: Exception) -> SettingsError:
+    """What is raised when a library cannot read weights.
+
+    Args:
+        name: What messages call them.
+        error: What the library raised.
+    """
+    return _unusable(name, [_reason(error)])

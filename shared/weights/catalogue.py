@@ -22,6 +22,7 @@ class Weights:
         licence: As the repository states it.
         size: What these files take on disk, in bytes, rounded to 10 MB.
         used_by: The handler.
+        single_file: Whether one `.safetensors` file, named as the folder would be, may be there instead.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Weights:
     licence: str
     size: int
     used_by: Literal["sdxl", "wan", "chat"]
+    single_file: bool = False
 
     @property
     def variable(self) -> str:
@@ -50,6 +52,7 @@ SDXL = Weights(
     licence="CreativeML Open RAIL++-M",
     size=int(6.94 * _GB),
     used_by="sdxl",
+    single_file=True,
 )
 """Half precision: the files in full precision are twice as large and are cast on the way to the GPU."""
 

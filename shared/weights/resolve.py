@@ -1,4 +1,4 @@
-"""From an entry of the catalogue to a complete folder on this machine. No hub is asked unless the operator allows it."""
+"""From an entry of the catalogue to complete weights on this machine. No hub is asked unless the operator allows it."""
 
 from __future__ import annotations
 
@@ -48,17 +48,18 @@ PLACES: tuple[Place, ...] = (
 
 
 def resolve(weights: Weights, settings: Settings) -> Path:
-    """Finds the folder of a set of weights.
+    """Finds a set of weights.
 
-    An explicit path is taken or refused: nothing else is used in its place. Otherwise the first complete folder of `PLACES` wins. Only
-    when there is none, and `ALLOW_DOWNLOADS` is on, the pinned revision is downloaded into `MODELS_DIR`.
+    An explicit path is taken or refused: nothing else is used in its place. Otherwise the first of `PLACES` that has a complete folder, or
+    a single file where there may be one, wins. Only when there is none, and `ALLOW_DOWNLOADS` is on, the pinned revision is downloaded
+    into `MODELS_DIR`.
 
     Args:
         weights: What is wanted.
         settings: Where to look.
 
     Returns:
-        A folder that has every file it needs. Its contents are read, and checked, when the model is loaded.
+        A folder that has every file it needs, or a single file. The contents are read, and checked, when the model is loaded.
 
     Raises:
         SettingsError: There is no such folder. The message is for the operator: it names every place that was looked at.
@@ -85,9 +86,18 @@ def _look(weights: Weights, settings: Settings) -> tuple[Place, Path] | None:
     """The first complete folder and where it is."""
     for place in PLACES:
         folder = place.find(weights, settings)
-        if folder is not None and not missing_files(folder, weights.layout):
-            return place, folder
+        if folder is None:
+            continue
+        for path in (folder, folder.with_name(f"{folder.name}.safetensors")):
+            if _is_complete(weights, path):
+                return place, path
     return None
+
+
+def _is_complete(weights: Weights, path: Path) -> bool:
+    if weights.single_file and path.suffix == ".safetensors" and path.is_file():
+        return True
+    return not missing_files(path, weights.layout)
 
 
 def find(weights: Weights, settings: Settings) -> Path | None:
@@ -101,10 +111,10 @@ def find(weights: Weights, settings: Settings) -> Path | None:
 
 
 def _explicit(weights: Weights, folder: Path) -> Path:
-    missing = missing_files(folder, weights.layout)
-    if missing:
+    if not _is_complete(weights, folder):
+        single = " or a .safetensors file" if weights.single_file else ""
         raise SettingsError(
-            f"{weights.variable} must name a complete {weights.layout} folder, and names {_verdict(weights, folder)}. "
+            f"{weights.variable} must name a complete {weights.layout} folder{single}, and names {_verdict(weights, folder)}. "
             "Correct it, or unset it to look elsewhere."
         )
     logger().info("weights found", model=weights.name, place=weights.variable)

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from builder.make_single_file import NoSdxl, main, make_single_file
-from handlers.sdxl.original_names import unet_name
+from shared.models.original_names import unet_name
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 PICTURE = {"width": 64, "height": 64, "num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "np"}

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from handlers.sdxl.original_names import unet_name
+from shared.models.original_names import unet_name
 
 Spelling = Literal["kohya", "kohya with diffusers' names", "diffusers", "peft"]
 

@@ -106,7 +106,7 @@ def test_the_embeddings_of_wans_text_encoder_may_have_either_of_their_two_names(
 def test_a_missing_tensor_is_an_error_and_never_a_random_one(copy: Callable[[str], Path], part: str) -> None:
     folder = copy(part)
     edit(folder, lambda tensors: tensors.pop(a_name(tensors)))
-    with pytest.raises(SettingsError, match=f"The weights of {part} cannot be used: .*are missing.*Copy the folder again"):
+    with pytest.raises(SettingsError, match=f"The weights of {part} cannot be used: .*are missing.*Copy them again"):
         load(part, folder)
 
 
