@@ -238,6 +238,10 @@ export interface Control {
    * The share of the steps that it guides. Default: 1.0.
    */
   until?: number | null;
+  /**
+   * The picture is the guiding picture itself: edges, a depth map, a pose. Default: False.
+   */
+  prepared?: boolean | null;
 }
 /**
  * The refiner and when it takes over.

@@ -25,7 +25,6 @@ from shared.weights.shelf import Shelf
 # What the contract has and this worker cannot do yet: the request's attribute, and its name for the caller.
 _UNAVAILABLE = {
     "vae": "config.vae",
-    "controls": "config.controls",
     "refiner": "config.refiner",
     "upscale": "config.upscale",
 }

@@ -42,6 +42,7 @@ class Control(Part):
     image: Annotated[Reference, Field(description="The guiding picture.")]
     strength: Annotated[float, Field(ge=0.0, le=2.0, description="How strongly it guides.")] = 1.0
     until: Annotated[float, Field(ge=0.0, le=1.0, description="The share of the steps that it guides.")] = 1.0
+    prepared: Annotated[bool, Field(description="The picture is the guiding picture itself: edges, a depth map, a pose.")] = False
 
 
 class Refiner(Part):

@@ -131,7 +131,7 @@ def test_a_stopped_job_ends_at_its_step_and_leaves_no_trace(sdxl_recipe: Sdxl) -
         ({"vae": "other"}, "config.vae"),
         ({"refiner": {"switch_at": 0.8}}, "config.refiner"),
         ({"upscale": {"factor": 2}}, "config.upscale"),
-        ({"controls": [{"kind": "canny", "image": "https://a.example/b.png"}]}, "config.controls"),
+        ({"controls": [{"kind": "canny", "image": "https://a.example/b.png"}]}, r"config\.controls: this worker has no ControlNet 'canny'"),
         ({"image": "https://a.example/b.png"}, "metadata.reference_type"),
     ],
 )

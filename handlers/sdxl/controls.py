@@ -1,0 +1,87 @@
+"""ControlNets: pictures that guide where things are, several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from handlers.sdxl.canny import draw_edges
+from shared.contract.sdxl import Control, SdxlRequest
+from shared.errors import ModelUnavailable
+from shared.media.images import fit
+from shared.models.load import load_network
+from shared.weights.shelf import Shelf
+
+if TYPE_CHECKING:
+    from handlers.sdxl.stage import Stage
+
+_PREPARE = {"canny": draw_edges}
+"""What makes a guiding picture of any picture, for the kinds that need no network for it."""
+
+
+def accept(request: SdxlRequest, shelf: Shelf) -> None:
+    """Refuses ControlNets that are not on the shelf, and pictures that nobody here can prepare.
+
+    Raises:
+        ModelUnavailable: It names the field and what can be done.
+    """
+    for index, control in enumerate(request.controls):
+        shelf.find("controlnets", control.kind)
+        if not control.prepared and control.kind not in _PREPARE:
+            raise ModelUnavailable(
+                f"config.controls[{index}].image: this worker cannot make a guiding picture of kind {control.kind!r} of any picture; "
+                f"it can for {', '.join(sorted(_PREPARE))}. Send the guiding picture itself, with prepared: true."
+            )
+
+
+@contextmanager
+def attached(stage: Stage, request: SdxlRequest, references: Mapping[str, Image.Image], shelf: Shelf) -> Iterator[None]:
+    """Has the request's ControlNets guide text → image or image → image."""
+    if request.controls:
+        stage.notes["controls"] = [{"kind": one.kind, "strength": one.strength, "until": one.until} for one in request.controls]
+    # One that guides nothing, or never, is left out: diffusers refuses the second, and the first costs time.
+    acting = [(index, control) for index, control in enumerate(request.controls) if control.strength and control.until]
+    if acting:
+        hints = [_hint(control, references[f"config.controls[{index}].image"], request) for index, control in acting]
+        networks = [_load(control.kind, stage.pipeline, shelf) for _, control in acting]
+        _guide(stage, [control for _, control in acting], networks, hints)
+    yield
+
+
+def _hint(control: Control, picture: Image.Image, request: SdxlRequest) -> Image.Image:
+    fitted = fit(picture, request.width, request.height)
+    return fitted if control.prepared else _PREPARE[control.kind](fitted)
+
+
+def _load(kind: str, pipeline: Any, shelf: Shelf) -> Any:
+    """The ControlNet, in memory since it was last used, if there was room for it."""
+    unet = pipeline.unet
+
+    def read(folder: Path) -> Any:
+        from diffusers import ControlNetModel
+
+        return load_network(ControlNetModel, folder, name=f"controlnets/{kind}", device=unet.device, dtype=unet.dtype)
+
+    return shelf.load("controlnets", kind, read, _size_of)
+
+
+def _size_of(network: Any) -> int:
+    return sum(tensor.nbytes for tensor in network.parameters())
+
+
+def _guide(stage: Stage, controls: Sequence[Control], networks: Sequence[Any], hints: Sequence[Image.Image]) -> None:
+    from diffusers import StableDiffusionXLControlNetImg2ImgPipeline, StableDiffusionXLControlNetPipeline
+
+    from_picture = stage.method == "img2img"
+    kind = StableDiffusionXLControlNetImg2ImgPipeline if from_picture else StableDiffusionXLControlNetPipeline
+    stage.pipeline = kind(**stage.pipeline.components, controlnet=list(networks), add_watermarker=False)
+    stage.pipeline.set_progress_bar_config(disable=True)
+    stage.arguments |= {
+        "control_image" if from_picture else "image": list(hints),
+        "controlnet_conditioning_scale": [control.strength for control in controls],
+        "control_guidance_end": [control.until for control in controls],
+    }
