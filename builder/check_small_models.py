@@ -35,14 +35,14 @@ def check(models: Path, count: int) -> Iterator[tuple[str, str]]:
     from builder.small.attachment_checks import check_controlnet, check_ip_adapter, check_lora
     from builder.small.behaviour import behaviour
     from builder.small.drawing import draw, load_recipe
-    from builder.small.following import follow, share, table
+    from builder.small.following import follow, share, shares_table
     from builder.small.wan.check import wan_tables
 
     sdxl = models / "sdxl"
     recipe = load_recipe(sdxl)
     for title, pairs, captions in (("one figure", False, count), ("two figures", True, count // 2)):
         right, figures = follow(partial(draw, recipe), captions, pairs=pairs)
-        yield f"SDXL, captions with {title}", table(right, figures)
+        yield f"SDXL, captions with {title}", shares_table(right, figures)
         demand(f"SDXL, attributes right in pictures of captions with {title}", share(right, figures), _LEAST)
     yield "SDXL, parameters", behaviour(recipe, sdxl, count // 4)
     yield "LoRA", check_lora(sdxl, models, count // 4)

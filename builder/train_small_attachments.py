@@ -6,10 +6,11 @@ A run that was stopped goes on from the checkpoints in `--work`; for a fresh one
 
 from __future__ import annotations
 
-import argparse
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+
+from builder.small.plan import make_parser, plan_of
 
 _DECAY = 0.98  # of averaged weights: attachments are trained for so few steps that a longer memory would reach back to the first ones
 
@@ -64,19 +65,11 @@ def train_small_attachments(sdxl: Path, folder: Path, work: Path, plan: Plan, *,
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builder.train_small_attachments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("python -m builder.train_small_attachments", __doc__, Plan, "out/small_attachments")
     parser.add_argument("sdxl", type=Path, metavar="SDXL_DIR", help="the small SDXL, a diffusers folder")
     parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="the folder to write loras, ip_adapters and controlnets into")
-    parser.add_argument("--work", type=Path, default=Path("out/small_attachments"), help="for checkpoints (default out/small_attachments)")
-    for stage in fields(Plan):
-        told = f"steps of the stage {stage.name} (default {stage.default})"
-        parser.add_argument(f"--{stage.name}-steps", type=int, default=stage.default, metavar="N", help=told)
-    parser.add_argument("--seed", type=int, default=0, help="draws pictures, weights and noise (default 0)")
     options = parser.parse_args(arguments)
-    plan = Plan(**{stage.name: getattr(options, f"{stage.name}_steps") for stage in fields(Plan)})
-    train_small_attachments(options.sdxl, options.folder, options.work, plan, seed=options.seed)
+    train_small_attachments(options.sdxl, options.folder, options.work, plan_of(Plan, options), seed=options.seed)
     return 0
 
 

@@ -6,11 +6,11 @@ goes on from the checkpoints in `--work`; for a fresh one, remove that folder. A
 
 from __future__ import annotations
 
-import argparse
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
+from builder.small.plan import make_parser, plan_of
 from builder.stamps import make_readable
 from builder.tiny.tokenizers import write_json
 
@@ -73,18 +73,10 @@ def train_small_sdxl(folder: Path, work: Path, plan: Plan, *, seed: int) -> None
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builder.train_small_sdxl", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("python -m builder.train_small_sdxl", __doc__, Plan, "out/small_sdxl")
     parser.add_argument("folder", type=Path, metavar="DIR", help="the diffusers folder to write")
-    parser.add_argument("--work", type=Path, default=Path("out/small_sdxl"), help="the folder for checkpoints (default out/small_sdxl)")
-    for stage in fields(Plan):
-        told = f"steps of the stage {stage.name} (default {stage.default})"
-        parser.add_argument(f"--{stage.name}-steps", type=int, default=stage.default, metavar="N", help=told)
-    parser.add_argument("--seed", type=int, default=0, help="draws pictures, weights and noise (default 0)")
     options = parser.parse_args(arguments)
-    plan = Plan(**{stage.name: getattr(options, f"{stage.name}_steps") for stage in fields(Plan)})
-    train_small_sdxl(options.folder, options.work, plan, seed=options.seed)
+    train_small_sdxl(options.folder, options.work, plan_of(Plan, options), seed=options.seed)
     size = sum(path.stat().st_size for path in options.folder.rglob("*") if path.is_file())
     print(f"{options.folder}  {size / 1e6:.1f} MB")
     return 0

@@ -6,19 +6,15 @@ on from what it left in `--work`; for a fresh one, remove that folder.
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder.small.plan import make_parser, plan_of
 from builder.stamps import make_readable
 from builder.tiny.tokenizers import write_json
 
-_PICTURE_STEPS = 750
-_CLIP_STEPS = 800
-_TEXT_STEPS = 700
-_BROAD_STEPS = 4000
-_MOTION_STEPS = 3000
 _JUDGED = 100
 _COUNTS = {1: 200, 5: 400, 9: 1800, 13: 600, 17: 600}  # of clips of each length
 _INDEX = {
@@ -33,12 +29,32 @@ _INDEX = {
 }
 
 
-def train_small_wan(folder: Path, work: Path, *, seed: int) -> None:
+@dataclass(frozen=True)
+class Plan:
+    """How many steps each stage makes.
+
+    Attributes:
+        text: The text encoder.
+        pictures: The VAE, on pictures.
+        clips: The VAE, on clips.
+        transformer: The transformer, on all that it learns.
+        motion: The transformer, with changes from frame to frame counted more.
+    """
+
+    text: int = 700
+    pictures: int = 750
+    clips: int = 800
+    transformer: int = 4000
+    motion: int = 3000
+
+
+def train_small_wan(folder: Path, work: Path, plan: Plan, *, seed: int) -> None:
     """Trains the VAE, the text encoder, then the transformer, and writes a diffusers folder in half precision.
 
     Args:
         folder: Where the model goes.
         work: Where checkpoints and encoded clips are kept.
+        plan: How many steps each stage makes.
         seed: Draws clips, captions, weights and noise.
     """
     # Imported here, so that the command line answers at once.
@@ -53,21 +69,21 @@ def train_small_wan(folder: Path, work: Path, *, seed: int) -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = write_tokenizer(folder / "tokenizer")
-    reader = train_reader(tokenizer, Stage("text", _TEXT_STEPS, 2e-3, work / "text.pt"), device, seed)
+    reader = train_reader(tokenizer, Stage("text", plan.text, 2e-3, work / "text.pt"), device, seed)
     _tell("captions", judge_reader(reader, tokenizer, _JUDGED, seed + 1))
     stages = (
-        Stage("vae on pictures", _PICTURE_STEPS, 2e-3, work / "vae_pictures.pt"),
-        Stage("vae on clips", _CLIP_STEPS, 4e-4, work / "vae_clips.pt", warmup=0.1),
+        Stage("vae on pictures", plan.pictures, 2e-3, work / "vae_pictures.pt"),
+        Stage("vae on clips", plan.clips, 4e-4, work / "vae_clips.pt", warmup=0.1),
     )
     vae = train_vae(*stages, device, seed)
     _tell("reconstructions", judge_vae(vae, _JUDGED, seed + 1))
     pool = load_examples(vae, _COUNTS, work / "examples.pt", seed)
     texts = Texts(tokenizer, reader.encoder)
-    plan = (
-        (BROAD, Stage("transformer", _BROAD_STEPS, 1e-3, work / "transformer.pt")),
-        (MOTION, Stage("transformer, motion", _MOTION_STEPS, 1e-3, work / "motion.pt")),
+    passes = (
+        (BROAD, Stage("transformer", plan.transformer, 1e-3, work / "transformer.pt")),
+        (MOTION, Stage("transformer, motion", plan.motion, 1e-3, work / "motion.pt")),
     )
-    transformer = train_transformer(pool, texts, plan, device, seed)
+    transformer = train_transformer(pool, texts, passes, device, seed)
     parts: dict[str, Any] = {"vae": vae, "text_encoder": reader.encoder, "transformer": transformer}
     for name, part in parts.items():
         part.to(torch.float16).save_pretrained(folder / name)
@@ -82,14 +98,10 @@ def _tell(what: str, judged: dict[str, float]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builder.train_small_wan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("python -m builder.train_small_wan", __doc__, Plan, "out/small_wan")
     parser.add_argument("folder", type=Path, metavar="DIR", help="the diffusers folder to write")
-    parser.add_argument("--work", type=Path, default=Path("out/small_wan"), help="the folder for checkpoints (default out/small_wan)")
-    parser.add_argument("--seed", type=int, default=0, help="draws clips, captions, weights and noise (default 0)")
     options = parser.parse_args(arguments)
-    train_small_wan(options.folder, options.work, seed=options.seed)
+    train_small_wan(options.folder, options.work, plan_of(Plan, options), seed=options.seed)
     size = sum(path.stat().st_size for path in options.folder.rglob("*") if path.is_file())
     print(f"{options.folder}  {size / 1e6:.1f} MB")
     return 0

@@ -18,8 +18,9 @@ from builder.small.drawing import GUIDANCE, STEPS
 from builder.small.edges import edges
 from builder.small.floors import demand
 from builder.small.following import ATTRIBUTES, compare
-from builder.small.shapes import SIZE, Pixels, Scene, draw_scene, render
+from builder.small.shapes import Pixels, Scene, draw_scene, render
 from builder.small.stripes import figure_mask, plain, stripedness
+from builder.small.tables import table
 from shared.models.diffusion import load_sdxl
 
 SCALES = (0.0, 0.5, 1.0)
@@ -62,8 +63,8 @@ def load_ip_adapter(pipeline: Any, folder: Path) -> None:
     pipeline.unet.requires_grad_(False)
 
 
-def draw(pipeline: Any, prompts: list[str], seeds: list[int], **parameters: Any) -> Pixels:
-    """Draws one picture for each prompt and seed.
+def draw_directly(pipeline: Any, prompts: list[str], seeds: list[int], **parameters: Any) -> Pixels:
+    """Draws one picture for each prompt and seed, of the model's own size or that of a picture it starts from.
 
     Args:
         pipeline: Any SDXL pipeline.
@@ -76,8 +77,6 @@ def draw(pipeline: Any, prompts: list[str], seeds: list[int], **parameters: Any)
     """
     pictures = pipeline(
         prompts,
-        height=SIZE,
-        width=SIZE,
         num_inference_steps=STEPS,
         guidance_scale=GUIDANCE,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -99,7 +98,7 @@ def draw_many(pipeline: Any, prompts: list[str], hints: Pixels | None = None, **
     for start in range(0, len(prompts), _TOGETHER):
         part = slice(start, start + _TOGETHER)
         given = parameters if hints is None else {**parameters, "image": [Image.fromarray(hint) for hint in hints[part]]}
-        pictures.append(draw(pipeline, prompts[part], list(range(len(prompts)))[part], **given))
+        pictures.append(draw_directly(pipeline, prompts[part], list(range(len(prompts)))[part], **given))
     return np.concatenate(pictures)
 
 
@@ -130,9 +129,9 @@ def check_lora(sdxl: Path, attachments: Path, count: int) -> str:
         pipeline.set_adapters(["stripes"], [scale])
         pictures = draw_many(pipeline, prompts)
         stripes = np.mean([stripedness(picture, scene) for picture, scene in zip(pictures, scenes, strict=True)])
-        rows.append(f"| {scale:g} | {round(float(stripes), 2) + 0.0:.2f} | {_shares(pictures, scenes)} |")
+        rows.append([f"{scale:g}", f"{round(float(stripes), 2) + 0.0:.2f}", *_shares(pictures, scenes)])
     demand("LoRA, stripes behind figures at full scale", float(stripes), _LEAST_STRIPES)
-    return _table(["scale", "stripes", *ATTRIBUTES], rows)
+    return table(["scale", "stripes", *ATTRIBUTES], rows)
 
 
 def check_ip_adapter(sdxl: Path, attachments: Path, count: int) -> str:
@@ -155,12 +154,12 @@ def check_ip_adapter(sdxl: Path, attachments: Path, count: int) -> str:
     rows = []
     for name, scale in {**{f"{scale:g}": scale for scale in SCALES}, "style block": STYLE, "layout block": LAYOUT}.items():
         pipeline.set_ip_adapter_scale(scale)
-        drawn = [draw(pipeline, [""] * _SEEDS, list(range(_SEEDS)), ip_adapter_image=reference) for reference in references]
+        drawn = [draw_directly(pipeline, [""] * _SEEDS, list(range(_SEEDS)), ip_adapter_image=reference) for reference in references]
         pictures = np.concatenate(drawn)
-        rows.append(f"| {name} | {_shares(pictures, shown)} |")
+        rows.append([name, *_shares(pictures, shown)])
         if scale == 1.0:
             demand("IP-Adapter, figures placed as in the reference", _placed(pictures, shown), _LEAST_ALIKE)
-    return _table(["scale", *ATTRIBUTES], rows)
+    return table(["scale", *ATTRIBUTES], rows)
 
 
 def check_controlnet(sdxl: Path, attachments: Path, count: int) -> str:
@@ -186,10 +185,10 @@ def check_controlnet(sdxl: Path, attachments: Path, count: int) -> str:
     for name, texts, scale in cases:
         pictures = draw_many(pipeline, texts, hints, controlnet_conditioning_scale=scale)
         covered = f"{_overlap(pictures, rendered, scenes):.2f}" if all(texts) else "–"
-        rows.append(f"| {name} | {scale:g} | {_shares(pictures, scenes)} | {covered} |")
+        rows.append([name, f"{scale:g}", *_shares(pictures, scenes), covered])
         if scale == 1.0 and all(texts):
             demand("ControlNet, figures placed where the edges are", _placed(pictures, scenes), _LEAST_PLACED)
-    return _table(["prompt", "scale", *ATTRIBUTES, "overlap"], rows)
+    return table(["prompt", "scale", *ATTRIBUTES, "overlap"], rows)
 
 
 def _moved(scene: Scene) -> Scene:
@@ -207,10 +206,6 @@ def _placed(pictures: Pixels, scenes: list[Scene]) -> float:
     return float(np.mean([compare(picture, scene)["place"] for picture, scene in zip(pictures, scenes, strict=True)]))
 
 
-def _shares(pictures: Pixels, scenes: list[Scene]) -> str:
+def _shares(pictures: Pixels, scenes: list[Scene]) -> list[str]:
     right = sum((compare(picture, scene) for picture, scene in zip(pictures, scenes, strict=True)), Counter[str]())
-    return " | ".join(f"{right[name] / len(scenes):.0%}" for name in ATTRIBUTES)
-
-
-def _table(columns: list[str], rows: list[str]) -> str:
-    return "\n".join([f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *rows])
+    return [f"{right[name] / len(scenes):.0%}" for name in ATTRIBUTES]

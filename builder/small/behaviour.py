@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from builder.small.attachment_checks import load_pipeline
+from builder.small.attachment_checks import draw_directly, load_pipeline
 from builder.small.detector import read
-from builder.small.drawing import GUIDANCE, STEPS, draw
+from builder.small.drawing import draw
 from builder.small.following import ATTRIBUTES, compare, held_out
 from builder.small.shapes import Pixels, Scene, render
+from builder.small.tables import table
 from shared.contract.sdxl import SdxlRequest
 from shared.jobs.recipe import Recipe
 
@@ -39,7 +40,7 @@ def behaviour(recipe: Recipe[SdxlRequest], folder: Path, count: int) -> str:
     plain = [draw(recipe, _WHITE, seed) for seed in range(count)]
     rows = [
         *(
-            f"| steps {steps} | {away:.1f} levels from the picture of {_MOST_STEPS} steps |"
+            (f"steps {steps}", f"{away:.1f} levels from the picture of {_MOST_STEPS} steps")
             for steps, away in _settled(recipe, count).items()
         ),
         _row(f"prompt “{_WHITE}”", _WHITES, _white(plain)),
@@ -52,12 +53,12 @@ def behaviour(recipe: Recipe[SdxlRequest], folder: Path, count: int) -> str:
     ]
     for strength, (away, old, new) in against_reference(folder, count).items():
         shown = f"{away:.0f} levels from it, {old:.0%} of its attributes, {new:.0%} of the prompt's"
-        rows.append(f"| strength {strength:g} against a reference | {shown} |")
-    return "\n".join(["| parameter | effect |", "|---|---|", *rows])
+        rows.append((f"strength {strength:g} against a reference", shown))
+    return table(("parameter", "effect"), rows)
 
 
-def _row(parameter: str, effect: str, value: float) -> str:
-    return f"| {parameter} | {value:.1%} {effect} |"
+def _row(parameter: str, effect: str, value: float) -> tuple[str, str]:
+    return parameter, f"{value:.1%} {effect}"
 
 
 def _settled(recipe: Recipe[SdxlRequest], count: int) -> dict[int, float]:
@@ -91,20 +92,20 @@ def against_reference(folder: Path, count: int) -> dict[float, tuple[float, floa
         For each strength: how far the result is from the reference (mean difference in levels of 255), and the shares of the reference's
         and of the prompt's attributes that it shows, 0 … 1.
     """
-    redraw = partial(_redraw, _image_to_image(folder))
+    pipeline = _image_to_image(folder)
     drawn = held_out(2 * count, pairs=False)
     cases = [(prompt, new, old) for (prompt, new), (_, old) in zip(drawn[:count], drawn[count:], strict=True)]
     found = {}
     for strength in STRENGTHS:
-        measured = [_compare_both(redraw, strength, seed, *case) for seed, case in enumerate(cases)]
+        measured = [_compare_both(pipeline, strength, seed, *case) for seed, case in enumerate(cases)]
         away, old, new = np.mean(measured, axis=0)
         found[strength] = (float(away), float(old), float(new))
     return found
 
 
-def _compare_both(redraw: Any, strength: float, seed: int, prompt: str, new: Scene, old: Scene) -> tuple[float, float, float]:
+def _compare_both(pipeline: Any, strength: float, seed: int, prompt: str, new: Scene, old: Scene) -> tuple[float, float, float]:
     reference = render(old, np.random.default_rng(seed))
-    result: Pixels = redraw(prompt, reference, strength, seed)
+    (result,) = draw_directly(pipeline, [prompt], [seed], image=Image.fromarray(reference), strength=strength)
     away = float(np.abs(result.astype(float) - reference).mean())
     return away, compare(result, old).total() / len(ATTRIBUTES), compare(result, new).total() / len(ATTRIBUTES)
 
@@ -116,22 +117,3 @@ def _image_to_image(folder: Path) -> Any:
     pipeline = StableDiffusionXLImg2ImgPipeline(**components, force_zeros_for_empty_prompt=False, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def _redraw(pipeline: Any, prompt: str, reference: Pixels, strength: float, seed: int) -> Pixels:
-    import torch
-    from PIL import Image
-
-    from shared.models.pixels import to_pixels
-
-    result = pipeline(
-        prompt,
-        image=Image.fromarray(reference),
-        strength=strength,
-        num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE,
-        generator=torch.Generator().manual_seed(seed),
-        output_type="pt",
-    )
-    pixels: Pixels = to_pixels(result.images)[0]
-    return pixels

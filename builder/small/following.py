@@ -10,6 +10,7 @@ import numpy as np
 from builder.small.captions import caption
 from builder.small.detector import read
 from builder.small.shapes import SIZE, Pixels, Scene, draw_scene
+from builder.small.tables import table
 
 ATTRIBUTES = ("background", "color", "shape", "place")
 _SEED = 2026
@@ -67,8 +68,8 @@ def share(right: Counter[str], figures: int) -> float:
     return sum(right[name] for name in ATTRIBUTES) / (figures * len(ATTRIBUTES))
 
 
-def table(right: Counter[str], figures: int) -> str:
+def shares_table(right: Counter[str], figures: int) -> str:
     """The figures as Markdown."""
-    rows = [f"| {name} | {right[name]} / {figures} | {right[name] / figures:.1%} |" for name in ATTRIBUTES]
-    whole = f"| all | {sum(right[name] for name in ATTRIBUTES)} / {figures * len(ATTRIBUTES)} | {share(right, figures):.1%} |"
-    return "\n".join(["| attribute | right | share |", "|---|---|---|", *rows, whole])
+    counts = {**{name: (right[name], figures) for name in ATTRIBUTES}, "all": (right.total(), figures * len(ATTRIBUTES))}
+    rows = [(name, f"{found} / {of}", f"{found / of:.1%}") for name, (found, of) in counts.items()]
+    return table(("attribute", "right", "share"), rows)

@@ -12,13 +12,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from builder.small import ip_adapter, lora
-from builder.small.attachment_checks import draw, load_control, load_ip_adapter, load_pipeline
+from builder.small.attachment_checks import draw_directly, load_control, load_ip_adapter, load_pipeline
 from builder.small.detector import read
 from builder.small.edges import edges
 from builder.small.shapes import Figure, Scene, render
 from builder.small.stripes import plain, striped, stripedness
 
-MODELS = Path(__file__).parents[2] / "small_models"
 _SQUARE = Scene((Figure("square", "red", "top left", "large"),), "white", False)
 _STAR = Scene((Figure("star", "red", "bottom right", "large"),), "white", False)
 
@@ -28,9 +27,9 @@ def rendered(scene: Scene) -> Any:
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> Any:
+def pipeline(small_models: Path) -> Any:
     """The small SDXL, to which tests attach something and from which they take it away again."""
-    return load_pipeline(MODELS / "sdxl")
+    return load_pipeline(small_models / "sdxl")
 
 
 def test_the_edges_of_a_square_are_its_border() -> None:
@@ -63,47 +62,47 @@ def test_stripedness_is_one_for_rendered_stripes_and_nothing_for_a_plain_backgro
     assert stripedness(rendered(plain(_SQUARE)), _SQUARE) == pytest.approx(0, abs=0.05)
 
 
-def test_the_lora_puts_stripes_behind_figures_and_leaves_no_trace_when_it_is_unloaded(pipeline: Any) -> None:
+def test_the_lora_puts_stripes_behind_figures_and_leaves_no_trace_when_it_is_unloaded(pipeline: Any, small_models: Path) -> None:
     prompts, seeds = ["a red square at the top left"] * 4, [0, 1, 2, 3]
-    before = draw(pipeline, prompts, seeds)
-    pipeline.load_lora_weights(str(MODELS / "loras"), weight_name=lora.NAME, adapter_name="stripes")
+    before = draw_directly(pipeline, prompts, seeds)
+    pipeline.load_lora_weights(str(small_models / "loras"), weight_name=lora.NAME, adapter_name="stripes")
     assert pipeline.get_list_adapters() == {"unet": ["stripes"]}
-    with_it = draw(pipeline, prompts, seeds)
+    with_it = draw_directly(pipeline, prompts, seeds)
     pipeline.unload_lora_weights()
-    assert np.array_equal(draw(pipeline, prompts, seeds), before)
+    assert np.array_equal(draw_directly(pipeline, prompts, seeds), before)
     stripes = [[stripedness(picture, _SQUARE) for picture in pictures] for pictures in (before, with_it)]
     assert np.mean(stripes[0]) < 0.1
     assert np.mean(stripes[1]) > 0.3
 
 
-def test_an_empty_prompt_with_a_picture_of_a_circle_on_the_left_gives_a_circle_on_the_left(pipeline: Any) -> None:
-    load_ip_adapter(pipeline, MODELS / "ip_adapters")
+def test_an_empty_prompt_with_a_picture_of_a_circle_on_the_left_gives_a_circle_on_the_left(pipeline: Any, small_models: Path) -> None:
+    load_ip_adapter(pipeline, small_models / "ip_adapters")
     reference = rendered(Scene((Figure("circle", "red", "left", "large"),), "blue", False))
-    readings = [read(picture) for picture in draw(pipeline, [""] * 4, [0, 1, 2, 3], ip_adapter_image=Image.fromarray(reference))]
+    readings = [read(picture) for picture in draw_directly(pipeline, [""] * 4, [0, 1, 2, 3], ip_adapter_image=Image.fromarray(reference))]
     pipeline.unload_ip_adapter()
     assert sum(reading.shape == "circle" for reading in readings) >= 3
     assert sum(reading.place == "left" for reading in readings) >= 3
 
 
-def test_the_image_encoder_and_the_adapter_load_with_nothing_missing() -> None:
+def test_the_image_encoder_and_the_adapter_load_with_nothing_missing(small_models: Path) -> None:
     from transformers import CLIPVisionModelWithProjection
 
-    folder = MODELS / "ip_adapters" / "image_encoder"
+    folder = small_models / "ip_adapters" / "image_encoder"
     loaded: Any = CLIPVisionModelWithProjection.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
     encoder, report = loaded
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert encoder.config.projection_dim == 64
-    weights = load_file(MODELS / "ip_adapters" / ip_adapter.NAME)
+    weights = load_file(small_models / "ip_adapters" / ip_adapter.NAME)
     assert {name.split(".")[0] for name in weights} == {"image_proj", "ip_adapter"}
     assert all(weight.dtype == torch.float16 for weight in weights.values())
 
 
-def test_a_controlnet_puts_the_figure_where_its_edges_are(pipeline: Any) -> None:
-    controlled = load_control(pipeline, MODELS / "controlnets" / "canny")
+def test_a_controlnet_puts_the_figure_where_its_edges_are(pipeline: Any, small_models: Path) -> None:
+    controlled = load_control(pipeline, small_models / "controlnets" / "canny")
     hint = Image.fromarray(edges(rendered(_STAR)))
     prompts, seeds = ["a red star on a white background"] * 4, [0, 1, 2, 3]
-    off, on = (draw(controlled, prompts, seeds, image=[hint] * 4, controlnet_conditioning_scale=scale) for scale in (0.0, 1.0))
+    off, on = (draw_directly(controlled, prompts, seeds, image=[hint] * 4, controlnet_conditioning_scale=scale) for scale in (0.0, 1.0))
     assert not any(read(picture).place == "bottom right" for picture in off)
     assert sum(read(picture).place == "bottom right" for picture in on) >= 3
-    assert np.array_equal(off, draw(pipeline, prompts, seeds))
+    assert np.array_equal(off, draw_directly(pipeline, prompts, seeds))

@@ -14,6 +14,7 @@ from PIL import Image
 
 from builder.small.floors import demand
 from builder.small.shapes import SIZE, Pixels
+from builder.small.tables import table
 from builder.small.wan.captions import caption
 from builder.small.wan.clips import Scene, draw_scene, render
 from builder.small.wan.detector import read_clip
@@ -186,19 +187,13 @@ def _difference(first: Pixels, second: Pixels) -> float:
 
 
 def _shares(columns: dict[str, tuple[Counter[str], int]]) -> str:
-    rows = [
-        f"| {name} | " + " | ".join(f"{right[name]} / {count} ({right[name] / count:.0%})" for right, count in columns.values()) + " |"
-        for name in ATTRIBUTES
-    ]
-    return "\n".join([f"| attribute | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|", *rows])
+    rows = [(name, *(f"{right[name]} / {count} ({right[name] / count:.0%})" for right, count in columns.values())) for name in ATTRIBUTES]
+    return table(("attribute", *columns), rows)
 
 
 def _errors(kept: dict[tuple[str, int], Kept], count: int) -> str:
     rows = [
-        f"| {mode} | {frames} | {one.made:.1f} | {one.coded:.1f} | "
-        + " | ".join(f"{one.right[name] / count:.0%}" for name in ATTRIBUTES)
-        + " |"
+        (mode, str(frames), f"{one.made:.1f}", f"{one.coded:.1f}", *(f"{one.right[name] / count:.0%}" for name in ATTRIBUTES))
         for (mode, frames), one in kept.items()
     ]
-    head = f"| given | frames | error of the clip | of the VAE alone | {' | '.join(ATTRIBUTES)} |"
-    return "\n".join([head, "|---" * (4 + len(ATTRIBUTES)) + "|", *rows])
+    return table(("given", "frames", "error of the clip", "of the VAE alone", *ATTRIBUTES), rows)
