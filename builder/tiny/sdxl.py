@@ -50,7 +50,12 @@ def _unet() -> UNet2DConditionModel:
     )
 
 
-def _vae() -> AutoencoderKL:
+def tiny_vae(*, overflows: bool = True) -> AutoencoderKL:
+    """A VAE with random weights.
+
+    Args:
+        overflows: What its configuration says about half precision, as the published one's does.
+    """
     return AutoencoderKL(
         sample_size=1024,
         block_out_channels=(16, 16, 32, 32),
@@ -60,7 +65,7 @@ def _vae() -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         scaling_factor=0.13025,
-        force_upcast=True,
+        force_upcast=overflows,
     )
 
 
@@ -99,6 +104,6 @@ def write_sdxl(folder: Path) -> None:
     CLIPTextModel(_text_config(_WIDTH_1, tokens, "quick_gelu")).save_pretrained(folder / "text_encoder")
     CLIPTextModelWithProjection(_text_config(_WIDTH_2, tokens, "gelu")).save_pretrained(folder / "text_encoder_2")
     _unet().save_pretrained(folder / "unet")
-    _vae().save_pretrained(folder / "vae")
+    tiny_vae().save_pretrained(folder / "vae")
     _scheduler().save_pretrained(folder / "scheduler")
     write_json(folder / "model_index.json", INDEX)

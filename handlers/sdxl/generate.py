@@ -24,7 +24,6 @@ from shared.weights.shelf import Shelf
 
 # What the contract has and this worker cannot do yet: the request's attribute, and its name for the caller.
 _UNAVAILABLE = {
-    "vae": "config.vae",
     "refiner": "config.refiner",
     "upscale": "config.upscale",
 }

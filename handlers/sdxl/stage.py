@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from pydantic import JsonValue
 
-from handlers.sdxl import controls, image_to_image, loras, schedulers, textual_inversions
+from handlers.sdxl import controls, image_to_image, loras, schedulers, textual_inversions, vaes
 from handlers.sdxl.textual_inversions import Inversion
 from shared.contract.sdxl import Method, SdxlRequest
 from shared.weights.shelf import Shelf
@@ -54,7 +54,7 @@ class Attachment(Protocol):
         """Puts it on while the body runs: changes `stage`, or the networks of its pipeline."""
 
 
-ATTACHMENTS: tuple[Attachment, ...] = (schedulers, loras, textual_inversions, image_to_image, controls)
+ATTACHMENTS: tuple[Attachment, ...] = (schedulers, vaes, loras, textual_inversions, image_to_image, controls)
 """In the order in which they are put on."""
 
 

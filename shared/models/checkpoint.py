@@ -72,14 +72,40 @@ def load_part(kind: Any, file: Path, folder: Path, *, component: str, device: to
     Raises:
         SettingsError: The file is damaged, lacks tensors, or holds another model.
     """
-    started, name = time.perf_counter(), f"sdxl/{component}"
+    return load_from_file(
+        lambda: _empty(kind, folder),
+        lambda key, config: source_of(component, key, config),
+        file,
+        name=f"sdxl/{component}",
+        device=device,
+        dtype=dtype,
+    )
+
+
+def load_from_file(
+    make: Callable[[], Any], source: Callable[[str, Any], Source], file: Path, *, name: str, device: torch.device, dtype: torch.dtype
+) -> Any:
+    """Loads one network from a file that others may share, as `load_part` does.
+
+    Args:
+        make: Makes it without numbers.
+        source: Says where one of its tensors is, by its name and the network's configuration.
+        file: A `.safetensors` file.
+        name: What messages and log lines call it.
+        device: Where it goes.
+        dtype: Its precision.
+
+    Raises:
+        SettingsError: The file is damaged, lacks tensors, or holds another model.
+    """
+    started = time.perf_counter()
     try:
-        network = _empty(kind, folder)
-        sources = {key: source_of(component, key, network.config) for key in network.state_dict()}
+        network = make()
+        sources = {key: source(key, network.config) for key in network.state_dict()}
         with safe_open(file, "pt", device=str(device)) as opened:
             tensors = {
-                key: _read(opened, source, shape).to(device, dtype)
-                for (key, source), shape in zip(sources.items(), (value.shape for value in network.state_dict().values()), strict=True)
+                key: _read(opened, found, shape).to(device, dtype)
+                for (key, found), shape in zip(sources.items(), (value.shape for value in network.state_dict().values()), strict=True)
             }
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from shared.errors import ModelUnavailable
+from shared.settings import SettingsError
 from shared.weights.kept import Kept
 
 T = TypeVar("T")
@@ -104,9 +105,16 @@ class Shelf:
             size_of: How many bytes its result takes.
 
         Raises:
-            ModelUnavailable: There is no such thing.
+            ModelUnavailable: There is no such thing, or `read` raised `SettingsError` because it cannot be used.
         """
-        return self._kept.get(self.find(kind, name), read, size_of, form=kind)
+        try:
+            return self._kept.get(self.find(kind, name), read, size_of, form=kind)
+        except SettingsError as error:
+            board = BOARDS[kind]
+            raise ModelUnavailable(
+                f"{board.field}: the {board.noun} {name!r} cannot be used: it is damaged, incomplete or made for another model. "
+                "Leave it out, or ask the operator to replace it."
+            ) from error
 
     def _paths(self, kind: Kind) -> dict[str, Path]:
         board = BOARDS[kind]

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from shared.models.original_names import unet_name
+from builder.tiny.sdxl import tiny_vae
+from shared.models.original_names import unet_name, vae_name
 
 Spelling = Literal["kohya", "kohya with diffusers' names", "diffusers", "peft"]
 
@@ -51,3 +52,21 @@ def _spelt(pipeline: Any, spelling: Spelling, component: str, name: str, down: T
         word = "lora" if component == "unet" else "lora_linear_layer"
         return {f"{component}.{full}.{word}.down.weight": down, f"{component}.{full}.{word}.up.weight": up}
     return {f"{component}.{full}.lora_A.weight": down, f"{component}.{full}.lora_B.weight": up}
+
+
+def write_vae(folder: Path, *, seed: int = 1, overflows: bool = True) -> dict[str, Tensor]:
+    """Writes a VAE of the small SDXL's form with numbers of its own, and returns its tensors."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        vae = tiny_vae(overflows=overflows)
+    vae.save_pretrained(folder)
+    tensors: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in vae.state_dict().items()}
+    return tensors
+
+
+def in_original_spelling(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """A VAE's tensors as the original implementation has them."""
+    return {
+        prefix + vae_name(name, 4): tensor[:, :, None, None].contiguous() if ".attentions." in name and tensor.ndim == 2 else tensor
+        for name, tensor in tensors.items()
+    }

@@ -128,7 +128,7 @@ def test_a_stopped_job_ends_at_its_step_and_leaves_no_trace(sdxl_recipe: Sdxl) -
     [
         ({"loras": [{"name": "pixels"}]}, r"config\.loras: this worker has no LoRA 'pixels'; there is none"),
         ({"textual_inversions": ["style"]}, r"config\.textual_inversions: this worker has no textual inversion 'style'; there is none"),
-        ({"vae": "other"}, "config.vae"),
+        ({"vae": "other"}, r"config\.vae: this worker has no VAE 'other'; there is none"),
         ({"refiner": {"switch_at": 0.8}}, "config.refiner"),
         ({"upscale": {"factor": 2}}, "config.upscale"),
         ({"controls": [{"kind": "canny", "image": "https://a.example/b.png"}]}, r"config\.controls: this worker has no ControlNet 'canny'"),
