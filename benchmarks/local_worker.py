@@ -49,4 +49,4 @@ def local_worker(name: str, models: Path, folder: Path) -> Iterator[Worker[Any]]
 
 def unwatched() -> Run:
     """A run of an hour at most whose progress nobody follows."""
-    return Run("bench", CancelToken(3600), lambda done, total, *, text=None: None)
+    return Run("bench", CancelToken(3600), lambda done, total, *, text=None, preview=None: None)

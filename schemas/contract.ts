@@ -679,6 +679,10 @@ export interface WanRequest {
      */
     acceleration?: ("none" | "fast") | null;
     /**
+     * Whether progress updates carry a small picture of what there is so far, as `preview`. Default: false.
+     */
+    preview?: boolean | null;
+    /**
      * The reference of mode `single`.
      */
     image?: string | null;

@@ -29,6 +29,6 @@ def draw(
     config = {"resolution": f"{SIZE}x{SIZE}", "steps": steps, "guidance_scale": guidance, "seed": seed}
     job = {"id": "check", "user_id": "check", "type": "sdxl_image_fast", "prompt": prompt, "negative_prompt": negative, "config": config}
     request = SdxlRequest.parse(job, job_id="check")
-    (product,) = recipe.generate(request, {}, Run("check", CancelToken(600), lambda done, total, *, text=None: None))
+    (product,) = recipe.generate(request, {}, Run("check", CancelToken(600), lambda done, total, *, text=None, preview=None: None))
     assert isinstance(product, Picture)
     return product.pixels

@@ -99,7 +99,7 @@ class SdxlRecipe:
     def _method(self, request: SdxlRequest) -> Method:
         return "img2img" if self._without_adapters and request.reference_method == "adapter" else request.reference_method
 
-    def _denoise(self, stage: Stage, request: SdxlRequest, embeddings: Mapping[str, Tensor], run: Run) -> Tensor:
+    def _denoise(self, stage: Stage, request: SdxlRequest, embeddings: Mapping[str, Any], run: Run) -> Tensor:
         """Pictures × channels × height/8 × width/8."""
         latents: Tensor = call_pipeline(
             stage.pipeline,

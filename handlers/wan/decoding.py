@@ -76,11 +76,32 @@ def needed_to_decode(width: int, height: int) -> int:
     return int(8.3e9 * width * height / (480 * 832))
 
 
+def encode_still(vae: Any, picture: Tensor) -> Tensor:
+    """A picture's latents, as the transformer has them.
+
+    Args:
+        vae: An `AutoencoderKLWan`.
+        picture: 1 × 3 × height × width in -1 … 1.
+
+    Returns:
+        Channels × height/8 × width/8.
+    """
+    mean, scale = _statistics(vae, picture)
+    latents: Tensor = (vae.encode(picture[:, :, None].to(vae.dtype)).latent_dist.mode() - mean) * scale
+    return latents[0, :, 0]
+
+
 def _denormalised(vae: Any, latents: Tensor) -> Tensor:
-    """The latents as the VAE has them; diffusers divides by one over the deviation, and so the last bit depends on doing likewise."""
+    """The latents as the VAE has them."""
+    mean, scale = _statistics(vae, latents)
+    return latents / scale + mean
+
+
+def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of the latents, and one over their deviation: diffusers divides by that, and the last bit depends on doing likewise."""
     shape = (1, vae.config.z_dim, 1, 1, 1)
-    mean, deviation = (torch.tensor(vae.config[f"latents_{name}"]).view(shape).to(latents) for name in ("mean", "std"))
-    return latents / (1.0 / deviation) + mean
+    mean, deviation = (torch.tensor(vae.config[f"latents_{name}"]).view(shape).to(like) for name in ("mean", "std"))
+    return mean, 1.0 / deviation
 
 
 def _is_tiled(vae: Any, latents: Tensor) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from handlers.wan.acceleration import accelerated
 from handlers.wan.decoding import decode_frames, decoded_in
+from handlers.wan.looks import Looks
 from handlers.wan.loras import target
 from handlers.wan.prompts import Prompts
 from handlers.wan.references import Conditions, conditioning_scale, conditions
@@ -44,6 +45,7 @@ class WanRecipe:
         self._shelf = shelf
         self._encoding = encoding
         self._prompts = Prompts(pipelines.text)
+        self._looks = Looks(pipelines.text.vae)
 
     def accept(self, request: WanRequest) -> None:
         """Refuses what this worker does not have.
@@ -101,6 +103,7 @@ class WanRecipe:
             latents: Tensor = call_pipeline(
                 pipeline,
                 run.step,
+                self._looks.of(given.leading) if request.preview else None,
                 **self._prompts.embed(request.prompt, request.negative_prompt, guided=request.guidance_scale > 1),
                 **given.arguments,
                 width=request.width,

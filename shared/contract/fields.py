@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticKnownError
 
-from shared.contract.wire import Otherwise, refuse
+from shared.contract.wire import Otherwise, Wire, refuse
 
 LARGEST_SEED = 2_147_483_647
 
@@ -62,3 +62,8 @@ _PLAIN = "a plain name of up to 128 letters, digits, spaces and . _ + -, never a
 
 Name = Annotated[str, AfterValidator(_ensure_plain), Field(json_schema_extra={"allowed": _PLAIN})]
 """The name of something in the operator's catalogue or folders."""
+
+Preview = Annotated[
+    bool, Wire("config.preview"), Field(description="Whether progress updates carry a small picture of what there is so far, as `preview`.")
+]
+"""Whether a caller wants to look on."""

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from shared.contract.allowed import grouped
 from shared.contract.clip_sizes import LONGEST_SIDE, STEP, is_legal, nearest_legal
 from shared.contract.context import Context
-from shared.contract.fields import Id, Seed, Text, drawn
+from shared.contract.fields import Id, Preview, Seed, Text, drawn
 from shared.contract.loras import Lora
 from shared.contract.references import Reference
 from shared.contract.request import Request, id_wire, type_wire, user_id_wire
@@ -172,6 +172,7 @@ class WanRequest(Request):
         Wire("config.acceleration"),
         Field(description="`fast` reuses what changes little from step to step: quicker, and not the same clip."),
     ] = "none"
+    preview: Preview = False
     image: Annotated[
         Reference | None,
         Wire("config.image", ("metadata.reference_image_url", "reference_image_url")),

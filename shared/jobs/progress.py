@@ -41,9 +41,11 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def report(self, done: int, total: int, *, text: str | None = None) -> None:
+    def report(self, done: int, total: int, *, text: str | None = None, preview: str | None = None) -> None:
         """Replaces the update that waits to be sent. Returns at once."""
         update: dict[str, JsonValue] = {"step": done, "steps": total, "percent": round(100 * done / max(total, 1), 1)}
+        if preview is not None:
+            update["preview"] = preview
         if text is not None:
             update["text"] = text  # which ends when it ends: nobody knows how many seconds before its longest
         elif (left := self._left(done, total)) is not None:

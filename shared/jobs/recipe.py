@@ -65,8 +65,8 @@ Product = Picture | Clip | Text
 class Report(Protocol):
     """Tells the caller how far a job is. Cheap: updates are throttled elsewhere."""
 
-    def __call__(self, done: int, total: int, *, text: str | None = None) -> None:
-        """Reports `done` of `total` steps, and the text written so far where there is one."""
+    def __call__(self, done: int, total: int, *, text: str | None = None, preview: str | None = None) -> None:
+        """Reports `done` of `total` steps; the text written so far where there is one; a picture of what there is, as a `data:` URL."""
 
 
 @dataclass(frozen=True)
@@ -76,22 +76,23 @@ class Run:
     Attributes:
         job_id: For log lines.
         cancel: To be checked at every step.
-        report: `report(done, total, text=None)`: steps done of how many, and for chat the text so far.
+        report: `report(done, total, text=None, preview=None)`: steps done of how many, for chat the text so far, and a small picture of
+            what there is so far where one was asked for.
     """
 
     job_id: str
     cancel: CancelToken
     report: Report
 
-    def step(self, done: int, total: int) -> None:
-        """Between two steps: ends the work if the job was stopped, else reports how far it is.
+    def step(self, done: int, total: int, *, preview: str | None = None) -> None:
+        """Between two steps: ends the work if the job was stopped, else reports how far it is, and what it looks like.
 
         Raises:
             Cancelled: The job was stopped.
             JobTimeout: Its deadline has passed.
         """
         self.cancel.check()
-        self.report(done, total)
+        self.report(done, total, preview=preview)
 
 
 @dataclass(frozen=True)

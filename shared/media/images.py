@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from base64 import b64encode
 from collections.abc import Mapping
 from io import BytesIO
 from types import MappingProxyType
@@ -35,6 +36,8 @@ MAX_PIXELS = 7680 * 4320
 
 MIN_SIDE, MAX_SIDE, MAX_RATIO = 16, 8192, 8
 """Pixels of the shorter and the longer side, and how much longer the longer one may be."""
+
+_PREVIEW_SIDE = 128
 
 # PNG by run lengths, without a search for matches: 3.7 times faster than the default at the same size, because the filters leave little
 # to find. JPEG keeps the full resolution of colours, so that red edges stay sharp.
@@ -182,6 +185,11 @@ def thumbnail(pixels: Pixels, longest: int = 256) -> bytes:
     picture = _picture(pixels)
     picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     return _encode(picture, "webp", {"quality": 80})
+
+
+def preview_url(pixels: Pixels) -> str:
+    """Makes a WebP of at most 128 pixels on a side as a `data:` URL, small enough to ride in a progress update."""
+    return f"data:{IMAGE_TYPES['webp'].mime};base64,{b64encode(thumbnail(pixels, _PREVIEW_SIDE)).decode()}"
 
 
 def _picture(pixels: Pixels) -> Image.Image:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 
-def call_pipeline(pipeline: Any, on_step: Callable[[int, int], None], **arguments: Any) -> Any:
+class OnStep(Protocol):
+    """What is called after each step."""
+
+    def __call__(self, done: int, total: int, *, preview: str | None = None) -> None:
+        """Told the steps done, their number, and what there is so far, as a `data:` URL, where that was asked for."""
+
+
+def call_pipeline(pipeline: Any, on_step: OnStep, show: Callable[[Tensor], str] | None = None, **arguments: Any) -> Any:
     """Calls a pipeline.
 
     Args:
         pipeline: Any of diffusers' pipelines with `callback_on_step_end`.
-        on_step: Called after each step with the steps done and their number. What it raises ends the call at once, and leaves the pipeline
-            as it was.
+        on_step: Called after each step. What it raises ends the call at once, and leaves the pipeline as it was.
+        show: Makes a preview of the pipeline's latents as they are after a step.
         arguments: For the pipeline. It ignores names that it does not know.
 
     Returns:
@@ -21,7 +30,7 @@ def call_pipeline(pipeline: Any, on_step: Callable[[int, int], None], **argument
     """
 
     def after_step(pipeline: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-        on_step(step + 1, pipeline.num_timesteps)
+        on_step(step + 1, pipeline.num_timesteps, preview=show(values["latents"]) if show is not None else None)
         return values
 
     try:

@@ -23,13 +23,16 @@ class Watched:
     def __init__(self, stop_at: int | None = None) -> None:
         self.steps: list[tuple[int, int]] = []
         self.texts: list[str] = []
+        self.previews: list[str] = []
         self._stop_at = stop_at
         self.run = Run("job", CancelToken(600), self._report)
 
-    def _report(self, done: int, total: int, *, text: str | None = None) -> None:
+    def _report(self, done: int, total: int, *, text: str | None = None, preview: str | None = None) -> None:
         self.steps.append((done, total))
         if text is not None:
             self.texts.append(text)
+        if preview is not None:
+            self.previews.append(preview)
         if done == self._stop_at:
             self.run.cancel.cancel()
 

@@ -31,7 +31,7 @@ Making = Callable[[SdxlRequest, Run], Generator[Product]]
 References = Mapping[str, Image.Image]
 
 
-def nothing(done: int, total: int, *, text: str | None = None) -> None:
+def nothing(done: int, total: int, *, text: str | None = None, preview: str | None = None) -> None:
     """Progress that nobody looks at."""
 
 

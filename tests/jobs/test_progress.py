@@ -109,3 +109,12 @@ def test_a_text_has_no_seconds_left_because_nobody_knows_its_end() -> None:
         progress.report(1, 8, text="a")
         progress.report(2, 8, text="ab")
     assert "seconds_left" not in updates[-1]
+
+
+def test_a_preview_rides_along_with_the_seconds_left() -> None:
+    updates: list[dict[str, JsonValue]] = []
+    with Progress(updates.append, 0.0) as progress:
+        progress.report(1, 3, preview="data:image/webp;base64,AA==")
+        progress.report(2, 3, preview="data:image/webp;base64,AB==")
+    assert updates[-1]["preview"] == "data:image/webp;base64,AB=="
+    assert "seconds_left" in updates[-1]

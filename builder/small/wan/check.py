@@ -95,7 +95,7 @@ def make(recipe: Recipe[WanRequest], prompt: str, *, frames: int, seed: int, **c
     given = {"width": SIZE, "height": SIZE, "frames": frames, "seed": seed, "steps": _STEPS, "guidance_scale": _GUIDANCE} | config
     raw = {"id": "check", "user_id": "check", "type": "video_fast", "prompt": prompt, "config": given}
     request = WanRequest.parse(raw, job_id="check")
-    (product,) = recipe.generate(request, {}, Run("check", CancelToken(600), lambda done, total, *, text=None: None))
+    (product,) = recipe.generate(request, {}, Run("check", CancelToken(600), lambda done, total, *, text=None, preview=None: None))
     assert isinstance(product, Clip)
     return np.stack(list(product.frames))
 
