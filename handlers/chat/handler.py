@@ -15,13 +15,14 @@ def load(settings: Settings) -> Recipe[ChatRequest]:
     folders = {QWEN_INSTRUCT.name: resolve(QWEN_INSTRUCT, settings), QWEN_BASE.name: find(QWEN_BASE, settings)}
     # Imported after that, so that a worker without weights says so before it has imported torch.
     from handlers.chat.generate import ChatRecipe, ChatSettings
+    from handlers.chat.local_engine import LocalEngine
     from shared.models.device import choose_device, choose_dtype
     from shared.models.language import load_chat
 
     device = choose_device(settings.device)
     dtype = choose_dtype(device, "chat")
     models = {name: load_chat(folder, device, dtype, name=name) for name, folder in folders.items() if folder is not None}
-    return ChatRecipe(models, ChatSettings(settings.sfw_words, settings.chat_streaming and settings.on_runpod))
+    return ChatRecipe(LocalEngine(models), ChatSettings(settings.sfw_words, settings.chat_streaming and settings.on_runpod))
 
 
 HANDLER = Handler("chat", ChatRequest, load, calls_back=False, streams=True)

@@ -106,3 +106,11 @@ def chat_recipe(settings: Settings) -> Recipe[ChatRequest]:
     from handlers.chat.handler import load
 
     return load(settings)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_models: Path) -> Any:
+    """The small instruct model's."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_models / "qwen_instruct")

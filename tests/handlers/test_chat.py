@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from handlers.chat.generate import ChatRecipe, ChatSettings
+from handlers.chat.local_engine import LocalEngine
 from shared.contract.chat import ChatRequest
 from shared.errors import Cancelled, ContextLengthExceeded, ModelUnavailable
 from shared.jobs.recipe import Recipe, Text
@@ -20,15 +21,16 @@ def say(recipe: Chat, request: ChatRequest) -> Text:
     return text(make(recipe, request))
 
 
-def models(recipe: Chat) -> ChatRecipe:
+def engine(recipe: Chat) -> LocalEngine:
     assert isinstance(recipe, ChatRecipe)
-    return recipe
+    assert isinstance(recipe.engine, LocalEngine)
+    return recipe.engine
 
 
 def test_temperature_0_is_the_librarys_greedy_search(chat_recipe: Chat) -> None:
     request = chat("hello there", max_tokens=24)
-    chosen = models(chat_recipe)._models["qwen_instruct"]
-    prompt = torch.tensor([models(chat_recipe)._prompt(request)])
+    chosen = engine(chat_recipe)._loaded["qwen_instruct"]
+    prompt = torch.tensor([engine(chat_recipe).prompt(request)])
     greedy: Any = chosen.model.generate
     reference = greedy(prompt, max_new_tokens=24, do_sample=False, repetition_penalty=1.0, temperature=None, top_p=None, top_k=None)
     expected = str(chosen.tokenizer.decode(reference[0, prompt.shape[1] :], skip_special_tokens=True))
@@ -37,7 +39,7 @@ def test_temperature_0_is_the_librarys_greedy_search(chat_recipe: Chat) -> None:
 
 def test_the_models_own_sampling_defaults_have_no_say(chat_recipe: Chat) -> None:
     """The small model's generation config asks for a repetition penalty and a top-k, as Qwen's does; a request that does not gets none."""
-    own = models(chat_recipe)._models["qwen_instruct"].model.generation_config
+    own = engine(chat_recipe)._loaded["qwen_instruct"].model.generation_config
     assert own.repetition_penalty != 1.0
     plain = say(chat_recipe, chat("hello there", max_tokens=64))
     assert plain.content != say(chat_recipe, chat("hello there", max_tokens=64, repetition_penalty=own.repetition_penalty + 0.5)).content
@@ -79,7 +81,7 @@ def test_top_p_0_keeps_only_the_likeliest_token(chat_recipe: Chat) -> None:
 
 @pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty"])
 def test_a_penalty_keeps_words_from_coming_back(chat_recipe: Chat, penalty: str) -> None:
-    chosen = models(chat_recipe)._models["qwen_instruct"]
+    chosen = engine(chat_recipe)._loaded["qwen_instruct"]
     request = chat("hello", max_tokens=64, **{penalty: 2.0})
     plain, varied = (say(chat_recipe, wanted).content for wanted in (chat("hello", max_tokens=64), request))
     kinds = [len(set(chosen.tokenizer(content).input_ids)) for content in (plain, varied)]
@@ -111,7 +113,7 @@ def test_the_text_so_far_only_grows_and_never_shows_a_part_of_a_stop(chat_recipe
 def test_masked_words_never_show_while_they_are_written(settings: object, chat_recipe: Chat) -> None:
     whole = say(chat_recipe, chat("hello", max_tokens=60)).content
     word = max((part for part in whole.split() if part.isalpha() and part.isascii()), key=len)
-    recipe = ChatRecipe(models(chat_recipe)._models, ChatSettings(sfw_words=(word,)))
+    recipe = ChatRecipe(engine(chat_recipe), ChatSettings(sfw_words=(word,)))
     watched = Watched()
     said = text(make(recipe, chat("hello", max_tokens=60, sfw_mode=True), watched)).content
     assert word not in said.split()
@@ -128,16 +130,15 @@ def test_a_stopped_job_ends_at_its_token(chat_recipe: Chat) -> None:
 
 
 def test_a_conversation_that_does_not_fit_is_refused_with_both_lengths(chat_recipe: Chat) -> None:
-    window = models(chat_recipe)._models["qwen_instruct"].context_length
+    window = engine(chat_recipe)._loaded["qwen_instruct"].context_length
     with pytest.raises(ContextLengthExceeded, match=rf"asks for 100 more.*{window}"):
         make(chat_recipe, chat("word " * window, max_tokens=100))
 
 
 def test_what_just_fits_is_written(chat_recipe: Chat) -> None:
-    recipe = models(chat_recipe)
-    window = recipe._models["qwen_instruct"].context_length
-    prompt = len(recipe._prompt(chat("hello")))
-    recipe.accept(chat("hello", max_tokens=min(window - prompt, 4096)))
+    window = engine(chat_recipe).models["qwen_instruct"].context_length
+    prompt = len(engine(chat_recipe).prompt(chat("hello")))
+    chat_recipe.accept(chat("hello", max_tokens=min(window - prompt, 4096)))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_what_this_worker_cannot_do_is_refused_by_name(chat_recipe: Chat, reques
 
 
 def test_a_model_that_is_not_loaded_is_refused_with_those_that_are(chat_recipe: Chat) -> None:
-    only = ChatRecipe({"qwen_instruct": models(chat_recipe)._models["qwen_instruct"]}, ChatSettings())
+    only = ChatRecipe(LocalEngine({"qwen_instruct": engine(chat_recipe)._loaded["qwen_instruct"]}), ChatSettings())
     with pytest.raises(ModelUnavailable, match=r"qwen_base.*it has qwen_instruct"):
         make(only, chat("hello", model="qwen_base"))
 

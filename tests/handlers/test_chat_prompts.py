@@ -8,16 +8,8 @@ from typing import Any
 
 import pytest
 
-from handlers.chat.generate import ChatRecipe
 from handlers.chat.prompts import render_template, render_transcript
 from shared.contract.chat import ChatRequest, Message
-from shared.jobs.recipe import Recipe
-
-
-@pytest.fixture
-def tokenizer(chat_recipe: Recipe[ChatRequest]) -> Any:
-    assert isinstance(chat_recipe, ChatRecipe)
-    return chat_recipe._models["qwen_instruct"].tokenizer
 
 
 def conversation(*turns: tuple[str, str]) -> Sequence[Message]:

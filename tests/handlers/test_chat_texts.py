@@ -7,28 +7,19 @@ from typing import Any
 
 import pytest
 
-from handlers.chat.generate import ChatRecipe
 from handlers.chat.texts import Answer
-from shared.contract.chat import ChatRequest
-from shared.jobs.recipe import Recipe
 
 
-@pytest.fixture
-def tokenizer(chat_recipe: Recipe[ChatRequest]) -> Any:
-    assert isinstance(chat_recipe, ChatRecipe)
-    return chat_recipe._models["qwen_instruct"].tokenizer
-
-
-def write(tokenizer: Any, text: str, stops: Sequence[str] = (), masked: Sequence[str] = ()) -> tuple[list[str], str]:
+def write(tokenizer: Any, text: str, stops: Sequence[str] = ()) -> tuple[list[str], str]:
     """Everything that was shown while a text was written token by token, and the end."""
-    written = _write(tokenizer, tokenizer(text, add_special_tokens=False).input_ids, stops, masked)
+    written = _write(tokenizer, tokenizer(text, add_special_tokens=False).input_ids, stops)
     by_letters = [token for letter in text for token in tokenizer(letter, add_special_tokens=False).input_ids]
-    assert _write(tokenizer, by_letters, stops, masked)[1] == written[1], "how a text is cut into tokens changes nothing"
+    assert _write(tokenizer, by_letters, stops)[1] == written[1], "how a text is cut into tokens changes nothing"
     return written
 
 
-def _write(tokenizer: Any, ids: Sequence[int], stops: Sequence[str], masked: Sequence[str]) -> tuple[list[str], str]:
-    answer, shown = Answer(tokenizer, stops, masked), []
+def _write(tokenizer: Any, ids: Sequence[int], stops: Sequence[str]) -> tuple[list[str], str]:
+    answer, shown = Answer(tokenizer, stops), []
     for token in ids:
         answer.add(token)
         shown.append(answer.shown)
@@ -60,20 +51,3 @@ def test_the_first_of_several_stops_ends_the_text(tokenizer: Any) -> None:
 
 def test_what_only_looks_like_the_beginning_of_a_stop_is_shown_in_the_end(tokenizer: Any) -> None:
     assert write(tokenizer, "one two thr", stops=["three"])[1] == "one two thr"
-
-
-def test_a_masked_word_is_masked_in_any_case_and_only_as_a_whole(tokenizer: Any) -> None:
-    assert write(tokenizer, "Her heron, HER herons; her.", masked=["her"])[1] == "*** heron, *** herons; ***."
-
-
-def test_a_word_that_begins_like_a_masked_one_is_not_masked_while_it_is_written(tokenizer: Any) -> None:
-    for length in range(1, 7):
-        assert write(tokenizer, "so beautiful", masked=["beautiful"[:length]])[1] == "so beautiful"
-
-
-def test_a_word_that_begins_with_two_masked_ones_is_none_of_them(tokenizer: Any) -> None:
-    assert write(tokenizer, "foobaz foo bar foobar", masked=["foo", "bar"])[1] == "foobaz *** *** foobar"
-
-
-def test_a_masked_word_with_signs_in_it_is_taken_literally(tokenizer: Any) -> None:
-    assert write(tokenizer, "a.b acb", masked=["a.b"])[1] == "*** acb"
