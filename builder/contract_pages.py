@@ -37,7 +37,8 @@ _PAYLOADS = """\
 The payload is what the handler returns and what is posted to the callback. Its `status` says which of these it is. Keys marked
 *optional* are left out when they do not apply. Metadata may have more keys than are listed.
 
-What a failed job *returns* has one more key, `error`, with the message: RunPod takes it out and marks the job as failed.
+What a failed job *returns* has one more key, `error`, with the message: RunPod takes it out and marks the job as failed. What a job returns
+whose callback could not be made has one more key, `callback_pending`: the callback is kept and made later, with the same `webhook-id`.
 """
 
 

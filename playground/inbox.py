@@ -104,6 +104,11 @@ class Inbox:
         """The payloads that have arrived with signatures that hold, in order."""
         return [message.payload for message in self.messages if message.verified]
 
+    def recover(self) -> None:
+        """Forgets how the next requests were to be answered: 200 from now on."""
+        with self._changed:
+            self._answers.clear()
+
     def wait_for(self, count: int, *, timeout: float = 30.0) -> list[Message]:
         """Waits until so many requests have arrived.
 

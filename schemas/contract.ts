@@ -509,6 +509,10 @@ export interface FailedMetadata {
    * `VALIDATION_ERROR` only: everything that is wrong with the request.
    */
   problems?: Problem[];
+  /**
+   * `UPLOAD_ERROR` only: keys of what is kept on the worker; `completed` is called back once it is stored.
+   */
+  assets_pending?: string[];
   [k: string]: unknown;
 }
 /**

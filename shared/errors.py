@@ -120,10 +120,20 @@ class GenerationError(JobError):
 
 
 class UploadError(JobError):
-    """Storage refused or stayed away. Nothing is reported as stored that is not. Not retryable when storage answered with 4xx."""
+    """Storage refused or stayed away. Nothing is reported as stored that is not. Not retryable when storage answered with 4xx.
+
+    Args:
+        message: One sentence for the caller.
+        retryable: Whether the same job may succeed later.
+        pending: The keys of what is kept on the worker, to be stored later.
+    """
 
     code = "UPLOAD_ERROR"
     retryable = True
+
+    def __init__(self, message: str, *, retryable: bool | None = None, pending: Iterable[str] = ()) -> None:
+        super().__init__(message, retryable=retryable)
+        self.pending = tuple(pending)
 
 
 class JobTimeout(JobError):

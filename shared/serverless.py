@@ -22,8 +22,10 @@ from shared.fetch import Fetcher
 from shared.jobs.cancel import CancelToken
 from shared.jobs.deliver import Courier
 from shared.jobs.lifecycle import Ended, Failed, Job, Stopped, Worker, run_job
+from shared.jobs.outbox import Outbox
 from shared.jobs.progress import Progress
 from shared.jobs.recipe import Recipe, Run
+from shared.jobs.redelivery import Redelivery
 from shared.jobs.threads import ended
 from shared.settings import Settings, SettingsError, load_settings, on_runpod, prepare_environment
 from shared.storage import open_storage
@@ -115,6 +117,9 @@ def _refuse_to_start(unfit: _Unfit) -> None:
 def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[RequestT]:
     storage = _checked("storage", lambda: open_storage(settings))
     _checked("storage", storage.check)
+    outbox = Outbox(settings.outbox, max_bytes=settings.outbox_max_bytes, max_age=settings.outbox_max_age)
+    _checked("outbox", outbox.check)
+    webhook = _checked("callbacks", lambda: Webhook(settings))
     for name, check in handler.checks.items():
         _checked(name, partial(check, settings))
     gpu = ThreadPoolExecutor(1, thread_name_prefix="gpu")
@@ -122,6 +127,7 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
     # Of their own, so that a receiver that does not answer keeps no upload waiting.
     callbacks = ThreadPoolExecutor(settings.job_concurrency, thread_name_prefix="callback")
     recipe = _checked("weights", lambda: gpu.submit(handler.load, settings).result())
+    Redelivery(outbox, storage, webhook).start()
     return Worker(
         id=f"{handler.name}_worker_{settings.runpod_pod_id}",
         request=handler.request,
@@ -133,7 +139,7 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
         ),
         storage=storage,
         fetcher=Fetcher(settings),
-        courier=Courier(storage, Webhook(settings), callbacks, unasked=handler.calls_back, announces=settings.callback_processing),
+        courier=Courier(storage, webhook, callbacks, unasked=handler.calls_back, announces=settings.callback_processing, outbox=outbox),
         gpu=gpu,
         threads=threads,
     )
@@ -192,6 +198,8 @@ class _Endpoint(Generic[RequestT]):
         if isinstance(end, Stopped):
             raise asyncio.CancelledError  # what the SDK needs to see to free the slot without posting a result
         output = to_dict(end.payload)
+        if end.callback_pending:
+            output["callback_pending"] = True
         if isinstance(end, Failed):
             output["error"] = end.error.message
             if end.error.replaces_worker:

@@ -13,6 +13,8 @@ from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
 from pydantic import ValidationError as PydanticError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+_VOLUME = Path("/runpod-volume")
+
 
 class SettingsError(Exception):
     """The worker cannot start as it is configured. The message names everything that is missing or wrong, and never a value."""
@@ -47,6 +49,11 @@ class Settings(BaseSettings):
     output_dir: Path = Field(Path("out"), description="The folder for results when there is no `SUPABASE_URL`.")
     upload_deadline: Seconds = Field(90.0, description="Seconds for one upload with all its retries.")
     store_callback: bool = Field(False, description="Store the payload beside the assets as `callback.json`; local storage always does.")
+    outbox_dir: Path | None = Field(
+        None, description="The folder where results wait that cannot be delivered; by default `/runpod-volume/outbox`, else `outbox`."
+    )
+    outbox_max_bytes: int = Field(4 * 2**30, gt=0, description="Bytes that waiting results may take. What does not fit is not kept.")
+    outbox_max_age: Seconds = Field(7 * 86400.0, description="Seconds after which a waiting result is given up.")
 
     # Callbacks
     job_callback_secret: SecretStr | None = Field(None, description="The key of both webhook signatures.")
@@ -98,6 +105,11 @@ class Settings(BaseSettings):
         if self.job_callback_url is not None:
             return self.job_callback_url
         return f"{self.supabase_url}/functions/v1/job-callback" if self.supabase_url is not None else None
+
+    @property
+    def outbox(self) -> Path:
+        """Where results wait: on the network volume if there is one, because a worker's own disk ends with the worker."""
+        return self.outbox_dir or (_VOLUME if _VOLUME.is_dir() else Path()) / "outbox"
 
     @property
     def on_runpod(self) -> bool:

@@ -26,9 +26,11 @@ from shared.settings import Settings, SettingsError
 ATTEMPTS = 7
 """Tries of one callback."""
 
+WEBHOOK_ID = r"^[A-Za-z0-9_-]{1,256}$"
+"""What a `webhook-id` is made of."""
+
 _ATTEMPT_SECONDS = 20.0
 _RETRIED = frozenset({408, 425, 429})
-_ID = re.compile(r"[A-Za-z0-9_-]{1,256}")
 # Without escapes and dots, which a gateway might read as another path.
 _EDGE_FUNCTION = re.compile(rb"/functions/v1/[A-Za-z0-9_/-]+(\?.*)?")
 
@@ -182,7 +184,7 @@ class Webhook:
         Raises:
             ValueError: The id holds something else, or the URL is not one that `target` returns.
         """
-        if not _ID.fullmatch(webhook_id):
+        if not re.fullmatch(WEBHOOK_ID, webhook_id):
             raise ValueError("A webhook's id is made of letters, digits, _ and -.")
         if url != self._configured and not self._may_name(url):
             raise ValueError("This URL is neither configured nor on a host of CALLBACK_ALLOWED_HOSTS.")

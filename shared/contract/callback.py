@@ -205,6 +205,13 @@ class FailedMetadata(Open):
     problems: Annotated[
         tuple[Problem, ...] | None, Field(strict=False, description="`VALIDATION_ERROR` only: everything that is wrong with the request.")
     ] = left_out_if_none
+    assets_pending: Annotated[
+        tuple[str, ...] | None,
+        Field(
+            strict=False,
+            description="`UPLOAD_ERROR` only: keys of what is kept on the worker; `completed` is called back once it is stored.",
+        ),
+    ] = left_out_if_none
 
 
 class FailedPayload(_Ended):

@@ -11,7 +11,7 @@ import contextlib
 import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -23,6 +23,7 @@ from shared.errors import Cancelled, JobError, classify
 from shared.fetch import Fetcher
 from shared.jobs import payload
 from shared.jobs.deliver import Courier, deliverable
+from shared.jobs.parcel import Parcel
 from shared.jobs.products import store
 from shared.jobs.recipe import Product, Recipe, Run
 from shared.jobs.threads import finished, settled, submit
@@ -70,6 +71,7 @@ class Completed:
     """Everything that was asked for exists, and what is reported as stored is stored."""
 
     payload: CompletedPayload
+    callback_pending: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Failed:
 
     payload: FailedPayload
     error: JobError
+    callback_pending: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Stopped:
     """RunPod stopped the job; the receiver of callbacks is told so, RunPod knows."""
 
     payload: FailedPayload
+    callback_pending: bool = False
 
 
 Ended = Completed | Failed | Stopped
@@ -101,24 +105,32 @@ async def run_job(job: Job, worker: Worker[RequestT], run: Run) -> Ended:
     """
     clock = Clock(STEPS)
     identity = identify(job.input, job_id=job.id, operator=worker.operator)
+    warnings: list[str] = []
     with job_context(identity.job_id):
         ended: Ended
-        warnings: Sequence[str] = ()
         try:
-            request = await _validate(job, worker, run, clock)
-            warnings = request.warnings
-            await worker.courier.announce(identity, worker.id, run.cancel)
-            references = await _fetch(request, worker, run, clock)
-            products, assets = await _make(request, references, worker, run, clock)
-            summary = worker.recipe.summarize(request, products)
-            ended = Completed(deliverable(payload.completed(request, worker.id, assets, summary, clock)))
+            ended = Completed(await _complete(job, identity, worker, run, clock, warnings))
         except asyncio.CancelledError:
             ended = Stopped(payload.failed(identity, worker.id, Cancelled("RunPod stopped the job."), clock, warnings))
         except Exception as error:  # noqa: BLE001 - whatever goes wrong, the caller gets an answer and the worker lives on
             ended = _failed(identity, worker, error, clock, warnings)
-        await worker.courier.deliver(ended.payload, identity, hastily=isinstance(ended, Stopped))
+        delivered = await worker.courier.deliver(ended.payload, identity, hastily=isinstance(ended, Stopped))
         logger().info("job ended", outcome=type(ended).__name__.lower(), ms=round(clock.total * 1000, 1))
-        return ended
+        return replace(ended, callback_pending=not delivered)
+
+
+async def _complete(
+    job: Job, identity: Identity, worker: Worker[RequestT], run: Run, clock: Clock, warnings: list[str]
+) -> CompletedPayload:
+    request = await _validate(job, worker, run, clock)
+    warnings.extend(request.warnings)
+    await worker.courier.announce(identity, worker.id, run.cancel)
+    references = await _fetch(request, worker, run, clock)
+    with worker.courier.parcel(identity) as parcel:
+        products, assets = await _make(request, references, worker, parcel, run, clock)
+        summary = worker.recipe.summarize(request, products)
+        done = deliverable(payload.completed(request, worker.id, assets, summary, clock))
+        return await finished(submit(worker.threads, partial(parcel.close, done)), run.cancel)
 
 
 async def _validate(job: Job, worker: Worker[RequestT], run: Run, clock: Clock) -> RequestT:
@@ -147,7 +159,7 @@ async def _fetch(request: RequestT, worker: Worker[RequestT], run: Run, clock: C
 
 
 async def _make(
-    request: RequestT, references: Mapping[str, Image.Image], worker: Worker[RequestT], run: Run, clock: Clock
+    request: RequestT, references: Mapping[str, Image.Image], worker: Worker[RequestT], parcel: Parcel, run: Run, clock: Clock
 ) -> tuple[list[Product], list[Asset]]:
     """Each product is encoded and uploaded as soon as it exists, while the next is still being made."""
     products: list[Product] = []
@@ -158,7 +170,7 @@ async def _make(
             for index, product in enumerate(making):
                 run.cancel.check()
                 products.append(product)
-                storing.append(submit(worker.threads, partial(store, product, index, request, worker.storage, run.cancel, clock)))
+                storing.append(submit(worker.threads, partial(store, product, index, request, parcel, run.cancel, clock)))
                 _raise_first_failure(storing)
 
     async with settled(storing):

@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.contract.callback import Asset, CompletedPayload, FailedPayload, ProcessingPayload
 from shared.contract.request import Identity, Request
-from shared.errors import JobError, ValidationError
+from shared.errors import JobError, UploadError, ValidationError
 from shared.jobs.recipe import Summary
 from shared.telemetry import Clock
 
@@ -42,6 +42,8 @@ def failed(identity: Identity, worker_id: str, error: JobError, clock: Clock, wa
         metadata["job_type"] = identity.job_type
     if isinstance(error, ValidationError):
         metadata["problems"] = list(error.problems)
+    if isinstance(error, UploadError) and error.pending:
+        metadata["assets_pending"] = list(error.pending)
     job = {"job_id": identity.job_id, "worker_id": worker_id, "completed_at": _now()}
     return FailedPayload.model_validate({**job, "error_message": error.message, "metadata": metadata})
 

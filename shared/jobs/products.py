@@ -13,10 +13,11 @@ from shared.contract.callback import Asset, ImageAsset, TextAsset, TextMetadata,
 from shared.contract.request import Request
 from shared.errors import UploadError
 from shared.jobs.cancel import CancelToken
+from shared.jobs.parcel import Parcel
 from shared.jobs.recipe import Clip, Picture, Product, Text
 from shared.media.images import IMAGE_TYPES, encode_image, thumbnail
 from shared.media.videos import VIDEO_EXTENSION, VIDEO_MIME, write_video
-from shared.storage.protocol import Storage, Stored, object_key
+from shared.storage.protocol import Stored, object_key
 from shared.telemetry import Clock
 
 
@@ -37,19 +38,19 @@ class Encoded:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def store(product: Product, index: int, request: Request, storage: Storage, token: CancelToken, clock: Clock) -> Asset:
+def store(product: Product, index: int, request: Request, parcel: Parcel, token: CancelToken, clock: Clock) -> Asset:
     """Encodes one product, stores it with its thumbnail, and says where it is.
 
     Args:
         product: What was made.
         index: Its place among the job's assets.
         request: Whose it is.
-        storage: Where it goes.
+        parcel: Where it goes.
         token: Ends it between its steps, and limits the upload to the time that the job has left.
         clock: Counts the steps `encode` and `upload`.
 
     Raises:
-        UploadError: It could not be stored.
+        UploadError: It could be neither stored nor kept.
         Cancelled: The job was stopped.
         JobTimeout: The job's deadline has passed.
     """
@@ -59,8 +60,8 @@ def store(product: Product, index: int, request: Request, storage: Storage, toke
         with clock.step("encode"):
             encoded = _encode(product, Path(folder))
         token.check()
-        with clock.step("upload"), _in_time(token):
-            stored, preview = _upload(encoded, index, request, storage, token)
+        with clock.step("upload"), _in_time(token, parcel):
+            stored, preview = _upload(encoded, index, request, parcel, token)
     facts = {**encoded.facts, **product.metadata, "seed": product.seed, "file_size_bytes": stored.size, "asset_index": index}
     described = {
         "asset_index": index,
@@ -98,20 +99,21 @@ def _encode(product: Picture | Clip, folder: Path) -> Encoded:
     return Encoded(path, (VIDEO_MIME, VIDEO_EXTENSION), thumbnail(video.middle), facts)
 
 
-def _upload(encoded: Encoded, index: int, request: Request, storage: Storage, token: CancelToken) -> tuple[Stored, Stored]:
+def _upload(encoded: Encoded, index: int, request: Request, parcel: Parcel, token: CancelToken) -> tuple[Stored, Stored]:
     def put(name: str, content: bytes | Path, mime_type: str) -> Stored:
-        return storage.put(object_key(request.user_id or "", request.job_id, name), content, mime_type, seconds=token.left)
+        return parcel.put(object_key(request.user_id or "", request.job_id, name), content, mime_type, seconds=token.left)
 
     mime_type, extension = encoded.type
     return put(f"{index}.{extension}", encoded.content, mime_type), put(f"{index}.thumb.webp", encoded.preview, IMAGE_TYPES["webp"][0])
 
 
 @contextmanager
-def _in_time(token: CancelToken) -> Iterator[None]:
-    """Says that the job's time is over where that is why an upload failed."""
+def _in_time(token: CancelToken, parcel: Parcel) -> Iterator[None]:
+    """Says that the job's time is over where that is why an upload failed; but not of what is kept, for that will be delivered."""
     try:
         yield
     except UploadError:
         token.check()
         raise
-    token.check()
+    if not parcel.keeps:
+        token.check()

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
-import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 from shared.errors import UploadError
 from shared.settings import SettingsError
+from shared.storage.files import replacing
 from shared.storage.protocol import Stored, checked_key, describe
 
 
@@ -36,7 +33,7 @@ class LocalDisk:
             SettingsError: The folder cannot be written to.
         """
         try:
-            with _replacing(self._folder / ".check") as file:
+            with replacing(self._folder / ".check") as file:
                 file.write(b"ok")
             (self._folder / ".check").unlink()
         except OSError as error:
@@ -60,7 +57,7 @@ class LocalDisk:
         path = self._folder / checked_key(key)
         try:
             stored = describe(key, content)
-            with _replacing(path) as file, _reading(content) as source:
+            with replacing(path) as file, _reading(content) as source:
                 shutil.copyfileobj(source, file, length=1 << 20)
         except OSError as error:
             raise UploadError(
@@ -75,19 +72,3 @@ class LocalDisk:
 
 def _reading(content: bytes | Path) -> BinaryIO:
     return BytesIO(content) if isinstance(content, bytes) else content.open("rb")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Writes a file that takes its place only when it is whole and on the disk. Nothing else stays behind, whatever happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    try:
-        # Opened by name, not by `tempfile`, so that the result has the permissions that the operator's umask gives to new files.
-        with part.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -84,6 +84,7 @@ class StorageServer:
         objects: What is stored, by key.
         requests: Method and path of each request, in order.
         connections: How many connections were made.
+        outage: What every request meets, as long as it is set.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class StorageServer:
         self.objects: dict[str, StoredObject] = {}
         self.requests: list[tuple[str, str]] = []
         self.connections = 0
+        self.outage: Fault | None = None
         self._faults: deque[Fault] = deque()
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -121,7 +123,7 @@ class StorageServer:
 
     def next_fault(self) -> Fault | None:
         """The fault that the next request meets."""
-        return self._faults.popleft() if self._faults else None
+        return self.outage or (self._faults.popleft() if self._faults else None)
 
 
 class _Server(ThreadingHTTPServer):

@@ -1,0 +1,267 @@
+"""What storage or a receiver did not take, kept on disk until it can be delivered: assets, and the payload that names them.
+
+An entry is a folder: the files, and `entry.json`, which is written last. Its name ends in `.part` until it is complete, so that what a
+crash leaves behind is never taken for an entry. No key and no signature is in it: payloads are signed when they are sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from shared.contract.callback import CompletedPayload, FailedPayload, to_json
+from shared.contract.request import Identity
+from shared.settings import SettingsError
+from shared.storage.files import replacing, sync_folder
+from shared.storage.protocol import Stored, checked_key, describe
+from shared.telemetry import logger
+from shared.webhooks import WEBHOOK_ID
+
+MANIFEST = "entry.json"
+"""The file of an entry that says what it is. It is written last."""
+
+_PART = ".part"
+# Another worker on the same volume may still be writing one that is younger.
+_PART_SECONDS = 24 * 3600.0
+
+
+class KeptFile(BaseModel):
+    """One asset that is to be stored: its key, its media type, and what it must be."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: Annotated[str, AfterValidator(checked_key)]
+    content_type: str
+    size: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """Of the file in the entry's folder."""
+        return self.key.rpartition("/")[2]
+
+
+class Kept(BaseModel):
+    """What an entry says of itself.
+
+    Attributes:
+        job_id: Whose it is.
+        calls_back: Whether the payload is to be sent. Where it is not, nobody waits for it.
+        webhook_id: The id that receivers know a repetition by.
+        callback_url: What the request asked for, if it did.
+        payload: The body, byte for byte.
+        files: What is to be stored before it is sent.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    job_id: str
+    user_id: str | None
+    calls_back: bool
+    webhook_id: Annotated[str, Field(pattern=WEBHOOK_ID)]
+    callback_url: str | None
+    payload: str
+    files: tuple[KeptFile, ...] = ()
+
+
+class Outbox:
+    """A folder of entries, one for each job. Safe to be used by several threads, and by several workers on one volume.
+
+    Args:
+        folder: Made when it is first needed; for its owner alone.
+        max_bytes: What all entries together may take. What does not fit is not kept, and its job is told so: an entry that a caller was
+            promised is not given up for another one.
+        max_age: Seconds after which an entry is given up.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int, max_age: float) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._max_age = max_age
+        self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Writes and removes a file.
+
+        Raises:
+            SettingsError: The folder cannot be written to.
+        """
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with replacing(self._folder / ".check") as file:
+                file.write(b"ok")
+            (self._folder / ".check").unlink()
+        except OSError as error:
+            raise SettingsError(f"OUTBOX_DIR cannot be written to ({error.strerror}). Please name a folder that can.") from None
+
+    def entry(self, identity: Identity) -> Draft:
+        """Begins an entry. Nothing is on the disk until something is put into it."""
+        return Draft(self, _digest(identity))
+
+    def waiting(self) -> list[Path]:
+        """The folders of all entries, the oldest first. Of several for one job only the newest counts; the others are removed."""
+        newest: dict[str, Path] = {}
+        for path in sorted(self._complete(), key=_made_at):
+            if (older := newest.pop(_job_of(path), None)) is not None:
+                shutil.rmtree(older, ignore_errors=True)
+            newest[_job_of(path)] = path
+        return list(newest.values())
+
+    def forget(self, identity: Identity) -> None:
+        """Removes what was kept of earlier runs of a job that has now been delivered."""
+        for path in self._complete():
+            if _job_of(path) == _digest(identity):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def has(self, identity: Identity) -> bool:
+        """Whether there is an entry for a job."""
+        return any(_job_of(path) == _digest(identity) for path in self._complete())
+
+    def give_up_the_old(self) -> None:
+        """Removes entries that are older than `max_age`, and what crashes have left behind."""
+        now = time.time()
+        for path in self._complete():
+            if now - _made_at(path) / 1e9 > self._max_age:
+                logger().error("an undelivered result was given up, because it is too old", entry=path.name)
+                shutil.rmtree(path, ignore_errors=True)
+        for path in self._folder.glob(f"*{_PART}"):
+            if now - path.stat().st_mtime > _PART_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def reserve(self, size: int) -> None:
+        """Makes sure that so many bytes may be added.
+
+        Raises:
+            OSError: They would be too many.
+        """
+        with self._lock:
+            taken = sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file()) if self._folder.is_dir() else 0
+        if taken + size > self._max_bytes:
+            raise OSError("the outbox is full: OUTBOX_MAX_BYTES")
+
+    def part(self, digest: str) -> Path:
+        """Makes the folder that an entry is written in."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._folder / f"{digest}.{time.time_ns()}.{secrets.token_hex(4)}{_PART}"
+        path.mkdir(mode=0o700)
+        return path
+
+    def _complete(self) -> Iterator[Path]:
+        if self._folder.is_dir():
+            yield from [path for path in self._folder.iterdir() if path.suffix != _PART and (path / MANIFEST).is_file()]
+
+
+class Draft:
+    """An entry that is being written. It counts when it was sealed; until then it can be dropped."""
+
+    def __init__(self, outbox: Outbox, digest: str) -> None:
+        self._outbox = outbox
+        self._digest = digest
+        self._lock = threading.Lock()
+        self._part: Path | None = None
+        self._files: list[KeptFile] = []
+
+    @property
+    def files(self) -> tuple[KeptFile, ...]:
+        """What was put into it so far, in the order of its keys."""
+        with self._lock:
+            return tuple(sorted(self._files, key=lambda file: file.key))
+
+    def keep(self, key: str, content: bytes | Path, content_type: str) -> Stored:
+        """Keeps a file.
+
+        Raises:
+            OSError: It cannot be kept: the disk refused, or the outbox is full.
+        """
+        stored = describe(key, content)
+        self._outbox.reserve(stored.size)
+        name = key.rpartition("/")[2]
+        with replacing(self._folder() / name) as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                with content.open("rb") as source:
+                    shutil.copyfileobj(source, file, length=1 << 20)
+        with self._lock:
+            self._files.append(KeptFile(key=key, content_type=content_type, size=stored.size, sha256=stored.sha256))
+        return stored
+
+    def seal(self, identity: Identity, payload: CompletedPayload | FailedPayload, *, webhook_id: str, calls_back: bool) -> None:
+        """Adds the payload. From now on it is an entry, and takes the place of earlier ones for the same job.
+
+        Raises:
+            OSError: It cannot be kept. Nothing of it is left then.
+        """
+        kept = Kept(
+            job_id=identity.job_id,
+            user_id=identity.user_id,
+            calls_back=calls_back,
+            webhook_id=webhook_id,
+            callback_url=identity.callback_url,
+            payload=to_json(payload).decode(),
+            files=self.files,
+        )
+        content = kept.model_dump_json().encode()
+        try:
+            self._outbox.reserve(len(content))
+            part = self._folder()
+            with replacing(part / MANIFEST) as file:
+                file.write(content)
+            sync_folder(part)
+            part.rename(part.with_name(part.name.removesuffix(_PART)))
+            sync_folder(part.parent)
+            self._part = None
+        finally:
+            self.drop()
+        self._outbox.waiting()
+
+    def drop(self) -> None:
+        """Removes what was not sealed."""
+        with self._lock:
+            part, self._part = self._part, None
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _folder(self) -> Path:
+        with self._lock:
+            if self._part is None:
+                self._part = self._outbox.part(self._digest)
+            return self._part
+
+
+def read_entry(folder: Path) -> Kept | None:
+    """What an entry says, or None where it was delivered meanwhile, or it or one of its files is damaged."""
+    try:
+        kept = Kept.model_validate_json((folder / MANIFEST).read_bytes())
+        whole = all(_sha256(folder / file.name) == file.sha256 for file in kept.files)
+    except (OSError, ValidationError):
+        return None
+    return kept if whole else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(identity: Identity) -> str:
+    """A name for a job's entries that any file system can take: RunPod's own ids may hold anything."""
+    return hashlib.sha256(f"{identity.user_id}\n{identity.job_id}".encode()).hexdigest()[:32]
+
+
+def _job_of(path: Path) -> str:
+    return path.name.partition(".")[0]
+
+
+def _made_at(path: Path) -> int:
+    """Nanoseconds since 1970."""
+    return int(path.name.split(".")[1])

@@ -1,0 +1,141 @@
+"""What waits in the outbox: whole or not at all, bounded, and without secrets."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from shared.contract.callback import FailedPayload
+from shared.contract.request import Identity
+from shared.jobs.outbox import MANIFEST, Outbox, read_entry
+from shared.jobs.redelivery import Redelivery, Tally
+from shared.settings import Settings, SettingsError
+from shared.storage.local_disk import LocalDisk
+from shared.webhooks import Webhook
+
+KEY = "user-1/job/0.png"
+IDENTITY = Identity("job", "user-1", "sdxl_generate", None)
+
+
+def outbox_in(folder: Path, *, max_bytes: int = 10_000, max_age: float = 3600.0) -> Outbox:
+    return Outbox(folder / "outbox", max_bytes=max_bytes, max_age=max_age)
+
+
+def a_payload(text: str = "Storage was away.") -> FailedPayload:
+    metadata = {"error_code": "UPLOAD_ERROR", "error_type": "UploadError", "retryable": True, "processing_time": 1.0, "timings": {}}
+    fields = {"job_id": "job", "worker_id": "w", "completed_at": datetime.now(UTC), "error_message": text, "metadata": metadata}
+    return FailedPayload.model_validate(fields)
+
+
+def fill(outbox: Outbox, content: bytes = b"pixels", identity: Identity = IDENTITY) -> None:
+    draft = outbox.entry(identity)
+    draft.keep(KEY, content, "image/png")
+    draft.seal(identity, a_payload(), webhook_id="job_failed", calls_back=False)
+
+
+def delivering(outbox: Outbox, folder: Path) -> Redelivery:
+    return Redelivery(outbox, LocalDisk(folder / "out"), Webhook(Settings()))
+
+
+def test_what_was_kept_is_delivered_whole_and_is_gone_then(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    fill(outbox, b"all of it")
+    assert delivering(outbox, tmp_path).run() == Tally(delivered=1)
+    assert (tmp_path / "out" / KEY).read_bytes() == b"all of it"
+    assert list((tmp_path / "outbox").iterdir()) == []
+
+
+def test_what_was_not_sealed_is_never_delivered(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    outbox.entry(IDENTITY).keep(KEY, b"half a job", "image/png")
+    assert outbox.waiting() == []
+    assert delivering(outbox, tmp_path).run() == Tally()
+    assert not (tmp_path / "out" / KEY).exists()
+
+
+def test_what_was_dropped_leaves_nothing_behind(tmp_path: Path) -> None:
+    draft = outbox_in(tmp_path).entry(IDENTITY)
+    draft.keep(KEY, b"half a job", "image/png")
+    draft.drop()
+    assert list((tmp_path / "outbox").rglob("*")) == []
+
+
+def test_a_file_that_was_damaged_meanwhile_is_not_delivered(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    fill(outbox)
+    (entry,) = outbox.waiting()
+    (entry / "0.png").write_bytes(b"pixelz")
+    assert delivering(outbox, tmp_path).run() == Tally(waiting=1)
+    assert not (tmp_path / "out" / KEY).exists()
+
+
+def test_an_entry_that_names_a_path_outside_of_its_folder_is_no_entry(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    fill(outbox)
+    (entry,) = outbox.waiting()
+    manifest = entry / MANIFEST
+    manifest.write_bytes(manifest.read_bytes().replace(KEY.encode(), b"user-1/job/../../../secret.png"))
+    assert read_entry(entry) is None
+    assert delivering(outbox, tmp_path).run() == Tally(waiting=1)
+
+
+def test_the_newest_run_of_a_job_takes_the_place_of_earlier_ones(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    for content in (b"first", b"second"):
+        fill(outbox, content)
+    assert len(outbox.waiting()) == 1
+    delivering(outbox, tmp_path).run()
+    assert (tmp_path / "out" / KEY).read_bytes() == b"second"
+
+
+def test_a_job_that_was_delivered_after_all_waits_no_more(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    fill(outbox)
+    fill(outbox, identity=Identity("other", "user-1", None, None))
+    outbox.forget(IDENTITY)
+    assert not outbox.has(IDENTITY)
+    assert len(outbox.waiting()) == 1
+
+
+def test_what_does_not_fit_is_not_kept_and_nothing_is_given_up_for_it(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path, max_bytes=2000)
+    fill(outbox, b"x" * 1000)
+    with pytest.raises(OSError, match="OUTBOX_MAX_BYTES"):
+        outbox.entry(Identity("other", "user-1", None, None)).keep(KEY, b"x" * 1000, "image/png")
+    assert len(outbox.waiting()) == 1
+
+
+def test_what_is_too_old_is_given_up(tmp_path: Path) -> None:
+    fill(outbox_in(tmp_path))
+    time.sleep(0.05)
+    outbox = outbox_in(tmp_path, max_age=0.01)
+    assert delivering(outbox, tmp_path).run() == Tally()
+    assert list((tmp_path / "outbox").iterdir()) == []
+
+
+def test_what_a_crash_left_half_written_is_cleared_away_after_a_day(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    outbox.entry(IDENTITY).keep(KEY, b"half a job", "image/png")
+    outbox.entry(Identity("other", "user-1", None, None)).keep(KEY, b"half a job", "image/png")
+    first, second = sorted((tmp_path / "outbox").iterdir())
+    old = time.time() - 2 * 86400
+    os.utime(first, (old, old))
+    outbox.give_up_the_old()
+    assert list((tmp_path / "outbox").iterdir()) == [second], "another worker may still be writing the younger one"
+
+
+def test_only_its_owner_may_look_into_it(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    fill(outbox)
+    assert (tmp_path / "outbox").stat().st_mode & 0o077 == 0
+    assert all(entry.stat().st_mode & 0o077 == 0 for entry in outbox.waiting())
+
+
+def test_an_outbox_that_cannot_be_written_to_stops_the_worker_at_its_start(tmp_path: Path) -> None:
+    (tmp_path / "outbox").write_text("a file")
+    with pytest.raises(SettingsError, match="OUTBOX_DIR"):
+        outbox_in(tmp_path).check()
