@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,15 +17,16 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import JsonValue
 
-from shared.contract.callback import to_dict
+from shared.contract.openai_request import Look
 from shared.contract.request import Operator, Request
 from shared.fetch import Fetcher
 from shared.jobs.cancel import CancelToken
 from shared.jobs.deliver import Courier
-from shared.jobs.lifecycle import Ended, Failed, Job, Stopped, Worker, run_job
+from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, Worker, run_job
 from shared.jobs.outbox import Outbox
+from shared.jobs.presentation import OpenAIObjects, Output, Payloads, Presentation, list_models
 from shared.jobs.progress import Progress
-from shared.jobs.recipe import Recipe, Run
+from shared.jobs.recipe import NamesModels, Recipe, Run
 from shared.jobs.redelivery import Redelivery
 from shared.jobs.threads import ended
 from shared.settings import Settings, SettingsError, load_settings, on_runpod, prepare_environment
@@ -34,7 +36,6 @@ from shared.webhooks import Webhook
 
 RequestT = TypeVar("RequestT", bound=Request)
 T = TypeVar("T")
-Output = dict[str, JsonValue]
 
 # Encoding and uploading six pictures of one job and calling back for another, side by side.
 _THREADS = 8
@@ -78,7 +79,7 @@ def serve(handler: Handler[RequestT]) -> None:
     except _Unfit as unfit:
         _refuse_to_start(unfit)
     else:
-        _start_sdk(_Endpoint(worker, settings, streams=handler.streams and settings.chat_streaming and settings.on_runpod).config)
+        _start_sdk(_Endpoint(worker, settings, streams=worker.operator.streams).config)
 
 
 class _Unfit(Exception):
@@ -136,6 +137,7 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
             callback_hosts=frozenset(settings.callback_allowed_hosts),
             wan_max_area=settings.wan_max_area,
             wan_default_fps=settings.wan_default_fps,
+            streams=handler.streams and settings.chat_streaming,
         ),
         storage=storage,
         fetcher=Fetcher(settings),
@@ -146,25 +148,36 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
 
 
 class _Endpoint(Generic[RequestT]):
-    """The two forms of a RunPod handler over one worker, and the configuration that the SDK looks at while it runs."""
+    """The forms of a RunPod handler over one worker, and the configuration that the SDK looks at while it runs."""
 
     def __init__(self, worker: Worker[RequestT], settings: Settings, *, streams: bool) -> None:
         self._worker = worker
         self._settings = settings
+        self._since = int(time.time())
+        # The SDK tells the forms apart by looking at the function.
+        streaming = self.stream if settings.on_runpod else self.stream_here
         self.config: dict[str, Any] = {
-            # The SDK tells the two forms apart by looking at the function.
-            "handler": self.stream if streams else self.complete,
+            "handler": streaming if streams else self.complete,
             "return_aggregate_stream": True,
             "concurrency_modifier": lambda _current: settings.job_concurrency,
         }
 
     async def complete(self, job: dict[str, Any]) -> Output:
-        """Runs one job and returns its payload."""
+        """Runs one job and returns what its caller gets."""
+        look = Look.of(job.get("input"))
+        if look is not None and (models := self._models(look)) is not None:
+            return models
         send = partial(_send_update, job) if self._settings.on_runpod else _send_nowhere
-        return await self._work(job, Progress(send, self._settings.progress_interval))
+        end = await self._work(job, Progress(send, self._settings.progress_interval))
+        return _presentation(job, look).result(end)
 
     async def stream(self, job: dict[str, Any]) -> AsyncIterator[Output]:
-        """Runs one job, yields its text in pieces while it is written, and its payload last."""
+        """Runs one job, yields its text in pieces while it is written, and what says how it ended last."""
+        look = Look.of(job.get("input"))
+        if look is not None and (models := self._models(look)) is not None:
+            yield models
+            return
+        presentation = _presentation(job, look)
         texts: asyncio.Queue[str | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -178,13 +191,25 @@ class _Endpoint(Generic[RequestT]):
             while (text := await texts.get()) is not None:
                 if piece := text[len(written) :]:
                     written = text
-                    yield {"delta": piece}
-            yield await work
+                    yield presentation.piece(piece)
+            for output in presentation.last(await work):
+                yield output
         finally:
             work.cancel()
             await ended(work)
 
-    async def _work(self, job: dict[str, Any], progress: Progress) -> Output:
+    async def stream_here(self, job: dict[str, Any]) -> Output | list[Output]:
+        """Runs one job on this machine as a stream: the SDK itself would not run a generator here, and call that a success."""
+        outputs = [output async for output in self.stream(job)]
+        failed = isinstance(outputs[-1], dict) and "error" in outputs[-1]
+        return outputs[-1] if failed else outputs
+
+    def _models(self, look: Look) -> Output | None:
+        """The list of models, where that is all that was asked for: no job, for nothing is made."""
+        recipe = self._worker.recipe
+        return list_models(recipe.model_names, self._since) if look.lists_models and isinstance(recipe, NamesModels) else None
+
+    async def _work(self, job: dict[str, Any], progress: Progress) -> Completed | Failed:
         token = CancelToken(_deadline(job, self._settings))
         with progress:
             end = await run_job(Job(str(job["id"]), job.get("input")), self._worker, Run(str(job["id"]), token, progress.report))
@@ -192,21 +217,17 @@ class _Endpoint(Generic[RequestT]):
                 progress.drop()
             # In a thread, because other jobs run on this loop, and before the result, because an update after it would reopen the job.
             await ended(asyncio.ensure_future(asyncio.to_thread(progress.close)))
-        return self._output(end)
-
-    def _output(self, end: Ended) -> Output:
         if isinstance(end, Stopped):
             raise asyncio.CancelledError  # what the SDK needs to see to free the slot without posting a result
-        output = to_dict(end.payload)
-        if end.callback_pending:
-            output["callback_pending"] = True
-        if isinstance(end, Failed):
-            output["error"] = end.error.message
-            if end.error.replaces_worker:
-                # On the live configuration: the SDK posts this result and ends the process. The flag in a result does not keep
-                # the worker from taking another job.
-                self.config["refresh_worker"] = True
-        return output
+        if isinstance(end, Failed) and end.error.replaces_worker:
+            # On the live configuration: the SDK posts this result and ends the process. The flag in a result does not keep
+            # the worker from taking another job.
+            self.config["refresh_worker"] = True
+        return end
+
+
+def _presentation(job: Mapping[str, Any], look: Look | None) -> Presentation:
+    return Payloads() if look is None else OpenAIObjects(str(job["id"]), look)
 
 
 def _deadline(job: Mapping[str, Any], settings: Settings) -> float:

@@ -40,6 +40,11 @@ class ChatRecipe:
         self.engine = engine
         self._settings = settings
 
+    @property
+    def model_names(self) -> Sequence[str]:
+        """The models that requests may name."""
+        return tuple(self.engine.models)
+
     def accept(self, request: ChatRequest) -> None:
         """Refuses what this worker cannot do, and what does not fit the model.
 

@@ -22,7 +22,7 @@ def load(settings: Settings) -> Recipe[ChatRequest]:
     device = choose_device(settings.device)
     dtype = choose_dtype(device, "chat")
     models = {name: load_chat(folder, device, dtype, name=name) for name, folder in folders.items() if folder is not None}
-    return ChatRecipe(LocalEngine(models), ChatSettings(settings.sfw_words, settings.chat_streaming and settings.on_runpod))
+    return ChatRecipe(LocalEngine(models), ChatSettings(settings.sfw_words, settings.chat_streaming))
 
 
 HANDLER = Handler("chat", ChatRequest, load, calls_back=False, streams=True)

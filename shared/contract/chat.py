@@ -8,8 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal, NotRequired
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
 
-from shared.contract.context import Context
+from shared.contract.context import Context, Notes, Operator
 from shared.contract.fields import Seed, Text, drawn
+from shared.contract.gather import Gathered
+from shared.contract.openai_request import gather_openai, is_openai
 from shared.contract.parts import Part
 from shared.contract.request import Request, type_wire
 from shared.contract.response_format import ResponseFormat
@@ -199,6 +201,12 @@ class ChatRequest(Request):
             if "messages" in given and name in given:
                 Context.of(info).notes.add(f"{given[name]}: not used, because messages are given")
         return messages
+
+    @classmethod
+    def _gather(cls, raw: object, notes: Notes, operator: Operator) -> Gathered:
+        if isinstance(raw, Mapping) and is_openai(raw):
+            return gather_openai(raw, notes, operator)
+        return super()._gather(raw, notes, operator)
 
     @property
     def is_enhancement(self) -> bool:

@@ -19,11 +19,13 @@ class Operator:
         callback_hosts: Lower-case hosts that a request's own `callback_url` may name.
         wan_max_area: The largest width × height of a clip, in pixels.
         wan_default_fps: Frames per second of a clip that does not ask for a rate.
+        streams: Whether text is sent while it is written.
     """
 
     callback_hosts: frozenset[str] = frozenset()
     wan_max_area: int = 399_360
     wan_default_fps: int = 24
+    streams: bool = False
 
 
 DEFAULT_OPERATOR = Operator()

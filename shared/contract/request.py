@@ -13,7 +13,7 @@ from pydantic import ValidationError as PydanticError
 
 from shared.contract.context import DEFAULT_OPERATOR, Context, Notes, Operator
 from shared.contract.fields import Id, Text
-from shared.contract.gather import gather
+from shared.contract.gather import Gathered, gather
 from shared.contract.problems import explain, fail
 from shared.contract.references import Reference
 from shared.contract.wire import UNSET, Otherwise, Wire, refuse
@@ -44,9 +44,6 @@ user_id_wire = Wire("user_id", places=("top",))
 type_wire = Wire("type", aliases=("job_type",), places=("top",))
 
 CallbackUrl = Annotated[Text, AfterValidator(_ensure_callback), Field(json_schema_extra={"format": "uri", "allowed": _CALLBACK_ALLOWED})]
-
-user_id_wire = Wire("user_id", places=("top",))
-type_wire = Wire("type", aliases=("job_type",), places=("top",))
 
 
 class Request(BaseModel):
@@ -99,7 +96,7 @@ class Request(BaseModel):
             ValidationError: The request is wrong; all its problems are named.
         """
         notes = Notes()
-        gathered = gather(cls, raw, notes, descriptive=cls.descriptive)
+        gathered = cls._gather(raw, notes, operator)
         context = Context(operator, job_id, {name: gathered.sources[name] for name in gathered.values}, notes)
         try:
             request = cls.model_validate(gathered.values, context=context)
@@ -108,6 +105,11 @@ class Request(BaseModel):
         if gathered.problems:
             raise fail(gathered.problems, warnings=notes)
         return request.model_copy(update={"warnings": tuple(notes)})
+
+    @classmethod
+    def _gather(cls, raw: object, notes: Notes, operator: Operator) -> Gathered:
+        """Finds the values of the fields in what came. A request that is sent in more forms than one tells them apart here."""
+        return gather(cls, raw, notes, descriptive=cls.descriptive)
 
     @property
     def references(self) -> Mapping[str, Reference]:
