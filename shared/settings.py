@@ -132,6 +132,12 @@ def prepare_environment() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
+def allow_hub() -> None:
+    """Lets this process ask a model hub. To be called before huggingface_hub is imported, by commands that exist to download."""
+    os.environ["HF_HUB_OFFLINE"] = "0"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
 def load_settings() -> Settings:
     """Reads the environment once.
 

@@ -111,6 +111,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def leaves_its_folder(path: str) -> bool:
+    """Whether a path with `/` that is said to be relative names something outside of its folder."""
+    return PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts
+
+
 def _differing(folder: Path, files: Iterable[LockedFile], *, hashes: bool) -> Iterable[str]:
     for file in files:
         path = folder / file.path
@@ -124,7 +129,6 @@ def _differing(folder: Path, files: Iterable[LockedFile], *, hashes: bool) -> It
 
 def _locked_file(entry: dict[str, Any]) -> LockedFile:
     file = LockedFile(str(entry["path"]), int(entry["bytes"]), str(entry["sha256"]))
-    path = PurePosixPath(file.path)
-    if path.is_absolute() or ".." in path.parts:
+    if leaves_its_folder(file.path):
         raise ValueError("a path leaves the folder")
     return file

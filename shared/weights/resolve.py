@@ -135,20 +135,18 @@ def _download(weights: Weights, folder: Path) -> Path:
             f"The weights {weights.name!r} were found nowhere and are not downloaded, because the catalogue pins no revision of "
             f"{weights.repo}: pin one in shared/weights/catalogue.py, or put the weights at {folder}."
         )
-    from httpx2 import HTTPError  # the hub's own HTTP library
-    from huggingface_hub import snapshot_download
+    # Imported here, so that a worker that finds its weights needs no hub's library.
+    from shared.weights.download import carry_out, plan
+    from shared.weights.hub import DownloadError
 
     logger().info(
         "downloading weights", model=weights.name, repo=weights.repo, revision=weights.revision, gigabytes=round(weights.size / 1000**3, 2)
     )
     try:
-        snapshot_download(weights.repo, revision=weights.revision, allow_patterns=list(weights.patterns), local_dir=folder)
-    except (OSError, HTTPError) as error:
-        raise SettingsError(
-            f"The weights {weights.name!r} could not be downloaded from {weights.repo}: {type(error).__name__}. Start again to resume."
-        ) from error
+        carry_out(plan(weights, folder), lambda _bytes: None)
+    except (DownloadError, OSError) as error:
+        reason = str(error) if isinstance(error, DownloadError) else type(error).__name__
+        raise SettingsError(f"The weights {weights.name!r} could not be downloaded from {weights.repo}. {reason}") from error
     if missing_files(folder, weights.layout):
-        raise SettingsError(
-            f"The download of the weights {weights.name!r} is not complete: {_verdict(weights, folder)}. Start again to resume."
-        )
+        raise SettingsError(f"The download of the weights {weights.name!r} is not complete: {_verdict(weights, folder)}.")
     return folder

@@ -1,17 +1,17 @@
+"""A worker whose weights are nowhere downloads them, when its operator allows it."""
+
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pytest_httpserver import HTTPServer
-from werkzeug import Request, Response
 
 from shared.weights.catalogue import QWEN_BASE
+from shared.weights.lock import read_lock
+from tests.doubles.hub import Hub
 
 # What a worker does at its start, in a process of its own: the hub's library reads its environment when it is imported.
 START = """
@@ -27,35 +27,12 @@ except SettingsError as error:
 """
 
 
-class Hub:
-    """Answers as a model hub does, with one set of files, and remembers what was asked for."""
-
-    def __init__(self, server: HTTPServer, files: dict[str, bytes]) -> None:
-        self.files = files
-        self.asked: list[str] = []
-        self.url = server.url_for("").rstrip("/")
-        server.expect_request(re.compile(".*")).respond_with_handler(self._answer)
-
-    def _answer(self, request: Request) -> Response:
-        self.asked.append(request.path)
-        tree, _, name = request.path.partition(f"/{QWEN_BASE.repo}/resolve/{QWEN_BASE.revision}/")
-        if request.path == f"/api/models/{QWEN_BASE.repo}/tree/{QWEN_BASE.revision}":
-            entries = [
-                {"type": "file", "path": path, "size": len(content), "oid": self._etag(path)} for path, content in self.files.items()
-            ]
-            return Response(json.dumps(entries), content_type="application/json")
-        if tree or name not in self.files:
-            return Response(status=404)
-        return Response(self.files[name], headers={"ETag": f'"{self._etag(name)}"', "X-Repo-Commit": str(QWEN_BASE.revision)})
-
-    def _etag(self, name: str) -> str:
-        return hashlib.sha1(self.files[name]).hexdigest()
-
-
 @pytest.fixture
-def hub(httpserver: HTTPServer, tiny_models: Path) -> Hub:
+def hub(tiny_models: Path) -> Iterator[Hub]:
     folder = tiny_models / "qwen_base"
-    return Hub(httpserver, {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "made.json"})
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "made.json"}
+    with Hub(files, QWEN_BASE.repo, str(QWEN_BASE.revision)) as running:
+        yield running
 
 
 def start(hub: Hub, models: Path, **environment: str) -> str:
@@ -71,7 +48,15 @@ def test_weights_that_are_nowhere_are_downloaded_at_their_pinned_revision_when_t
     folder = tmp_path / "models" / "qwen_base"
     assert f"FOUND {folder}\n" in output
     assert {name: (folder / name).read_bytes() for name in hub.files} == hub.files
-    assert all(f"/{QWEN_BASE.revision}" in path for path in hub.asked)
+    assert all(f"/{QWEN_BASE.revision}" in path for path in hub.asked if not path.startswith("/large/"))
+
+
+def test_what_a_worker_downloads_is_locked_as_what_a_person_downloads(hub: Hub, tmp_path: Path) -> None:
+    start(hub, tmp_path / "models", ALLOW_DOWNLOADS="1")
+    lock = read_lock(tmp_path / "models" / "qwen_base")
+    assert lock is not None
+    assert (lock.source, lock.revision, lock.licence) == (QWEN_BASE.repo, QWEN_BASE.revision, QWEN_BASE.licence)
+    assert {file.path for file in lock.files} == set(hub.files)
 
 
 def test_only_what_the_catalogue_names_is_downloaded(hub: Hub, tmp_path: Path) -> None:
@@ -82,7 +67,7 @@ def test_only_what_the_catalogue_names_is_downloaded(hub: Hub, tmp_path: Path) -
 
 def test_a_second_start_asks_no_hub(hub: Hub, tmp_path: Path) -> None:
     start(hub, tmp_path / "models", ALLOW_DOWNLOADS="1")
-    hub.asked.clear()
+    hub.requests.clear()
     assert "FOUND" in start(hub, tmp_path / "models", ALLOW_DOWNLOADS="1")
     assert hub.asked == []
 
@@ -99,7 +84,14 @@ def test_a_download_that_leaves_files_out_stops_the_worker(hub: Hub, tmp_path: P
     assert "lacks model-00002-of-00002.safetensors" in output
 
 
-def test_a_repository_that_is_not_there_stops_the_worker(hub: Hub, tmp_path: Path) -> None:
-    hub.files.clear()
+def test_weights_that_come_with_other_bytes_than_published_stop_the_worker(hub: Hub, tmp_path: Path) -> None:
+    hub.corrupt["config.json"] = 2
     output = start(hub, tmp_path / "models", ALLOW_DOWNLOADS="1")
-    assert "STOPPED The download of the weights 'qwen_base' is not complete" in output
+    assert "STOPPED The weights 'qwen_base' could not be downloaded from Qwen/Qwen2.5-7B." in output
+    assert "config.json came 2 times with other bytes than its publisher states" in output
+
+
+def test_a_repository_that_is_not_there_stops_the_worker(hub: Hub, tmp_path: Path) -> None:
+    hub.revision = "0" * 40
+    output = start(hub, tmp_path / "models", ALLOW_DOWNLOADS="1")
+    assert "STOPPED The weights 'qwen_base' could not be downloaded" in output

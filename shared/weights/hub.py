@@ -1,0 +1,90 @@
+"""What the Hugging Face hub publishes about the files that the catalogue names: their sizes and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+from shared.weights.catalogue import Weights
+from shared.weights.lock import leaves_its_folder, sha256_of
+
+
+class DownloadError(Exception):
+    """Weights cannot be had. The message is for the operator, and has no token and no query string."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFile:
+    """One file as its publisher describes it.
+
+    Attributes:
+        path: Relative to the folder that it belongs in, with `/`.
+        bytes: Its size.
+        url: Where it is.
+        sha256: Of its bytes, as the hub publishes it for large files.
+        blob: Git's object id, as the hub publishes it for every other file: the SHA-1 of `blob SIZE\\0` and the bytes.
+        headers: What a request for it has to say.
+    """
+
+    path: str
+    bytes: int
+    url: str = field(repr=False)
+    sha256: str | None = None
+    blob: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def identity(self) -> str:
+        """What no other content has."""
+        return self.sha256 or self.blob or hashlib.sha256(f"{self.url} {self.bytes}".encode()).hexdigest()
+
+    def matches(self, path: Path) -> bool:
+        """Whether a file has the size and the hash that are published. It is read completely."""
+        if not path.is_file() or path.stat().st_size != self.bytes:
+            return False
+        if self.sha256 is not None:
+            return sha256_of(path) == self.sha256
+        return self.blob is None or _blob_of(path) == self.blob
+
+
+def list_files(weights: Weights) -> list[PublishedFile]:
+    """Asks the hub for the files of one entry of the catalogue, at its pinned revision.
+
+    Raises:
+        DownloadError: No revision is pinned, the hub cannot be asked, or it has none of the files.
+    """
+    if weights.revision is None:
+        raise DownloadError(f"The catalogue pins no revision of {weights.repo}: pin one in shared/weights/catalogue.py.")
+    # Imported here, so that finding weights needs no hub's library. httpx2 is that library's own client.
+    from httpx2 import HTTPError
+    from huggingface_hub import HfApi, get_token, hf_hub_url
+    from huggingface_hub.hf_api import RepoFile
+
+    try:
+        entries = list(HfApi().list_repo_tree(weights.repo, recursive=True, revision=weights.revision))
+    except (OSError, HTTPError) as error:
+        raise DownloadError(f"The hub does not say which files {weights.repo} has ({type(error).__name__}).") from None
+    files = [entry for entry in entries if isinstance(entry, RepoFile)]
+    wanted = [file for file in files if any(fnmatch(file.path, pattern) for pattern in weights.patterns)]
+    if not wanted or any(leaves_its_folder(file.path) for file in wanted):
+        raise DownloadError(f"The hub has none of the files of {weights.repo} that are needed, or names files outside of a folder.")
+    headers = {"Authorization": f"Bearer {token}"} if (token := get_token()) else {}
+    return [
+        PublishedFile(
+            path=file.path,
+            bytes=file.lfs.size if file.lfs else file.size,
+            url=hf_hub_url(weights.repo, file.path, revision=weights.revision),
+            sha256=file.lfs.sha256 if file.lfs else None,
+            blob=None if file.lfs else file.blob_id,
+            headers=headers,
+        )
+        for file in sorted(wanted, key=lambda file: file.path)
+    ]
+
+
+def _blob_of(path: Path) -> str:
+    content = path.read_bytes()  # git keeps small files only; large ones have a SHA-256
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -1,0 +1,300 @@
+"""`python -m builder.download_weights`: killed, cut off and lied to, it ends with what the hub publishes, or says why not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from shared.weights.catalogue import QWEN_BASE, SDXL
+from shared.weights.lock import lock_path, read_lock, sha256_of
+from tests.doubles.hub import Hub
+from tests.doubles.worker import ROOT
+
+TOKEN = "hf_canary_token"
+
+
+def weights(seed: int, size: int) -> bytes:
+    return save({"weight": np.random.default_rng(seed).integers(0, 255, size, dtype=np.uint8)})
+
+
+FILES = {
+    "config.json": b"{}",
+    "tokenizer.json": b"tokens" * 50,
+    "model-00001-of-00002.safetensors": weights(1, 2_000_000),
+    "model-00002-of-00002.safetensors": weights(2, 1_000_000),
+}
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub(FILES, QWEN_BASE.repo, str(QWEN_BASE.revision)) as running:
+        yield running
+
+
+class Download:
+    """The command, in a process of its own, as a person starts it."""
+
+    def __init__(self, hub: Hub, home: Path) -> None:
+        self.models = home / "models"
+        self.folder = self.models / QWEN_BASE.name
+        self._environment = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(home / "home"),
+            "HF_TOKEN": TOKEN,
+            "HUGGINGFACE_CACHE": str(home / "cache"),
+            "VOLUME_MODELS_DIR": str(home / "volume"),
+            "NO_PROXY": "*",
+            "PATH": os.environ["PATH"],
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "builder.download_weights", *(arguments or (QWEN_BASE.name,)), "--to", str(self.models)]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        with self.start(*arguments) as process:
+            output, errors = process.communicate(timeout=100)
+        return process.returncode, output + errors
+
+    @property
+    def bytes_on_disk(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    def is_as_published(self, hub: Hub) -> bool:
+        files = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
+        return files - {".download.lock", "weights.lock.json"} == set(hub.files) and all(
+            (self.folder / name).read_bytes() == content for name, content in hub.files.items()
+        )
+
+
+@pytest.fixture
+def download(hub: Hub, tmp_path: Path) -> Download:
+    return Download(hub, tmp_path)
+
+
+def test_it_fills_a_folder_and_locks_what_is_in_it(hub: Hub, download: Download) -> None:
+    status, output = download.run()
+    assert status == 0, output
+    assert download.is_as_published(hub)
+    lock = read_lock(download.folder)
+    assert lock is not None
+    assert (lock.source, lock.revision, lock.licence) == (QWEN_BASE.repo, QWEN_BASE.revision, "Apache-2.0")
+    assert {file.path: (file.bytes, file.sha256) for file in lock.files} == {
+        name: (len(content), sha256_of(download.folder / name)) for name, content in hub.files.items()
+    }
+
+
+def test_it_says_which_licence_before_anything_comes(hub: Hub, download: Download) -> None:
+    hub.files.clear()
+    status, output = download.run()
+    assert status == 1
+    assert f"qwen_base: Qwen/Qwen2.5-7B at {QWEN_BASE.revision}, licence Apache-2.0" in output
+
+
+def test_a_second_run_downloads_nothing_and_asks_nobody(hub: Hub, download: Download) -> None:
+    download.run()
+    hub.requests.clear()
+    status, output = download.run()
+    assert (status, hub.requests) == (0, [])
+    assert "complete, and as its lock says. Nothing to do." in output
+
+
+def test_the_token_goes_to_the_hub_only_and_is_written_nowhere(hub: Hub, download: Download, tmp_path: Path) -> None:
+    _, output = download.run()
+    assert {request.authorization for request in hub.requests if not request.path.startswith("/large/")} == {f"Bearer {TOKEN}"}
+    assert {request.authorization for request in hub.downloads} == {None}
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(TOKEN.encode() in content or b"canary-signature" in content for content in [*written, output.encode()])
+
+
+@pytest.mark.slow
+def test_killed_five_times_at_random_it_completes_and_does_not_begin_anew(hub: Hub, download: Download) -> None:
+    hub.files |= {FIRST: weights(3, 100_000_000), SECOND: weights(4, 60_000_000)}
+    hub.bytes_per_second = 20e6
+    draw = random.Random(0)
+    for _ in range(5):
+        before = download.bytes_on_disk
+        with download.start() as process:
+            while download.bytes_on_disk <= before and process.poll() is None:
+                time.sleep(0.02)
+            time.sleep(draw.uniform(0, 0.3))
+            os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        assert read_lock(download.folder) is None
+    hub.bytes_per_second = None
+    status, output = download.run()
+    assert status == 0, output
+    assert download.is_as_published(hub)
+    went_on = [request.range for request in hub.downloads if request.path.endswith(FIRST) and request.range]
+    starts = [int(part.removeprefix("bytes=").rstrip("-")) for part in went_on]
+    assert starts == sorted(starts)
+    assert starts[-1] > starts[0] > 0
+
+
+def test_a_connection_that_breaks_off_is_taken_up_where_it_broke(hub: Hub, download: Download) -> None:
+    hub.files[FIRST] = weights(3, 30_000_000)
+    hub.cuts[FIRST] = [25_000_000]
+    status, output = download.run()
+    assert status == 0, output
+    assert download.is_as_published(hub)
+    assert [request.range for request in hub.downloads if request.path.endswith(FIRST)] == [None, "bytes=20971520-"]
+
+
+def test_a_host_that_ignores_ranges_gets_no_file_wrong(hub: Hub, download: Download) -> None:
+    hub.files[FIRST] = weights(3, 30_000_000)
+    hub.cuts[FIRST] = [25_000_000]
+    hub.ignores_ranges = True
+    status, output = download.run()
+    assert status == 0, output
+    assert download.is_as_published(hub)
+
+
+@pytest.mark.parametrize("name", [FIRST, "config.json"])
+def test_wrong_bytes_are_thrown_away_and_asked_for_once_more(hub: Hub, download: Download, name: str) -> None:
+    hub.corrupt[name] = 1
+    status, output = download.run()
+    assert status == 0, output
+    assert download.is_as_published(hub)
+
+
+@pytest.mark.parametrize("name", [FIRST, "config.json"])
+def test_wrong_bytes_that_come_again_are_never_accepted(hub: Hub, download: Download, name: str) -> None:
+    hub.corrupt[name] = 2
+    status, output = download.run()
+    assert status == 1
+    assert f"{name} came 2 times with other bytes than its publisher states, and was deleted." in output
+    assert not (download.folder / name).exists()
+    assert read_lock(download.folder) is None
+
+
+@pytest.mark.parametrize("name", [FIRST, "config.json"])
+def test_a_byte_that_changed_on_disk_is_noticed_by_the_next_run_and_only_that_file_comes_again(
+    hub: Hub, download: Download, name: str
+) -> None:
+    download.run()
+    content = hub.files[name]
+    (download.folder / name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    hub.requests.clear()
+    status, output = download.run()
+    assert status == 0, output
+    assert download.is_as_published(hub)
+    assert {path.rpartition("/")[2] for path in hub.asked if "/tree/" not in path} == {name}
+
+
+def test_files_that_somebody_else_has_put_there_are_kept_when_they_are_as_published(hub: Hub, download: Download) -> None:
+    download.folder.mkdir(parents=True)
+    for name, content in hub.files.items():
+        (download.folder / name).write_bytes(content)
+    status, output = download.run()
+    assert status == 0, output
+    assert [path for path in hub.asked if "/tree/" not in path] == []
+    assert read_lock(download.folder) is not None
+
+
+@pytest.mark.parametrize("place", [f"cache/models--Qwen--Qwen2.5-7B/snapshots/{QWEN_BASE.revision}", "volume/qwen_base"])
+def test_what_lies_on_this_machine_is_copied_and_not_downloaded(hub: Hub, download: Download, tmp_path: Path, place: str) -> None:
+    folder = tmp_path / place
+    folder.mkdir(parents=True)
+    for name, content in hub.files.items():
+        (folder / name).write_bytes(content)
+    (folder / SECOND).write_bytes(bytes(len(hub.files[SECOND])))  # of the right size, and wrong
+    status, output = download.run()
+    assert status == 0, output
+    assert download.is_as_published(hub)
+    assert {path.rpartition("/")[2] for path in hub.asked if "/tree/" not in path} == {SECOND}
+
+
+def test_a_disk_without_room_is_noticed_before_anything_comes(hub: Hub, download: Download) -> None:
+    hub.claims = {FIRST: 10**15}
+    status, output = download.run()
+    assert status == 1
+    assert "1000000.00 GB are needed in" in output
+    assert [path for path in hub.asked if "/tree/" not in path] == []
+
+
+def test_a_file_that_the_host_refuses_ends_the_run_with_its_status(hub: Hub, download: Download) -> None:
+    hub.refuses = {FIRST: 403}
+    status, output = download.run()
+    assert status == 1
+    assert f"{FIRST} could not be downloaded (HTTP status 403). Start again: it goes on from here." in output
+
+
+def test_a_name_that_is_not_in_the_catalogue_is_answered_with_those_that_are(download: Download) -> None:
+    status, output = download.run("sdxxl")
+    assert status == 1
+    assert "There is no sdxxl in the catalogue; there is chat, qwen_base, qwen_instruct, sdxl, wan." in output
+
+
+class TestAnOwnCheckpoint:
+    CONTENT = weights(5, 500_000)
+
+    @pytest.fixture
+    def target(self, download: Download) -> Path:
+        return download.models / "sdxl.safetensors"
+
+    @pytest.fixture
+    def url(self, hub: Hub) -> str:
+        hub.files["own.safetensors"] = self.CONTENT
+        return f"{hub.url}/{QWEN_BASE.repo}/resolve/{QWEN_BASE.revision}/own.safetensors?token=canary-query"
+
+    def test_it_comes_from_a_url_with_its_lock_beside_it(self, hub: Hub, download: Download, target: Path, url: str) -> None:
+        hub.cuts["own.safetensors"] = [1, 100_000]  # the question for its size, and the first try
+        status, output = download.run("--checkpoint", url, "--licence", "OpenRAIL")
+        assert status == 0, output
+        assert target.read_bytes() == self.CONTENT
+        lock = read_lock(target)
+        assert lock is not None
+        assert (lock.revision, lock.licence, lock.files[0].path) == (None, "OpenRAIL", "sdxl.safetensors")
+        assert "canary-query" not in lock_path(target).read_text() + output
+
+    def test_it_comes_from_a_path(self, download: Download, target: Path, tmp_path: Path) -> None:
+        source = tmp_path / "mine.safetensors"
+        source.write_bytes(self.CONTENT)
+        status, output = download.run("--checkpoint", str(source))
+        assert status == 0, output
+        assert "Nobody states the SHA-256 of this checkpoint" in output
+        assert json.loads(lock_path(target).read_text())["source"] == "mine.safetensors"
+
+    def test_the_sha256_that_the_hub_publishes_counts(self, hub: Hub, download: Download, target: Path, url: str) -> None:
+        hub.corrupt["own.safetensors"] = 3  # the question for its size, and two tries
+        status, output = download.run("--checkpoint", url)
+        assert status == 1
+        assert "came 2 times with other bytes" in output
+        assert not target.exists()
+
+    def test_the_sha256_that_the_operator_gives_counts(self, download: Download, target: Path, tmp_path: Path) -> None:
+        source = tmp_path / "mine.safetensors"
+        source.write_bytes(self.CONTENT)
+        status, output = download.run("--checkpoint", str(source), "--sha256", "0" * 64)
+        assert status == 1
+        assert "mine.safetensors does not have the SHA-256 that was given." in output
+        assert not target.exists()
+
+    def test_without_any_sha256_a_file_that_is_cut_short_is_refused(self, download: Download, target: Path, tmp_path: Path) -> None:
+        source = tmp_path / "mine.safetensors"
+        source.write_bytes(self.CONTENT[:-1])
+        status, output = download.run("--checkpoint", str(source))
+        assert status == 1
+        assert "is not a complete .safetensors file" in output
+        assert not target.exists()
+
+    def test_a_worker_finds_it_as_sdxl(self, download: Download, target: Path, url: str) -> None:
+        from shared.settings import Settings
+        from shared.weights.resolve import resolve
+
+        download.run("--checkpoint", url)
+        assert resolve(SDXL, Settings(models_dir=download.models)) == target
