@@ -76,7 +76,7 @@ def download_checkpoint(source: str, folder: Path, sha256: str | None, licence: 
 
 @contextmanager
 def _bar(name: str, total: int, came: int) -> Iterator[Advance]:
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     # In a log, where nothing can be overwritten, a line now and then is enough.
     pause = 0.2 if sys.stderr.isatty() else 15.0
