@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.names and not options.checkpoint:
         parser.error("say what to download: a NAME, or --checkpoint")
     allow_hub()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings have URLs, and an own checkpoint's may hold a key
+    _quiet_hub()
     try:
         settings = load_settings()
         folder = options.to or settings.models_dir
@@ -125,6 +125,13 @@ def main(arguments: list[str] | None = None) -> int:
         print("Stopped. The same command goes on from here.", file=sys.stderr)
         return 130
     return 0
+
+
+def _quiet_hub() -> None:
+    """Its warnings have URLs, and that of an own checkpoint may hold a key."""
+    from huggingface_hub.utils.logging import set_verbosity
+
+    set_verbosity(logging.ERROR)
 
 
 def _report(path: Path, lock: Lock) -> None:
