@@ -687,6 +687,10 @@ export interface WanRequest {
      */
     preview?: boolean | null;
     /**
+     * What is stored beside a clip: its first frame as PNG, the clip as WebM, a small GIF of it.
+     */
+    extras?: ("poster" | "webm" | "gif")[] | null;
+    /**
      * The reference of mode `single`.
      */
     image?: string | null;
@@ -794,6 +798,10 @@ export interface VideoAsset {
    * Frames / fps of the file.
    */
   duration_seconds: number;
+  /**
+   * What `config.extras` asked for, in its order.
+   */
+  extras?: ExtraFile[];
 }
 /**
  * What was really done for a clip.
@@ -856,6 +864,27 @@ export interface VideoMetadata {
    */
   duration: number;
   [k: string]: unknown;
+}
+/**
+ * What was asked for beside a clip, stored like it.
+ */
+export interface ExtraFile {
+  /**
+   * What it is.
+   */
+  kind: "poster" | "webm" | "gif";
+  /**
+   * The object's key without the bucket: `{user_id}/{job_id}/{asset_index}.poster.png`.
+   */
+  url: string;
+  /**
+   * `image/png`, `video/webm` or `image/gif`.
+   */
+  mime_type: string;
+  /**
+   * Size of the stored file.
+   */
+  file_size_bytes: number;
 }
 /**
  * What is said of a completed WAN job.

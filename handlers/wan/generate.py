@@ -128,7 +128,7 @@ class WanRecipe:
     def _film(self, request: WanRequest, frames: Iterator[Pixels]) -> Iterator[Product]:
         film: Relay[Pixels] = Relay()
         with film:
-            yield Clip(film, request.fps, request.seed, self._describe(request), self._encoding)
+            yield Clip(film, request.fps, request.seed, self._describe(request), self._encoding, request.extras)
             for frame in frames:
                 if film.left:  # storage has refused, or the clip could not be written, and says so itself
                     return

@@ -99,11 +99,23 @@ class ImageAsset(_StoredAsset):
     type: Literal["image"] = "image"
 
 
+class ExtraFile(Closed):
+    """What was asked for beside a clip, stored like it."""
+
+    kind: Annotated[Literal["poster", "webm", "gif"], Field(description="What it is.")]
+    url: Annotated[str, Field(description="The object's key without the bucket: `{user_id}/{job_id}/{asset_index}.poster.png`.")]
+    mime_type: Annotated[str, Field(description="`image/png`, `video/webm` or `image/gif`.")]
+    file_size_bytes: Annotated[int, Field(description="Size of the stored file.")]
+
+
 class VideoAsset(_StoredAsset):
     """A stored clip; its thumbnail is its middle frame."""
 
     type: Literal["video"] = "video"
     duration_seconds: Annotated[float, Field(description="Frames / fps of the file.")]
+    extras: Annotated[tuple[ExtraFile, ...] | None, Field(strict=False, description="What `config.extras` asked for, in its order.")] = (
+        left_out_if_none
+    )
     metadata: VideoMetadata
 
 

@@ -173,6 +173,15 @@ class WanRequest(Request):
         Field(description="`fast` reuses what changes little from step to step: quicker, and not the same clip."),
     ] = "none"
     preview: Preview = False
+    extras: Annotated[
+        tuple[Literal["poster", "webm", "gif"], ...],
+        Field(
+            strict=False,
+            max_length=3,
+            description="What is stored beside a clip: its first frame as PNG, the clip as WebM, a small GIF of it.",
+        ),
+        Wire("config.extras"),
+    ] = ()
     image: Annotated[
         Reference | None,
         Wire("config.image", ("metadata.reference_image_url", "reference_image_url")),
@@ -232,6 +241,15 @@ class WanRequest(Request):
         if "fps" in context.sources and info.data.get("type") in _IMAGES:
             context.notes.add(f"{context.called('fps')}: not used, because a picture does not move")
         return fps
+
+    @field_validator("extras")
+    @classmethod
+    def _goes_with_a_clip(cls, extras: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        context = Context.of(info)
+        if extras and info.data.get("type") in _IMAGES:
+            context.notes.add(f"{context.called('extras')}: not used, because they are made of clips")
+            return ()
+        return tuple(dict.fromkeys(extras))
 
     @field_validator("frames")
     @classmethod

@@ -9,16 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shared.contract.assets import ExtraFile
 from shared.contract.callback import Asset, ImageAsset, TextAsset, TextMetadata, VideoAsset
 from shared.contract.request import Request
 from shared.errors import UploadError
 from shared.jobs.cancel import CancelToken
 from shared.jobs.parcel import Parcel
 from shared.jobs.recipe import Clip, Picture, Product, Text
+from shared.media.extras import EXTRAS, ExtraKind, extra_path, passing
 from shared.media.images import IMAGE_TYPES, encode_image, thumbnail
 from shared.media.videos import VIDEO_EXTENSION, VIDEO_MIME, write_video
 from shared.storage.protocol import Stored, object_key
 from shared.telemetry import Clock
+
+_WEBP = IMAGE_TYPES["webp"].mime
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,14 @@ class Encoded:
         type: Its MIME type and its extension.
         preview: The thumbnail, WebP.
         facts: What was really made: width, height, format, and for a clip its frames and their rate.
+        extras: What was asked for beside a clip, as files.
     """
 
     content: bytes | Path
     type: tuple[str, str]
     preview: bytes
     facts: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[ExtraKind, Path] = field(default_factory=dict)
 
 
 def store(product: Product, index: int, request: Request, parcel: Parcel, token: CancelToken, clock: Clock) -> Asset:
@@ -61,7 +67,10 @@ def store(product: Product, index: int, request: Request, parcel: Parcel, token:
             encoded = _encode(product, Path(folder))
         token.check()
         with clock.step("upload"), _in_time(token, parcel):
-            stored, preview = _upload(encoded, index, request, parcel, token)
+            upload = _Upload(index, request, parcel, token)
+            stored = upload.put(encoded.type[1], encoded.content, encoded.type[0])
+            preview = upload.put("thumb.webp", encoded.preview, _WEBP)
+            extras = tuple(_store_extra(kind, path, upload) for kind, path in encoded.extras.items())
     facts = {**encoded.facts, **product.metadata, "seed": product.seed, "file_size_bytes": stored.size, "asset_index": index}
     described = {
         "asset_index": index,
@@ -75,7 +84,7 @@ def store(product: Product, index: int, request: Request, parcel: Parcel, token:
         "metadata": facts,
     }
     if isinstance(product, Clip):
-        return VideoAsset.model_validate({**described, "duration_seconds": encoded.facts["duration"]})
+        return VideoAsset.model_validate({**described, "duration_seconds": encoded.facts["duration"], "extras": extras or None})
     return ImageAsset.model_validate(described)
 
 
@@ -86,7 +95,8 @@ def _encode(product: Picture | Clip, folder: Path) -> Encoded:
         facts = {"width": width, "height": height, "format": product.format}
         return Encoded(content, IMAGE_TYPES[product.format], thumbnail(product.pixels), facts)
     path = folder / "clip.mp4"
-    video = write_video(product.frames, path, fps=product.fps, encoding=product.encoding)
+    frames = passing(product.frames, product.extras, folder, fps=product.fps)
+    video = write_video(frames, path, fps=product.fps, encoding=product.encoding)
     facts = {
         "width": video.width,
         "height": video.height,
@@ -96,15 +106,28 @@ def _encode(product: Picture | Clip, folder: Path) -> Encoded:
         "fps": video.fps,
         "duration": video.duration_seconds,
     }
-    return Encoded(path, (VIDEO_MIME, VIDEO_EXTENSION), thumbnail(video.middle), facts)
+    extras = {kind: extra_path(folder, kind) for kind in product.extras}
+    return Encoded(path, (VIDEO_MIME, VIDEO_EXTENSION), thumbnail(video.middle), facts, extras)
 
 
-def _upload(encoded: Encoded, index: int, request: Request, parcel: Parcel, token: CancelToken) -> tuple[Stored, Stored]:
-    def put(name: str, content: bytes | Path, mime_type: str) -> Stored:
-        return parcel.put(object_key(request.user_id or "", request.job_id, name), content, mime_type, seconds=token.left)
+@dataclass(frozen=True)
+class _Upload:
+    """Stores the files of one asset."""
 
-    mime_type, extension = encoded.type
-    return put(f"{index}.{extension}", encoded.content, mime_type), put(f"{index}.thumb.webp", encoded.preview, IMAGE_TYPES["webp"][0])
+    index: int
+    request: Request
+    parcel: Parcel
+    token: CancelToken
+
+    def put(self, ending: str, content: bytes | Path, mime_type: str) -> Stored:
+        key = object_key(self.request.user_id or "", self.request.job_id, f"{self.index}.{ending}")
+        return self.parcel.put(key, content, mime_type, seconds=self.token.left)
+
+
+def _store_extra(kind: ExtraKind, path: Path, upload: _Upload) -> ExtraFile:
+    upload.token.check()
+    stored = upload.put(EXTRAS[kind].ending, path, EXTRAS[kind].mime)
+    return ExtraFile(kind=kind, url=stored.key, mime_type=EXTRAS[kind].mime, file_size_bytes=stored.size)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from shared.contract.request import Request
 from shared.jobs.cancel import CancelToken
+from shared.media.extras import ExtraKind
 from shared.media.images import Pixels
 from shared.media.videos import STANDARD, Encoding
 
@@ -42,6 +43,7 @@ class Clip:
         seed: The seed that made it.
         metadata: What was really done.
         encoding: How it is to be written.
+        extras: What is to be stored beside it.
     """
 
     frames: Iterable[Pixels]
@@ -49,6 +51,7 @@ class Clip:
     seed: int
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
     encoding: Encoding = STANDARD
+    extras: Sequence[ExtraKind] = ()
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 VIDEO_MIME, VIDEO_EXTENSION = "video/mp4", "mp4"
 
 Encoder = Literal["libx264", "h264_nvenc"]
+Codec = Encoder | Literal["libvpx-vp9"]
 
 QUALITY: Final = 18
 """At x264's constant rate factor of 18 a clip looks like its frames."""
@@ -160,11 +161,12 @@ def _encode(frames: Iterator[Pixels], path: Path, fps: int, encoding: Encoding) 
     # `faststart` moves the index to the front, so that a browser does not need the end of the file first. In the default time scale, of
     # milliseconds, the length of most clips would be rounded.
     options = {"movflags": "+faststart", "movie_timescale": str(1000 * fps)}
+    settings = {_QUALITY_OPTION[encoding.encoder]: str(encoding.quality), **_OPTIONS[encoding.encoder]}
     with av.open(str(path), "w", format="mp4", options=options) as container:
-        stream = _open_stream(container, _checked(first, first), fps, encoding)
-        _write(container, stream, first)
+        stream = open_stream(container, _checked(first, first), fps, encoding.encoder, settings)
+        write_frame(container, stream, first)
         for frame in frames:
-            _write(container, stream, _checked(frame, first))
+            write_frame(container, stream, _checked(frame, first))
         container.mux(stream.encode(None))
 
 
@@ -178,10 +180,18 @@ def _checked(frame: Pixels, first: Pixels) -> Pixels:
     return frame
 
 
-def _open_stream(container: OutputContainer, first: Pixels, fps: int, encoding: Encoding) -> VideoStream:
-    options = {_QUALITY_OPTION[encoding.encoder]: str(encoding.quality), **_OPTIONS[encoding.encoder]}
-    stream = container.add_stream(encoding.encoder, rate=fps, options=options)
-    stream.height, stream.width, _ = first.shape
+def open_stream(container: OutputContainer, like: Pixels, fps: int, codec: Codec, options: Mapping[str, str]) -> VideoStream:
+    """Adds a stream to a file: frames of the size of `like`, constant rate, yuv420p, colours of BT.709 and tagged so.
+
+    Args:
+        container: Open for writing.
+        like: The first frame, height × width × 3.
+        fps: Frames per second.
+        codec: What PyAV calls the encoder.
+        options: Of the encoder.
+    """
+    stream = container.add_stream(codec, rate=fps, options=dict(options))
+    stream.height, stream.width, _ = like.shape
     stream.pix_fmt = "yuv420p"
     # Without these tags a player guesses by the size of the picture, and small clips come out with other colours.
     colours = stream.codec_context
@@ -190,7 +200,8 @@ def _open_stream(container: OutputContainer, first: Pixels, fps: int, encoding: 
     return stream
 
 
-def _write(container: OutputContainer, stream: VideoStream, frame: Pixels) -> None:
+def write_frame(container: OutputContainer, stream: VideoStream, frame: Pixels) -> None:
+    """Encodes one frame, height × width × 3, for a stream of `open_stream`, and writes what is ready."""
     import av
 
     picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
