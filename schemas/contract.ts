@@ -165,6 +165,10 @@ export interface SdxlRequest {
      */
     guidance_rescale?: number | null;
     /**
+     * Whether progress updates carry a small picture of what there is so far, as `preview`. Default: false.
+     */
+    preview?: boolean | null;
+    /**
      * The format of the stored pictures. Default: png.
      */
     output_format?: ("png" | "webp" | "jpeg") | null;

@@ -32,7 +32,7 @@ def _text_config(width: int, tokens: int, activation: str) -> CLIPTextConfig:
     )
 
 
-def _unet() -> UNet2DConditionModel:
+def _unet(text_width: int = _WIDTH_1 + _WIDTH_2, sizes: int = _SIZE_CONDITIONS) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=128,
         block_out_channels=(32, 64, 64),
@@ -42,11 +42,11 @@ def _unet() -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=(2, 4, 4),
         transformer_layers_per_block=(1, 1, 2),
-        cross_attention_dim=_WIDTH_1 + _WIDTH_2,
+        cross_attention_dim=text_width,
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=_TIME_WIDTH,
-        projection_class_embeddings_input_dim=_SIZE_CONDITIONS * _TIME_WIDTH + _WIDTH_2,
+        projection_class_embeddings_input_dim=sizes * _TIME_WIDTH + _WIDTH_2,
     )
 
 
@@ -107,3 +107,9 @@ def write_sdxl(folder: Path) -> None:
     tiny_vae().save_pretrained(folder / "vae")
     _scheduler().save_pretrained(folder / "scheduler")
     write_json(folder / "model_index.json", INDEX)
+
+
+def write_refiner(folder: Path) -> None:
+    """Writes what a worker reads of the published refiner's folder: its UNet, which knows the second text encoder alone, and its index."""
+    _unet(_WIDTH_2, _SIZE_CONDITIONS - 1).save_pretrained(folder / "unet")  # a score takes the place of the target's height and width
+    write_json(folder / "model_index.json", {"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": True})

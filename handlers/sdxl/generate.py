@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,22 @@ from PIL import Image
 from torch import Tensor
 
 from handlers.sdxl.image_to_image import REFERENCE, effective_strength, warnings
-from handlers.sdxl.prompts import embed
+from handlers.sdxl.memory import micro_batches
+from handlers.sdxl.previews import look_through
+from handlers.sdxl.prompts import Embeddings, embed
 from handlers.sdxl.stage import ATTACHMENTS, Stage, staged
+from handlers.sdxl.steps import Steps
 from shared.contract.sdxl import Method, SdxlRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Picture, Product, Run, Summary
 from shared.media.images import fit
-from shared.models.device import forget_vram_peak, vram_used_mb
+from shared.models.device import forget_vram_peak, free_vram, vram_used_mb
 from shared.models.pipelines import call_pipeline
 from shared.models.pixels import to_pixels
 from shared.weights.shelf import Shelf
 
 # What the contract has and this worker cannot do yet: the request's attribute, and its name for the caller.
 _UNAVAILABLE = {
-    "refiner": "config.refiner",
     "upscale": "config.upscale",
 }
 
@@ -36,12 +39,21 @@ class SdxlRecipe:
         pipeline: A loaded `StableDiffusionXLPipeline`.
         shelf: What the operator put beside it.
         without_adapters: Whether every type of reference is served by image → image.
+        free: Says how many bytes of a device's memory new tensors can have; None where nobody knows.
     """
 
-    def __init__(self, pipeline: Any, shelf: Shelf, *, without_adapters: bool = False) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        shelf: Shelf,
+        *,
+        without_adapters: bool = False,
+        free: Callable[[torch.device], int | None] = free_vram,
+    ) -> None:
         self._pipeline = pipeline
         self._shelf = shelf
         self._without_adapters = without_adapters
+        self._free = partial(free, pipeline.device)
 
     def accept(self, request: SdxlRequest) -> None:
         """Refuses what this worker does not have, by name.
@@ -69,15 +81,12 @@ class SdxlRecipe:
             yield from _copies(request, references[REFERENCE])
             return
         # 1. What the request puts on the pipeline, for this job alone
-        with staged(self._pipeline, request, references, self._shelf, method) as stage:
+        with staged(self._pipeline, request, references, self._shelf, method, self._free) as stage:
             # 2. What to draw
             embeddings = embed(stage.pipeline, request.phrases, request.negative_phrases, request.clip_skip, stage.words)
-            # 3. Denoise all pictures together
-            latents = self._denoise(stage, request, embeddings.arguments(), run)
-            # 4. Decode and hand over one by one: a picture is encoded and uploaded while the next is decoded
-            for seed, latent in zip(request.seeds, torch.split(latents, 1), strict=True):
-                run.cancel.check()
-                yield Picture(to_pixels(_decode(stage, latent))[0], seed, request.output_format, _describe(request, stage))
+            # 3. As many pictures together as there is memory for
+            most = stage.need(request).most_at_once(request.num_images, self._free())
+            yield from draw(stage, request, embeddings, most, run)
 
     def summarize(self, request: SdxlRequest, products: Sequence[Product]) -> Summary:
         """Says what was done, for the payload."""
@@ -99,21 +108,62 @@ class SdxlRecipe:
     def _method(self, request: SdxlRequest) -> Method:
         return "img2img" if self._without_adapters and request.reference_method == "adapter" else request.reference_method
 
-    def _denoise(self, stage: Stage, request: SdxlRequest, embeddings: Mapping[str, Any], run: Run) -> Tensor:
-        """Pictures × channels × height/8 × width/8."""
-        latents: Tensor = call_pipeline(
-            stage.pipeline,
-            run.step,
-            **embeddings,
-            **stage.arguments,
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance_scale,
-            guidance_rescale=request.guidance_rescale,
-            num_images_per_prompt=request.num_images,
-            generator=stage.noise,
-            output_type="latent",
-        ).images
-        return latents
+
+def draw(stage: Stage, request: SdxlRequest, embeddings: Embeddings, most: int, run: Run) -> Iterator[Product]:
+    """Makes a job's pictures, in batches of at most `most`, and hands them over one by one.
+
+    Args:
+        stage: The job's, as `staged` made it: the generators of its pictures are used up.
+        request: What to make.
+        embeddings: Of the prompts.
+        most: 1 … the number of pictures. Another one makes the same pictures, but for a rounding in a few values of ten thousand.
+        run: Whom to report to.
+    """
+    batches = list(micro_batches(request.num_images, most))
+    show = look_through(stage.pipeline.vae) if request.preview else None
+    steps = Steps(run, len(batches), stage.refine.count if stage.refine else 0, show)
+    for which in batches:
+        latents = denoise(stage.part(which), request, embeddings, steps)
+        # A picture is encoded and uploaded while the next is decoded.
+        for seed, latent in zip(request.seeds[which], torch.split(latents, 1), strict=True):
+            run.cancel.check()
+            yield Picture(to_pixels(_decode(stage, latent))[0], seed, request.output_format, _describe(request, stage))
+
+
+def denoise(stage: Stage, request: SdxlRequest, embeddings: Embeddings, steps: Steps) -> Tensor:
+    """Makes one batch, however small, of a job's pictures.
+
+    Args:
+        stage: The batch's part of the job's stage. Each picture has a generator of its own, which this call uses up.
+        request: What to make.
+        embeddings: Of the prompts.
+        steps: Whom to report to.
+
+    Returns:
+        Pictures × channels × height/8 × width/8.
+
+    Raises:
+        Cancelled: The job was stopped.
+        JobTimeout: Its deadline has passed.
+    """
+    latents: Tensor = call_pipeline(
+        stage.pipeline,
+        steps.base,
+        steps.look,
+        **embeddings.arguments(),
+        **stage.arguments,
+        **stage.each,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        guidance_rescale=request.guidance_rescale,
+        num_images_per_prompt=len(stage.noise),
+        generator=stage.noise,
+        output_type="latent",
+    ).images
+    if stage.refine is not None:
+        latents = stage.refine(latents, embeddings, stage.noise, request, steps)
+    steps.end_batch()
+    return latents
 
 
 def _copies(request: SdxlRequest, reference: Image.Image) -> Iterator[Product]:

@@ -36,7 +36,7 @@ def attached(stage: Stage, request: SdxlRequest, references: Mapping[str, Image.
         start = encode(stage.pipeline, fit(references[REFERENCE], request.width, request.height), stage.noise)
         stage.pipeline = StableDiffusionXLImg2ImgPipeline(**stage.pipeline.components, add_watermarker=False)
         stage.pipeline.set_progress_bar_config(disable=True)
-        stage.arguments = {"image": start, "strength": strength}  # the size is the start's
+        stage.arguments, stage.each = {"strength": strength}, {"image": start}  # the size is the start's
         steps = effective_steps(request)
         stage.notes |= {"denoise_strength": strength, "steps": steps, "num_inference_steps": steps}
     yield

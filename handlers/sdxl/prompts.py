@@ -52,6 +52,10 @@ class Embeddings:
             "negative_pooled_prompt_embeds": self.negative_pooled,
         }
 
+    def for_width(self, width: int) -> dict[str, Tensor]:
+        """As a pipeline takes them whose UNet may know the second text encoder alone: the last `width` numbers of each token."""
+        return self.arguments() | {"prompt_embeds": self.prompt[..., -width:], "negative_prompt_embeds": self.negative[..., -width:]}
+
 
 def embed(
     pipeline: Any,

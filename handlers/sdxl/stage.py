@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from pydantic import JsonValue
+from torch import Tensor
 
-from handlers.sdxl import controls, image_to_image, loras, schedulers, textual_inversions, vaes
+from handlers.sdxl import controls, image_to_image, loras, refiner, schedulers, textual_inversions, vaes
+from handlers.sdxl.memory import Need
+from handlers.sdxl.refiner import Refinement
 from handlers.sdxl.textual_inversions import Inversion
 from shared.contract.sdxl import Method, SdxlRequest
 from shared.weights.shelf import Shelf
@@ -25,7 +28,10 @@ class Stage:
         pipeline: The pipeline to call. An attachment may replace it by another one over the same networks.
         noise: Where each picture starts: a generator of its own on the CPU, so that it is the same picture alone, in a batch, on any GPU.
         method: What the reference is for.
-        arguments: More arguments for the call: text → image has the size.
+        arguments: More arguments for the call, the same for every batch: text → image has the size.
+        each: Arguments with a row for each picture, of which a batch has its own.
+        refine: What makes the last steps.
+        free: Bytes of memory that new tensors can have; None where nobody knows.
         notes: What was done, for the metadata of the job's pictures.
         words: What names in the prompts stand for.
     """
@@ -34,8 +40,27 @@ class Stage:
     noise: list[torch.Generator] = field(default_factory=list)
     method: Method = "none"
     arguments: dict[str, Any] = field(default_factory=dict)
+    each: dict[str, Tensor] = field(default_factory=dict)
+    refine: Refinement | None = None
+    free: Callable[[], int | None] = lambda: None
     notes: dict[str, JsonValue] = field(default_factory=dict)
     words: dict[str, Inversion] = field(default_factory=dict)
+
+    def part(self, which: slice) -> Stage:
+        """The same for some of the pictures."""
+        return replace(self, noise=self.noise[which], each={name: rows[which] for name, rows in self.each.items()})
+
+    def need(self, request: SdxlRequest) -> Need:
+        """What the job's pictures take beside the weights."""
+        return Need(
+            request.width,
+            request.height,
+            guided=request.guidance_scale > 1,
+            controlled=bool(request.controls),
+            refined=request.refiner is not None,
+            unet_bytes=self.pipeline.unet.dtype.itemsize,
+            vae_bytes=self.pipeline.vae.dtype.itemsize,
+        )
 
 
 class Attachment(Protocol):
@@ -54,13 +79,18 @@ class Attachment(Protocol):
         """Puts it on while the body runs: changes `stage`, or the networks of its pipeline."""
 
 
-ATTACHMENTS: tuple[Attachment, ...] = (schedulers, vaes, loras, textual_inversions, image_to_image, controls)
+ATTACHMENTS: tuple[Attachment, ...] = (schedulers, vaes, loras, textual_inversions, image_to_image, controls, refiner)
 """In the order in which they are put on."""
 
 
 @contextmanager
 def staged(
-    pipeline: Any, request: SdxlRequest, references: Mapping[str, Image.Image], shelf: Shelf, method: Method = "none"
+    pipeline: Any,
+    request: SdxlRequest,
+    references: Mapping[str, Image.Image],
+    shelf: Shelf,
+    method: Method = "none",
+    free: Callable[[], int | None] = lambda: None,
 ) -> Iterator[Stage]:
     """Puts on a pipeline what a request asks for, while the body runs.
 
@@ -70,12 +100,13 @@ def staged(
         references: The pictures of `request.references`.
         shelf: What the operator put beside the model.
         method: What the reference is for.
+        free: Says how many bytes of memory new tensors can have.
 
     Raises:
         ModelUnavailable: Something cannot be used after all. The pipeline is then as it was.
     """
     noise = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
-    stage = Stage(pipeline, noise, method, {"width": request.width, "height": request.height})
+    stage = Stage(pipeline, noise, method, {"width": request.width, "height": request.height}, free=free)
     with ExitStack() as stack:
         for attachment in ATTACHMENTS:
             stack.enter_context(attachment.attached(stage, request, references, shelf))

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from shared.contract.context import Context
 from shared.contract.emphasis import BadEmphasis, Phrase, read_emphasis
-from shared.contract.fields import LARGEST_SEED, Id, Name, Seed, Text, Whole, drawn
+from shared.contract.fields import LARGEST_SEED, Id, Name, Preview, Seed, Text, Whole, drawn
 from shared.contract.loras import Lora
 from shared.contract.parts import Part
 from shared.contract.references import Reference
@@ -171,6 +171,7 @@ class SdxlRequest(Request):
         Field(ge=0.0, le=1.0, description="How much of the contrast that guidance adds is taken back."),
         Wire("config.guidance_rescale"),
     ] = 0.0
+    preview: Preview = False
     output_format: Annotated[
         Literal["png", "webp", "jpeg"], Wire("config.output_format"), Field(description="The format of the stored pictures.")
     ] = "png"

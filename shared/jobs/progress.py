@@ -42,16 +42,15 @@ class Progress:
         self.close()
 
     def report(self, done: int, total: int, *, text: str | None = None, preview: str | None = None) -> None:
-        """Replaces the update that waits to be sent. Returns at once."""
+        """Replaces the update that waits to be sent, but for a preview that it has and this one lacks. Returns at once."""
         update: dict[str, JsonValue] = {"step": done, "steps": total, "percent": round(100 * done / max(total, 1), 1)}
-        if preview is not None:
-            update["preview"] = preview
         if text is not None:
             update["text"] = text  # which ends when it ends: nobody knows how many seconds before its longest
         elif (left := self._left(done, total)) is not None:
             update["seconds_left"] = left
         with self._changed:
-            self._latest = update
+            shown = preview or (self._latest or {}).get("preview")
+            self._latest = update | ({"preview": shown} if shown else {})
             self._changed.notify()
 
     def drop(self) -> None:

@@ -125,6 +125,7 @@ class Recipe(Protocol[RequestT]):
         Raises:
             ModelUnavailable: Something that the request names is not on this worker.
             ContextLengthExceeded: The conversation does not fit.
+            ValidationError: The request names things that this worker cannot do together.
         """
 
     def generate(self, request: RequestT, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:

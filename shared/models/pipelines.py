@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-
 class OnStep(Protocol):
     """What is called after each step."""
 
@@ -16,13 +15,13 @@ class OnStep(Protocol):
         """Told the steps done, their number, and what there is so far, as a `data:` URL, where that was asked for."""
 
 
-def call_pipeline(pipeline: Any, on_step: OnStep, show: Callable[[Tensor], str] | None = None, **arguments: Any) -> Any:
+def call_pipeline(pipeline: Any, on_step: OnStep, show: Callable[[Tensor], str | None] | None = None, **arguments: Any) -> Any:
     """Calls a pipeline.
 
     Args:
         pipeline: Any of diffusers' pipelines with `callback_on_step_end`.
         on_step: Called after each step. What it raises ends the call at once, and leaves the pipeline as it was.
-        show: Makes a preview of the pipeline's latents as they are after a step.
+        show: Makes a preview of the pipeline's latents as they are after a step, or makes none.
         arguments: For the pipeline. It ignores names that it does not know.
 
     Returns:
