@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from shared.contract.request import Operator
 from shared.fetch import Fetcher
 from shared.jobs.cancel import CancelToken
 from shared.jobs.deliver import Courier
+from shared.jobs.gpu import GpuThread
 from shared.jobs.lifecycle import Worker
 from shared.jobs.recipe import Run
 from shared.serverless import Handler
@@ -33,11 +35,11 @@ def local_worker(name: str, models: Path, folder: Path) -> Iterator[Worker[Any]]
     handler: Handler[Any] = importlib.import_module(f"handlers.{name}.handler").HANDLER
     settings = Settings(models_dir=models, output_dir=folder)
     storage = LocalDisk(folder)
-    with ThreadPoolExecutor(1) as gpu, ThreadPoolExecutor(8) as threads:
+    with GpuThread() as gpu, ThreadPoolExecutor(8) as threads:
         yield Worker(
             id="bench",
             request=handler.request,
-            recipe=gpu.submit(handler.load, settings).result(),
+            recipe=gpu.submit(partial(handler.load, settings)).result(),
             operator=Operator(),
             storage=storage,
             fetcher=Fetcher(settings),

@@ -10,13 +10,15 @@ class                         retryable  worker replaced  code
 `OutOfMemory`                 yes        no               `OOM_ERROR`
 `GenerationError`             yes        no               `GENERATION_ERROR`
 `UploadError`                 yes (*)    no               `UPLOAD_ERROR`
-`JobTimeout`                  yes        no               `JOB_TIMEOUT`
+`JobTimeout`                  yes        no (**)          `JOB_TIMEOUT`
 `Cancelled`                   no         no               `CANCELLED`
 `DeviceError`                 yes        yes              `DEVICE_ERROR`
 `InternalError`               yes        no               `INTERNAL_ERROR`
 ============================  =========  ===============  ==========================
 
 (*) Whoever raises it may say otherwise: a host that answered 503 may answer the next time, a storage that answered 403 will not.
+
+(**) Yes where the work does not end: nothing but the end of its process ends it.
 
 A message is written for the caller: what was wrong, what is allowed, what to do. It never holds a prompt, a token, a key, a local path
 or a traceback, because it leaves the worker.
@@ -56,17 +58,20 @@ class JobError(Exception):
     Args:
         message: One sentence for the caller.
         retryable: Whether the same job may succeed later; by default what the table says.
+        replaces_worker: Whether this process can do no more; by default what the table says.
     """
 
     code: ClassVar[str]
     retryable: bool = False
-    replaces_worker: ClassVar[bool] = False
+    replaces_worker: bool = False
 
-    def __init__(self, message: str, *, retryable: bool | None = None) -> None:
+    def __init__(self, message: str, *, retryable: bool | None = None, replaces_worker: bool | None = None) -> None:
         super().__init__(message)
         self.message = message
         if retryable is not None:
             self.retryable = retryable
+        if replaces_worker is not None:
+            self.replaces_worker = replaces_worker
 
 
 class ValidationError(JobError):
@@ -208,9 +213,13 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _is_lost_device(error: BaseException) -> bool:
-    if _is_a(error, "AcceleratorError"):
-        return getattr(error, "error_code", None) not in _RECOVERABLE_CUDA_CODES
-    return isinstance(error, RuntimeError) and "CUDA error:" in str(error)
+    code = getattr(error, "error_code", None)
+    if _is_a(error, "AcceleratorError") and code is not None:
+        return code not in _RECOVERABLE_CUDA_CODES
+    # Libraries beside torch raise the same as plain errors, told apart by their texts.
+    text = str(error)
+    said = any(sign in text for sign in ("CUDA error: ", "CUBLAS_STATUS_EXECUTION_FAILED", "CUDNN_STATUS_EXECUTION_FAILED"))
+    return isinstance(error, RuntimeError) and said and "CUDA error: invalid argument" not in text
 
 
 def _is_a(error: BaseException, name: str) -> bool:

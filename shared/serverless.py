@@ -22,6 +22,7 @@ from shared.contract.request import Operator, Request
 from shared.fetch import Fetcher
 from shared.jobs.cancel import CancelToken
 from shared.jobs.deliver import Courier
+from shared.jobs.gpu import GpuThread
 from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, Worker, run_job
 from shared.jobs.outbox import Outbox
 from shared.jobs.presentation import OpenAIObjects, Output, Payloads, Presentation, list_models
@@ -29,6 +30,7 @@ from shared.jobs.progress import Progress
 from shared.jobs.recipe import NamesModels, Recipe, Run
 from shared.jobs.redelivery import Redelivery
 from shared.jobs.threads import ended
+from shared.jobs.watchdog import Departure, end_process
 from shared.settings import Settings, SettingsError, load_settings, on_runpod, prepare_environment
 from shared.storage import open_storage
 from shared.telemetry import configure_logging
@@ -79,7 +81,10 @@ def serve(handler: Handler[RequestT]) -> None:
     except _Unfit as unfit:
         _refuse_to_start(unfit)
     else:
-        _start_sdk(_Endpoint(worker, settings, streams=worker.operator.streams).config)
+        endpoint = _Endpoint(worker, settings, timeout=settings.timeout_of(handler.name), streams=worker.operator.streams)
+        _start_sdk(endpoint.config)
+        if worker.gpu.lost:
+            end_process()  # with a code that says so, and without waiting for threads that may never end
 
 
 class _Unfit(Exception):
@@ -123,11 +128,11 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
     webhook = _checked("callbacks", lambda: Webhook(settings))
     for name, check in handler.checks.items():
         _checked(name, partial(check, settings))
-    gpu = ThreadPoolExecutor(1, thread_name_prefix="gpu")
+    gpu = GpuThread()
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="io")
     # Of their own, so that a receiver that does not answer keeps no upload waiting.
     callbacks = ThreadPoolExecutor(settings.job_concurrency, thread_name_prefix="callback")
-    recipe = _checked("weights", lambda: gpu.submit(handler.load, settings).result())
+    recipe = _checked("weights", lambda: gpu.submit(partial(handler.load, settings)).result())
     Redelivery(outbox, storage, webhook).start()
     return Worker(
         id=f"{handler.name}_worker_{settings.runpod_pod_id}",
@@ -144,15 +149,19 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
         courier=Courier(storage, webhook, callbacks, unasked=handler.calls_back, announces=settings.callback_processing, outbox=outbox),
         gpu=gpu,
         threads=threads,
+        grace=settings.job_grace,
     )
 
 
 class _Endpoint(Generic[RequestT]):
     """The forms of a RunPod handler over one worker, and the configuration that the SDK looks at while it runs."""
 
-    def __init__(self, worker: Worker[RequestT], settings: Settings, *, streams: bool) -> None:
+    def __init__(self, worker: Worker[RequestT], settings: Settings, *, timeout: float, streams: bool) -> None:
         self._worker = worker
         self._settings = settings
+        self._timeout = timeout
+        # All that may still follow a job's deadline: the last step, `callback.json`, the callback.
+        self._departure = Departure(settings.job_grace + settings.upload_deadline + settings.callback_deadline)
         self._since = int(time.time())
         # The SDK tells the forms apart by looking at the function.
         streaming = self.stream if settings.on_runpod else self.stream_here
@@ -210,19 +219,21 @@ class _Endpoint(Generic[RequestT]):
         return list_models(recipe.model_names, self._since) if look.lists_models and isinstance(recipe, NamesModels) else None
 
     async def _work(self, job: dict[str, Any], progress: Progress) -> Completed | Failed:
-        token = CancelToken(_deadline(job, self._settings))
-        with progress:
+        seconds = _deadline(job, self._timeout)
+        token = CancelToken(seconds)
+        with self._departure.in_hand(seconds), progress:
             end = await run_job(Job(str(job["id"]), job.get("input")), self._worker, Run(str(job["id"]), token, progress.report))
             if isinstance(end, Stopped):
                 progress.drop()
             # In a thread, because other jobs run on this loop, and before the result, because an update after it would reopen the job.
             await ended(asyncio.ensure_future(asyncio.to_thread(progress.close)))
+        if self._worker.gpu.lost:
+            # On the live configuration: the SDK posts this result and ends its loop, while the flag in a result would not keep the worker
+            # from taking another job. That loop may then wait for what does not end, so the process does not wait for it.
+            self.config["refresh_worker"] = True
+            self._departure.begin()
         if isinstance(end, Stopped):
             raise asyncio.CancelledError  # what the SDK needs to see to free the slot without posting a result
-        if isinstance(end, Failed) and end.error.replaces_worker:
-            # On the live configuration: the SDK posts this result and ends the process. The flag in a result does not keep
-            # the worker from taking another job.
-            self.config["refresh_worker"] = True
         return end
 
 
@@ -230,14 +241,14 @@ def _presentation(job: Mapping[str, Any], look: Look | None) -> Presentation:
     return Payloads() if look is None else OpenAIObjects(str(job["id"]), look)
 
 
-def _deadline(job: Mapping[str, Any], settings: Settings) -> float:
+def _deadline(job: Mapping[str, Any], timeout: float) -> float:
     """Seconds for a job: the operator's limit, or RunPod's for this job where that is shorter."""
     policy = job.get("policy")
     milliseconds = policy.get("executionTimeout") if isinstance(policy, dict) else None
     if isinstance(milliseconds, int) and milliseconds > 0:
         # Ends shortly before RunPod would, so that the caller is told.
-        return min(settings.job_timeout, 0.95 * milliseconds / 1000)
-    return settings.job_timeout
+        return min(timeout, 0.95 * milliseconds / 1000)
+    return timeout
 
 
 def _send_nowhere(_update: Mapping[str, JsonValue]) -> None:

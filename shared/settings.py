@@ -84,7 +84,15 @@ class Settings(BaseSettings):
 
     # Limits and defaults
     job_concurrency: int = Field(1, ge=1, le=16, description="Jobs in hand at once: one computes while the others fetch and upload.")
-    job_timeout: Seconds = Field(600.0, description="Seconds that a job may take before it fails with `JOB_TIMEOUT`.")
+    job_timeout: Seconds = Field(
+        570.0, description="Seconds that a job may take before it fails with `JOB_TIMEOUT`. Less than RunPod's own limit, which is 600."
+    )
+    sdxl_job_timeout: Seconds | None = Field(None, description="The same for SDXL alone.")
+    wan_job_timeout: Seconds | None = Field(None, description="The same for WAN alone.")
+    chat_job_timeout: Seconds | None = Field(None, description="The same for chat alone.")
+    job_grace: Seconds = Field(
+        20.0, description="Seconds that a step may take beyond that; then the job is answered without it, and the worker is replaced."
+    )
     progress_interval: float = Field(1.0, ge=0.5, description="Least seconds between two progress updates.")
     wan_max_area: int = Field(399_360, gt=0, description="The largest width × height of a clip, in pixels.")
     wan_default_fps: int = Field(24, ge=8, le=24, description="Frames per second of a clip that does not ask for a rate.")
@@ -110,6 +118,11 @@ class Settings(BaseSettings):
     def outbox(self) -> Path:
         """Where results wait: on the network volume if there is one, because a worker's own disk ends with the worker."""
         return self.outbox_dir or (_VOLUME if _VOLUME.is_dir() else Path()) / "outbox"
+
+    def timeout_of(self, handler: str) -> float:
+        """Seconds that a job of a handler may take."""
+        own: float | None = getattr(self, f"{handler}_job_timeout", None)
+        return own if own is not None else self.job_timeout
 
     @property
     def on_runpod(self) -> bool:

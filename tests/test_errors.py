@@ -12,14 +12,16 @@ from shared.errors import ERRORS, InternalError, JobError, OutOfMemory, Problem,
 
 
 def accelerator_error(code: int) -> torch.AcceleratorError:
-    error = torch.AcceleratorError("CUDA error: something\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.")
+    error = torch.AcceleratorError(
+        f"CUDA error: {'out of memory' if code == 2 else 'something'}\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."
+    )
     error.error_code = code  # type: ignore[attr-defined]  # torch sets it where it is raised
     return error
 
 
 def test_the_table_of_the_docstring_is_the_table_of_the_code() -> None:
     assert errors.__doc__ is not None
-    rows = re.findall(r"^`(\w+)`\s+(yes|no)[ ()*]*\s+(yes|no)\s+`(\w+)`$", errors.__doc__, flags=re.MULTILINE)
+    rows = re.findall(r"^`(\w+)`\s+(yes|no)[ ()*]*\s+(yes|no)[ ()*]*\s+`(\w+)`$", errors.__doc__, flags=re.MULTILINE)
     yes = {True: "yes", False: "no"}
     assert rows == [(kind.__name__, yes[kind.retryable], yes[kind.replaces_worker], kind.code) for kind in ERRORS]
 
@@ -38,6 +40,13 @@ def test_every_error_is_in_the_table() -> None:
         (accelerator_error(700), "DEVICE_ERROR"),
         (accelerator_error(719), "DEVICE_ERROR"),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), "DEVICE_ERROR"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "DEVICE_ERROR"),
+        (RuntimeError("CUDA error: unspecified launch failure"), "DEVICE_ERROR"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "DEVICE_ERROR"),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), "DEVICE_ERROR"),
+        (torch.AcceleratorError("CUDA error: invalid argument"), "INTERNAL_ERROR"),
+        (RuntimeError("CUDA error: invalid argument"), "INTERNAL_ERROR"),
+        (accelerator_error(2), "OOM_ERROR"),
         (accelerator_error(1), "INTERNAL_ERROR"),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "INTERNAL_ERROR"),
         (ValueError("CUDA error: said by somebody else"), "INTERNAL_ERROR"),

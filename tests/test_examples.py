@@ -7,6 +7,7 @@ import base64
 import importlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from shared.contract.request import Operator
 from shared.fetch import Fetcher
 from shared.jobs.cancel import CancelToken
 from shared.jobs.deliver import Courier
+from shared.jobs.gpu import GpuThread
 from shared.jobs.lifecycle import Completed, Failed, Job, Worker, run_job
 from shared.jobs.recipe import Run
 from shared.media.images import encode_image
@@ -46,8 +48,8 @@ def test_an_example_runs(path: Path, tmp_path: Path, tiny_models: Path) -> None:
     request["config"] = request.get("config", {}) | SMALL[name]
     request["metadata"] = {key: PICTURE if key.endswith("_url") and value else value for key, value in request.get("metadata", {}).items()}
     disk = LocalDisk(tmp_path)
-    with ThreadPoolExecutor(1) as gpu, ThreadPoolExecutor(4) as threads:
-        recipe = gpu.submit(handler.load, settings).result()
+    with GpuThread() as gpu, ThreadPoolExecutor(4) as threads:
+        recipe = gpu.submit(partial(handler.load, settings)).result()
         courier = Courier(disk, Webhook(settings), threads, unasked=False, announces=False)
         worker = Worker("example", handler.request, recipe, Operator(), disk, Fetcher(settings), courier, gpu, threads)
         run = Run("example", CancelToken(60), lambda done, total, *, text=None, preview=None: None)

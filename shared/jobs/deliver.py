@@ -95,7 +95,7 @@ class Courier:
         Args:
             payload: How the job ended.
             identity: Whose job it is.
-            hastily: Gives up soon, because RunPod waits for the slot of a job that it has stopped.
+            hastily: Gives up soon, because RunPod has stopped the job or is about to. What is not sent then is kept, and sent later.
 
         Returns:
             Whether all is done. Otherwise the callback is still to be made.

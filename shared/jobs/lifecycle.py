@@ -23,10 +23,12 @@ from shared.errors import Cancelled, JobError, classify
 from shared.fetch import Fetcher
 from shared.jobs import payload
 from shared.jobs.deliver import Courier, deliverable
+from shared.jobs.gpu import GpuThread
 from shared.jobs.parcel import Parcel
 from shared.jobs.products import store
 from shared.jobs.recipe import Product, Recipe, Run
 from shared.jobs.threads import finished, settled, submit
+from shared.jobs.watchdog import overseen
 from shared.storage.protocol import Storage
 from shared.telemetry import Clock, job_context, logger
 
@@ -53,6 +55,7 @@ class Worker(Generic[RequestT]):
         operator: What the operator decides about requests.
         gpu: One thread. It owns the GPU.
         threads: Threads for encoding, uploading, fetching and calling back.
+        grace: Seconds that a step may take beyond a job's deadline. Then the job is answered without its work, and the worker replaced.
     """
 
     id: str
@@ -62,8 +65,9 @@ class Worker(Generic[RequestT]):
     storage: Storage
     fetcher: Fetcher
     courier: Courier
-    gpu: Executor
+    gpu: GpuThread
     threads: Executor
+    grace: float = 20.0
 
 
 @dataclass(frozen=True)
@@ -109,12 +113,14 @@ async def run_job(job: Job, worker: Worker[RequestT], run: Run) -> Ended:
     with job_context(identity.job_id):
         ended: Ended
         try:
-            ended = Completed(await _complete(job, identity, worker, run, clock, warnings))
+            work = _complete(job, identity, worker, run, clock, warnings)
+            ended = Completed(await overseen(work, run.cancel, grace=worker.grace))
         except asyncio.CancelledError:
             ended = Stopped(payload.failed(identity, worker.id, Cancelled("RunPod stopped the job."), clock, warnings))
         except Exception as error:  # noqa: BLE001 - whatever goes wrong, the caller gets an answer and the worker lives on
             ended = _failed(identity, worker, error, clock, warnings)
-        delivered = await worker.courier.deliver(ended.payload, identity, hastily=isinstance(ended, Stopped))
+        hastily = isinstance(ended, Stopped) or run.cancel.left == 0.0
+        delivered = await worker.courier.deliver(ended.payload, identity, hastily=hastily)
         logger().info("job ended", outcome=type(ended).__name__.lower(), ms=round(clock.total * 1000, 1))
         return replace(ended, callback_pending=not delivered)
 
@@ -174,7 +180,7 @@ async def _make(
                 _raise_first_failure(storing)
 
     async with settled(storing):
-        await finished(submit(worker.gpu, generate), run.cancel)
+        await worker.gpu.run(generate, run.cancel)
         assets = [await finished(future, run.cancel) for future in storing]
     return products, assets
 
@@ -188,6 +194,8 @@ def _raise_first_failure(storing: list[Future[Asset]]) -> None:
 
 def _failed(identity: Identity, worker: Worker[RequestT], error: Exception, clock: Clock, warnings: Sequence[str]) -> Failed:
     known = classify(error, identity.job_id)
+    if known.replaces_worker:
+        worker.gpu.condemn()
     frame = traceback.extract_tb(error.__traceback__)[-1]
     # What the caller can mend is no fault of the worker.
     log = logger().error if known.retryable else logger().warning

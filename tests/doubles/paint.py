@@ -5,7 +5,9 @@ The prompt's first word says what happens; everything else is the SDXL contract.
 
 from __future__ import annotations
 
+import ctypes
 import math
+import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -46,12 +48,11 @@ class Paint:
     def generate(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
         verb = request.prompt.split()[0]
         if verb in _FAILURES:
+            _step(run)
             _FAILURES[verb](request.prompt)
         for step in range(request.steps if verb == "slowly" else 3):
             run.cancel.check()
-            time.sleep(STEP_SECONDS)
-            with STEPS_LOG.open("a") as log:
-                log.write(f"{run.job_id} {time.monotonic()}\n")
+            _step(run)
             run.report(step + 1, request.steps)
         for seed in request.seeds:
             colour = np.random.default_rng(seed).integers(0, 256, 3, dtype=np.uint8)
@@ -63,11 +64,18 @@ class Paint:
         return Summary({"model_used": "paint", "note": notes.get(request.prompt.split()[0])})
 
 
+def _step(run: Run) -> None:
+    time.sleep(STEP_SECONDS)
+    with STEPS_LOG.open("a") as log:
+        log.write(f"{run.job_id} {time.monotonic()}\n")
+
+
 def _crash(prompt: str) -> NoReturn:
     raise RuntimeError(f"cannot paint {prompt}")
 
 
 def _lose_the_device(prompt: str) -> NoReturn:
+    time.sleep(20 * STEP_SECONDS)  # others may come meanwhile
     raise AcceleratorError("CUDA error: an illegal memory access was encountered")
 
 
@@ -75,7 +83,19 @@ def _fill_the_memory(prompt: str) -> NoReturn:
     raise OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
 
-_FAILURES = {"crash": _crash, "lose": _lose_the_device, "fill": _fill_the_memory}
+def _hang(prompt: str) -> NoReturn:
+    """As a kernel that never ends: this thread does not come back, the others go on."""
+    while True:
+        threading.Event().wait()
+
+
+def _freeze(prompt: str) -> NoReturn:
+    """As an extension that never lets go of the interpreter: no line of Python is run any more."""
+    while True:
+        ctypes.PyDLL(None).sleep(3600)
+
+
+_FAILURES = {"crash": _crash, "lose": _lose_the_device, "fill": _fill_the_memory, "hang": _hang, "freeze": _freeze}
 
 
 def load(_settings: Settings) -> Paint:

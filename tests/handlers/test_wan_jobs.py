@@ -22,6 +22,7 @@ from shared.errors import UploadError
 from shared.fetch import Fetcher
 from shared.jobs.cancel import CancelToken
 from shared.jobs.deliver import Courier
+from shared.jobs.gpu import GpuThread
 from shared.jobs.lifecycle import Job, Worker, run_job
 from shared.jobs.recipe import Recipe, Run
 from shared.settings import Settings
@@ -55,7 +56,7 @@ class Disk(LocalDisk):
 @contextmanager
 def worker_on(recipe: Wan, disk: Disk) -> Iterator[Worker[WanRequest]]:
     settings = Settings()
-    with ThreadPoolExecutor(1) as gpu, ThreadPoolExecutor(4) as threads:
+    with GpuThread() as gpu, ThreadPoolExecutor(4) as threads:
         courier = Courier(disk, Webhook(settings), threads, unasked=False, announces=False)
         yield Worker("wan_worker_test", WanRequest, recipe, Operator(), disk, Fetcher(settings), courier, gpu, threads)
 

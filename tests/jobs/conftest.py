@@ -19,6 +19,7 @@ from shared.contract.sdxl import SdxlRequest
 from shared.fetch import Fetcher
 from shared.jobs.cancel import CancelToken
 from shared.jobs.deliver import Courier
+from shared.jobs.gpu import GpuThread
 from shared.jobs.lifecycle import Job, Worker
 from shared.jobs.recipe import Picture, Product, Run, Summary
 from shared.settings import Settings
@@ -104,7 +105,7 @@ Workers = Callable[[Making], Worker[SdxlRequest]]
 def worker(disk: WatchedDisk, tmp_path: Path) -> Iterator[Workers]:
     """Makes a worker of a recipe's `generate`."""
     settings = Settings(output_dir=tmp_path)
-    with ThreadPoolExecutor(1) as gpu, ThreadPoolExecutor(8) as threads:
+    with GpuThread() as gpu, ThreadPoolExecutor(8) as threads:
         courier = Courier(disk, Webhook(settings), threads, unasked=True, announces=False)
 
         def make(making: Making) -> Worker[SdxlRequest]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,13 @@ class Loop:
         log = self.worker.folder / "steps.log"
         lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
         return [float(seconds) for name, seconds in lines if name == job_id]
+
+    def wait_for_step(self, job_id: str, seconds: float = 30.0) -> None:
+        """Returns when the GPU's thread has begun with this job."""
+        ends = time.monotonic() + seconds
+        while not self.steps(job_id):
+            assert time.monotonic() < ends, f"{job_id} has not begun within {seconds} s"
+            time.sleep(0.02)
 
     def callbacks(self, job_id: str) -> list[dict[str, Any]]:
         """The callbacks about a job, their signatures verified."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shared.settings import Settings
 from tests.doubles.gateway import Gateway
 from tests.doubles.jobs import sdxl_job
 from tests.doubles.worker import WorkerProcess
-from tests.serverless.conftest import Loop
+from tests.serverless.conftest import Loop, started
 
 
 def test_a_worker_that_is_scaled_down_finishes_its_job(own_loop: Loop) -> None:
@@ -25,9 +26,52 @@ def test_a_worker_that_lost_its_gpu_answers_and_takes_no_further_job(own_loop: L
     assert body["stopPod"] is True
     assert body["output"]["metadata"]["error_code"] == "DEVICE_ERROR"
     own_loop.gateway.submit(sdxl_job("for-another-worker"))
-    assert own_loop.worker.wait() == 0
+    assert own_loop.worker.wait() == 1, "not 0: that would say that all is well"
     assert own_loop.gateway.results("for-another-worker") == []
     assert own_loop.steps("for-another-worker") == []
+
+
+def test_the_other_jobs_in_hand_of_a_worker_that_lost_its_gpu_are_answered_too(tmp_path: Path) -> None:
+    with started(tmp_path, JOB_CONCURRENCY="3") as loop:
+        loop.gateway.submit(sdxl_job("lost", "lose"))
+        loop.wait_for_step("lost")
+        loop.gateway.submit(sdxl_job("waits"))
+        for job_id in ("lost", "waits"):
+            output = loop.gateway.result(job_id)["output"]
+            assert (output["metadata"]["error_code"], output["metadata"]["retryable"]) == ("DEVICE_ERROR", True)
+            assert loop.callbacks(job_id) == [output]
+        assert loop.steps("waits") == []
+        assert loop.worker.wait() == 1
+
+
+def test_work_that_never_returns_is_answered_by_the_deadline_and_the_worker_ends(tmp_path: Path) -> None:
+    with started(tmp_path, JOB_CONCURRENCY="2", JOB_TIMEOUT="1.5", JOB_GRACE="0.5") as loop:
+        loop.gateway.submit(sdxl_job("hangs", "hang"))
+        loop.wait_for_step("hangs")
+        loop.gateway.submit(sdxl_job("behind"))
+        output = loop.gateway.result("hangs")["output"]
+        assert (output["metadata"]["error_code"], output["metadata"]["retryable"]) == ("JOB_TIMEOUT", True)
+        assert "does not answer" in output["error_message"]
+        assert loop.callbacks("hangs") == [output]
+        assert loop.gateway.result("behind")["output"]["metadata"]["error_code"] in {"DEVICE_ERROR", "JOB_TIMEOUT"}
+        assert loop.worker.wait() == 1, "although a thread of it still hangs"
+        assert "Traceback" not in loop.worker.log
+
+
+def test_a_worker_whose_interpreter_stands_still_ends_all_the_same(tmp_path: Path) -> None:
+    """Nothing can be said by a process that runs no line of code. That it is gone lets RunPod hand out its job again."""
+    limits = {"JOB_TIMEOUT": "0.5", "JOB_GRACE": "0.5", "UPLOAD_DEADLINE": "0.5", "CALLBACK_DEADLINE": "0.5"}
+    with started(tmp_path, **limits) as loop:
+        loop.gateway.submit(sdxl_job("freezes", "freeze"))
+        assert loop.worker.wait() == 1
+        assert loop.gateway.results("freezes") == []
+        assert "File " not in loop.worker.log, "no line of code is written down"
+
+
+def test_each_handler_may_have_a_limit_of_its_own(tmp_path: Path) -> None:
+    settings = Settings(job_timeout=100.0, wan_job_timeout=900.0)
+    assert (settings.timeout_of("wan"), settings.timeout_of("sdxl")) == (900.0, 100.0)
+    assert Settings().timeout_of("wan") < 600, "RunPod's own limit, which says nothing to the caller"
 
 
 def test_only_a_lost_gpu_replaces_the_worker(own_loop: Loop) -> None:
