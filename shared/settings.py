@@ -24,11 +24,16 @@ def _split_hosts(value: object) -> object:
     return tuple(host.strip().lower() for host in value.split(",") if host.strip()) if isinstance(value, str) else value
 
 
+def _split_words(value: object) -> object:
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
 def _strip_slash(value: object) -> object:
     return value.rstrip("/") if isinstance(value, str) else value
 
 
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_hosts)]
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)]
 Url = Annotated[str, BeforeValidator(_strip_slash), Field(pattern=r"^https?://[^\s/]+")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -101,7 +106,7 @@ class Settings(BaseSettings):
     )
     video_quality: int = Field(18, ge=1, le=51, description="How well clips are written: 1 is the best, 51 the smallest.")
     chat_streaming: bool = Field(False, description="Chat yields pieces of text while it writes them.")
-    sfw_words: Hosts = Field((), description="Words that `sfw_mode` masks, separated by commas.")
+    sfw_words: Words = Field((), description="Words and phrases that `sfw_mode` masks, separated by commas.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level that is logged.")
 
     # What RunPod sets

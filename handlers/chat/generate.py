@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from handlers.chat.engine import Finished, TextEngine
-from handlers.chat.masking import Masked
+from handlers.chat.masking import Masked, WordList
 from shared.contract.chat import ChatRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Product, Run, Summary, Text
@@ -28,6 +28,9 @@ class ChatSettings:
     streams: bool = False
 
 
+_NO_WORDS = WordList(())
+
+
 class ChatRecipe:
     """Conversation → answer.
 
@@ -39,6 +42,7 @@ class ChatRecipe:
     def __init__(self, engine: TextEngine, settings: ChatSettings) -> None:
         self.engine = engine
         self._settings = settings
+        self._words = WordList(settings.sfw_words)
 
     @property
     def model_names(self) -> Sequence[str]:
@@ -59,7 +63,7 @@ class ChatRecipe:
 
     def generate(self, request: ChatRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
         """Writes one answer."""
-        masked = Masked(self._settings.sfw_words if request.sfw_mode else ())
+        masked = Masked(self._words if request.sfw_mode else _NO_WORDS)
         with self.engine.start(request, run.cancel) as stream:
             for piece in stream:
                 masked.add(piece.text)
