@@ -31,6 +31,7 @@ from shared.jobs.recipe import NamesModels, Recipe, Run
 from shared.jobs.redelivery import Redelivery
 from shared.jobs.threads import ended
 from shared.jobs.watchdog import Departure, end_process
+from shared.jobs.watched import WatchedText
 from shared.settings import Settings, SettingsError, load_settings, on_runpod, prepare_environment
 from shared.storage import open_storage
 from shared.telemetry import configure_logging
@@ -187,25 +188,11 @@ class _Endpoint(Generic[RequestT]):
             yield models
             return
         presentation = _presentation(job, look)
-        texts: asyncio.Queue[str | None] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def send(update: Mapping[str, JsonValue]) -> None:
-            loop.call_soon_threadsafe(texts.put_nowait, str(update.get("text", "")))
-
-        work = asyncio.ensure_future(self._work(job, Progress(send, _STREAM_INTERVAL)))
-        work.add_done_callback(lambda _work: texts.put_nowait(None))
-        written = ""
-        try:
-            while (text := await texts.get()) is not None:
-                if piece := text[len(written) :]:
-                    written = text
-                    yield presentation.piece(piece)
-            for output in presentation.last(await work):
+        async with WatchedText(partial(self._work, job), _STREAM_INTERVAL) as text:
+            async for piece in text.pieces():
+                yield presentation.piece(piece)
+            for output in presentation.last(await text.end):
                 yield output
-        finally:
-            work.cancel()
-            await ended(work)
 
     async def stream_here(self, job: dict[str, Any]) -> Output | list[Output]:
         """Runs one job on this machine as a stream: the SDK itself would not run a generator here, and call that a success."""

@@ -55,6 +55,7 @@ class Gateway:
         pings: The query of each ping.
         takes: When jobs were asked for: `(seconds, jobs in progress)`.
         progress_delay: Seconds that a progress update is on its way.
+        stream_delay: Seconds that a piece of a stream is on its way.
     """
 
     def __init__(self) -> None:
@@ -63,6 +64,7 @@ class Gateway:
         self.pings: list[dict[str, list[str]]] = []
         self.takes: list[tuple[float, bool]] = []
         self.progress_delay = 0.0
+        self.stream_delay = 0.0
         self._jobs: deque[dict[str, Any]] = deque()
         self._stops: deque[str] = deque()
         self._draining = False
@@ -153,6 +155,8 @@ class Gateway:
         progress = isinstance(body, dict) and body.get("status") == "IN_PROGRESS"
         if progress:
             time.sleep(self.progress_delay)
+        elif kind == "job-stream":
+            time.sleep(self.stream_delay)
         with self._changed:
             status = self.answers.popleft() if self.answers and kind == "job-done" and not progress else 200
             self.posts.append(Post(kind, job_id, body, status))
