@@ -22,9 +22,11 @@ def sample(handler: str) -> dict[str, Any]:
     return job
 
 
-def work(handler: str, tmp_path: Path, models: Path, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+def work(
+    handler: str, tmp_path: Path, models: Path, *arguments: str, folder: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", f"handlers.{handler}.handler", *arguments]
-    environment = clean_environment(MODELS_DIR=str(models), OUTPUT_DIR=str(tmp_path / "out"))
+    environment = clean_environment(MODELS_DIR=str(models), OUTPUT_DIR=str(tmp_path / "out"), **variables)
     return subprocess.run(command, cwd=folder or tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=100)
 
 
@@ -69,6 +71,20 @@ def test_a_job_that_fails_exits_with_1_and_says_why(tmp_path: Path, tiny_models:
     done = work("sdxl", tmp_path, tiny_models, "--test_input", json.dumps(job))
     assert done.returncode == 1
     assert "config.steps" in done.stdout
+
+
+def test_chat_streams_on_a_laptop_too(tmp_path: Path, tiny_models: Path) -> None:
+    """RunPod's SDK hands a generator back without running it, and calls that a success."""
+    job = sample("chat")
+    job["input"] |= {"stream": True, "temperature": 0}
+    done = work("chat", tmp_path, tiny_models, "--test_input", json.dumps(job), CHAT_STREAMING="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert callback(tmp_path, job)["response"]
+    assert "{'delta': " in done.stdout
+    wrong = {"input": job["input"] | {"max_tokens": 0}}
+    done = work("chat", tmp_path, tiny_models, "--test_input", json.dumps(wrong), CHAT_STREAMING="1")
+    assert done.returncode == 1
+    assert "max_tokens" in done.stdout
 
 
 def test_without_weights_it_says_where_it_looked_and_what_to_do(tmp_path: Path) -> None:
