@@ -177,6 +177,14 @@ export interface SdxlRequest {
      * Another name of `metadata.reference_image_url`.
      */
     image?: string | null;
+    /**
+     * What of the reference is painted over: white is, black stays to the bit, grey is blended. It is cropped as the reference is, whose type then means nothing; what is transparent counts as white.
+     */
+    mask?: string | null;
+    /**
+     * Pictures to resemble, beside whatever `reference_image_url` is for.
+     */
+    references?: AdapterReference[] | null;
   } | null;
   /**
    * Besides these, whatever the caller keeps here; it is neither read nor sent back.
@@ -272,6 +280,23 @@ export interface Upscale {
    * An upscaler from the operator's catalogue.
    */
   model?: string | null;
+}
+/**
+ * A picture to resemble, in one way.
+ */
+export interface AdapterReference {
+  /**
+   * The picture.
+   */
+  image: string;
+  /**
+   * What the result shares with it. Default: style.
+   */
+  type?: ("style" | "composition" | "character") | null;
+  /**
+   * How strongly it acts; at 0 it is not looked at. Default: 0.5.
+   */
+  strength?: number | null;
 }
 /**
  * A completed SDXL job.
@@ -427,7 +452,7 @@ export interface SdxlMetadata {
    */
   exact_copy_mode: boolean;
   /**
-   * `img2img`, `adapter` or `copy`.
+   * `img2img`, `inpaint`, `adapter` or `copy`.
    */
   reference_method?: string;
   [k: string]: unknown;

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from handlers.sdxl.canny import draw_edges
-from shared.contract.sdxl import Control, SdxlRequest
+from handlers.sdxl.inpainting import sparing
+from shared.contract.sdxl import Method, SdxlRequest
+from shared.contract.sdxl_parts import Control
 from shared.errors import ModelUnavailable
 from shared.media.images import fit
 from shared.models.load import load_network
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 
 _PREPARE = {"canny": draw_edges}
 """What makes a guiding picture of any picture, for the kinds that need no network for it."""
+
+_GUIDED: Mapping[Method, str] = {
+    "img2img": "StableDiffusionXLControlNetImg2ImgPipeline",
+    "inpaint": "StableDiffusionXLControlNetInpaintPipeline",
+}
+"""The pipelines that start from a picture."""
 
 
 def accept(request: SdxlRequest, shelf: Shelf) -> None:
@@ -74,14 +82,14 @@ def _size_of(network: Any) -> int:
 
 
 def _guide(stage: Stage, controls: Sequence[Control], networks: Sequence[Any], hints: Sequence[Image.Image]) -> None:
-    from diffusers import StableDiffusionXLControlNetImg2ImgPipeline, StableDiffusionXLControlNetPipeline
+    import diffusers
 
-    from_picture = stage.method == "img2img"
-    kind = StableDiffusionXLControlNetImg2ImgPipeline if from_picture else StableDiffusionXLControlNetPipeline
+    kind = getattr(diffusers, _GUIDED.get(stage.method, "StableDiffusionXLControlNetPipeline"))
+    kind = sparing(kind) if stage.method == "inpaint" else kind
     stage.pipeline = kind(**stage.pipeline.components, controlnet=list(networks), add_watermarker=False)
     stage.pipeline.set_progress_bar_config(disable=True)
     stage.arguments |= {
-        "control_image" if from_picture else "image": list(hints),
+        "control_image" if stage.method in _GUIDED else "image": list(hints),
         "controlnet_conditioning_scale": [control.strength for control in controls],
         "control_guidance_end": [control.until for control in controls],
     }

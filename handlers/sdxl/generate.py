@@ -11,13 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from handlers.sdxl.image_to_image import REFERENCE, effective_strength, warnings
+from handlers.sdxl.image_to_image import REFERENCE
 from handlers.sdxl.memory import micro_batches
 from handlers.sdxl.previews import look_through
 from handlers.sdxl.prompts import Embeddings, embed
+from handlers.sdxl.report import use_of_references, warnings
 from handlers.sdxl.stage import ATTACHMENTS, Stage, staged
 from handlers.sdxl.steps import Steps
-from shared.contract.sdxl import Method, SdxlRequest
+from shared.contract.sdxl import SdxlRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Picture, Product, Run, Summary
 from shared.media.images import fit
@@ -33,7 +34,7 @@ _UNAVAILABLE = {
 
 
 class SdxlRecipe:
-    """Text → image, image → image, and copies.
+    """Text → image, with pictures to start from, to paint over or to resemble; and copies.
 
     Args:
         pipeline: A loaded `StableDiffusionXLPipeline`.
@@ -64,19 +65,15 @@ class SdxlRecipe:
         fields = [name for attribute, name in _UNAVAILABLE.items() if getattr(request, attribute)]
         if fields:
             raise ModelUnavailable(f"This worker has no models for {', '.join(fields)}. Leave them out, or ask the operator to add them.")
-        if self._method(request) == "adapter":
-            raise ModelUnavailable(
-                f"metadata.reference_type: this worker has no adapter for {request.reference_type!r}. Send reference_mode 'modify' for "
-                "image→image, leave the reference out, or ask the operator to add one or to set SDXL_REFERENCE_METHOD=img2img."
-            )
         for attachment in ATTACHMENTS:
-            attachment.accept(request, self._shelf)
+            attachment.accept(self._as_served(request), self._shelf)
 
     @torch.inference_mode()
     def generate(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
         """Makes the request's pictures, one by one."""
         forget_vram_peak(self._pipeline.device)
-        method = self._method(request)
+        request = self._as_served(request)
+        method = request.reference_method
         if method == "copy":
             yield from _copies(request, references[REFERENCE])
             return
@@ -90,23 +87,19 @@ class SdxlRecipe:
 
     def summarize(self, request: SdxlRequest, products: Sequence[Product]) -> Summary:
         """Says what was done, for the payload."""
-        method = self._method(request)
         metadata: dict[str, Any] = {
             "model_used": "sdxl",
             "enhancement_source": "none",
             "compel_enhancement": request.compel_enabled,
-            "reference_mode": _mode(request),
-            "exact_copy_mode": method == "copy",
             "vram_used": vram_used_mb(self._pipeline.device),
         }
-        if method == "none":
-            return Summary(metadata)
-        used = 0.0 if method == "copy" else effective_strength(request)
-        metadata |= {"reference_method": method, "reference_strength": round(1 - used, 6), "denoise_strength": used}
-        return Summary(metadata, warnings=warnings(request) if method == "img2img" else ())
+        served = self._as_served(request)
+        return Summary(metadata | use_of_references(request, served), warnings=warnings(served))
 
-    def _method(self, request: SdxlRequest) -> Method:
-        return "img2img" if self._without_adapters and request.reference_method == "adapter" else request.reference_method
+    def _as_served(self, request: SdxlRequest) -> SdxlRequest:
+        """The request as this worker serves it."""
+        replaced = self._without_adapters and request.reference_method == "adapter"
+        return request.model_copy(update={"reference_mode": "modify"}) if replaced else request
 
 
 def draw(stage: Stage, request: SdxlRequest, embeddings: Embeddings, most: int, run: Run) -> Iterator[Product]:
@@ -127,7 +120,8 @@ def draw(stage: Stage, request: SdxlRequest, embeddings: Embeddings, most: int, 
         # A picture is encoded and uploaded while the next is decoded.
         for seed, latent in zip(request.seeds[which], torch.split(latents, 1), strict=True):
             run.cancel.check()
-            yield Picture(to_pixels(_decode(stage, latent))[0], seed, request.output_format, _describe(request, stage))
+            pixels = stage.finish(to_pixels(_decode(stage, latent))[0])
+            yield Picture(pixels, seed, request.output_format, _describe(request, stage))
 
 
 def denoise(stage: Stage, request: SdxlRequest, embeddings: Embeddings, steps: Steps) -> Tensor:
@@ -172,19 +166,6 @@ def _copies(request: SdxlRequest, reference: Image.Image) -> Iterator[Product]:
     done = {"batch_size": request.num_images, "steps": 0, "num_inference_steps": 0, "guidance_scale": 1.0, "denoise_strength": 0.0}
     for seed in request.seeds:
         yield Picture(pixels, seed, request.output_format, done)
-
-
-def _mode(request: SdxlRequest) -> str:
-    """As the contract reports it: `modify`, `copy`, or the type of the reference."""
-    match request.reference_method:
-        case "none":
-            return "none"
-        case "copy":
-            return "copy"
-        case "img2img":
-            return "modify"
-        case "adapter":
-            return request.reference_type
 
 
 def _decode(stage: Stage, latent: Tensor) -> Tensor:

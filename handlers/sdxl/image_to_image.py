@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
+from pydantic import JsonValue
 from torch import Tensor
 
 from shared.contract.sdxl import SdxlRequest
@@ -32,14 +33,19 @@ def attached(stage: Stage, request: SdxlRequest, references: Mapping[str, Image.
     if stage.method == "img2img":
         from diffusers import StableDiffusionXLImg2ImgPipeline
 
-        strength = effective_strength(request)
-        start = encode(stage.pipeline, fit(references[REFERENCE], request.width, request.height), stage.noise)
+        pixels = stage.pipeline.image_processor.preprocess(fit(references[REFERENCE], request.width, request.height))
+        start = encode(stage.pipeline, pixels, stage.noise)
         stage.pipeline = StableDiffusionXLImg2ImgPipeline(**stage.pipeline.components, add_watermarker=False)
         stage.pipeline.set_progress_bar_config(disable=True)
-        stage.arguments, stage.each = {"strength": strength}, {"image": start}  # the size is the start's
-        steps = effective_steps(request)
-        stage.notes |= {"denoise_strength": strength, "steps": steps, "num_inference_steps": steps}
+        stage.arguments, stage.each = {"strength": effective_strength(request)}, {"image": start}  # the size is the start's
+        stage.notes |= describe(request)
     yield
+
+
+def describe(request: SdxlRequest) -> dict[str, JsonValue]:
+    """What is really done to the reference, for the metadata of pictures."""
+    steps = effective_steps(request)
+    return {"denoise_strength": effective_strength(request), "steps": steps, "num_inference_steps": steps}
 
 
 def effective_steps(request: SdxlRequest) -> int:
@@ -57,27 +63,27 @@ def effective_strength(request: SdxlRequest) -> float:
 
 def warnings(request: SdxlRequest) -> list[str]:
     """What the caller should know: that the picture is painted over a little more than asked."""
-    if int(request.steps * request.denoise) >= 1:
+    if request.reference_method not in ("img2img", "inpaint") or int(request.steps * request.denoise) >= 1:
         return []
     asked = f"{request.steps} steps at a denoise strength of {request.denoise:g} are less than one"
     return [f"metadata.denoise_strength: {asked}; one step is made, at {effective_strength(request):.3g}"]
 
 
-def encode(pipeline: Any, picture: Image.Image, noise: list[torch.Generator]) -> Tensor:
-    """Encodes a picture once for each generator, as the pipeline would do.
+def encode(pipeline: Any, pixels: Tensor, noise: list[torch.Generator]) -> Tensor:
+    """Encodes a picture, drawn once for each generator, as the pipeline would do.
 
     The pipeline would also cast the VAE to half precision afterwards, in which most of SDXL's overflow.
 
     Args:
         pipeline: Any SDXL pipeline.
-        picture: Of the size that is wanted, RGB.
+        pixels: 1 × 3 × height × width, -1 … 1.
         noise: One generator for each picture that will start from it.
 
     Returns:
         Pictures × 4 × height/8 × width/8, in the precision of the UNet.
     """
     vae = pipeline.vae
-    pixels = pipeline.image_processor.preprocess(picture).to(vae.device, vae.dtype)
-    drawn = [vae.encode(pixels).latent_dist.sample(generator) for generator in noise]
+    distribution = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    drawn = [distribution.sample(generator) for generator in noise]
     latents: Tensor = torch.cat(drawn).to(pipeline.unet.dtype) * vae.config.scaling_factor
     return latents

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from shared.contract.sdxl import Scheduler, SdxlRequest
+from shared.contract.samplers import Scheduler
+from shared.contract.sdxl import SdxlRequest
 from shared.models.pipelines import scheduled_by
 from shared.weights.shelf import Shelf
 

@@ -12,11 +12,12 @@ from PIL import Image
 from pydantic import JsonValue
 from torch import Tensor
 
-from handlers.sdxl import controls, image_to_image, loras, refiner, schedulers, textual_inversions, vaes
+from handlers.sdxl import adapters, controls, image_to_image, inpainting, loras, refiner, schedulers, textual_inversions, vaes
 from handlers.sdxl.memory import Need
 from handlers.sdxl.refiner import Refinement
 from handlers.sdxl.textual_inversions import Inversion
 from shared.contract.sdxl import Method, SdxlRequest
+from shared.media.images import Pixels
 from shared.weights.shelf import Shelf
 
 
@@ -34,6 +35,7 @@ class Stage:
         free: Bytes of memory that new tensors can have; None where nobody knows.
         notes: What was done, for the metadata of the job's pictures.
         words: What names in the prompts stand for.
+        afterwards: What is done to each picture when it is decoded, in this order.
     """
 
     pipeline: Any
@@ -45,6 +47,13 @@ class Stage:
     free: Callable[[], int | None] = lambda: None
     notes: dict[str, JsonValue] = field(default_factory=dict)
     words: dict[str, Inversion] = field(default_factory=dict)
+    afterwards: list[Callable[[Pixels], Pixels]] = field(default_factory=list)
+
+    def finish(self, pixels: Pixels) -> Pixels:
+        """Does to a decoded picture what is to be done."""
+        for change in self.afterwards:
+            pixels = change(pixels)
+        return pixels
 
     def part(self, which: slice) -> Stage:
         """The same for some of the pictures."""
@@ -79,7 +88,17 @@ class Attachment(Protocol):
         """Puts it on while the body runs: changes `stage`, or the networks of its pipeline."""
 
 
-ATTACHMENTS: tuple[Attachment, ...] = (schedulers, vaes, loras, textual_inversions, image_to_image, controls, refiner)
+ATTACHMENTS: tuple[Attachment, ...] = (
+    schedulers,
+    vaes,
+    loras,
+    textual_inversions,
+    image_to_image,
+    inpainting,
+    controls,
+    adapters,
+    refiner,
+)
 """In the order in which they are put on."""
 
 

@@ -97,7 +97,7 @@ class _PictureJobMetadata(CompletedMetadata):
 class SdxlMetadata(_PictureJobMetadata):
     """What is said of a completed SDXL job."""
 
-    reference_method: Annotated[str | None, Field(description="`img2img`, `adapter` or `copy`.")] = left_out_if_none
+    reference_method: Annotated[str | None, Field(description="`img2img`, `inpaint`, `adapter` or `copy`.")] = left_out_if_none
 
 
 class WanMetadata(_PictureJobMetadata):

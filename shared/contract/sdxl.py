@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from shared.contract.context import Context
 from shared.contract.emphasis import BadEmphasis, Phrase, read_emphasis
 from shared.contract.fields import LARGEST_SEED, Id, Name, Preview, Seed, Text, Whole, drawn
 from shared.contract.loras import Lora
-from shared.contract.parts import Part
 from shared.contract.references import Reference
 from shared.contract.request import Request, id_wire, type_wire, user_id_wire
+from shared.contract.samplers import FEWEST_STEPS, Scheduler
+from shared.contract.sdxl_parts import AdapterReference, Control, ReferenceMode, ReferenceType, Refiner, Upscale
 from shared.contract.sizes import Size, SizeWord, round_side
 from shared.contract.wire import UNSET, Otherwise, Wire, refuse
-
-Scheduler = Literal[
-    "ddim", "ddpm", "euler", "euler_karras", "euler_a", "heun", "dpm2", "dpm2_a", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde",
-    "dpmpp_2m_sde_karras", "dpmpp_3m", "dpmpp_sde", "unipc", "deis", "pndm", "lcm", "tcd",
-]  # fmt: skip
-"""The names of the samplers."""
-
-FEWEST_STEPS: Mapping[Scheduler, int] = {"lcm": 1, "tcd": 1}
-"""Schedulers that need fewer than the usual ten steps."""
 
 _FAST = ("sdxl_image_fast",)
 _HIGH = ("sdxl_image_high", "sdxl_generate")
@@ -32,39 +24,8 @@ _DEFAULT_SIZE = Size(1024, 1024)
 _WEIGHTED = r"text whose weights are as in (red:1.3), (red) or [red], with \( or \[ for a bracket that is text"
 _STEPS = "a whole number from 10 to 50 (from 1 with the schedulers lcm and tcd)"
 
-
-class Control(Part):
-    """One ControlNet and the picture that guides it."""
-
-    stands_at: ClassVar[str] = "config.controls[]"
-
-    kind: Annotated[Name, Field(description="`canny`, `depth`, `pose` … from the operator's catalogue.")]
-    image: Annotated[Reference, Field(description="The guiding picture.")]
-    strength: Annotated[float, Field(ge=0.0, le=2.0, description="How strongly it guides.")] = 1.0
-    until: Annotated[float, Field(ge=0.0, le=1.0, description="The share of the steps that it guides.")] = 1.0
-    prepared: Annotated[bool, Field(description="The picture is the guiding picture itself: edges, a depth map, a pose.")] = False
-
-
-class Refiner(Part):
-    """The refiner and when it takes over."""
-
-    stands_at: ClassVar[str] = "config.refiner"
-
-    switch_at: Annotated[float, Field(ge=0.0, le=1.0, description="The share of the steps after which the refiner takes over.")]
-    steps: Annotated[int | None, Field(ge=1, le=50, description="Steps of the whole schedule, if other than the job's.")] = None
-
-
-class Upscale(Part):
-    """An enlargement of the finished picture."""
-
-    stands_at: ClassVar[str] = "config.upscale"
-
-    factor: Annotated[Literal[2, 4], Whole, Field(description="How many times wider and higher.")]
-    model: Annotated[Name | None, Field(description="An upscaler from the operator's catalogue.")] = None
-
-
-Method = Literal["none", "copy", "img2img", "adapter"]
-"""What a reference is for: nothing, to be copied, to start from, to be looked at."""
+Method = Literal["none", "copy", "img2img", "inpaint", "adapter"]
+"""What a reference is for: nothing, to be copied, to start from, to be repainted in parts, to be looked at."""
 
 
 def _side(index: Literal[0, 1]) -> Otherwise:
@@ -77,12 +38,8 @@ def _side(index: Literal[0, 1]) -> Otherwise:
     return Otherwise(compute, f"{_DEFAULT_SIZE[index]}, or from `resolution`")
 
 
-_ReferenceWord = Literal["modify", "copy", "none", "single", "start", "end", "both"]
-
-
-def _ignore_clip_words(word: object) -> object:
-    # Callers send WAN's words in the same place for both handlers.
-    return None if isinstance(word, str) and word in ("none", "single", "start", "end", "both") else word
+def _is_copy(data: Mapping[str, Any]) -> bool:
+    return bool(data.get("exact_copy_mode")) and data.get("prompt") == "" and data.get("reference") is not None
 
 
 class SdxlRequest(Request):
@@ -181,9 +138,7 @@ class SdxlRequest(Request):
         Field(description="A picture to start from or to resemble."),
     ] = None
     reference_type: Annotated[
-        Literal["style", "composition", "character"],
-        Wire("metadata.reference_type"),
-        Field(description="What the result shares with the reference."),
+        ReferenceType, Wire("metadata.reference_type"), Field(description="What the result shares with the reference.")
     ] = "style"
     reference_strength: Annotated[
         float, Field(ge=0.0, le=1.0, description="How strongly the reference acts."), Wire("metadata.reference_strength")
@@ -198,8 +153,7 @@ class SdxlRequest(Request):
         Wire("metadata.denoise_strength"),
     ] = None
     reference_mode: Annotated[
-        Literal["modify", "copy"] | None,
-        BeforeValidator(_ignore_clip_words, json_schema_input_type=_ReferenceWord | None),
+        ReferenceMode,
         Wire("metadata.reference_mode"),
         Field(
             description="`modify` when absent. Given as `modify`, it asks for image→image whatever the type. WAN's words count as absent."
@@ -215,6 +169,19 @@ class SdxlRequest(Request):
         Wire("metadata.exact_copy_mode"),
         Field(description="With a reference and an empty prompt the result is a copy of the reference."),
     ] = False
+    mask: Annotated[
+        Reference | None,
+        Wire("config.mask"),
+        Field(
+            description="What of the reference is painted over: white is, black stays to the bit, grey is blended. "
+            "It is cropped as the reference is, whose type then means nothing; what is transparent counts as white."
+        ),
+    ] = None
+    adapter_references: Annotated[
+        tuple[AdapterReference, ...],
+        Field(strict=False, max_length=4, description="Pictures to resemble, beside whatever `reference_image_url` is for."),
+        Wire("config.references"),
+    ] = ()
 
     @field_validator("prompt", "negative_prompt", "compel_weights")
     @classmethod
@@ -264,7 +231,7 @@ class SdxlRequest(Request):
     @field_validator("exact_copy_mode")
     @classmethod
     def _alone_may_leave_the_prompt_empty(cls, exact_copy: bool, info: ValidationInfo) -> bool:
-        is_copy = exact_copy and info.data.get("reference") is not None
+        is_copy = _is_copy({**info.data, "exact_copy_mode": exact_copy})
         if info.data.get("prompt") == "" and not is_copy and "reference" in info.data:
             raise refuse(
                 "a string of 1 to 10 000 characters; it may be empty only with exact_copy_mode and a reference",
@@ -272,6 +239,20 @@ class SdxlRequest(Request):
                 field="prompt",
             )
         return exact_copy
+
+    @field_validator("mask")
+    @classmethod
+    def _needs_a_picture_to_paint_over(cls, mask: Reference | None, info: ValidationInfo) -> Reference | None:
+        if mask is not None and "reference" in info.data and (info.data["reference"] is None or _is_copy(info.data)):
+            raise refuse("given together with config.image, and not for an exact copy: a mask says what of that picture is painted over")
+        return mask
+
+    @field_validator("adapter_references")
+    @classmethod
+    def _are_not_for_copies(cls, references: tuple[AdapterReference, ...], info: ValidationInfo) -> tuple[AdapterReference, ...]:
+        if references and _is_copy(info.data):
+            raise refuse("absent in exact-copy mode, where nothing is painted that could resemble them")
+        return references
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -303,11 +284,15 @@ class SdxlRequest(Request):
             return "none"
         if self.exact_copy_mode and not self.prompt:
             return "copy"
+        if self.mask is not None:
+            return "inpaint"
         is_modified = self.denoise_strength is not None or self.reference_mode == "modify"
         return "img2img" if is_modified else "adapter"
 
     @property
     def references(self) -> Mapping[str, Reference]:
         """The pictures to fetch, by the canonical name of their field."""
-        main = {} if self.reference is None else {"metadata.reference_image_url": self.reference}
-        return main | {f"config.controls[{index}].image": control.image for index, control in enumerate(self.controls)}
+        main = {"metadata.reference_image_url": self.reference, "config.mask": self.mask}
+        controls = {f"config.controls[{index}].image": control.image for index, control in enumerate(self.controls)}
+        others = {f"config.references[{index}].image": other.image for index, other in enumerate(self.adapter_references)}
+        return {name: reference for name, reference in main.items() if reference is not None} | controls | others

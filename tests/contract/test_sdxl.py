@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shared.contract.sdxl import Scheduler
+from shared.contract.samplers import Scheduler
 from tests.contract.requests import problem, problems, sdxl
 
 URL = "https://example.com/a.png"
@@ -194,6 +194,59 @@ def test_without_a_reference_its_settings_mean_nothing() -> None:
 
 def test_an_exact_copy_with_an_empty_prompt_is_a_copy() -> None:
     assert sdxl(prompt="", metadata={"exact_copy_mode": True, "reference_image_url": URL}).reference_method == "copy"
+
+
+def test_a_mask_asks_for_inpainting_whatever_else_is_said_of_the_reference() -> None:
+    for metadata in (
+        {},
+        {"reference_type": "character"},
+        {"reference_mode": "modify"},
+        {"denoise_strength": 0.3},
+        {"exact_copy_mode": True},
+    ):
+        request = sdxl(config={"image": URL, "mask": URL}, metadata=metadata)
+        assert request.reference_method == "inpaint"
+        assert list(request.references) == ["metadata.reference_image_url", "config.mask"]
+
+
+def test_a_mask_needs_a_picture_that_is_painted_over() -> None:
+    assert "given together with config.image" in problem(sdxl, config={"mask": URL}).allowed
+    copy = {"exact_copy_mode": True, "reference_image_url": URL}
+    assert problem(sdxl, prompt="", config={"mask": URL}, metadata=copy).field == "config.mask"
+    assert list(problems(sdxl, config={"mask": URL, "image": 5})) == ["config.image"]
+
+
+def test_there_may_be_several_references_each_with_its_type_and_strength() -> None:
+    request = sdxl(config={"references": [{"image": URL}, {"image": "a/b.png", "type": "character", "strength": 1}]})
+    assert [(each.type, each.strength) for each in request.adapter_references] == [("style", 0.5), ("character", 1.0)]
+    assert list(request.references) == ["config.references[0].image", "config.references[1].image"]
+    assert (request.reference_method, sdxl().adapter_references) == ("none", ())
+
+
+def test_several_references_leave_the_main_one_what_it_is() -> None:
+    others = {"references": [{"image": URL, "type": "style"}], "image": URL}
+    assert sdxl(config=others).reference_method == "adapter"
+    assert sdxl(config=others, metadata={"denoise_strength": 0.5}).reference_method == "img2img"
+    assert sdxl(config=others | {"mask": URL}).reference_method == "inpaint"
+
+
+@pytest.mark.parametrize(
+    ("references", "field"),
+    [
+        ([{}], "config.references[0].image"),
+        ([{"image": URL, "type": "colour"}], "config.references[0].type"),
+        ([{"image": URL, "strength": 1.1}], "config.references[0].strength"),
+        ([{"image": URL}] * 5, "config.references"),
+        (URL, "config.references"),
+    ],
+)
+def test_a_wrong_reference_of_several_is_refused_by_its_place(references: Any, field: str) -> None:
+    assert problem(sdxl, config={"references": references}).field == field
+
+
+def test_an_exact_copy_resembles_nothing_else() -> None:
+    copy = {"exact_copy_mode": True, "reference_image_url": URL}
+    assert problem(sdxl, prompt="", config={"references": [{"image": URL}]}, metadata=copy).field == "config.references"
 
 
 def test_a_given_denoise_beats_the_reference_strength_of_which_it_is_the_complement() -> None:

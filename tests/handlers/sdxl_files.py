@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from builder.tiny.sdxl import tiny_vae
 from shared.models.original_names import unet_name, vae_name
@@ -70,3 +71,61 @@ def in_original_spelling(tensors: dict[str, Tensor], prefix: str) -> dict[str, T
         prefix + vae_name(name, 4): tensor[:, :, None, None].contiguous() if ".attentions." in name and tensor.ndim == 2 else tensor
         for name, tensor in tensors.items()
     }
+
+
+def write_image_encoder(folder: Path, *, hidden: int = 40, projected: int = 24, seed: int = 0) -> None:
+    """Writes a CLIP vision model with random weights, which reads pictures of 32 × 32."""
+    torch.manual_seed(seed)
+    config = CLIPVisionConfig(
+        image_size=32,
+        patch_size=8,
+        hidden_size=hidden,
+        intermediate_size=hidden,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        projection_dim=projected,
+        initializer_factor=5.0,
+    )
+    CLIPVisionModelWithProjection(config).save_pretrained(folder)
+
+
+def write_ip_adapter(path: Path, pipeline: Any, *, plus: bool = False, seen: int | None = None, seed: int = 0) -> None:
+    """Writes an IP-Adapter, or an IP-Adapter Plus, with random weights for a pipeline, in the published layout.
+
+    Args:
+        path: A `.safetensors` file.
+        pipeline: What it is for.
+        plus: Which of the two.
+        seen: The width of the image encoder's output that it reads; that of `write_image_encoder` by default.
+        seed: Draws the weights.
+    """
+    generator, unet = torch.Generator().manual_seed(seed), pipeline.unet
+    width = unet.config.cross_attention_dim
+    shapes = _plus_projection(seen or 40, width) if plus else _plain_projection(seen or 24, width)
+    attending = [name.removesuffix(".processor") for name in unet.attn_processors if name.endswith("attn2.processor")]
+    for index, name in enumerate(attending):
+        layer = unet.get_submodule(name)
+        shapes |= {f"ip_adapter.{2 * index + 1}.to_{part}_ip.weight": getattr(layer, f"to_{part}").weight.shape for part in "kv"}
+    tensors = {name: torch.randn(*shape, generator=generator) * (1 if len(shape) == 1 else 0.3) for name, shape in shapes.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _plain_projection(seen: int, width: int) -> Shapes:
+    names: Shapes = {"proj.weight": (4 * width, seen), "proj.bias": (4 * width,), "norm.weight": (width,), "norm.bias": (width,)}
+    return {f"image_proj.{name}": shape for name, shape in names.items()}
+
+
+def _plus_projection(seen: int, width: int, inner: int = 64) -> Shapes:
+    names: Shapes = {"latents": (1, 16, inner), "proj_in.weight": (inner, seen), "proj_in.bias": (inner,)}
+    names |= {"proj_out.weight": (width, inner), "proj_out.bias": (width,), "norm_out.weight": (width,), "norm_out.bias": (width,)}
+    for depth in range(4):
+        names |= {f"layers.{depth}.0.norm{index}.{part}": (inner,) for index in (1, 2) for part in ("weight", "bias")}
+        names |= {f"layers.{depth}.0.to_q.weight": (inner, inner), f"layers.{depth}.0.to_kv.weight": (2 * inner, inner)}
+        names |= {f"layers.{depth}.0.to_out.weight": (inner, inner)}
+        names |= {f"layers.{depth}.1.0.weight": (inner,), f"layers.{depth}.1.0.bias": (inner,)}
+        names |= {f"layers.{depth}.1.1.weight": (4 * inner, inner), f"layers.{depth}.1.3.weight": (inner, 4 * inner)}
+    return {f"image_proj.{name}": shape for name, shape in names.items()}

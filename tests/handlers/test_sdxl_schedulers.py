@@ -12,7 +12,8 @@ import torch
 
 from handlers.sdxl.handler import load
 from handlers.sdxl.schedulers import SAMPLERS
-from shared.contract.sdxl import Scheduler, SdxlRequest
+from shared.contract.samplers import Scheduler
+from shared.contract.sdxl import SdxlRequest
 from shared.errors import Cancelled
 from shared.jobs.recipe import Recipe
 from shared.media.images import Pixels
