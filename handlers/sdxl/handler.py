@@ -24,7 +24,7 @@ def load(settings: Settings) -> Recipe[SdxlRequest]:
     return SdxlRecipe(pipeline, Shelf(settings.models_dir), without_adapters=settings.sdxl_reference_method == "img2img")
 
 
-HANDLER = Handler("sdxl", SdxlRequest, load)
+HANDLER = Handler("sdxl", SdxlRequest, load, libraries=("handlers.sdxl.generate", "shared.models.diffusion"), weights=(SDXL,))
 
 if __name__ == "__main__":
     serve(HANDLER)

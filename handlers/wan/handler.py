@@ -36,7 +36,14 @@ def _encoding(settings: Settings) -> Encoding:
     return Encoding(settings.video_encoder, settings.video_quality)
 
 
-HANDLER = Handler("wan", WanRequest, load, checks={"encoder": check_video})
+HANDLER = Handler(
+    "wan",
+    WanRequest,
+    load,
+    checks={"encoder": check_video},
+    libraries=("handlers.wan.generate", "shared.models.diffusion"),
+    weights=(WAN,),
+)
 
 if __name__ == "__main__":
     serve(HANDLER)

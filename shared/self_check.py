@@ -1,0 +1,89 @@
+"""What an image or a machine must have, looked at without starting to work: `python -m handlers.sdxl.handler --check`.
+
+`--check image` looks at what an image has, `--check weights` at the weights as well, and `--check` alone at all that is there when a worker
+starts. The build of an image runs the first or the second; what a worker refuses to start for is among the third.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from typing import Literal
+
+from shared.jobs.outbox import Outbox
+from shared.settings import Settings, SettingsError, load_settings
+from shared.storage import open_storage
+from shared.telemetry import configure_logging, logger
+from shared.webhooks import Webhook
+from shared.weights.catalogue import Weights
+from shared.weights.resolve import resolve
+
+Scope = Literal["image", "weights", "machine"]
+Check = Callable[[Settings], object]
+"""Raises `SettingsError` when something is not as it must be."""
+
+_OPTION = "--check"
+_NARROWER: Mapping[str, Scope] = {"image": "image", "weights": "weights"}
+
+
+def scope_of(arguments: Sequence[str]) -> Scope | None:
+    """How much a command line asks to check; None when it asks for work."""
+    if _OPTION not in arguments:
+        return None
+    following = [*arguments[arguments.index(_OPTION) + 1 :], ""][0]
+    return _NARROWER.get(following, "machine")
+
+
+def self_check(scope: Scope, libraries: Sequence[str], checks: Mapping[str, Check], weights: Sequence[Weights]) -> None:
+    """Runs the checks of a handler, logs a line for each, and ends the process: with 0 when all have passed, else with 1.
+
+    Args:
+        scope: How much to check.
+        libraries: The modules that it imports when it loads its models.
+        checks: Its own, by name.
+        weights: What it cannot do without.
+    """
+    configure_logging("INFO")
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        logger().error("check failed", check="configuration", reason=str(error))
+        sys.exit(1)
+    wanted: dict[str, Check] = {"libraries": lambda _settings: _import_all(libraries), **checks}
+    if scope != "image":
+        wanted |= {f"weights {entry.name}": partial(_find, entry) for entry in weights}
+    if scope == "machine":
+        wanted |= _OF_A_MACHINE
+    failed = [name for name, check in wanted.items() if not _passes(name, check, settings)]
+    sys.exit(1 if failed else 0)
+
+
+def _passes(name: str, check: Check, settings: Settings) -> bool:
+    try:
+        check(settings)
+    except SettingsError as error:
+        logger().error("check failed", check=name, reason=str(error))
+        return False
+    logger().info("check passed", check=name)
+    return True
+
+
+def _import_all(names: Sequence[str]) -> None:
+    for name in names:
+        try:
+            import_module(name)
+        except (ImportError, OSError, RuntimeError) as error:  # OSError: a shared library; RuntimeError: what transformers makes of both
+            raise SettingsError(f"{name} cannot be imported ({error}). Build the image again, or run `make setup`.") from None
+
+
+def _find(weights: Weights, settings: Settings) -> None:
+    resolve(weights, settings.model_copy(update={"allow_downloads": False}))
+
+
+_OF_A_MACHINE: Mapping[str, Check] = {
+    "storage": lambda settings: open_storage(settings).check(),
+    "outbox": lambda settings: Outbox(settings.outbox, max_bytes=settings.outbox_max_bytes, max_age=settings.outbox_max_age).check(),
+    "callbacks": Webhook,
+}
