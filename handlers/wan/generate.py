@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -15,17 +15,18 @@ from handlers.wan.acceleration import accelerated
 from handlers.wan.decoding import decode_frames, decoded_in
 from handlers.wan.looks import Looks
 from handlers.wan.loras import target
+from handlers.wan.modes import check_references
 from handlers.wan.prompts import Prompts
-from handlers.wan.references import Conditions, conditioning_scale, conditions
+from handlers.wan.references import Conditions, conditioning_scale, conditions, image_conditions
 from handlers.wan.solvers import make_solver
 from shared.contract.wan import WanRequest
-from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Clip, Picture, Product, Run, Summary
 from shared.jobs.relay import Relay
 from shared.media.images import Pixels
 from shared.media.videos import STANDARD, Encoding
 from shared.models.device import forget_vram_peak, free_vram, vram_used_mb
 from shared.models.diffusion import WanPipelines
+from shared.models.image_to_video import last_picture_at
 from shared.models.loras import with_loras
 from shared.models.pipelines import call_pipeline, scheduled_by
 from shared.weights.shelf import Shelf
@@ -44,27 +45,25 @@ class WanRecipe:
         self._pipelines = pipelines
         self._shelf = shelf
         self._encoding = encoding
-        self._prompts = Prompts(pipelines.text)
-        self._looks = Looks(pipelines.text.vae)
+        self._prompts = Prompts(pipelines.all[0])
+        self._looks = Looks(pipelines.vae)
 
     def accept(self, request: WanRequest) -> None:
         """Refuses what this worker does not have.
 
         Raises:
-            ModelUnavailable: The request has references, and this worker's WAN knows text alone; or a LoRA is not here.
+            ModelUnavailable: This worker's WAN cannot go by the request's references; or a LoRA is not here.
         """
         for lora in request.loras:
             self._shelf.find("loras", lora.name)
-        if request.references and self._pipelines.vace is None:
-            names = ", ".join(request.references)
-            raise ModelUnavailable(f"This worker has no models for references ({names}). Leave them out, or ask the operator to add them.")
+        check_references(request, self._pipelines)
 
     @torch.inference_mode()
     def generate(self, request: WanRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
         """Makes one clip of exactly the frames that were asked for, or one picture."""
         forget_vram_peak(self._device)
         # 1. What it goes by, at the next length that the VAE can have
-        given = conditions(request, references, made_frames(request.frames)) if references else Conditions({}, leading=0)
+        given = self._conditions(request, references)
         # 2. Denoise
         with with_loras(target(self._pipelines), request.loras, self._shelf) if request.loras else nullcontext():
             latents = self._denoise(request, given, run)
@@ -87,19 +86,33 @@ class WanRecipe:
             "vram_used": vram_used_mb(self._device),
         }
         if request.references:
-            metadata |= {"reference_method": "vace", "reference_strength": request.reference_strength}
+            method = "vace" if self._pipelines.vace is not None else "image_to_video"
+            metadata |= {"reference_method": method, "reference_strength": request.reference_strength}
         return Summary(metadata)
 
     @property
     def _device(self) -> torch.device:
-        device: torch.device = self._pipelines.text.device
-        return device
+        return self._pipelines.device
+
+    def _conditions(self, request: WanRequest, references: Mapping[str, Image.Image]) -> Conditions:
+        if not references:
+            return Conditions({}, leading=0)
+        if self._pipelines.pictures is not None:
+            return image_conditions(request, references)
+        return conditions(request, references, made_frames(request.frames))
+
+    @contextmanager
+    def _pipeline(self, request: WanRequest) -> Iterator[Any]:
+        """The one that serves a request, with its solver on."""
+        pipelines = self._pipelines
+        pipeline: Any = pipelines.pictures or (pipelines.vace if request.references else pipelines.text)
+        ending = last_picture_at(pipeline, request.frames - 1) if pipelines.pictures is not None else nullcontext()
+        with scheduled_by(pipeline, make_solver(request.sample_solver, request.sample_shift)), ending:
+            yield pipeline
 
     def _denoise(self, request: WanRequest, given: Conditions, run: Run) -> Tensor:
         """1 × channels × latent frames × height/8 × width/8; up to three frames more than were asked for."""
-        pipeline: Any = self._pipelines.vace if given.arguments else self._pipelines.text
-        solver = make_solver(request.sample_solver, request.sample_shift)
-        with scheduled_by(pipeline, solver), accelerated(pipeline.transformer, request.acceleration):
+        with self._pipeline(request) as pipeline, accelerated(pipeline.transformer, request.acceleration):
             latents: Tensor = call_pipeline(
                 pipeline,
                 run.step,
@@ -119,7 +132,7 @@ class WanRecipe:
 
     def _frames(self, latents: Tensor, count: int, run: Run) -> Iterator[Pixels]:
         """The first `count` frames."""
-        vae, size = self._pipelines.text.vae, (8 * latents.shape[-1], 8 * latents.shape[-2])
+        vae, size = self._pipelines.vae, (8 * latents.shape[-1], 8 * latents.shape[-2])
         with decoded_in(vae, free_vram(self._device), *size), closing(decode_frames(vae, latents)) as decoding:
             for frame in islice(decoding, count):
                 run.cancel.check()
@@ -146,7 +159,9 @@ class WanRecipe:
         }
         if request.loras:
             done["loras"] = [{"name": lora.name, "scale": lora.scale} for lora in request.loras]
-        return done | ({"conditioning_scale": conditioning_scale(request.reference_strength)} if request.references else {})
+        if request.references and self._pipelines.vace is not None:
+            done["conditioning_scale"] = conditioning_scale(request.reference_strength)
+        return done
 
 
 def made_frames(frames: int) -> int:

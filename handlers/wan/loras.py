@@ -22,6 +22,8 @@ _ORIGINALS: Mapping[str, str] = {
     "attn2.to_k": "cross_attn.k",
     "attn2.to_v": "cross_attn.v",
     "attn2.to_out.0": "cross_attn.o",
+    "attn2.add_k_proj": "cross_attn.k_img",
+    "attn2.add_v_proj": "cross_attn.v_img",
     "ffn.net.0.proj": "ffn.0",
     "ffn.net.2": "ffn.2",
     "condition_embedder.text_embedder.linear_1": "text_embedding.0",
@@ -29,12 +31,14 @@ _ORIGINALS: Mapping[str, str] = {
     "condition_embedder.time_embedder.linear_1": "time_embedding.0",
     "condition_embedder.time_embedder.linear_2": "time_embedding.2",
     "condition_embedder.time_proj": "time_projection.1",
+    "condition_embedder.image_embedder.ff.net.0.proj": "img_emb.proj.1",
+    "condition_embedder.image_embedder.ff.net.2": "img_emb.proj.3",
 }
 
 
 def target(pipelines: WanPipelines) -> Target:
     """The layers of WAN's transformer. Where two views share a layer's weight, both get what a LoRA adds."""
-    views = [layers_of(_COMPONENT, pipeline.transformer) for pipeline in (pipelines.vace, pipelines.text) if pipeline is not None]
+    views = [layers_of(_COMPONENT, pipeline.transformer) for pipeline in pipelines.all]
     layers = {layer: [view[layer] for view in views if layer in view] for layer in views[0]}
     return Target("WAN", layers, _BEGINNINGS, {layer: _original(layer[1]) for layer in layers})
 

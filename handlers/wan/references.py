@@ -1,4 +1,4 @@
-"""Pictures that a clip goes by, as VACE takes them: a video to keep to, a mask of what is to be made, and pictures to resemble."""
+"""Pictures that a clip goes by. As VACE takes them: a video to keep to, a mask of what is to be made, and pictures to resemble."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Conditions:
     """What VACE is called with besides the prompts.
 
     Attributes:
-        arguments: Of `WanVACEPipeline`.
+        arguments: Of the pipeline.
         leading: Latent frames in front of the clip's own that it makes for pictures to resemble; they are not part of the clip.
     """
 
@@ -49,6 +49,13 @@ def conditions(request: WanRequest, references: Mapping[str, Image.Image], frame
     video = [kept.get(index) or Image.new("RGB", size, _GREY) for index in range(frames)]
     mask = [Image.new("L", size, _KEEP if index in kept else _MAKE) for index in range(frames)]
     return Conditions(arguments | {"video": video, "mask": mask}, leading=0)
+
+
+def image_conditions(request: WanRequest, references: Mapping[str, Image.Image]) -> Conditions:
+    """Prepares a request's references for a model that begins with a picture: each cropped to exactly the clip's size."""
+    names = {"config.first_frame": "image", "config.last_frame": "last_image"}
+    fitted = {names[name]: fit(picture, request.width, request.height) for name, picture in references.items()}
+    return Conditions(fitted, leading=0)
 
 
 def _kept(fitted: Mapping[str, Image.Image], delivered: int, made: int) -> dict[int, Image.Image]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from shared.settings import SettingsError
 from shared.weights.folders import weight_files
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionXLPipeline, WanPipeline, WanVACEPipeline
+    from diffusers import StableDiffusionXLPipeline
 
 # What somebody typed stays text: `<|endoftext|>` in a prompt does not end it.
 _TYPED = {"split_special_tokens": True}
@@ -76,21 +76,39 @@ def _sdxl_network(weights: Path, folder: Path, component: str, device: torch.dev
 
 @dataclass(frozen=True)
 class WanPipelines:
-    """WAN as it is called.
+    """WAN as it is called. Which of the pipelines there are depends on the folder's transformer; no tensor is there twice.
 
     Attributes:
-        text: Video from text alone.
-        vace: The same with pictures to go by, of the same tensors. None where the folder's transformer has no blocks for them.
+        text: Video from text alone. None where the transformer cannot do without a picture.
+        vace: The same with pictures to go by.
+        pictures: Video that begins with a picture, and may end with one.
     """
 
-    text: WanPipeline
-    vace: WanVACEPipeline | None
+    text: Any = None
+    vace: Any = None
+    pictures: Any = None
+
+    @property
+    def all(self) -> tuple[Any, ...]:
+        """Those that there are, the one with most layers first."""
+        return tuple(pipeline for pipeline in (self.vace, self.text, self.pictures) if pipeline is not None)
+
+    @property
+    def vae(self) -> Any:
+        """The VAE, the same in all."""
+        return self.all[0].vae
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        device: torch.device = self.vae.device
+        return device
 
 
 def load_wan(folder: Path, device: torch.device, dtype: torch.dtype) -> WanPipelines:
-    """Loads WAN.
+    """Loads WAN 2.1.
 
-    The folder's transformer may be the plain one or VACE's, which is both: no tensor is there twice.
+    The folder's transformer may be the plain one; VACE's, which is both; or one of those that begin with a picture.
 
     Args:
         folder: A complete diffusers folder.
@@ -103,26 +121,44 @@ def load_wan(folder: Path, device: torch.device, dtype: torch.dtype) -> WanPipel
     Raises:
         SettingsError: The folder is damaged, incomplete or holds another model.
     """
+    _check_wan(_read(folder / "model_index.json"))
     with prefetched(_files(folder, ("text_encoder", "transformer", "vae"), half=False)):
         _quiet()
-        from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel, WanVACEPipeline, WanVACETransformer3DModel
+        from diffusers import AutoencoderKLWan, WanTransformer3DModel, WanVACETransformer3DModel
         from transformers import AutoTokenizer, UMT5EncoderModel
 
         encoder = load_network(UMT5EncoderModel, folder / "text_encoder", name="wan/text_encoder", device=device, dtype=dtype)
-        takes_pictures = _read(folder / "transformer" / "config.json").get("_class_name") == WanVACETransformer3DModel.__name__
-        kind = WanVACETransformer3DModel if takes_pictures else WanTransformer3DModel
+        is_vace = _read(folder / "transformer" / "config.json").get("_class_name") == WanVACETransformer3DModel.__name__
+        kind = WanVACETransformer3DModel if is_vace else WanTransformer3DModel
         transformer = load_network(kind, folder / "transformer", name="wan/transformer", device=device, dtype=dtype)
         vae = load_network(AutoencoderKLWan, folder / "vae", name="wan/vae", device=device, dtype=torch.float32)
     rows = encoder.config.vocab_size
     tokenizer = load_tokenizer(AutoTokenizer, folder / "tokenizer", name="wan/tokenizer", rows=rows, needs=("eos", "pad"), **_TYPED)
-    shared = {"tokenizer": tokenizer, "text_encoder": encoder, "vae": vae, "scheduler": _load_scheduler(folder / "scheduler")}
-    plain = text_view(transformer) if takes_pictures else transformer
-    text = WanPipeline(transformer=plain, **shared)
-    vace = WanVACEPipeline(transformer=transformer, **shared) if takes_pictures else None
-    for pipeline in (text, vace):
-        if pipeline is not None:
-            pipeline.set_progress_bar_config(disable=True)
-    return WanPipelines(text, vace)
+    parts = {"tokenizer": tokenizer, "text_encoder": encoder, "vae": vae, "scheduler": _load_scheduler(folder / "scheduler")}
+    pipelines = _wan_pipelines(folder, transformer, device, parts)
+    for pipeline in pipelines.all:
+        pipeline.set_progress_bar_config(disable=True)
+    return pipelines
+
+
+def _check_wan(index: Mapping[str, Any]) -> None:
+    """Raises `SettingsError` for WAN's later models: two transformers that take turns, or a timestep for each latent."""
+    second = index.get("transformer_2")
+    if (isinstance(second, list) and second[0] is not None) or index.get("expand_timesteps"):
+        raise SettingsError("The weights are of a WAN that this worker does not know: 2.1 has one transformer. Name a folder of WAN 2.1.")
+
+
+def _wan_pipelines(folder: Path, transformer: Any, device: torch.device, parts: dict[str, Any]) -> WanPipelines:
+    from diffusers import WanPipeline, WanVACEPipeline, WanVACETransformer3DModel
+
+    if isinstance(transformer, WanVACETransformer3DModel):
+        text = WanPipeline(transformer=text_view(transformer), **parts)
+        return WanPipelines(text, WanVACEPipeline(transformer=transformer, **parts))
+    if transformer.config.in_channels == parts["vae"].config.z_dim:
+        return WanPipelines(WanPipeline(transformer=transformer, **parts))
+    from shared.models.image_to_video import load_image_to_video
+
+    return WanPipelines(pictures=load_image_to_video(folder, transformer, device, parts))
 
 
 def _quiet() -> None:
