@@ -1,6 +1,6 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check-models lint types fix schemas requirements models bench clean
+.PHONY: help setup demo test test-slow faults check-models lint types fix schemas requirements models bench clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -37,6 +37,9 @@ test: setup  ## Run the everyday tests
 
 test-slow: models  ## Run the tests that take longer
 	$(PYTHON) -m pytest -m slow
+
+faults: setup  ## Inject forty faults into real workers and print what held
+	$(PYTHON) -m tests.faults
 
 check-models: setup  ## Measure how well the small models do what they are asked (COUNT=40 is quicker)
 	$(PYTHON) -m builder.check_small_models small_models $(if $(COUNT),--count $(COUNT))

@@ -104,6 +104,11 @@ class Inbox:
         """The payloads that have arrived with signatures that hold, in order."""
         return [message.payload for message in self.messages if message.verified]
 
+    def answer_with(self, answers: Iterable[Answer]) -> None:
+        """Gives these answers to the next requests, one after the other; then 200 again."""
+        with self._changed:
+            self._answers = deque(answers)
+
     def recover(self) -> None:
         """Forgets how the next requests were to be answered: 200 from now on."""
         with self._changed:

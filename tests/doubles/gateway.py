@@ -80,9 +80,14 @@ class Gateway:
         self._server.server_close()
 
     @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
     def environment(self) -> dict[str, str]:
         """What makes a worker take its jobs here. The SDK appends `&…`, so each URL needs a query."""
-        api = f"http://127.0.0.1:{self._server.server_port}/v2/endpoint"
+        api = f"{self.url}/v2/endpoint"
         return {
             "RUNPOD_POD_ID": "pod1",
             "RUNPOD_AI_API_KEY": "canary-runpod-key",

@@ -9,7 +9,7 @@ import ctypes
 import math
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -39,7 +39,14 @@ class OutOfMemoryError(RuntimeError):
 
 
 class Paint:
-    """Pictures of one colour each, made from the seed."""
+    """Pictures of one colour each, made from the seed.
+
+    Attributes:
+        brush: Called at each step.
+    """
+
+    def __init__(self) -> None:
+        self.brush: Callable[[], object] = lambda: None
 
     def accept(self, request: SdxlRequest) -> None:
         if request.loras:
@@ -53,6 +60,7 @@ class Paint:
         for step in range(request.steps if verb == "slowly" else 3):
             run.cancel.check()
             _step(run)
+            self.brush()
             run.report(step + 1, request.steps)
         for seed in request.seeds:
             colour = np.random.default_rng(seed).integers(0, 256, 3, dtype=np.uint8)
@@ -102,5 +110,7 @@ def load(_settings: Settings) -> Paint:
     return Paint()
 
 
+HANDLER = Handler("paint", SdxlRequest, load)
+
 if __name__ == "__main__":
-    serve(Handler("paint", SdxlRequest, load))
+    serve(HANDLER)

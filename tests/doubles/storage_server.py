@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -22,6 +22,8 @@ from werkzeug.formparser import FormDataParser
 from werkzeug.http import parse_options_header
 
 Fault = Callable[["Handler"], None]
+Behaviour = Callable[[Any], None]
+"""Of a path: those of `tests.doubles.reference_host`."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class StorageServer:
         self.connections = 0
         self.outage: Fault | None = None
         self._faults: deque[Fault] = deque()
+        self._paths: dict[str, deque[Behaviour]] = {}
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
@@ -120,6 +123,21 @@ class StorageServer:
     def fail(self, *faults: Fault) -> None:
         """Serves the next requests by these, one each."""
         self._faults.extend(faults)
+
+    def serve(self, path: str, *behaviours: Behaviour) -> str:
+        """Serves a path as `ReferenceHost` does, beside what is stored. Returns its URL."""
+        self._paths[path] = deque(behaviours)
+        return self.url + path
+
+    def next_behaviour(self, path: str) -> Behaviour | None:
+        """How a path that was given to `serve` behaves now."""
+        behaviours = self._paths.get(path.partition("?")[0])
+        return None if behaviours is None else behaviours.popleft() if len(behaviours) > 1 else behaviours[0]
+
+    def recover(self) -> None:
+        """Serves every request as it should from now on."""
+        self.outage = None
+        self._faults.clear()
 
     def next_fault(self) -> Fault | None:
         """The fault that the next request meets."""
@@ -162,6 +180,10 @@ class Handler(BaseHTTPRequestHandler):
         storage = self.server.storage
         storage.requests.append((self.command, self.path))
         self._body: bytes | None = None
+        if (behave := storage.next_behaviour(self.path)) is not None:
+            self.close_connection = True
+            behave(self)
+            return
         fault = storage.next_fault()
         if fault is not None:
             fault(self)
@@ -229,6 +251,13 @@ class Handler(BaseHTTPRequestHandler):
         if self._body is None:
             self._body = self.rfile.read(int(self.headers.get("content-length", 0)))
         return self._body
+
+    def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """Sends status and headers."""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
 
     def answer(self, http: int, body: bytes, content_type: str = "application/json") -> None:
         """Sends an answer."""

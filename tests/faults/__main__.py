@@ -1,0 +1,50 @@
+"""`python -m tests.faults`: injects every fault, prints what held, writes `docs/reliability.md`. Ends with 1 when one was not survived."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.faults.page import page
+from tests.faults.registry import CASES
+from tests.faults.test_faults import IN_ORDER
+
+PAGE = Path(__file__).parents[2] / "docs/reliability.md"
+
+
+class Results:
+    """How each case ended, in both orders."""
+
+    def __init__(self) -> None:
+        self.failed: Counter[str] = Counter()
+        self.ran: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Called by pytest with the end of each test's setup, call and teardown."""
+        number = report.nodeid.rpartition("[")[2].removesuffix("]")
+        if report.when == "call":
+            self.ran[number] += 1
+        if report.failed:
+            self.failed[number] += 1
+
+
+def main() -> int:
+    """Returns 0 when every case was survived, in order and by chance."""
+    results = Results()
+    code = pytest.main(["tests/faults", "-q", "--no-header", "-p", "no:cacheprovider", *sys.argv[1:]], plugins=[results])
+    for number in IN_ORDER:
+        held = "not run" if not results.ran[number] else "FAILED" if results.failed[number] else "held"
+        sys.stdout.write(f"{number}  {held:8}{CASES[number].injected}\n             → {CASES[number].holds}\n")
+    failed = sum(1 for number in IN_ORDER if results.failed[number] or not results.ran[number])
+    sys.stdout.write("\nAfter each: S1 … S8 of docs/reliability.md, and a good job in the same worker.\n")
+    sys.stdout.write(f"{len(IN_ORDER) - failed} passed, {failed} failed\n")
+    if not failed:
+        PAGE.write_text(page(), encoding="utf-8")
+    return int(code) or int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

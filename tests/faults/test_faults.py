@@ -1,0 +1,55 @@
+"""Every fault, one after the other and in an order of chance: the worker answers, loses nothing, and goes on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults import cases_a, cases_b, cases_c, cases_d, cases_e  # noqa: F401 - they register their cases
+from tests.faults.invariants import Before, check, good_job
+from tests.faults.page import page
+from tests.faults.registry import CASES
+from tests.faults.world import World
+
+ROOT = Path(__file__).parents[2]
+IN_ORDER = sorted(CASES)
+BY_CHANCE = random.Random(20260101).sample(IN_ORDER, len(IN_ORDER))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[World]:
+    around = World(tmp_path_factory.mktemp("world"), tiny_models)
+    around.worker()
+    yield around
+    around.close()
+
+
+def survive(world: World, number: str) -> None:
+    """Injects the fault, checks what must hold, and does a good job."""
+    workers = [world.worker(handler) for handler in ("sdxl", *CASES[number].handlers)]
+    before = [Before(running) for running in workers]
+    try:
+        CASES[number].body(world)
+    finally:
+        world.calm()
+    check(world, before)
+    for running in workers:
+        good_job(world, running.handler, number)
+
+
+def test_the_page_of_the_documentation_is_current() -> None:
+    assert (ROOT / "docs/reliability.md").read_text(encoding="utf-8") == page(), "run `make faults`"
+
+
+@pytest.mark.parametrize("number", IN_ORDER)
+def test_a_fault_is_survived(world: World, number: str) -> None:
+    survive(world, number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", BY_CHANCE)
+def test_a_fault_is_survived_in_any_order(world: World, number: str) -> None:
+    survive(world, number)

@@ -1,0 +1,151 @@
+"""A real handler on small models, in the real SDK, that can be sabotaged. `FAULTS_HANDLER` says which: `sdxl`, `wan`, `chat`, `paint`.
+
+Faults of the GPU are raised where they would be: inside a network, while it computes. `sabotage.json` in the worker's folder says which
+network, what, and how often. Two hooks of Python's own watch from below everything of ours: every connection is written to
+`connections.log`, and the names of `names.json` are resolved as it says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+SABOTAGE, NAMES, CONNECTIONS = Path("sabotage.json"), Path("names.json"), Path("connections.log")
+
+_look_up = socket.getaddrinfo
+
+
+def _resolve(host: Any, port: Any, *rest: Any, **more: Any) -> Any:
+    """The addresses that `names.json` has for a name; each look-up takes the next list of them, the last one stays."""
+    name = host.decode() if isinstance(host, bytes) else str(host)
+    names = json.loads(NAMES.read_text()) if NAMES.exists() else {}
+    if name not in names:
+        return _look_up(host, port, *rest, **more)
+    addresses = names[name].pop(0) if len(names[name]) > 1 else names[name][0]
+    NAMES.write_text(json.dumps(names))
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "socket.connect" and isinstance(arguments[1], tuple):
+        with CONNECTIONS.open("a") as log:
+            log.write(f"{arguments[1][0]} {arguments[1][1]}\n")
+
+
+def _raise(error: Exception) -> Callable[[], NoReturn]:
+    def act() -> NoReturn:
+        raise error
+
+    return act
+
+
+def _lost(code: int, text: str) -> Callable[[], NoReturn]:
+    import torch
+
+    error = torch.AcceleratorError(f"CUDA error: {text}")
+    error.error_code = code  # type: ignore[attr-defined]  # torch sets it where it is raised
+    return _raise(error)
+
+
+def _hang() -> NoReturn:
+    while True:
+        threading.Event().wait()
+
+
+def _deeds() -> dict[str, Callable[[], Any]]:
+    import torch
+
+    return {
+        "oom": _raise(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.68 GiB")),
+        "illegal access": _lost(700, "an illegal memory access was encountered"),
+        "ecc": _lost(214, "uncorrectable ECC error encountered"),
+        "launch failure": _lost(719, "unspecified launch failure"),
+        "lost by text": _raise(RuntimeError("CUDA error: an illegal memory access was encountered")),
+        "hang": _hang,
+        "slow": lambda: time.sleep(0.2),
+    }
+
+
+def _due(name: str) -> dict[str, Any] | None:
+    """The sabotage that a network meets now, counted down."""
+    if not SABOTAGE.exists():
+        return None
+    orders = json.loads(SABOTAGE.read_text())
+    for order in orders:
+        if order["where"] == name and order["times"] > 0:
+            order["times"] -= 1
+            SABOTAGE.write_text(json.dumps(orders))
+            found: dict[str, Any] = order
+            return found
+    return None
+
+
+def sabotage(name: str, network: Any) -> None:
+    """Lets a network meet what `sabotage.json` has for its name."""
+    import torch
+
+    deeds = _deeds()
+    spoils: dict[str, Callable[[Any], Any]] = {
+        "nan": lambda tensor: torch.full_like(tensor, float("nan")),
+        "black": lambda tensor: torch.full_like(tensor, -1.0),
+    }
+
+    def before(_network: Any, _arguments: Any) -> None:
+        order = _due(name)
+        if order is not None and order["what"] in deeds:
+            deeds[order["what"]]()
+
+    def after(_network: Any, _arguments: Any, result: Any) -> Any:
+        order = _due(f"{name} result")
+        if order is None:
+            return result
+        spoil = spoils[order["what"]]
+        return spoil(result) if isinstance(result, torch.Tensor) else (spoil(result[0]), *result[1:])
+
+    network.register_forward_pre_hook(before)
+    network.register_forward_hook(after)
+
+
+def _networks(recipe: Any) -> dict[str, Any]:
+    if hasattr(recipe, "_pipeline"):
+        return {"denoiser": recipe._pipeline.unet, "decoder": recipe._pipeline.vae.decoder}
+    if hasattr(recipe, "_pipelines"):
+        return {"denoiser": recipe._pipelines.text.transformer, "decoder": recipe._pipelines.text.vae.decoder}
+    if hasattr(recipe, "brush"):
+        import torch
+
+        brush = torch.nn.Identity()
+        recipe.brush = lambda: brush(torch.zeros(1))
+        return {"denoiser": brush}
+    return {}
+
+
+def main() -> None:
+    """Serves the handler."""
+    sys.addaudithook(_watch)
+    socket.getaddrinfo = _resolve  # before anything that could remember the original is imported
+    import importlib
+
+    name = os.environ["FAULTS_HANDLER"]
+    handler = importlib.import_module("tests.doubles.paint" if name == "paint" else f"handlers.{name}.handler").HANDLER
+    from shared.serverless import serve
+
+    def load(settings: Any) -> Any:
+        recipe = handler.load(settings)
+        for name, network in _networks(recipe).items():
+            sabotage(name, network)
+        return recipe
+
+    serve(replace(handler, load=load))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Everything around the workers, and what was done with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from playground.inbox import Answer, Inbox
+from tests.doubles.gateway import Gateway
+from tests.doubles.storage_server import StorageServer
+from tests.doubles.worker import WorkerProcess, clean_environment
+
+SERVICE_KEY = "canary-service-key"
+CALLBACK_SECRET = "canary-callback-secret-0123456789"
+URL_TOKEN = "canary-url-token"
+PROMPT = "canary-prompt-heron-over-the-bay"
+
+# Enough for retries, and little enough that a test waits for no receiver that stays away.
+DEADLINES = {"UPLOAD_DEADLINE": "2", "CALLBACK_DEADLINE": "2", "REFERENCE_DEADLINE": "1.5", "REFERENCE_MAX_BYTES": str(2 * 1024**2)}
+
+
+@dataclass(frozen=True)
+class Done:
+    """One job that a case had done.
+
+    Attributes:
+        job: As RunPod handed it out.
+        body: What RunPod was posted.
+        refused: Whether it had to fail before any work.
+        steps: Progress updates of it.
+    """
+
+    job: dict[str, Any]
+    body: dict[str, Any]
+    refused: bool
+
+    @property
+    def output(self) -> dict[str, Any]:
+        output: dict[str, Any] = self.body["output"]
+        return output
+
+
+@dataclass
+class Running:
+    """One worker of a handler."""
+
+    handler: str
+    process: WorkerProcess
+    gateway: Gateway
+    done: list[Done] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        return self.process.folder
+
+    @property
+    def temporary(self) -> Path:
+        """Where it keeps temporary files."""
+        return self.folder / "tmp"
+
+    @property
+    def files_open(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.process.pid}/fd"))
+
+    def memory(self, line: str = "VmRSS") -> int:
+        """Bytes: `VmRSS` now, `VmHWM` at most since `forget_peak`."""
+        status = Path(f"/proc/{self.process.process.pid}/status").read_text()
+        return int(status.partition(f"{line}:")[2].split()[0]) * 1024
+
+    def forget_peak(self) -> None:
+        Path(f"/proc/{self.process.process.pid}/clear_refs").write_text("5")
+
+    @property
+    def connections(self) -> list[str]:
+        """Every address that it has ever connected to, with its port."""
+        log = self.folder / "connections.log"
+        return log.read_text().splitlines() if log.exists() else []
+
+    def sabotage(self, where: str, what: str, times: int = 1) -> None:
+        """Lets a network meet a fault: `denoiser`, `decoder`, or the result of one: `decoder result`."""
+        path = self.folder / "sabotage.json"
+        orders = json.loads(path.read_text()) if path.exists() else []
+        path.write_text(json.dumps([*orders, {"where": where, "what": what, "times": times}]))
+
+    def names(self, **names: Sequence[Sequence[str]]) -> None:
+        """Lets names resolve so: each look-up takes the next list of addresses."""
+        (self.folder / "names.json").write_text(json.dumps({name.replace("_", "."): list(lists) for name, lists in names.items()}))
+
+    def do(self, job: dict[str, Any], *, refused: bool = False, seconds: float = 90.0) -> dict[str, Any]:
+        """Has a job done and returns the payload that RunPod gets."""
+        before = len(self.gateway.results(job["id"]))
+        self.gateway.submit(job)
+        self.gateway.wait_for(lambda: len(self.gateway.results(job["id"])) > before, seconds, what=f"job {job['id']}")
+        done = Done(job, self.gateway.results(job["id"])[before], refused)
+        self.done.append(done)
+        return done.output
+
+
+class World:
+    """Storage, a receiver of callbacks, and a worker for each handler, started when it is first used."""
+
+    def __init__(self, folder: Path, models: Path) -> None:
+        self.folder = folder
+        self._models = models
+        self._stack = ExitStack()
+        self.storage = self._stack.enter_context(StorageServer(SERVICE_KEY))
+        self.inbox = self._stack.enter_context(Inbox(CALLBACK_SECRET))
+        self._workers: dict[str, Running] = {}
+        self._started = 0
+        self._ended: list[Running] = []
+
+    def close(self) -> None:
+        """Ends everything."""
+        self._stack.close()
+
+    @property
+    def outbox(self) -> Path:
+        """The folder that outlives the workers."""
+        return self.folder / "volume" / "outbox"
+
+    def environment(self, handler: str) -> dict[str, str]:
+        """What a worker is configured with."""
+        return {
+            **DEADLINES,
+            "FAULTS_HANDLER": handler,
+            "SUPABASE_URL": self.storage.url,
+            "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,
+            "JOB_CALLBACK_URL": f"{self.inbox.url}?token={URL_TOKEN}",
+            "JOB_CALLBACK_SECRET": CALLBACK_SECRET,
+            "OUTBOX_DIR": str(self.outbox),
+            "MODELS_DIR": str(self._models),
+            "DEVICE": "cpu",
+            "JOB_CONCURRENCY": "2",  # at 1 the SDK rests for a second before each job
+        }
+
+    def worker(self, handler: str = "sdxl") -> Running:
+        """The worker of a handler that all cases share."""
+        if handler not in self._workers:
+            self._workers[handler] = self._stack.enter_context(self.own_worker(handler))
+        return self._workers[handler]
+
+    @contextmanager
+    def own_worker(self, handler: str = "sdxl", module: str = "tests.faults.worker", **environment: str) -> Iterator[Running]:
+        """A worker for one case, which may end it."""
+        self._started += 1
+        folder = self.folder / f"{handler}-{self._started}"
+        (folder / "tmp").mkdir(parents=True)
+        variables = self.environment(handler) | {
+            "TMPDIR": str(folder / "tmp"),
+            "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),  # torch's own, and for the life of the process
+            **environment,
+        }
+        with Gateway() as gateway, WorkerProcess(module, gateway, folder, variables) as process:
+            gateway.wait_for(lambda: bool(gateway.takes) or process.process.poll() is not None, what="the worker's start")
+            running = Running(handler, process, gateway)
+            yield running
+            self._ended.append(running)
+
+    def take_ended(self) -> list[Running]:
+        """The workers of a case's own that have come to their end since this was last asked."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def do(self, job: dict[str, Any], *, refused: bool = False, handler: str = "sdxl") -> dict[str, Any]:
+        """Has a job done by the shared worker of a handler."""
+        return self.worker(handler).do(job, refused=refused)
+
+    def redeliver(self) -> int:
+        """Runs the command that delivers what waits, and returns its exit code."""
+        command = [sys.executable, "-m", "shared.redeliver"]
+        environment = clean_environment(**self.environment("sdxl"))
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, timeout=60, check=False).returncode
+
+    def answers(self, *answers: Answer) -> None:
+        """Lets the receiver answer so, one after the other."""
+        self.inbox.answer_with(answers)
+
+    def calm(self) -> None:
+        """Takes every fault off again."""
+        self.storage.recover()
+        self.inbox.recover()
+        for running in self._workers.values():
+            for name in ("sabotage.json", "names.json"):
+                (running.folder / name).unlink(missing_ok=True)
+
+    def settle(self, seconds: float = 10.0) -> None:
+        """Waits until every shared worker has put its temporary files away."""
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends and any(any(running.temporary.iterdir()) for running in self._workers.values()):
+            time.sleep(0.05)
+
+
+def sdxl(job_id: str, *, prompt: str = PROMPT, **config: Any) -> dict[str, Any]:
+    """A small SDXL job."""
+    settings = {"resolution": "64x64", "steps": 10, "seed": 7} | config
+    return {"id": job_id, "input": {"id": job_id, "user_id": "user-1", "type": "sdxl_image_fast", "prompt": prompt, "config": settings}}
+
+
+def wan(job_id: str, **config: Any) -> dict[str, Any]:
+    """A small clip."""
+    settings = {"width": 64, "height": 64, "frames": 6, "fps": 8, "steps": 3, "seed": 7} | config
+    return {"id": job_id, "input": {"id": job_id, "user_id": "user-1", "type": "video_fast", "prompt": PROMPT, "config": settings}}
+
+
+def with_fields(job: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A job with other fields at the top of its request."""
+    return {**job, "input": {**job["input"], **fields}}
