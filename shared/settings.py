@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     sdxl_reference_method: Literal["adapter", "img2img"] = Field(
         "adapter", description="`img2img` serves every type of reference by image→image, for workers without adapter weights."
     )
+    sdxl_safety_check: bool = Field(
+        False, description="Look at every picture of SDXL's and flag what may not be safe for work; needs `MODELS_DIR/safety_checker`."
+    )
 
     # Models
     models_dir: Path = Field(Path("models"), description="The folder that is looked through first for weights.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from handlers.sdxl.finishing import Finishing
 from handlers.sdxl.image_to_image import REFERENCE
 from handlers.sdxl.memory import micro_batches
 from handlers.sdxl.previews import look_through
@@ -19,18 +22,12 @@ from handlers.sdxl.report import use_of_references, warnings
 from handlers.sdxl.stage import ATTACHMENTS, Stage, staged
 from handlers.sdxl.steps import Steps
 from shared.contract.sdxl import SdxlRequest
-from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Picture, Product, Run, Summary
 from shared.media.images import fit
 from shared.models.device import forget_vram_peak, free_vram, vram_used_mb
 from shared.models.pipelines import call_pipeline
 from shared.models.pixels import to_pixels
 from shared.weights.shelf import Shelf
-
-# What the contract has and this worker cannot do yet: the request's attribute, and its name for the caller.
-_UNAVAILABLE = {
-    "upscale": "config.upscale",
-}
 
 
 class SdxlRecipe:
@@ -40,6 +37,7 @@ class SdxlRecipe:
         pipeline: A loaded `StableDiffusionXLPipeline`.
         shelf: What the operator put beside it.
         without_adapters: Whether every type of reference is served by image → image.
+        safety_check: Whether every finished picture is looked at, and flagged where it may not be safe for work.
         free: Says how many bytes of a device's memory new tensors can have; None where nobody knows.
     """
 
@@ -49,30 +47,36 @@ class SdxlRecipe:
         shelf: Shelf,
         *,
         without_adapters: bool = False,
+        safety_check: bool = False,
         free: Callable[[torch.device], int | None] = free_vram,
     ) -> None:
         self._pipeline = pipeline
         self._shelf = shelf
         self._without_adapters = without_adapters
         self._free = partial(free, pipeline.device)
+        self._finishing = Finishing(shelf, pipeline.device, pipeline.unet.dtype, always_checks=safety_check)
 
     def accept(self, request: SdxlRequest) -> None:
         """Refuses what this worker does not have, by name.
 
         Raises:
-            ModelUnavailable: It names every such field.
+            ModelUnavailable: It names the field and what there is.
+            ValidationError: The request names things that cannot be done together.
         """
-        fields = [name for attribute, name in _UNAVAILABLE.items() if getattr(request, attribute)]
-        if fields:
-            raise ModelUnavailable(f"This worker has no models for {', '.join(fields)}. Leave them out, or ask the operator to add them.")
         for attachment in ATTACHMENTS:
             attachment.accept(self._as_served(request), self._shelf)
+        self._finishing.accept(request)
 
     @torch.inference_mode()
     def generate(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
         """Makes the request's pictures, one by one."""
         forget_vram_peak(self._pipeline.device)
-        request = self._as_served(request)
+        with closing(self._pictures(self._as_served(request), references, run)) as making:
+            for picture in making:
+                pixels, notes = self._finishing.finish(picture.pixels, request, run.cancel.check)
+                yield replace(picture, pixels=pixels, metadata={**picture.metadata, **notes})
+
+    def _pictures(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Picture]:
         method = request.reference_method
         if method == "copy":
             yield from _copies(request, references[REFERENCE])
@@ -102,7 +106,7 @@ class SdxlRecipe:
         return request.model_copy(update={"reference_mode": "modify"}) if replaced else request
 
 
-def draw(stage: Stage, request: SdxlRequest, embeddings: Embeddings, most: int, run: Run) -> Iterator[Product]:
+def draw(stage: Stage, request: SdxlRequest, embeddings: Embeddings, most: int, run: Run) -> Iterator[Picture]:
     """Makes a job's pictures, in batches of at most `most`, and hands them over one by one.
 
     Args:
@@ -160,7 +164,7 @@ def denoise(stage: Stage, request: SdxlRequest, embeddings: Embeddings, steps: S
     return latents
 
 
-def _copies(request: SdxlRequest, reference: Image.Image) -> Iterator[Product]:
+def _copies(request: SdxlRequest, reference: Image.Image) -> Iterator[Picture]:
     """The reference as it is, cropped in the middle to the picture's size: nothing is painted over, so nothing is computed."""
     pixels = np.asarray(fit(reference, request.width, request.height))
     done = {"batch_size": request.num_images, "steps": 0, "num_inference_steps": 0, "guidance_scale": 1.0, "denoise_strength": 0.0}

@@ -5,13 +5,17 @@ from __future__ import annotations
 from shared.contract.sdxl import SdxlRequest
 from shared.jobs.recipe import Recipe
 from shared.serverless import Handler, serve
-from shared.settings import Settings
+from shared.settings import Settings, SettingsError
 from shared.weights.catalogue import SDXL
 from shared.weights.resolve import resolve
 
 
 def load(settings: Settings) -> Recipe[SdxlRequest]:
-    """Loads SDXL to the device that the settings choose."""
+    """Loads SDXL to the device that the settings choose.
+
+    Raises:
+        SettingsError: There is no SDXL, or it cannot be used; or pictures are to be checked and there is nothing to check them with.
+    """
     weights = resolve(SDXL, settings)
     # Imported after that, so that a worker without weights says so before it has imported torch.
     from handlers.sdxl.generate import SdxlRecipe
@@ -19,9 +23,17 @@ def load(settings: Settings) -> Recipe[SdxlRequest]:
     from shared.models.diffusion import load_sdxl
     from shared.weights.shelf import Shelf
 
+    shelf = Shelf(settings.models_dir)
+    if settings.sdxl_safety_check and not shelf.names("safety_checker"):
+        raise SettingsError("SDXL_SAFETY_CHECK is on, and MODELS_DIR has no safety_checker/. Put one there, or turn it off.")
     device = choose_device(settings.device)
     pipeline = load_sdxl(weights, device, choose_dtype(device, "sdxl"))
-    return SdxlRecipe(pipeline, Shelf(settings.models_dir), without_adapters=settings.sdxl_reference_method == "img2img")
+    return SdxlRecipe(
+        pipeline,
+        shelf,
+        without_adapters=settings.sdxl_reference_method == "img2img",
+        safety_check=settings.sdxl_safety_check,
+    )
 
 
 HANDLER = Handler("sdxl", SdxlRequest, load, libraries=("handlers.sdxl.generate", "shared.models.diffusion"), weights=(SDXL,))

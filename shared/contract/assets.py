@@ -50,6 +50,9 @@ class PictureMetadata(Open):
     steps: Annotated[int | None, Field(description="Steps that were really run.")] = left_out_if_none
     num_inference_steps: Annotated[int | None, Field(description="The same as `steps`.")] = left_out_if_none
     guidance_scale: Annotated[float | None, Field(description="Guidance that was really used.")] = left_out_if_none
+    nsfw_flagged: Annotated[bool | None, Field(description="Whether a safety check says that it may not be safe for work.")] = (
+        left_out_if_none
+    )
 
 
 class VideoMetadata(PictureMetadata):

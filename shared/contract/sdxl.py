@@ -14,7 +14,7 @@ from shared.contract.loras import Lora
 from shared.contract.references import Reference
 from shared.contract.request import Request, id_wire, type_wire, user_id_wire
 from shared.contract.samplers import FEWEST_STEPS, Scheduler
-from shared.contract.sdxl_parts import AdapterReference, Control, ReferenceMode, ReferenceType, Refiner, Upscale
+from shared.contract.sdxl_parts import AdapterReference, Control, Enhance, ReferenceMode, ReferenceType, Refiner, Upscale
 from shared.contract.sizes import Size, SizeWord, round_side
 from shared.contract.wire import UNSET, Otherwise, Wire, refuse
 
@@ -120,6 +120,14 @@ class SdxlRequest(Request):
     ] = ()
     refiner: Annotated[Refiner | None, Wire("config.refiner"), Field(description="Finishes the picture with the refiner.")] = None
     upscale: Annotated[Upscale | None, Wire("config.upscale"), Field(description="Enlarges the finished picture.")] = None
+    enhance: Annotated[Enhance | None, Wire("config.enhance"), Field(description="Sharpens the finished picture, raises its contrast.")] = (
+        None
+    )
+    safety_check: Annotated[
+        bool,
+        Wire("config.safety_check"),
+        Field(description="Says of each picture, as `nsfw_flagged`, whether it may not be safe for work. No picture is changed."),
+    ] = False
     clip_skip: Annotated[
         int, Field(ge=0, le=2, description="Layers of CLIP that are left out, from the last."), Wire("config.clip_skip")
     ] = 0

@@ -65,3 +65,13 @@ class AdapterReference(Part):
     image: Annotated[Reference, Field(description="The picture.")]
     type: Annotated[ReferenceType, Field(description="What the result shares with it.")] = "style"
     strength: Annotated[float, Field(ge=0.0, le=1.0, description="How strongly it acts; at 0 it is not looked at.")] = 0.5
+
+
+class Enhance(Part):
+    """Plain changes to the finished picture."""
+
+    stands_at: ClassVar[str] = "config.enhance"
+
+    sharpen: Annotated[float, Field(ge=0.0, le=1.0, description="How much of the difference from a smoothed picture is added.")] = 0.0
+    contrast: Annotated[float, Field(ge=0.0, le=1.0, description="How much farther each value is moved from the mean grey.")] = 0.0
+    restore_faces: Annotated[bool, Field(description="Refused: no worker has a network for it yet.")] = False

@@ -14,7 +14,9 @@ from shared.weights.kept import Kept
 
 T = TypeVar("T")
 
-Kind = Literal["loras", "textual_inversions", "vaes", "controlnets", "ip_adapters", "image_encoder", "upscalers", "refiner"]
+Kind = Literal[
+    "loras", "textual_inversions", "vaes", "controlnets", "ip_adapters", "image_encoder", "upscalers", "refiner", "safety_checker"
+]
 """What there may be on a shelf."""
 
 
@@ -48,6 +50,7 @@ BOARDS: Mapping[Kind, Board] = {
     "image_encoder": Board("ip_adapters", "metadata.reference_type", "image encoder", files=False, folders=True, only="image_encoder"),
     "upscalers": Board("upscalers", "config.upscale", "upscaler"),
     "refiner": Board(".", "config.refiner", "refiner", files=False, folders=True, only="refiner"),
+    "safety_checker": Board(".", "config.safety_check", "safety checker", files=False, folders=True, only="safety_checker"),
 }
 """Every kind."""
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPConfig, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from builder.tiny.sdxl import tiny_vae
+from handlers.sdxl.rrdbnet import Form, RRDBNet
 from shared.models.original_names import unet_name, vae_name
 
 Spelling = Literal["kohya", "kohya with diffusers' names", "diffusers", "peft"]
@@ -111,6 +113,15 @@ def write_ip_adapter(path: Path, pipeline: Any, *, plus: bool = False, seen: int
     save_file(tensors, path)
 
 
+def write_upscaler(path: Path, form: Form, *, seed: int = 0) -> None:
+    """Writes an upscaler with random numbers."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        tensors = {name: tensor.clone() for name, tensor in RRDBNet(form).state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -129,3 +140,17 @@ def _plus_projection(seen: int, width: int, inner: int = 64) -> Shapes:
         names |= {f"layers.{depth}.1.0.weight": (inner,), f"layers.{depth}.1.0.bias": (inner,)}
         names |= {f"layers.{depth}.1.1.weight": (4 * inner, inner), f"layers.{depth}.1.3.weight": (inner, 4 * inner)}
     return {f"image_proj.{name}": shape for name, shape in names.items()}
+
+
+def write_safety_checker(folder: Path, *, threshold: float) -> None:
+    """Writes a small safety checker that flags what is nearer to any of its random concepts than a threshold: -1 is all, 1 is nothing."""
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = text | {"image_size": 32, "patch_size": 8, "projection_dim": 16}
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        checker = StableDiffusionSafetyChecker(CLIPConfig(projection_dim=16, text_config=text, vision_config=vision))
+        checker.concept_embeds.data.normal_()
+        checker.special_care_embeds.data.normal_()
+    checker.concept_embeds_weights.data.fill_(threshold)
+    checker.special_care_embeds_weights.data.fill_(2.0)
+    checker.save_pretrained(folder)
