@@ -63,6 +63,8 @@ class Handler(Generic[RequestT]):
         weights: What it cannot do without, for the self-check of a machine.
         calls_back: Whether callbacks go out for requests that did not ask for one.
         streams: Whether it can write its text piece by piece.
+        together: How many jobs a recipe does at once, where it has a thread of its own for the GPU. None: it uses the one it is called on,
+            so it does one.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Handler(Generic[RequestT]):
     weights: tuple[Weights, ...] = ()
     calls_back: bool = True
     streams: bool = False
+    together: Callable[[Any], int] | None = None
 
 
 def serve(handler: Handler[RequestT]) -> None:
@@ -140,9 +143,10 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
         _checked(name, partial(check, settings))
     gpu = GpuThread()
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="io")
-    # Of their own, so that a receiver that does not answer keeps no upload waiting.
-    callbacks = ThreadPoolExecutor(settings.job_concurrency, thread_name_prefix="callback")
     recipe = _checked("weights", lambda: gpu.submit(partial(handler.load, settings)).result())
+    concurrency = _concurrency(handler, recipe, settings)
+    # Of their own, so that a receiver that does not answer keeps no upload waiting.
+    callbacks = ThreadPoolExecutor(concurrency, thread_name_prefix="callback")
     Redelivery(outbox, storage, webhook).start()
     return Worker(
         id=f"{handler.name}_worker_{settings.runpod_pod_id}",
@@ -157,10 +161,18 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
         storage=storage,
         fetcher=Fetcher(settings),
         courier=Courier(storage, webhook, callbacks, unasked=handler.calls_back, announces=settings.callback_processing, outbox=outbox),
-        gpu=gpu,
+        gpu=gpu if handler.together is None else GpuThread(concurrency),
         threads=threads,
         grace=settings.job_grace,
+        concurrency=concurrency,
     )
+
+
+def _concurrency(handler: Handler[RequestT], recipe: Recipe[RequestT], settings: Settings) -> int:
+    """Jobs in hand at once. The same for as long as the process lives: the SDK changes it only while no job runs."""
+    if handler.together is None:
+        return settings.job_concurrency or 1
+    return min(handler.together(recipe), settings.job_concurrency or sys.maxsize)
 
 
 class _Endpoint(Generic[RequestT]):
@@ -178,7 +190,7 @@ class _Endpoint(Generic[RequestT]):
         self.config: dict[str, Any] = {
             "handler": streaming if streams else self.complete,
             "return_aggregate_stream": True,
-            "concurrency_modifier": lambda _current: settings.job_concurrency,
+            "concurrency_modifier": lambda _current: worker.concurrency,
         }
 
     async def complete(self, job: dict[str, Any]) -> Output:

@@ -91,7 +91,6 @@ class Settings(BaseSettings):
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where models run; `auto` takes a GPU if there is one.")
 
     # Limits and defaults
-    job_concurrency: int = Field(1, ge=1, le=16, description="Jobs in hand at once: one computes while the others fetch and upload.")
     job_timeout: Seconds = Field(
         570.0, description="Seconds that a job may take before it fails with `JOB_TIMEOUT`. Less than RunPod's own limit, which is 600."
     )
@@ -101,6 +100,13 @@ class Settings(BaseSettings):
     job_grace: Seconds = Field(
         20.0, description="Seconds that a step may take beyond that; then the job is answered without it, and the worker is replaced."
     )
+    job_concurrency: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Jobs in hand at once. Pictures and clips: 1 by default; above it one computes while the others fetch and upload. "
+        "Chat: at most so many; by default as many as there is memory for.",
+    )
     progress_interval: float = Field(1.0, ge=0.5, description="Least seconds between two progress updates.")
     wan_max_area: int = Field(399_360, gt=0, description="The largest width × height of a clip, in pixels.")
     wan_default_fps: int = Field(24, ge=8, le=24, description="Frames per second of a clip that does not ask for a rate.")
@@ -108,6 +114,13 @@ class Settings(BaseSettings):
         "libx264", description="What writes clips: `h264_nvenc` is the encoder of an NVIDIA GPU that has one."
     )
     video_quality: int = Field(18, ge=1, le=51, description="How well clips are written: 1 is the best, 51 the smallest.")
+    chat_resident: Literal["auto", "both", "one"] = Field(
+        "auto",
+        description="Chat models in memory: `both`, or the `one` that is needed; `auto` keeps both where 4 GiB are left beside them.",
+    )
+    chat_cache_gb: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="GiB for what chat models remember of conversations; by default what they leave."
+    )
     chat_streaming: bool = Field(False, description="Chat yields pieces of text while it writes them.")
     sfw_words: Words = Field((), description="Words and phrases that `sfw_mode` masks, separated by commas.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level that is logged.")

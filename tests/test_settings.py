@@ -71,7 +71,7 @@ def test_a_malformed_value_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatc
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUPABASE_URL", "")
     monkeypatch.setenv("JOB_CONCURRENCY", "")
-    assert load_settings().job_concurrency == 1
+    assert load_settings().job_concurrency is None
 
 
 def test_hosts_are_separated_by_commas_and_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 from shared.contract.chat import ChatRequest
-from shared.jobs.recipe import Recipe
 from shared.serverless import Handler, serve
 from shared.settings import Settings
 from shared.weights.catalogue import QWEN_BASE, QWEN_INSTRUCT
 from shared.weights.resolve import find, resolve
+from shared.weights.revision import revision_of
+
+if TYPE_CHECKING:
+    from handlers.chat.generate import ChatRecipe
 
 
-def load(settings: Settings) -> Recipe[ChatRequest]:
+def load(settings: Settings) -> ChatRecipe:
     """Loads the instruct model, and the base model where its weights are there."""
     folders = {QWEN_INSTRUCT.name: resolve(QWEN_INSTRUCT, settings), QWEN_BASE.name: find(QWEN_BASE, settings)}
     # Imported after that, so that a worker without weights says so before it has imported torch.
+    from handlers.chat.batching.engine import BatchingEngine
+    from handlers.chat.batching.memory import choose_residency
+    from handlers.chat.batching.voice import Source
     from handlers.chat.generate import ChatRecipe, ChatSettings
-    from handlers.chat.local_engine import LocalEngine
     from shared.models.device import choose_device, choose_dtype
     from shared.models.language import load_chat
 
     device = choose_device(settings.device)
-    dtype = choose_dtype(device, "chat")
-    models = {name: load_chat(folder, device, dtype, name=name) for name, folder in folders.items() if folder is not None}
-    return ChatRecipe(LocalEngine(models), ChatSettings(settings.sfw_words, settings.chat_streaming))
+    read = partial(load_chat, device=device, dtype=choose_dtype(device, "chat"))
+    found = {name: folder for name, folder in folders.items() if folder is not None}
+    sources = [
+        Source(name, partial(read, folder, name=name), transcript=name == QWEN_BASE.name, revision=revision_of(folder))
+        for name, folder in found.items()
+    ]
+    engine = BatchingEngine(
+        sources,
+        resident=choose_residency(settings.chat_resident, found.values(), device),
+        budget=int(settings.chat_cache_gb * 2**30) if settings.chat_cache_gb is not None else None,
+    )
+    return ChatRecipe(engine, ChatSettings(settings.sfw_words, settings.chat_streaming))
 
 
 HANDLER = Handler(
     "chat",
     ChatRequest,
     load,
-    libraries=("handlers.chat.generate", "handlers.chat.local_engine", "shared.models.language"),
+    libraries=("handlers.chat.generate", "handlers.chat.batching.engine", "llguidance", "shared.models.language"),
     weights=(QWEN_INSTRUCT,),
     calls_back=False,
     streams=True,
+    together=lambda recipe: recipe.engine.concurrency,
 )
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 from shared.contract.chat import Message
+
+Render = Callable[[Any, Sequence[Message]], list[int]]
 
 _NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
@@ -60,6 +63,28 @@ def render_transcript(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """
     turns = [message.content if message.role == "system" else f"{_NAMES[message.role]}: {message.content}" for message in messages]
     return _encode(tokenizer, "\n\n".join([*turns, "Assistant:"]))
+
+
+def shared_beginning(render: Render, tokenizer: Any, messages: Sequence[Message], ids: Sequence[int]) -> int:
+    """Says how many tokens of a prompt come before its first message that is not of role system.
+
+    Other requests with the same system message begin with the same tokens.
+
+    Args:
+        render: What rendered it.
+        tokenizer: The model's.
+        messages: The conversation.
+        ids: The conversation, rendered.
+
+    Returns:
+        0 where there is no system message.
+    """
+    system = list(takewhile(lambda message: message.role == "system", messages))
+    if not system or len(system) == len(messages):
+        return 0
+    # The same with another message after it: what both have in common is what does not depend on that message.
+    other = render(tokenizer, [*system, Message(role="user", content="\ue000")])
+    return next((at for at, (one, another) in enumerate(zip(ids, other, strict=False)) if one != another), min(len(ids), len(other)) - 1)
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:

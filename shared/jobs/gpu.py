@@ -1,4 +1,4 @@
-"""The one thread that owns the GPU, until the GPU is lost."""
+"""The one thread that owns the GPU, until the GPU is lost; or those who wait for a recipe that has such a thread of its own."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ T = TypeVar("T")
 
 
 class GpuThread:
-    """Does one piece of work at a time, and none any more once it was condemned."""
+    """Does one piece of work at a time, and none any more once it was condemned.
 
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="gpu")
+    Args:
+        at_once: More than 1 only for work that itself waits for the one thread that owns the GPU.
+    """
+
+    def __init__(self, at_once: int = 1) -> None:
+        self._executor = ThreadPoolExecutor(at_once, thread_name_prefix="gpu")
         self._lost = threading.Event()
 
     def __enter__(self) -> Self:

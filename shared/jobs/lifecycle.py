@@ -53,9 +53,10 @@ class Worker(Generic[RequestT]):
         request: The model that inputs are parsed with.
         recipe: The handler, its models loaded.
         operator: What the operator decides about requests.
-        gpu: One thread. It owns the GPU.
+        gpu: One thread, which owns the GPU; or, for a recipe that has such a thread of its own, one for each job that it does at once.
         threads: Threads for encoding, uploading, fetching and calling back.
         grace: Seconds that a step may take beyond a job's deadline. Then the job is answered without its work, and the worker replaced.
+        concurrency: How many jobs are in hand at once.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Worker(Generic[RequestT]):
     gpu: GpuThread
     threads: Executor
     grace: float = 20.0
+    concurrency: int = 1
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ class Recipe(Protocol[RequestT]):
         """
 
     def generate(self, request: RequestT, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
-        """Makes the products, one by one, on the thread that owns the GPU.
+        """Makes the products, one by one, on the thread that owns the GPU; or waits there for a thread of its own that does.
 
         Args:
             request: What to make.

@@ -30,9 +30,29 @@ class ChatModel:
 
     @property
     def context_length(self) -> int:
-        """How many tokens fit, prompt and answer together. A tokenizer's own limit is not it."""
-        length: int = self.model.config.max_position_embeddings
-        return length
+        """How many tokens fit, prompt and answer together. A tokenizer's own limit is not it.
+
+        Where a model's attention looks back through a window only, that window: within it, the model looks at everything.
+        """
+        config = self.model.config
+        length: int = config.max_position_embeddings
+        window = getattr(config, "sliding_window", None)
+        slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+        return min(length, window) if window and slides else length
+
+    @property
+    def layers(self) -> int:
+        """How many of its layers have keys and values."""
+        layers: int = self.model.config.num_hidden_layers
+        return layers
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end a text, as the model's own generation config names them, or else its tokenizer."""
+        config = self.model.generation_config
+        named = config.eos_token_id if config is not None else None
+        named = self.tokenizer.eos_token_id if named is None else named
+        return frozenset([named] if isinstance(named, int) else named or ())
 
 
 def load_chat(folder: Path, device: torch.device, dtype: torch.dtype, *, name: str = "chat") -> ChatModel:

@@ -33,7 +33,7 @@ class Watched:
             self.texts.append(text)
         if preview is not None:
             self.previews.append(preview)
-        if done == self._stop_at:
+        if self._stop_at is not None and done >= self._stop_at:
             self.run.cancel.cancel()
 
 
@@ -114,3 +114,13 @@ def tokenizer(tiny_models: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(tiny_models / "qwen_instruct")
+
+
+@pytest.fixture(scope="session")
+def instruct(tiny_models: Path) -> Any:
+    """The small instruct model, a `ChatModel`."""
+    import torch
+
+    from shared.models.language import load_chat
+
+    return load_chat(tiny_models / "qwen_instruct", torch.device("cpu"), torch.float32)
