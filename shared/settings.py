@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     volume_models_dir: Path = Field(Path("/runpod-volume/models"), description="Weights on the network volume.")
     allow_downloads: bool = Field(False, description="Download weights that are found nowhere. Off, a worker never asks a hub.")
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where models run; `auto` takes a GPU if there is one.")
+    device_memory_gb: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="GB of the GPU's memory that WAN may use; unset: all. On a CPU: what a GPU would have."
+    )
 
     # Limits and defaults
     job_timeout: Seconds = Field(
@@ -144,6 +147,11 @@ class Settings(BaseSettings):
         """Seconds that a job of a handler may take."""
         own: float | None = getattr(self, f"{handler}_job_timeout", None)
         return own if own is not None else self.job_timeout
+
+    @property
+    def device_memory(self) -> int | None:
+        """`DEVICE_MEMORY_GB` in bytes."""
+        return None if self.device_memory_gb is None else int(self.device_memory_gb * 1e9)
 
     @property
     def on_runpod(self) -> bool:

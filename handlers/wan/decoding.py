@@ -58,7 +58,14 @@ def decoded_in(vae: Any, free: int | None, width: int, height: int) -> Iterator[
     Yields:
         Whether tiles are used.
     """
-    tiled = free is not None and free < needed_to_decode(width, height)
+    with coded_in(vae, free, needed_to_decode(width, height)) as tiled:
+        yield tiled
+
+
+@contextmanager
+def coded_in(vae: Any, free: int | None, needed: int) -> Iterator[bool]:
+    """Has the VAE work in tiles while the body runs if `needed` bytes, for the whole, are more than are free. Yields whether."""
+    tiled = free is not None and free < needed
     if tiled:
         vae.enable_tiling()
     try:

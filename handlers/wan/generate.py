@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -12,19 +12,21 @@ from PIL import Image
 from torch import Tensor
 
 from handlers.wan.acceleration import accelerated
-from handlers.wan.decoding import decode_frames, decoded_in
+from handlers.wan.decoding import coded_in, decode_frames, decoded_in
 from handlers.wan.looks import Looks
 from handlers.wan.loras import target
+from handlers.wan.memory import Work, check_memory, work_of
 from handlers.wan.modes import check_references
 from handlers.wan.prompts import Prompts
 from handlers.wan.references import Conditions, conditioning_scale, conditions, image_conditions
+from handlers.wan.residence import Residence, without_encoder
 from handlers.wan.solvers import make_solver
 from shared.contract.wan import WanRequest
 from shared.jobs.recipe import Clip, Picture, Product, Run, Summary
 from shared.jobs.relay import Relay
 from shared.media.images import Pixels
 from shared.media.videos import STANDARD, Encoding
-from shared.models.device import forget_vram_peak, free_vram, vram_used_mb
+from shared.models.device import Memory, forget_vram_peak, vram_used_mb
 from shared.models.diffusion import WanPipelines
 from shared.models.image_to_video import last_picture_at
 from shared.models.loras import with_loras
@@ -39,13 +41,17 @@ class WanRecipe:
         pipelines: WAN, loaded.
         shelf: What the operator put beside it.
         encoding: How clips are written.
+        memory_limit: Bytes of the device's memory that may be used; None: all.
     """
 
-    def __init__(self, pipelines: WanPipelines, shelf: Shelf, encoding: Encoding = STANDARD) -> None:
+    def __init__(self, pipelines: WanPipelines, shelf: Shelf, encoding: Encoding = STANDARD, *, memory_limit: int | None = None) -> None:
         self._pipelines = pipelines
         self._shelf = shelf
         self._encoding = encoding
-        self._prompts = Prompts(pipelines.all[0])
+        self._memory = Memory(pipelines.device, memory_limit)
+        self._memory.keep_to_limit()
+        self._residence = Residence(pipelines, self._memory)
+        self._prompts = Prompts(pipelines.all[0], self._residence.bring)
         self._looks = Looks(pipelines.vae)
 
     def accept(self, request: WanRequest) -> None:
@@ -53,10 +59,12 @@ class WanRecipe:
 
         Raises:
             ModelUnavailable: This worker's WAN cannot go by the request's references; or a LoRA is not here.
+            OutOfMemory: The clip cannot fit. It names what would.
         """
         for lora in request.loras:
             self._shelf.find("loras", lora.name)
         check_references(request, self._pipelines)
+        check_memory(self._work(request), self._choose(request).transformer, self._memory, self._residence.others)
 
     @torch.inference_mode()
     def generate(self, request: WanRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
@@ -101,23 +109,36 @@ class WanRecipe:
             return image_conditions(request, references)
         return conditions(request, references, made_frames(request.frames))
 
+    def _choose(self, request: WanRequest) -> Any:
+        """The pipeline that serves a request."""
+        return self._pipelines.pictures or (self._pipelines.vace if request.references else self._pipelines.text)
+
+    def _work(self, request: WanRequest) -> Work:
+        return work_of(request, made_frames(request.frames))
+
     @contextmanager
     def _pipeline(self, request: WanRequest) -> Iterator[Any]:
-        """The one that serves a request, with its solver on."""
-        pipelines = self._pipelines
-        pipeline: Any = pipelines.pictures or (pipelines.vace if request.references else pipelines.text)
-        ending = last_picture_at(pipeline, request.frames - 1) if pipelines.pictures is not None else nullcontext()
-        with scheduled_by(pipeline, make_solver(request.sample_solver, request.sample_shift)), ending:
+        """The pipeline that serves a request, with everything on it that the request needs, and without the text encoder."""
+        pipeline, work = self._choose(request), self._work(request)
+        self._residence.make_room(work.most(pipeline.transformer, tiled=False))
+        with ExitStack() as stack:
+            stack.enter_context(without_encoder(pipeline))
+            stack.enter_context(scheduled_by(pipeline, make_solver(request.sample_solver, request.sample_shift)))
+            stack.enter_context(accelerated(pipeline.transformer, request.acceleration))
+            stack.enter_context(coded_in(self._pipelines.vae, self._residence.free, work.encoding(tiled=False)))
+            if self._pipelines.pictures is not None:
+                stack.enter_context(last_picture_at(pipeline, request.frames - 1))
             yield pipeline
 
     def _denoise(self, request: WanRequest, given: Conditions, run: Run) -> Tensor:
         """1 × channels × latent frames × height/8 × width/8; up to three frames more than were asked for."""
-        with self._pipeline(request) as pipeline, accelerated(pipeline.transformer, request.acceleration):
+        embeddings = self._prompts.embed(request.prompt, request.negative_prompt, guided=request.guidance_scale > 1)
+        with self._pipeline(request) as pipeline:
             latents: Tensor = call_pipeline(
                 pipeline,
                 run.step,
                 self._looks.of(given.leading) if request.preview else None,
-                **self._prompts.embed(request.prompt, request.negative_prompt, guided=request.guidance_scale > 1),
+                **embeddings,
                 **given.arguments,
                 width=request.width,
                 height=request.height,
@@ -133,7 +154,7 @@ class WanRecipe:
     def _frames(self, latents: Tensor, count: int, run: Run) -> Iterator[Pixels]:
         """The first `count` frames."""
         vae, size = self._pipelines.vae, (8 * latents.shape[-1], 8 * latents.shape[-2])
-        with decoded_in(vae, free_vram(self._device), *size), closing(decode_frames(vae, latents)) as decoding:
+        with decoded_in(vae, self._residence.free, *size), closing(decode_frames(vae, latents)) as decoding:
             for frame in islice(decoding, count):
                 run.cancel.check()
                 yield frame

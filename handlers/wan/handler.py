@@ -29,7 +29,8 @@ def load(settings: Settings) -> Recipe[WanRequest]:
     from shared.weights.shelf import Shelf
 
     device = choose_device(settings.device)
-    return WanRecipe(load_wan(folder, device, choose_dtype(device, "wan")), Shelf(settings.models_dir), _encoding(settings))
+    pipelines, shelf = load_wan(folder, device, choose_dtype(device, "wan")), Shelf(settings.models_dir)
+    return WanRecipe(pipelines, shelf, _encoding(settings), memory_limit=settings.device_memory)
 
 
 def _encoding(settings: Settings) -> Encoding:

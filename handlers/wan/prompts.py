@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,10 +20,12 @@ class Prompts:
 
     Args:
         pipeline: A `WanPipeline`, of which the tokenizer and the text encoder are used.
+        bring: Has the text encoder where it can compute. Called only when a text is not known.
     """
 
-    def __init__(self, pipeline: Any) -> None:
+    def __init__(self, pipeline: Any, bring: Callable[[], None] = lambda: None) -> None:
         self._pipeline = pipeline
+        self._bring = bring
         self._known: OrderedDict[str, Tensor] = OrderedDict()
 
     def embed(self, prompt: str, negative_prompt: str | None, *, guided: bool) -> dict[str, Tensor]:
@@ -52,6 +55,7 @@ class Prompts:
     def _encode_anew(self, text: str) -> Tensor:
         """1 × the text's own tokens × width."""
         # The pipeline cleans a text before it counts tokens, which can only make fewer of them.
+        self._bring()
         count = max(_LENGTH, len(self._pipeline.tokenizer(text, truncation=False, verbose=False).input_ids))
         rows, _ = self._pipeline.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=count)
         used = int(rows[0].abs().sum(-1).nonzero().max()) + 1

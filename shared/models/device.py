@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 
 from shared.settings import SettingsError
 
@@ -54,3 +56,48 @@ def free_vram(device: torch.device) -> int | None:
         return None
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory that models and their work share.
+
+    Attributes:
+        device: Whose.
+        limit: Bytes that the worker may use of it. On a CPU, which is never short of so little, what a GPU would have; None there: no end.
+    """
+
+    device: torch.device
+    limit: int | None = None
+
+    def keep_to_limit(self) -> None:
+        """Has torch refuse, on a GPU, what goes beyond the limit."""
+        if self.device.type == "cuda" and self.limit is not None:
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, self.limit / total), self.device)
+
+    @property
+    def total(self) -> int | None:
+        """Bytes in all; None where there is no end."""
+        if self.device.type != "cuda":
+            return self.limit
+        total = int(torch.cuda.get_device_properties(self.device).total_memory)
+        return total if self.limit is None else min(total, self.limit)
+
+    def free(self, held: int) -> int | None:
+        """Bytes that new tensors can have; None where there is no end.
+
+        Args:
+            held: Bytes of the weights that are on the device. A GPU is asked itself.
+        """
+        if self.device.type != "cuda":
+            return None if self.limit is None else self.limit - held
+        free = free_vram(self.device)
+        left = None if self.limit is None else self.limit - torch.cuda.memory_allocated(self.device)
+        return min(amount for amount in (free, left) if amount is not None)
+
+
+def size_of(*networks: nn.Module | None) -> int:
+    """Bytes of the weights of networks, what they share counted once."""
+    tensors = [tensor for network in networks if network is not None for tensor in (*network.parameters(), *network.buffers())]
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
