@@ -737,9 +737,9 @@ export interface WanRequest {
      */
     loras?: Lora[] | null;
     /**
-     * `fast` reuses what changes little from step to step: quicker, and not the same clip. Default: none.
+     * `lossless` computes the same but for the last digits. `fast` reuses what changes little from step to step: quicker still, and not the same clip. Default: none.
      */
-    acceleration?: ("none" | "fast") | null;
+    acceleration?: ("none" | "lossless" | "fast") | null;
     /**
      * Whether progress updates carry a small picture of what there is so far, as `preview`. Default: false.
      */

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from handlers.wan.acceleration import accelerated
+from handlers.wan.acceleration import accelerated, ways_of
 from handlers.wan.decoding import coded_in, decode_frames, decoded_in
 from handlers.wan.looks import Looks
 from handlers.wan.loras import target
 from handlers.wan.memory import Work, check_memory, work_of
 from handlers.wan.modes import check_references
 from handlers.wan.prompts import Prompts
-from handlers.wan.references import Conditions, conditioning_scale, conditions, image_conditions
+from handlers.wan.references import Conditions, conditioning_scale, conditions, ending_at, image_conditions
 from handlers.wan.residence import Residence, without_encoder
 from handlers.wan.solvers import make_solver
 from shared.contract.wan import WanRequest
@@ -28,7 +28,6 @@ from shared.media.images import Pixels
 from shared.media.videos import STANDARD, Encoding
 from shared.models.device import Memory, forget_vram_peak, vram_used_mb
 from shared.models.diffusion import WanPipelines
-from shared.models.image_to_video import last_picture_at
 from shared.models.loras import with_loras
 from shared.models.pipelines import call_pipeline, scheduled_by
 from shared.weights.shelf import Shelf
@@ -96,7 +95,8 @@ class WanRecipe:
         if request.references:
             method = "vace" if self._pipelines.vace is not None else "image_to_video"
             metadata |= {"reference_method": method, "reference_strength": request.reference_strength}
-        return Summary(metadata)
+        idle = request.acceleration != "none" and not self._ways(request)
+        return Summary(metadata, warnings=[f"config.acceleration: {request.acceleration} does nothing on this worker's device"] * idle)
 
     @property
     def _device(self) -> torch.device:
@@ -113,6 +113,13 @@ class WanRecipe:
         """The pipeline that serves a request."""
         return self._pipelines.pictures or (self._pipelines.vace if request.references else self._pipelines.text)
 
+    def _ways(self, request: WanRequest) -> tuple[str, ...]:
+        """How a request is accelerated."""
+        transformer = self._choose(request).transformer
+        room = self._memory.total
+        taken = self._residence.others + self._work(request).most(transformer, tiled=False)
+        return ways_of(request.acceleration, transformer, None if room is None else room - taken)
+
     def _work(self, request: WanRequest) -> Work:
         return work_of(request, made_frames(request.frames))
 
@@ -124,10 +131,10 @@ class WanRecipe:
         with ExitStack() as stack:
             stack.enter_context(without_encoder(pipeline))
             stack.enter_context(scheduled_by(pipeline, make_solver(request.sample_solver, request.sample_shift)))
-            stack.enter_context(accelerated(pipeline.transformer, request.acceleration))
+            stack.enter_context(accelerated(pipeline.transformer, self._ways(request)))
             stack.enter_context(coded_in(self._pipelines.vae, self._residence.free, work.encoding(tiled=False)))
             if self._pipelines.pictures is not None:
-                stack.enter_context(last_picture_at(pipeline, request.frames - 1))
+                stack.enter_context(ending_at(pipeline, request.frames - 1))
             yield pipeline
 
     def _denoise(self, request: WanRequest, given: Conditions, run: Run) -> Tensor:
@@ -178,6 +185,8 @@ class WanRecipe:
             "sample_shift": request.sample_shift,
             "acceleration": request.acceleration,
         }
+        if request.acceleration != "none":
+            done["accelerated_by"] = list(self._ways(request))
         if request.loras:
             done["loras"] = [{"name": lora.name, "scale": lora.scale} for lora in request.loras]
         if request.references and self._pipelines.vace is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,16 @@ def image_conditions(request: WanRequest, references: Mapping[str, Image.Image])
     names = {"config.first_frame": "image", "config.last_frame": "last_image"}
     fitted = {names[name]: fit(picture, request.width, request.height) for name, picture in references.items()}
     return Conditions(fitted, leading=0)
+
+
+@contextmanager
+def ending_at(pipeline: Any, frame: int) -> Iterator[None]:
+    """Has a model that ends with a picture end with it at a frame, and stay there, while the body runs."""
+    pipeline.last_picture_at = frame
+    try:
+        yield
+    finally:
+        pipeline.last_picture_at = None
 
 
 def _kept(fitted: Mapping[str, Image.Image], delivered: int, made: int) -> dict[int, Image.Image]:

@@ -168,9 +168,12 @@ class WanRequest(Request):
         tuple[Lora, ...], Field(strict=False, max_length=16, description="LoRAs, all of them applied together."), Wire("config.loras")
     ] = ()
     acceleration: Annotated[
-        Literal["none", "fast"],
+        Literal["none", "lossless", "fast"],
         Wire("config.acceleration"),
-        Field(description="`fast` reuses what changes little from step to step: quicker, and not the same clip."),
+        Field(
+            description="`lossless` computes the same but for the last digits. `fast` reuses what changes little from step to step: quicker "
+            "still, and not the same clip."
+        ),
     ] = "none"
     preview: Preview = False
     extras: Annotated[

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +56,6 @@ class EndingWanPipeline(WanImageToVideoPipeline):  # type: ignore[misc]  # the l
         mean, deviation = (torch.tensor(config[f"latents_{name}"]).view(view).to(video) for name in ("mean", "std"))
         coded: Tensor = self.vae.encode(video.to(self.vae.device, self.vae.dtype)).latent_dist.mode().to(video)
         return (coded - mean) * (1.0 / deviation)
-
-
-@contextmanager
-def last_picture_at(pipeline: EndingWanPipeline, frame: int) -> Iterator[None]:
-    """Has a last picture stand from a frame on, while the body runs."""
-    pipeline.last_picture_at = frame
-    try:
-        yield
-    finally:
-        pipeline.last_picture_at = None
 
 
 def load_image_to_video(folder: Path, transformer: Any, device: torch.device, parts: dict[str, Any]) -> EndingWanPipeline:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,15 @@ import torch
 from builder.small.shapes import Pixels
 from builder.small.wan.check import load_recipe
 from builder.small.wan.detector import read_clip
+from handlers.wan.acceleration import accelerated, fused_size
 from handlers.wan.decoding import decoded_in, needed_to_decode
 from handlers.wan.generate import WanRecipe
+from handlers.wan.loras import target
 from shared.contract.wan import WanRequest
 from shared.errors import Cancelled
-from shared.models.diffusion import load_wan
+from shared.models.diffusion import WanPipelines, load_wan
+from shared.models.lora_files import Factors
+from shared.models.loras import merged
 from tests.handlers.conftest import Watched, clip, make, wan
 
 PROMPT = "a red circle moves to the right on a blue background"
@@ -79,7 +84,90 @@ def test_a_stopped_job_takes_its_acceleration_off(recipe: WanRecipe) -> None:
 
 
 def test_the_payload_names_it(recipe: WanRecipe) -> None:
-    assert make(recipe, request("fast"))[0].metadata["acceleration"] == "fast"
+    (made,) = make(recipe, request("fast"))
+    assert (made.metadata["acceleration"], made.metadata["accelerated_by"]) == ("fast", ["first_block_cache"])
+
+
+@pytest.mark.parametrize("references", [False, True], ids=["text", "reference"])
+@pytest.mark.parametrize("loras", [False, True], ids=["plain", "lora"])
+def test_fused_projections_compute_the_same_and_come_off(tiny_models: Path, references: bool, loras: bool) -> None:
+    pipelines = load_wan(tiny_models / "wan", torch.device("cpu"), torch.float32)
+    pipeline = pipelines.vace if references else pipelines.text
+    names = {name for name, _ in pipeline.transformer.named_modules()}
+    with changed(pipelines, 0.5 if loras else 0.0):
+        before = latents(pipeline)
+        with accelerated(pipeline.transformer, ("fused_projections",)):
+            assert {name for name, _ in pipeline.transformer.named_modules()} > names
+            fused = latents(pipeline)
+        assert torch.equal(latents(pipeline), before)
+    assert (fused - before).abs().max() <= 2e-6 * before.abs().max()
+    assert {name for name, _ in pipeline.transformer.named_modules()} == names
+    if loras:
+        assert not torch.allclose(latents(pipeline), before)
+
+
+@contextmanager
+def changed(pipelines: WanPipelines, scale: float) -> Iterator[None]:
+    """With what a LoRA adds to a layer that is fused."""
+    layer = ("transformer", "blocks.0.attn1.to_q")
+    down, up = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((2, 48), (48, 2)))
+    with merged(target(pipelines), [({layer: Factors(down, up, 1.0)}, scale)] if scale else []):
+        yield
+
+
+def latents(pipeline: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        made: torch.Tensor = pipeline(
+            "a cat",
+            height=64,
+            width=64,
+            num_frames=5,
+            num_inference_steps=2,
+            output_type="latent",
+            generator=torch.Generator().manual_seed(1),
+        ).frames
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_compiled_blocks_compute_the_same_to_the_last_digits_with_and_without_a_lora(tiny_models: Path) -> None:
+    pipelines = load_wan(tiny_models / "wan", torch.device("cpu"), torch.float32)
+    pipeline = pipelines.text
+    for scale in (0.0, 0.5):
+        with changed(pipelines, scale):
+            before = latents(pipeline)
+            with accelerated(pipeline.transformer, ("fused_projections", "cudnn_attention", "compiled_blocks")):
+                compiled = latents(pipeline)
+            assert torch.equal(latents(pipeline), before)
+        assert not torch.equal(compiled, before)  # it was compiled
+        assert (compiled - before).abs().max() <= 1e-5 * before.abs().max()
+
+
+def test_what_fails_while_it_is_put_on_comes_off_all_the_same(tiny_models: Path) -> None:
+    transformer = load_wan(tiny_models / "wan", torch.device("cpu"), torch.float32).text.transformer
+
+    def fail() -> None:
+        with accelerated(transformer, ("fused_projections", "compiled_blocks")):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not any(getattr(module, "fused_projections", False) or module._compiled_call_impl for module in transformer.modules())
+
+
+def test_lossless_is_off_on_a_cpu_and_says_so(recipe: WanRecipe) -> None:
+    request_ = request("lossless")
+    products = make(recipe, request_)
+    assert np.array_equal(np.stack(list(clip(products).frames)), film(recipe, "none"))
+    assert (products[0].metadata["acceleration"], products[0].metadata["accelerated_by"]) == ("lossless", [])
+    assert recipe.summarize(request_, products).warnings == ["config.acceleration: lossless does nothing on this worker's device"]
+
+
+def test_the_copy_that_fused_projections_need_is_counted(recipe: WanRecipe) -> None:
+    transformer = recipe._pipelines.text.transformer
+    layers = [layer for name, layer in transformer.named_modules() if name.endswith(("to_q", "to_k", "to_v"))]
+    assert fused_size(transformer) == sum(layer.weight.nbytes for layer in layers) > 0
 
 
 def test_a_clip_is_decoded_in_tiles_only_where_the_whole_does_not_fit(tiny_models: Path) -> None:
