@@ -171,8 +171,8 @@ class WanRequest(Request):
         Literal["none", "lossless", "fast"],
         Wire("config.acceleration"),
         Field(
-            description="`lossless` computes the same but for the last digits. `fast` reuses what changes little from step to step: quicker "
-            "still, and not the same clip."
+            description="`lossless` computes the same but for the last digits. `fast` reuses what changes little from step to step: "
+            "quicker still, and not the same clip."
         ),
     ] = "none"
     preview: Preview = False
