@@ -15,6 +15,8 @@ from shared.contract.response_format import ResponseFormat
 from shared.errors import Problem, ValidationError
 
 _MOST_OF_A_REASON = 200  # characters
+# As much white space as people write. Without a limit a model may go on with nothing else until `max_tokens`.
+_SPACE = r"[ \t\n\r]{0,20}"
 
 
 class Grammar:
@@ -70,7 +72,7 @@ class Grammars:
         from llguidance import LLMatcher
 
         schema: object = {"type": "object"} if form.json_schema is None else form.json_schema.definition
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema))
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_pattern": _SPACE})
         matcher = LLMatcher(self._translated(), grammar, log_level=0)
         if matcher.is_error():
             reason = (str(matcher.get_error()).splitlines() or ["unknown"])[0][:_MOST_OF_A_REASON]
