@@ -16,7 +16,7 @@ from shared.jobs.cancel import CancelToken
 from shared.jobs.deliver import Courier
 from shared.jobs.gpu import GpuThread
 from shared.jobs.lifecycle import Worker
-from shared.jobs.recipe import Run
+from shared.jobs.recipe import Recipe, Run
 from shared.serverless import Handler
 from shared.settings import Settings
 from shared.storage.local_disk import LocalDisk
@@ -24,13 +24,14 @@ from shared.webhooks import Webhook
 
 
 @contextmanager
-def local_worker(name: str, models: Path, folder: Path) -> Iterator[Worker[Any]]:
+def local_worker(name: str, models: Path, folder: Path, recipe: Recipe[Any] | None = None) -> Iterator[Worker[Any]]:
     """A worker that keeps its results on local disk and calls nobody back.
 
     Args:
         name: `sdxl`, `wan` or `chat`.
         models: A folder that serves as MODELS_DIR.
         folder: Where results go.
+        recipe: One that is loaded already; else the handler loads its own.
     """
     handler: Handler[Any] = importlib.import_module(f"handlers.{name}.handler").HANDLER
     settings = Settings(models_dir=models, output_dir=folder)
@@ -39,7 +40,7 @@ def local_worker(name: str, models: Path, folder: Path) -> Iterator[Worker[Any]]
         yield Worker(
             id="bench",
             request=handler.request,
-            recipe=gpu.submit(partial(handler.load, settings)).result(),
+            recipe=recipe or gpu.submit(partial(handler.load, settings)).result(),
             operator=Operator(),
             storage=storage,
             fetcher=Fetcher(settings),

@@ -1,0 +1,55 @@
+"""WAN 2.1 VACE 1.3B at its full size with random weights: as quick as the published one, and as large."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.models.diffusion import WanPipelines
+from shared.models.vace import text_view
+
+
+def full_size(tokenizer: Path, device: torch.device) -> WanPipelines:
+    """Makes the networks on the device, in the precision that the worker has them in.
+
+    Args:
+        tokenizer: Any WAN's tokenizer folder.
+        device: A GPU with 24 GB, or a CPU with patience.
+    """
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanVACEPipeline, WanVACETransformer3DModel
+    from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+
+    with device:
+        encoder = UMT5EncoderModel(
+            UMT5Config(
+                vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu",
+                dtype="bfloat16",
+            )
+        ).bfloat16()  # fmt: skip
+        transformer = WanVACETransformer3DModel(
+            patch_size=(1, 2, 2), num_attention_heads=12, attention_head_dim=128, in_channels=16, out_channels=16, text_dim=4096,
+            freq_dim=256, ffn_dim=8960, num_layers=30, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
+            vace_layers=list(range(0, 30, 2)), vace_in_channels=96,
+        )  # fmt: skip
+        vae = AutoencoderKLWan()
+    for network in (encoder, _halved(transformer), vae):
+        network.requires_grad_(False)
+        network.eval()
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=5.0)
+    parts: dict[str, Any] = {"tokenizer": AutoTokenizer.from_pretrained(tokenizer), "text_encoder": encoder, "vae": vae}
+    text = WanPipeline(transformer=text_view(transformer), scheduler=scheduler, **parts)
+    vace = WanVACEPipeline(transformer=transformer, scheduler=scheduler, **parts)
+    for pipeline in (text, vace):
+        pipeline.set_progress_bar_config(disable=True)
+    return WanPipelines(text, vace)
+
+
+def _halved(transformer: Any) -> Any:
+    """In bfloat16, but for what its class declares to need float32, as when it is loaded."""
+    kept = tuple(transformer._keep_in_fp32_modules)
+    for name, parameter in transformer.named_parameters():
+        if not any(part in name for part in kept):
+            parameter.data = parameter.data.bfloat16()
+    return transformer

@@ -1,0 +1,173 @@
+"""How long clips take on a GPU, and where the time goes: `python -m benchmarks.wan_speed MODELS`.
+
+The networks have their full size and random weights, which cost what trained ones cost. MODELS is the folder of `builder.make_tiny_models`,
+of which only the tokenizer is used. Side by side in one process: whole jobs of the worker with and without lossless acceleration, and the
+same clip by diffusers called plainly. Beside them the rate of a large matrix multiplication in the same run, of which the transformer's
+work is a share. With `--tiny` the small models of MODELS are measured instead, to see that the program runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.local_worker import local_worker, unwatched
+from shared.jobs.lifecycle import Completed, Job, Worker, run_job
+from shared.settings import prepare_environment
+from shared.telemetry import configure_logging
+
+PROMPT = "waves roll onto a beach"
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is made."""
+
+    width: int
+    height: int
+    frames: int
+    steps: tuple[int, ...]
+
+
+FULL, TINY = Size(480, 832, 81, (25, 50)), Size(64, 64, 9, (2, 4))
+
+
+def report(models: Path, *, tiny: bool) -> Iterator[str]:
+    """All figures, line by line, as they come."""
+    from handlers.wan.generate import WanRecipe
+    from shared.weights.shelf import Shelf
+
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    size, pipelines = (TINY if tiny else FULL), _load(models, device, tiny=tiny)
+    rate, flops = matrix_rate(device), forward_flops(pipelines.text, size)
+    yield f"{size.frames} frames of {size.width} × {size.height}; a matrix multiplication: {rate / 1e12:.2f} TFLOPS"
+    recipe = WanRecipe(pipelines, Shelf(models))
+    with tempfile.TemporaryDirectory() as folder, local_worker("wan", models, Path(folder), recipe) as worker:
+        job(worker, size, 1, "none")  # what is done once
+        for steps in size.steps:
+            for acceleration in ("none", "lossless"):
+                job(worker, size, 1, acceleration)
+                forget_peak()
+                timings = job(worker, size, steps, acceleration)
+                yield f"{steps} steps, a job, {acceleration}: {_shares(timings)}, peak {peak_gb():.1f} GB"
+            yield f"{steps} steps, diffusers: {_plainly(pipelines.text, size, steps, flops / rate)}"
+
+
+def _plainly(pipeline: Any, size: Size, steps: int, forward: float) -> str:
+    """The same by diffusers.
+
+    Args:
+        pipeline: For text.
+        size: What is made.
+        steps: With guidance each calls the transformer twice.
+        forward: Seconds that one call would take at the rate of the matrix multiplication.
+    """
+    forget_peak()
+    latents = timed(lambda: plain(pipeline, size, steps, "latent"))
+    frames = timed(lambda: plain(pipeline, size, steps, "np"))
+    share, decoding = 2 * steps * forward / latents, max(0.0, frames - latents) / frames
+    return f"{frames:.2f} s; decode {decoding:.0%}, steps at {share:.0%} of the matrix rate, peak {peak_gb():.1f} GB"
+
+
+def _load(models: Path, device: torch.device, *, tiny: bool) -> Any:
+    from benchmarks.wan_networks import full_size
+    from shared.models.device import choose_dtype
+    from shared.models.diffusion import load_wan
+
+    return load_wan(models / "wan", device, choose_dtype(device, "wan")) if tiny else full_size(models / "wan" / "tokenizer", device)
+
+
+def matrix_rate(device: torch.device) -> float:
+    """Operations per second of a large matrix multiplication in bfloat16."""
+    side = 8192 if device.type == "cuda" else 512
+    left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    timed(lambda: left @ right)
+    return 2 * side**3 / min(timed(lambda: left @ right) for _ in range(10))
+
+
+def forward_flops(pipeline: Any, size: Size) -> float:
+    """Operations of one call of the transformer, counted. With guidance a step has two."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        pipeline(
+            PROMPT, width=size.width, height=size.height, num_frames=size.frames, num_inference_steps=1, guidance_scale=1.0,
+            output_type="latent",
+        )  # fmt: skip
+    return float(sum(counter.get_flop_counts().get(type(pipeline.transformer).__name__, {}).values()))
+
+
+def plain(pipeline: Any, size: Size, steps: int, output: str) -> None:
+    """A clip as diffusers makes it, as latents or to frames in memory."""
+    with torch.inference_mode():
+        pipeline(
+            PROMPT, width=size.width, height=size.height, num_frames=size.frames, num_inference_steps=steps, guidance_scale=6.5,
+            generator=torch.Generator("cpu").manual_seed(1), output_type=output,
+        )  # fmt: skip
+
+
+def job(worker: Worker[Any], size: Size, steps: int, acceleration: str) -> dict[str, float]:
+    """Seconds of each step of a whole job, stored on local disk."""
+    config = {"width": size.width, "height": size.height, "frames": size.frames, "steps": steps, "seed": 1, "acceleration": acceleration}
+    request = {"id": "clip", "user_id": "bench", "type": "video_fast", "prompt": PROMPT, "config": config}
+    started = time.perf_counter()
+    ended = asyncio.run(run_job(Job("clip", request), worker, unwatched()))
+    if not isinstance(ended, Completed):
+        raise SystemExit(f"the job did not complete: {ended.payload.error_message}")
+    return dict(ended.payload.metadata.timings) | {"whole": time.perf_counter() - started}
+
+
+def _shares(timings: dict[str, float]) -> str:
+    whole = timings["whole"]
+    return f"{whole:.2f} s; " + ", ".join(f"{name} {timings[name] / whole:.0%}" for name in ("generate", "encode", "upload"))
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that work takes, to its end on the GPU."""
+    _wait()
+    started = time.perf_counter()
+    work()
+    _wait()
+    return time.perf_counter() - started
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def forget_peak() -> None:
+    """Begins to watch for the peak of the GPU's memory anew."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_gb() -> float:
+    """The most of the GPU's memory that was taken since; 0 without one."""
+    return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.wan_speed", description=__doc__)
+    parser.add_argument("models", type=Path, metavar="MODELS")
+    parser.add_argument("--tiny", action="store_true", help="the small models, to see that the program runs")
+    options = parser.parse_args(arguments)
+    prepare_environment()
+    configure_logging("ERROR")
+    for line in report(options.models, tiny=options.tiny):
+        print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
