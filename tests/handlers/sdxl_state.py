@@ -1,0 +1,82 @@
+"""What a pipeline consists of, to the bit, so that two moments of its life can be compared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_CALLED = {"_step_index", "_begin_index", "timesteps", "sigmas", "num_inference_steps"}
+"""What a scheduler remembers of its last call, and sets anew at the next."""
+
+
+class Same:
+    """A thing that equals nothing but itself. It is kept alive, so that no later thing is taken for it."""
+
+    def __init__(self, thing: object) -> None:
+        self._thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self._thing is other._thing
+
+    def __hash__(self) -> int:
+        return id(self._thing)
+
+    def __repr__(self) -> str:
+        return f"{type(self._thing).__name__} at {id(self._thing):#x}"
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A tensor: the object, where its numbers lie, and what they are."""
+
+    tensor: Same
+    place: int
+    kind: str
+    checksum: str
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Numbers:
+        numbers = tensor.detach().contiguous().view(torch.uint8).numpy() if tensor.ndim else tensor.detach().numpy()
+        kind = f"{tensor.dtype} {tuple(tensor.shape)} {tensor.device} {'trained' if tensor.requires_grad else 'frozen'}"
+        return cls(Same(tensor), tensor.data_ptr(), kind, hashlib.blake2b(numbers.tobytes()).hexdigest())
+
+
+def fingerprint(pipeline: Any) -> Mapping[str, object]:
+    """Everything of a pipeline that one job could leave for the next: by name, so that a difference says where it is."""
+    found: dict[str, object] = {"class": type(pipeline), "config": dict(pipeline.config), "dtype": pipeline.dtype}
+    for name, component in pipeline.components.items():
+        found[name] = Same(component)
+        if hasattr(component, "config"):
+            found[f"{name}.config"] = _configuration(component.config)
+        if isinstance(component, nn.Module):
+            found |= {f"{name}.{key}": value for key, value in _network(component).items()}
+        if hasattr(component, "get_vocab"):
+            found[f"{name}.vocabulary"] = (len(component), component.get_added_vocab(), component.split_special_tokens)
+    found["scheduler.state"] = {key for key in vars(pipeline.scheduler) if key not in _CALLED}
+    found["unet.attention"] = {name: (type(one), Same(one)) for name, one in pipeline.unet.attn_processors.items()}
+    found["unet.encoder_hid_proj"] = Same(pipeline.unet.encoder_hid_proj)
+    return found
+
+
+def _configuration(config: Any) -> object:
+    # A frozen configuration of diffusers has attributes too, which the library itself assigns to.
+    return (dict(config), dict(vars(config))) if isinstance(config, dict) else config.to_dict()
+
+
+def _network(network: nn.Module) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, module in network.named_modules():
+        hooks = [len(getattr(module, kind)) for kind in ("_forward_hooks", "_forward_pre_hooks", "_state_dict_hooks")]
+        found[f"module {name}"] = (Same(module), type(module), module.training, hooks, sorted(vars(module)))
+    found |= {f"parameter {name}": Numbers.of(tensor) for name, tensor in network.named_parameters()}
+    return found | {f"buffer {name}": Numbers.of(tensor) for name, tensor in network.named_buffers()}
+
+
+def differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    """The names of what is not as before."""
+    return sorted(name for name in before.keys() | after.keys() if name not in before or name not in after or before[name] != after[name])
