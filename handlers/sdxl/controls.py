@@ -13,9 +13,10 @@ from handlers.sdxl.canny import draw_edges
 from handlers.sdxl.inpainting import sparing
 from shared.contract.sdxl import Method, SdxlRequest
 from shared.contract.sdxl_parts import Control
-from shared.errors import ModelUnavailable
+from shared.errors import ModelUnavailable, Problem, ValidationError
 from shared.media.images import fit
 from shared.models.load import load_network
+from shared.settings import SettingsError
 from shared.weights.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 _PREPARE = {"canny": draw_edges}
 """What makes a guiding picture of any picture, for the kinds that need no network for it."""
+
+_FORM = ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim", "addition_embed_type")
+"""What a ControlNet has in common with the UNet that it was made for."""
 
 _GUIDED: Mapping[Method, str] = {
     "img2img": "StableDiffusionXLControlNetImg2ImgPipeline",
@@ -32,11 +36,15 @@ _GUIDED: Mapping[Method, str] = {
 
 
 def accept(request: SdxlRequest, shelf: Shelf) -> None:
-    """Refuses ControlNets that are not on the shelf, and pictures that nobody here can prepare.
+    """Refuses ControlNets that are not on the shelf, pictures that nobody here can prepare, and what ControlNets would ignore.
 
     Raises:
         ModelUnavailable: It names the field and what can be done.
+        ValidationError: Guidance is to be rescaled, which diffusers does with ControlNets only while it paints over.
     """
+    if request.controls and request.guidance_rescale and request.reference_method != "inpaint":
+        allowed = "0 where config.controls guide the picture, unless config.mask is given, too"
+        raise ValidationError([Problem("config.guidance_rescale", str(request.guidance_rescale), allowed)])
     for index, control in enumerate(request.controls):
         shelf.find("controlnets", control.kind)
         if not control.prepared and control.kind not in _PREPARE:
@@ -72,7 +80,10 @@ def _load(kind: str, pipeline: Any, shelf: Shelf) -> Any:
     def read(folder: Path) -> Any:
         from diffusers import ControlNetModel
 
-        return load_network(ControlNetModel, folder, name=f"controlnets/{kind}", device=unet.device, dtype=unet.dtype)
+        network = load_network(ControlNetModel, folder, name=f"controlnets/{kind}", device=unet.device, dtype=unet.dtype)
+        if any(network.config[name] != unet.config[name] for name in _FORM):
+            raise SettingsError(f"The ControlNet {kind!r} was made for another model.")
+        return network
 
     return shelf.load("controlnets", kind, read, _size_of)
 

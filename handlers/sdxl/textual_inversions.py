@@ -70,9 +70,9 @@ def read_inversion(path: Path, pipeline: Any) -> Inversion:
         raise _unusable(path, "it has not just clip_l and clip_g")
     first, second = (tensors[name] if tensors[name].ndim == 2 else tensors[name][None] for name in _PARTS)
     widths = tuple(getattr(pipeline, encoder).config.hidden_size for encoder in _PARTS.values())
-    if first.ndim != 2 or second.ndim != 2 or (first.shape[1], second.shape[1]) != widths or len(first) != len(second):
+    if first.ndim != 2 or second.ndim != 2 or (first.shape[1], second.shape[1]) != widths or len(first) != len(second) or len(first) == 0:
         raise _unusable(path, "its vectors have another shape than SDXL's")
-    if not (first.isfinite().all() and second.isfinite().all()):
+    if not (first.float().isfinite().all() and second.float().isfinite().all()):
         raise _unusable(path, "it holds values that are not finite")
     return first, second
 

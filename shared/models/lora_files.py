@@ -92,8 +92,8 @@ def read_lora(path: Path, target: Target) -> Lora:
             written = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
     except (OSError, ValueError, SafetensorError) as error:
         raise _unusable(path, "it is damaged", target) from error
-    if not tensors:
-        raise _unusable(path, "it is empty", target)
+    if not tensors or not isinstance(written, dict):
+        raise _unusable(path, "it is empty, or says nothing about itself that has a meaning", target)
     parts, spellings = dict[Layer, dict[str, Tensor]](), target.spellings()
     for name, tensor in tensors.items():
         layer, part = _place(name, target.beginnings, spellings) or (None, "")
@@ -122,25 +122,38 @@ def _plain(name: str) -> str:
 def _factors(path: Path, layer: Layer, parts: Mapping[str, Tensor], target: Target, written: Mapping[str, Any]) -> Factors:
     if not {"down", "up"} <= set(parts):
         raise _unusable(path, f"the layer {layer[1]!r} has only one of its two factors", target)
-    down, up = parts["down"].flatten(1), parts["up"].flatten(1)
+    # What has less than two dimensions is no factor, whatever its size.
+    down, up = (parts[part].flatten(1) if parts[part].ndim > 1 else parts[part].new_empty(0, 0) for part in ("down", "up"))
     weight: Any = target.layers[layer][0].weight
-    if (up.shape[0], down.shape[1]) != tuple(weight.flatten(1).shape) or up.shape[1] != down.shape[0]:
-        raise _unusable(path, f"the layer {layer[1]!r} has another shape than {target.name}'s", target)
-    if not (down.isfinite().all() and up.isfinite().all()):
-        raise _unusable(path, f"the layer {layer[1]!r} holds values that are not finite", target)
     rank = down.shape[0]
-    strength = float(parts["alpha"]) / rank if "alpha" in parts else _written_strength(layer, written, rank)
+    if (up.shape[0], down.shape[1]) != tuple(weight.flatten(1).shape) or up.shape[1] != rank or rank == 0:
+        raise _unusable(path, f"the layer {layer[1]!r} has another shape than {target.name}'s", target)
+    if not all(factor.float().isfinite().all() for factor in (down, up)):  # numbers in eight bits cannot be asked
+        raise _unusable(path, f"the layer {layer[1]!r} holds values that are not finite", target)
+    strength = _strength(layer, parts, written, rank)
+    if not math.isfinite(strength):
+        raise _unusable(path, f"the strength of the layer {layer[1]!r} is no number", target)
     return Factors(down, up, strength)
+
+
+def _strength(layer: Layer, parts: Mapping[str, Tensor], written: Mapping[str, Any], rank: int) -> float:
+    """At scale 1; not a number where the file does not say one."""
+    if "alpha" in parts:
+        return float(parts["alpha"]) / rank if parts["alpha"].numel() == 1 else math.nan
+    try:
+        return _written_strength(layer, written, rank)
+    except (TypeError, ValueError, AttributeError):
+        return math.nan
 
 
 def _written_strength(layer: Layer, written: Mapping[str, Any], rank: int) -> float:
     """The strength by the configuration that peft writes into the file, by its rules; 1 without one."""
     component, name = layer
-    alpha = written.get(f"{component}.lora_alpha", rank)
+    alpha = written.get(f"{component}.lora_alpha")
     for pattern, special in (written.get(f"{component}.alpha_pattern") or {}).items():
         if name == pattern or name.endswith(f".{pattern}"):
             alpha = special
-    return float(alpha) / (math.sqrt(rank) if written.get(f"{component}.use_rslora") else rank)
+    return float(rank if alpha is None else alpha) / (math.sqrt(rank) if written.get(f"{component}.use_rslora") else rank)
 
 
 def _unusable(path: Path, reason: str, target: Target) -> ModelUnavailable:

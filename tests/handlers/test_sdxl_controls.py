@@ -17,7 +17,7 @@ from builder.small.shapes import Figure, Scene, render
 from handlers.sdxl.canny import draw_edges
 from handlers.sdxl.handler import load
 from shared.contract.sdxl import SdxlRequest
-from shared.errors import Cancelled, ModelUnavailable
+from shared.errors import Cancelled, ModelUnavailable, ValidationError
 from shared.jobs.recipe import Recipe
 from shared.media.images import Pixels
 from shared.models.diffusion import load_sdxl
@@ -151,6 +151,27 @@ def test_the_next_job_is_not_guided_also_after_a_stop(recipe: Sdxl) -> None:
 def test_a_kind_that_is_not_here_is_refused_with_those_that_are(recipe: Sdxl) -> None:
     with pytest.raises(ModelUnavailable, match=r"config\.controls.*'depth'.*canny"):
         recipe.accept(asked({"kind": "depth"}))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"cross_attention_dim": 32}, {"block_out_channels": (64, 96, 96)}, {"addition_embed_type": None}],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_network_for_another_model_is_refused(small_models: Path, tmp_path: Path, other: dict[str, Any]) -> None:
+    config = ControlNetModel.load_config(small_models / "controlnets/canny")
+    ControlNetModel.from_config(config | other).save_pretrained(tmp_path / "controlnets/canny")
+    recipe = load(Settings(models_dir=tmp_path, sdxl_model=small_models / "sdxl", device="cpu"))
+    with pytest.raises(ModelUnavailable, match=r"^config\.controls: the ControlNet 'canny' cannot be used: .*made for another model"):
+        draw(recipe, asked({"prepared": True}), hint("left"))
+
+
+@pytest.mark.parametrize("more", [{}, {"image": URL, "denoise_strength": 0.5}])
+def test_guidance_rescale_which_they_would_ignore_is_refused_beside_them(recipe: Sdxl, more: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"config\.guidance_rescale.*config\.controls"):
+        recipe.accept(asked({"prepared": True}, guidance_rescale=0.5, **more))
+    recipe.accept(asked({"prepared": True}, guidance_rescale=0.0, **more))
+    recipe.accept(asked({"prepared": True}, guidance_rescale=0.5, **more | {"image": URL, "mask": URL}))
 
 
 def test_a_picture_that_nobody_can_prepare_is_refused_with_what_to_do(small_models: Path, tmp_path: Path) -> None:

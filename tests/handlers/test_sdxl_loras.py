@@ -177,8 +177,39 @@ def empty(tensors: dict[str, Tensor]) -> None:
     tensors.clear()
 
 
+def no_matrix(tensors: dict[str, Tensor]) -> None:
+    tensors[next(name for name in tensors if name.endswith("lora_up.weight"))] = torch.zeros(4)
+
+
+def without_a_rank(tensors: dict[str, Tensor]) -> None:
+    for name in [name for name in tensors if name.startswith("lora_unet") and not name.endswith(".alpha")]:
+        tensors[name] = (tensors[name][:0] if "down" in name else tensors[name][:, :0]).contiguous()
+
+
+def endless_strength(tensors: dict[str, Tensor]) -> None:
+    tensors[next(name for name in tensors if name.endswith(".alpha"))] = torch.tensor(torch.inf)
+
+
+def several_strengths(tensors: dict[str, Tensor]) -> None:
+    tensors[next(name for name in tensors if name.endswith(".alpha"))] = torch.ones(2)
+
+
 @pytest.mark.parametrize(
-    "spoil", [junk, wrong_shape, half_missing, foreign_layer, dora, not_finite, empty], ids=lambda spoil: spoil.__name__
+    "spoil",
+    [
+        junk,
+        wrong_shape,
+        half_missing,
+        foreign_layer,
+        dora,
+        not_finite,
+        empty,
+        no_matrix,
+        without_a_rank,
+        endless_strength,
+        several_strengths,
+    ],
+    ids=lambda spoil: spoil.__name__,
 )
 def test_a_file_that_is_no_lora_for_sdxl_is_refused(pipeline: Any, tmp_path: Path, spoil: Callable[[dict[str, Tensor]], None]) -> None:
     write_lora(tmp_path / "a.safetensors", pipeline, "kohya")
@@ -187,6 +218,28 @@ def test_a_file_that_is_no_lora_for_sdxl_is_refused(pipeline: Any, tmp_path: Pat
     save_file(tensors, tmp_path / "ink.safetensors")
     with pytest.raises(ModelUnavailable, match=r"^config\.loras: the LoRA 'ink' cannot be used: "):
         read_lora(tmp_path / "ink.safetensors", target(pipeline))
+
+
+@pytest.mark.parametrize(
+    "note",
+    ["[]", "{", '{"unet.lora_alpha": "much"}', '{"unet.alpha_pattern": [1]}', '{"unet.lora_alpha": 1e999}'],
+)
+def test_a_file_whose_note_about_alpha_means_nothing_is_refused(pipeline: Any, tmp_path: Path, note: str) -> None:
+    write_lora(tmp_path / "a.safetensors", pipeline, "peft")
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "ink.safetensors", metadata={"lora_adapter_metadata": note})
+    with pytest.raises(ModelUnavailable, match=r"^config\.loras: the LoRA 'ink' cannot be used: "):
+        read_lora(tmp_path / "ink.safetensors", target(pipeline))
+
+
+def test_a_lora_may_be_in_eight_bits(pipeline: Any, tmp_path: Path) -> None:
+    write_lora(tmp_path / "a.safetensors", pipeline, "peft")
+    eight = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in load_file(tmp_path / "a.safetensors").items()}
+    save_file(eight, tmp_path / "b.safetensors")
+    full, rounded = (read_lora(tmp_path / f"{name}.safetensors", target(pipeline)) for name in "ab")
+    layer = next(iter(full))
+    torch.testing.assert_close(rounded[layer].up.float(), full[layer].up, rtol=0.07, atol=0.01)
+    with merged(target(pipeline), [(rounded, 1.0)]):
+        assert weights(pipeline)[layer].isfinite().all()
 
 
 def test_a_damaged_file_is_refused(pipeline: Any, tmp_path: Path) -> None:

@@ -130,8 +130,9 @@ def test_each_vector_takes_a_place_in_the_window_and_has_its_weight(pipeline: An
         {"clip_l": torch.zeros(1, 32), "clip_g": torch.zeros(1, 32)},
         {"clip_l": torch.zeros(1, 32), "clip_g": torch.zeros(2, 48)},
         {"clip_l": torch.zeros(1, 32), "clip_g": torch.full((1, 48), torch.nan)},
+        {"clip_l": torch.zeros(0, 32), "clip_g": torch.zeros(0, 48)},
     ],
-    ids=["only one", "wrong width", "not as many", "not finite"],
+    ids=["only one", "wrong width", "not as many", "not finite", "none"],
 )
 def test_a_file_for_another_model_is_refused(pipeline: Any, tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, tmp_path / "ink.safetensors")
