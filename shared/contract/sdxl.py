@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -15,27 +16,17 @@ from shared.contract.references import Reference
 from shared.contract.request import Request, id_wire, type_wire, user_id_wire
 from shared.contract.samplers import FEWEST_STEPS, Scheduler
 from shared.contract.sdxl_parts import AdapterReference, Control, Enhance, ReferenceMode, ReferenceType, Refiner, Upscale
-from shared.contract.sizes import Size, SizeWord, round_side
+from shared.contract.sizes import Size, SizeWord, round_side, side_of
 from shared.contract.wire import UNSET, Otherwise, Wire, refuse
 
 _FAST = ("sdxl_image_fast",)
 _HIGH = ("sdxl_image_high", "sdxl_generate")
-_DEFAULT_SIZE = Size(1024, 1024)
+_side = partial(side_of, Size(1024, 1024))
 _WEIGHTED = r"text whose weights are as in (red:1.3), (red) or [red], with \( or \[ for a bracket that is text"
 _STEPS = "a whole number from 10 to 50 (from 1 with the schedulers lcm and tcd)"
 
 Method = Literal["none", "copy", "img2img", "inpaint", "adapter"]
 """What a reference is for: nothing, to be copied, to start from, to be repainted in parts, to be looked at."""
-
-
-def _side(index: Literal[0, 1]) -> Otherwise:
-    def compute(data: Mapping[str, Any], context: Context) -> int:
-        other = ("height", "width")[index]
-        if other in context.sources:
-            raise refuse(f"given together with {other}")
-        return (data.get("resolution") or _DEFAULT_SIZE)[index]
-
-    return Otherwise(compute, f"{_DEFAULT_SIZE[index]}, or from `resolution`")
 
 
 def _is_copy(data: Mapping[str, Any]) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, WithJsonSchema
 
+from shared.contract.context import Context
 from shared.contract.problems import describe
-from shared.contract.wire import refuse
+from shared.contract.wire import Otherwise, refuse
 
 _WORD = re.compile(r"([1-9]\d{0,5})[x*]([1-9]\d{0,5})")
 _ALLOWED = 'a width and a height in pixels, such as "1024x576"'
@@ -49,3 +51,15 @@ SizeWord = Annotated[
 def round_side(side: int, step: int, low: int, high: int) -> int:
     """The multiple of `step` from `low` to `high` that is nearest to a side."""
     return min(max(round(side / step) * step, low), high)
+
+
+def side_of(default: Size, index: Literal[0, 1]) -> Otherwise:
+    """What an absent width (0) or height (1) counts as: that of `resolution`, else of a default. One is never given without the other."""
+
+    def compute(data: Mapping[str, Any], context: Context) -> int:
+        other = ("height", "width")[index]
+        if other in context.sources:
+            raise refuse(f"given together with {other}")
+        return (data.get("resolution") or default)[index]
+
+    return Otherwise(compute, f"{default[index]}, or from `resolution`")
