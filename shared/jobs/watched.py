@@ -18,7 +18,8 @@ T = TypeVar("T")
 class WatchedText(Generic[T]):
     """Work that reports a growing text, and a reader who takes what is new whenever he comes. Neither waits for the other.
 
-    To be used as an async context: leaving it before the end stops the work, and returns when it has ended.
+    To be used as an async context: leaving it before the end stops the work, and returns when it has ended. The end of the task that reads
+    stops it, too: a generator that is suspended at a piece is not told when its reader is cancelled, and RunPod's SDK does not close it.
 
     Args:
         work: Takes the progress that it is to report to.
@@ -44,6 +45,8 @@ class WatchedText(Generic[T]):
 
         self.end = asyncio.ensure_future(self._work(Progress(send, self._interval)))
         self.end.add_done_callback(lambda _end: self._changed.set())
+        if (reader := asyncio.current_task()) is not None:
+            reader.add_done_callback(lambda _reader: self.end.cancel())
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
