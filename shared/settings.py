@@ -124,6 +124,13 @@ class Settings(BaseSettings):
     chat_cache_gb: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="GiB for what chat models remember of conversations; by default what they leave."
     )
+    chat_engine_url: Url | None = Field(
+        None, description="A server on this machine that speaks OpenAI's protocol and writes the chats: `http://127.0.0.1:8000`."
+    )
+    chat_engine_model: str | None = Field(None, description="What that server calls the model; not needed where it serves only one.")
+    chat_engine_context: int | None = Field(None, gt=0, description="Tokens that its model holds, where the server does not say it.")
+    chat_engine_concurrency: int = Field(32, ge=1, le=256, description="Answers that it is asked for at once.")
+    chat_engine_start: Seconds = Field(600.0, description="Seconds that it may take to become ready.")
     chat_streaming: bool = Field(False, description="Chat yields pieces of text while it writes them.")
     sfw_words: Words = Field((), description="Words and phrases that `sfw_mode` masks, separated by commas.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level that is logged.")

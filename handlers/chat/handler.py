@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def load(settings: Settings) -> ChatRecipe:
-    """Loads the instruct model, and the base model where its weights are there."""
+    """Loads the instruct model, and the base model where its weights are there; or finds the engine beside this process."""
+    if settings.chat_engine_url is not None:
+        return _load_server(settings)
     folders = {QWEN_INSTRUCT.name: resolve(QWEN_INSTRUCT, settings), QWEN_BASE.name: find(QWEN_BASE, settings)}
     # Imported after that, so that a worker without weights says so before it has imported torch.
     from handlers.chat.batching.engine import BatchingEngine
@@ -40,6 +42,14 @@ def load(settings: Settings) -> ChatRecipe:
         budget=int(settings.chat_cache_gb * 2**30) if settings.chat_cache_gb is not None else None,
     )
     return ChatRecipe(engine, ChatSettings(settings.sfw_words, settings.chat_streaming))
+
+
+def _load_server(settings: Settings) -> ChatRecipe:
+    """Without torch, which the image of such a server may have in a build of its own, or not at all."""
+    from handlers.chat.generate import ChatRecipe, ChatSettings
+    from handlers.chat.http_engine import connect
+
+    return ChatRecipe(connect(settings), ChatSettings(settings.sfw_words, settings.chat_streaming))
 
 
 HANDLER = Handler(

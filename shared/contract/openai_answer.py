@@ -173,12 +173,12 @@ def last_chunk(payload: CompletedPayload, created: int) -> OpenAIChunk:
 
 
 def to_text(answer: AnyAnswer) -> str:
-    """An object as strict, compact JSON.
+    """An object as strict, compact JSON in ASCII: nobody on its way cuts a character in two, or takes one for the end of a line.
 
     Raises:
-        ValueError: A number is not finite, or a text is not valid UTF-8.
+        ValueError: A number is not finite.
     """
-    return json.dumps(answer.model_dump(mode="json"), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(answer.model_dump(mode="json"), allow_nan=False, separators=(",", ":"))
 
 
 def event(answer: OpenAIChunk | OpenAIError) -> str:
