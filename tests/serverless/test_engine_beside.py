@@ -74,6 +74,13 @@ def test_a_stream_that_breaks_off_tells_its_reader_and_runpod(client: OpenAI, se
     assert "".join(text or "" for text in read) == "some words"
 
 
+def test_a_model_that_is_not_there_is_refused_in_openais_words(client: OpenAI) -> None:
+    with pytest.raises(APIError, match="it has qwen_instruct") as caught:
+        client.chat.completions.create(model="qwen_base", messages=HELLO)
+    assert (caught.value.code, caught.value.type) == ("model_unavailable", "invalid_request_error")
+    assert [model.id for model in client.models.list()] == ["qwen_instruct"]
+
+
 def test_a_stopped_job_frees_its_place_at_the_server(loop: Loop, server: OpenAIServer) -> None:
     left = threading.Event()
 

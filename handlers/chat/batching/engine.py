@@ -17,8 +17,9 @@ from handlers.chat.batching.row import Row
 from handlers.chat.batching.stream import RowStream
 from handlers.chat.batching.voice import Source
 from handlers.chat.engine import ModelFacts
+from handlers.chat.refusals import no_such_model, too_long
 from shared.contract.chat import ChatRequest
-from shared.errors import Cancelled, ContextLengthExceeded, DeviceError, JobError, ModelUnavailable
+from shared.errors import Cancelled, DeviceError, JobError
 from shared.jobs.cancel import CancelToken
 from shared.telemetry import logger
 
@@ -70,14 +71,11 @@ class BatchingEngine:
             ValidationError: The schema of the answer cannot be followed.
         """
         if request.model not in self.models:
-            raise ModelUnavailable(f"This worker has no model {request.model!r}; it has {', '.join(sorted(self.models))}.")
+            raise no_such_model(request, self.models)
         voice, window = self._models.voice(request.model), self.models[request.model].context_length
         prompt = len(voice.prompt(request.messages).ids)
         if prompt + request.max_tokens > window:
-            raise ContextLengthExceeded(
-                f"The conversation has {prompt} tokens and max_tokens asks for {request.max_tokens} more, but {request.model} holds "
-                f"{window}. Shorten the conversation, or ask for at most {max(window - prompt, 0)} tokens."
-            )
+            raise too_long(request, prompt, window)
         voice.check(request)
 
     def start(self, request: ChatRequest, cancel: CancelToken) -> RowStream:
