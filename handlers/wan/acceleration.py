@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib.util import find_spec
+from shutil import which
 from typing import Any, Literal
 
 import torch
@@ -33,7 +35,13 @@ def ways_of(acceleration: Acceleration, transformer: Any, free: int | None) -> t
         return ()
     fused = ("fused_projections",) if free is None or fused_size(transformer) <= free else ()
     modern = torch.cuda.get_device_capability(transformer.device) >= _CUDNN_SINCE
-    return (*fused, *(("cudnn_attention",) if modern else ()), "compiled_blocks")
+    compiled = ("compiled_blocks",) if can_compile() else ()
+    return (*fused, *(("cudnn_attention",) if modern else ()), *compiled)
+
+
+def can_compile() -> bool:
+    """Whether torch's compiler has what it needs for a GPU: Triton, and a compiler of C for what calls its kernels."""
+    return find_spec("triton") is not None and any(which(name) for name in ("cc", "gcc", "clang"))
 
 
 @contextmanager

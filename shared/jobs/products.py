@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from shared.jobs.cancel import CancelToken
 from shared.jobs.parcel import Parcel
 from shared.jobs.recipe import Clip, Picture, Product, Text
 from shared.media.extras import EXTRAS, ExtraKind, extra_path, passing
-from shared.media.images import IMAGE_TYPES, encode_image, thumbnail
+from shared.media.images import IMAGE_TYPES, Pixels, encode_image, thumbnail
 from shared.media.videos import VIDEO_EXTENSION, VIDEO_MIME, write_video
 from shared.storage.protocol import Stored, object_key
 from shared.telemetry import Clock
@@ -95,8 +95,9 @@ def _encode(product: Picture | Clip, folder: Path) -> Encoded:
         facts = {"width": width, "height": height, "format": product.format}
         return Encoded(content, IMAGE_TYPES[product.format], thumbnail(product.pixels), facts)
     path = folder / "clip.mp4"
-    frames = passing(product.frames, product.extras, folder, fps=product.fps)
-    video = write_video(frames, path, fps=product.fps, encoding=product.encoding)
+    with _left_at_once(product.frames) as frames:
+        passed = passing(frames, product.extras, folder, fps=product.fps)
+        video = write_video(passed, path, fps=product.fps, encoding=product.encoding)
     facts = {
         "width": video.width,
         "height": video.height,
@@ -108,6 +109,17 @@ def _encode(product: Picture | Clip, folder: Path) -> Encoded:
     }
     extras = {kind: extra_path(folder, kind) for kind in product.extras}
     return Encoded(path, (VIDEO_MIME, VIDEO_EXTENSION), thumbnail(video.middle), facts, extras)
+
+
+@contextmanager
+def _left_at_once(frames: Iterable[Pixels]) -> Iterator[Iterator[Pixels]]:
+    """Stops reading as soon as the body ends, so that who makes the frames makes no more: an error would keep the reader alive."""
+    reading = iter(frames)
+    try:
+        yield reading
+    finally:
+        if isinstance(reading, Generator):
+            reading.close()
 
 
 @dataclass(frozen=True)

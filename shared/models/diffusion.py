@@ -149,11 +149,13 @@ def _check_wan(index: Mapping[str, Any]) -> None:
 
 
 def _wan_pipelines(folder: Path, transformer: Any, device: torch.device, parts: dict[str, Any]) -> WanPipelines:
-    from diffusers import WanPipeline, WanVACEPipeline, WanVACETransformer3DModel
+    from diffusers import WanPipeline, WanVACETransformer3DModel
 
     if isinstance(transformer, WanVACETransformer3DModel):
         text = WanPipeline(transformer=text_view(transformer), **parts)
-        return WanPipelines(text, WanVACEPipeline(transformer=transformer, **parts))
+        from shared.models.vace_pipeline import RoomyVacePipeline
+
+        return WanPipelines(text, RoomyVacePipeline(transformer=transformer, **parts))
     if transformer.config.in_channels == parts["vae"].config.z_dim:
         return WanPipelines(WanPipeline(transformer=transformer, **parts))
     from shared.models.image_to_video import load_image_to_video

@@ -127,3 +127,11 @@ def test_a_decoding_that_is_given_up_leaves_nothing_for_the_next(direct: WanPipe
 def test_latents_that_are_not_finite_end_the_job(direct: WanPipelines) -> None:
     with pytest.raises(GenerationError):
         list(decode_frames(direct.text.vae, torch.full((1, 16, 2, 8, 8), torch.nan)))
+
+
+def test_a_mask_of_references_is_that_of_diffusers_where_diffusers_has_one(direct: WanPipelines) -> None:
+    from diffusers import WanVACEPipeline
+
+    mask, pictures = torch.rand(1, 3, 9, 64, 64).round(), [[torch.zeros(3, 64, 64)] * 2]
+    assert torch.equal(direct.vace.prepare_masks(mask, pictures), WanVACEPipeline.prepare_masks(direct.vace, mask, pictures))
+    assert direct.vace.prepare_masks(mask[:, :, :1], pictures).shape[2] == 3

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +216,42 @@ def test_seeds_at_both_ends_of_their_range_make_clips(wan_recipe: Wan, tmp_path:
         assert asset["generation_seed"] == asset["metadata"]["seed"] == seed
         made.append((tmp_path / asset["url"]).read_bytes())
     assert made[0] != made[1]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 512), (512, 16), (208, 48)], ids=str)
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_oddest_sizes_make_clips_with_everything_beside_them(
+    wan_recipe: Wan, tmp_path: Path, size: tuple[int, int], count: int
+) -> None:
+    odd = {
+        "width": size[0],
+        "height": size[1],
+        "frames": count,
+        "fps": 24,
+        "steps": 1,
+        "extras": ["poster", "webm", "gif"],
+        "preview": True,
+    }
+    _, asset = completed(wan_recipe, Disk(tmp_path), config=odd)
+    with av.open(str(tmp_path / asset["url"])) as container:
+        (frames, stream) = (list(container.decode(video=0)), container.streams.video[0])
+        assert ((stream.width, stream.height), len(frames)) == (size, count)
+    with Image.open(tmp_path / "user/job/0.poster.png") as poster:
+        assert poster.size == size
+
+
+@pytest.mark.parametrize("size", [(16, 128), (128, 16), (517, 333)], ids=str)
+def test_references_of_the_oddest_sizes_are_gone_by(wan_recipe: Wan, tmp_path: Path, size: tuple[int, int]) -> None:
+    buffer = BytesIO()
+    Image.effect_noise(size, 50).convert("RGB").save(buffer, "png")
+    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    payload, _ = completed(wan_recipe, Disk(tmp_path), config={"first_frame": url, "last_frame": url, "width": 208, "height": 48})
+    assert payload["metadata"]["reference_mode"] == "both"
+
+
+def test_a_picture_may_resemble_both_references(wan_recipe: Wan, tmp_path: Path) -> None:
+    buffer = BytesIO()
+    Image.new("RGB", (64, 64), "red").save(buffer, "png")
+    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    _, asset = completed(wan_recipe, Disk(tmp_path), type="image_high", config={"first_frame": url, "last_frame": url})
+    assert asset["metadata"]["width"] == 64

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
 
 from shared.errors import Cancelled
+from shared.jobs.cancel import CancelToken
+from shared.jobs.lifecycle import STEPS
+from shared.jobs.parcel import Parcel
+from shared.jobs.products import store
+from shared.jobs.recipe import Clip
 from shared.jobs.relay import Relay
+from shared.media.images import Pixels
+from shared.storage.local_disk import LocalDisk
+from shared.telemetry import Clock
+from tests.handlers.conftest import wan as request
+
+
+def parcel(folder: Path) -> Parcel:
+    """A way to a folder that keeps nothing elsewhere."""
+    return Parcel(LocalDisk(folder), None, lambda draft, payload: None)
 
 
 def test_pieces_arrive_in_order_while_they_are_made() -> None:
@@ -54,3 +70,23 @@ def test_the_maker_can_see_that_nobody_reads_any_more() -> None:
     assert not relay.left
     del reading  # as a writer of files does whose disk is full
     assert relay.left
+
+
+def test_when_a_clip_cannot_be_written_its_maker_sees_it_at_once(tmp_path: Path) -> None:
+    film: Relay[Pixels] = Relay()
+    film.put(np.zeros((64, 64, 3), np.uint8))
+    film.put(np.zeros((64, 96, 3), np.uint8))  # no frame of the same clip
+    with pytest.raises(ValueError, match="one size") as caught:
+        store(Clip(film, 8, 0), 0, request(), parcel(tmp_path), CancelToken(60), Clock(STEPS))
+    assert film.left
+    assert caught.value.__traceback__ is not None  # which would keep the reader alive
+
+
+def test_when_an_extra_cannot_be_written_its_maker_sees_it_at_once(tmp_path: Path) -> None:
+    film: Relay[Pixels] = Relay()
+    for side in (64, 4):  # a picture of four pixels is no frame of the same clip
+        film.put(np.zeros((64, side, 3), np.uint8))
+    with pytest.raises((ValueError, OSError)) as caught:
+        store(Clip(film, 8, 0, extras=("webm",)), 0, request(), parcel(tmp_path), CancelToken(60), Clock(STEPS))
+    assert film.left
+    assert caught.value.__traceback__ is not None
