@@ -11,6 +11,7 @@ from pathlib import Path
 from builder.contract_pages import contract_page, environment_page, errors_page
 from builder.contract_schemas import DIALECT, ENDPOINTS, Node, payload_schema, request_schema
 from builder.contract_types import has_converter, typescript
+from builder.sdxl_page import sdxl_page
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,6 +22,7 @@ def generated() -> Mapping[str, str]:
         "docs/contract.md": contract_page(),
         "docs/errors.md": errors_page(),
         "docs/environment.md": environment_page(),
+        "docs/handlers/sdxl.md": sdxl_page(),
     }
     for endpoint in ENDPOINTS:
         files[f"schemas/{endpoint.name}.request.schema.json"] = _json(request_schema(endpoint.request))

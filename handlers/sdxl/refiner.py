@@ -32,18 +32,16 @@ _NEARLY_0 = 1e-6
 
 
 def accept(request: SdxlRequest, shelf: Shelf) -> None:
-    """Refuses a refiner where there is none, and beside what it would undo: ControlNets were made for another UNet, and it knows no masks.
+    """Refuses a refiner where there is none, or ControlNets, which were made for another UNet, are to guide the picture.
 
     Raises:
         ModelUnavailable: There is none on the shelf.
-        ValidationError: There are controls or a mask, too.
+        ValidationError: There are controls, too.
     """
     if request.refiner is not None:
         shelf.find("refiner", "refiner")
         if request.controls:
             raise ValidationError([Problem("config.refiner", "both", "left out where config.controls guide the picture")])
-        if request.reference_method == "inpaint":
-            raise ValidationError([Problem("config.refiner", "both", "left out where config.mask says what is painted over")])
 
 
 @dataclass(frozen=True)

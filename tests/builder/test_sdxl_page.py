@@ -1,0 +1,66 @@
+"""The page about SDXL names every parameter, and tests that are there."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from builder.sdxl_memory import REFINER
+from builder.sdxl_page import CARD, memory_table, parameters, sdxl_page
+from shared.contract.sdxl import SdxlRequest
+from shared.contract.wire import wires
+
+TESTS = Path(__file__).parents[1]
+
+
+def named() -> set[str]:
+    return {test for row in parameters().values() for test in (row.acts, row.without)}
+
+
+def test_every_field_of_a_request_has_a_row() -> None:
+    assert set(parameters()) == set(wires(SdxlRequest))
+    assert all(f"| `{wire.path}` | " in sdxl_page() for wire in wires(SdxlRequest).values())
+
+
+@pytest.mark.parametrize("name", sorted(parameters()))
+def test_the_tests_that_a_row_names_are_there(name: str) -> None:
+    row = parameters()[name]
+    for test in (row.acts, row.without):
+        file, _, function = test.partition("::")
+        functions = [node.name for node in ast.parse((TESTS / file).read_text("utf-8")).body if isinstance(node, ast.FunctionDef)]
+        assert function in functions
+
+
+@pytest.mark.slow
+def test_they_are_all_collected() -> None:
+    files = sorted({str(TESTS / test.partition("::")[0]) for test in named()})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *files]
+    listed = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=True).stdout
+    collected = {line.partition("[")[0].removeprefix("tests/") for line in listed.splitlines()}
+    assert named() <= collected
+
+
+def test_every_combination_that_is_allowed_is_reckoned_and_says_whether_it_fits() -> None:
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in memory_table().splitlines()[2:]]
+    assert len({row[0] for row in rows}) == len(rows) == 16
+    for row in rows:
+        assert row[3] == ("yes" if float(row[2]) + 4.3 <= CARD else "no")
+        assert float(row[1]) < float(row[2])
+
+
+def test_weights_are_those_of_the_published_networks() -> None:
+    import torch
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    from builder import sdxl_page
+    from shared.models.checkpoint import CONFIGURATION
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(CONFIGURATION / "unet"))
+        networks = (ControlNetModel.from_unet(unet, load_weights_from_unet=False), UNet2DConditionModel(**REFINER))
+    sizes = [sum(tensor.numel() for tensor in network.parameters()) * 2 / 1e9 for network in networks]
+    assert sizes == pytest.approx([sdxl_page._CONTROLNET, sdxl_page._REFINER], abs=0.001)
