@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import AliasChoices, BaseModel
 from pydantic.fields import FieldInfo
 
-from builder.contract_schemas import ENDPOINTS, Endpoint, default_of, payload_schema
+from builder.contract_schemas import ENDPOINTS, Endpoint, default_of, openai_schema, payload_schema
 from shared.contract.allowed import sentence
+from shared.contract.openai_request import OPENAI_FIELDS, OPENAI_IGNORED, OPENAI_REFUSED
 from shared.contract.request import Request
 from shared.contract.wire import path_of, wires
 from shared.errors import ERRORS
@@ -42,12 +44,23 @@ whose callback could not be made has one more key, `callback_pending`: the callb
 """
 
 
+_OPENAI = """\
+## Chat in OpenAI's form
+
+What clients of OpenAI's API send to `https://api.runpod.ai/v2/ENDPOINT/openai/v1` arrives as `{"openai_route": …, "openai_input": …}` and
+is the same request in other words. Routes: `/v1/chat/completions` and `/v1/models`. `model` is required. An absent value has the default of
+the table above, which is not always OpenAI's. Without `stream` the answer is one object; with it (`CHAT_STREAMING=1`) pieces are
+server-sent events as text, to `data: [DONE]`. What a failed job *returns* as `error` is the error object below, as a string of JSON.
+"""
+
+
 def contract_page() -> str:
     """`docs/contract.md`."""
     parts = [GENERATED, _RULES]
     for endpoint in ENDPOINTS:
         parts += [f"## {endpoint.title}\n", request_table(endpoint.request), *_part_tables(endpoint.request)]
-    return "\n".join([*parts, _PAYLOADS, *_payload_tables(ENDPOINTS)])
+    answers = _tables(openai_schema()["$defs"])
+    return "\n".join([*parts, _PAYLOADS, *_payload_tables(ENDPOINTS), _OPENAI, openai_table(), *answers])
 
 
 def errors_page() -> str:
@@ -77,6 +90,19 @@ def request_table(model: type[Request]) -> str:
     return table(("field", "also", "allowed", "default", "means"), rows)
 
 
+def openai_table() -> str:
+    """The fields of OpenAI's form, and what becomes of each."""
+    read = [(f"`{name}`", f"`{meant}`" if name != meant else "the same") for name, meant in OPENAI_FIELDS.items()]
+    options = [("`stream_options`", "`include_usage`: the stream ends with a chunk that has the usage")]
+    refused = [(f"`{name}`", f"refused, unless it is {_harmless(values)}") for name, values in OPENAI_REFUSED.items()]
+    ignored = [(f"`{name}`", "ignored: it changes no answer") for name in sorted(OPENAI_IGNORED)]
+    return table(("field", "means"), [*read, *options, *refused, *ignored])
+
+
+def _harmless(values: Sequence[object]) -> str:
+    return " or ".join(["left out", *(f"`{json.dumps(value)}`" for value in values)])
+
+
 def _part_tables(model: type[Request]) -> Iterable[str]:
     schema = model.model_json_schema(mode="validation")
     for name, node in schema.get("$defs", {}).items():
@@ -96,6 +122,10 @@ def _payload_tables(endpoints: Sequence[Endpoint]) -> Iterable[str]:
     nodes: dict[str, Any] = {}
     for endpoint in endpoints:
         nodes |= payload_schema(endpoint)["$defs"]
+    return _tables(nodes)
+
+
+def _tables(nodes: dict[str, Any]) -> Iterable[str]:
     for name, node in nodes.items():
         rows = [
             (f"`{key}`" + ("" if key in node.get("required", ()) else " *optional*"), _kind(inner), inner.get("description", ""))

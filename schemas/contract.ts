@@ -3,6 +3,7 @@
 export type SdxlPayload = SdxlCompleted | FailedPayload | ProcessingPayload;
 export type WanPayload = WanCompleted | FailedPayload | ProcessingPayload;
 export type ChatPayload = ChatCompleted | FailedPayload | ProcessingPayload;
+export type OpenAIAnswer = OpenAICompletion | OpenAIChunk | OpenAIModels | OpenAIError;
 
 /**
  * What goes to each handler and what comes back.
@@ -20,6 +21,7 @@ export interface Contract {
     request: ChatRequest;
     payload: ChatPayload;
   };
+  openai: OpenAIAnswer;
 }
 /**
  * One to six pictures of one prompt.
@@ -1281,4 +1283,154 @@ export interface Usage {
   prompt_tokens: number;
   completion_tokens: number;
   total_tokens: number;
+}
+/**
+ * A whole answer.
+ */
+export interface OpenAICompletion {
+  /**
+   * `chatcmpl-` and the job's id.
+   */
+  id: string;
+  /**
+   * When the answer began, in seconds since 1970.
+   */
+  created: number;
+  /**
+   * The model that answered.
+   */
+  model: string;
+  object: "chat.completion";
+  /**
+   * One.
+   */
+  choices: OpenAIChoice[];
+  usage: Usage;
+  /**
+   * Not of OpenAI: what the caller should know, such as ignored names.
+   */
+  warnings?: string[];
+}
+/**
+ * One answer; there is never a second.
+ */
+export interface OpenAIChoice {
+  index: number;
+  message: OpenAIMessage;
+  logprobs: null;
+  /**
+   * `stop`, or `length` when `max_tokens` was reached.
+   */
+  finish_reason: "stop" | "length";
+}
+/**
+ * What the model said.
+ */
+export interface OpenAIMessage {
+  role: "assistant";
+  content: string;
+  refusal: null;
+}
+/**
+ * A piece of a streamed answer.
+ */
+export interface OpenAIChunk {
+  /**
+   * `chatcmpl-` and the job's id.
+   */
+  id: string;
+  /**
+   * When the answer began, in seconds since 1970.
+   */
+  created: number;
+  /**
+   * The model that answered.
+   */
+  model: string;
+  object: "chat.completion.chunk";
+  /**
+   * One; none in the chunk that has the usage.
+   */
+  choices: OpenAIChunkChoice[];
+  usage?: Usage1;
+  /**
+   * Not of OpenAI: what the caller should know, such as ignored names.
+   */
+  warnings?: string[];
+}
+/**
+ * A piece of the answer.
+ */
+export interface OpenAIChunkChoice {
+  index: number;
+  delta: OpenAIDelta;
+  logprobs: null;
+  /**
+   * `null` in all chunks but the last with a choice.
+   */
+  finish_reason: ("stop" | "length") | null;
+}
+/**
+ * What a chunk adds to the answer.
+ */
+export interface OpenAIDelta {
+  role?: "assistant";
+  content?: string;
+}
+/**
+ * Tokens that were read and written.
+ */
+export interface Usage1 {
+  prompt_tokens: number;
+  completion_tokens: number;
+  total_tokens: number;
+}
+/**
+ * The models that this worker has.
+ */
+export interface OpenAIModels {
+  object: "list";
+  data: OpenAIModel[];
+}
+/**
+ * A model that this worker has.
+ */
+export interface OpenAIModel {
+  /**
+   * What `model` of a request may be.
+   */
+  id: string;
+  object: "model";
+  /**
+   * When the worker started, in seconds since 1970.
+   */
+  created: number;
+  owned_by: "worker";
+}
+/**
+ * A request without an answer.
+ */
+export interface OpenAIError {
+  error: OpenAIErrorBody;
+}
+/**
+ * What went wrong.
+ */
+export interface OpenAIErrorBody {
+  /**
+   * One sentence for a person.
+   */
+  message: string;
+  /**
+   * `server_error` where the same request may succeed later.
+   */
+  type: "invalid_request_error" | "server_error";
+  /**
+   * The first field that is wrong, where it is a field.
+   */
+  param: string | null;
+  /**
+   * The code of the table of errors in lower case: `context_length_exceeded`.
+   */
+  code: string;
 }

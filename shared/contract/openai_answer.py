@@ -50,7 +50,7 @@ class OpenAICompletion(_Answer):
     """A whole answer."""
 
     object: Literal["chat.completion"] = "chat.completion"
-    choices: tuple[OpenAIChoice]
+    choices: Annotated[tuple[OpenAIChoice, ...], Field(description="One.")]
     usage: Usage
     warnings: Warnings = left_out_if_none
 

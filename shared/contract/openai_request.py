@@ -5,6 +5,7 @@ Absent values take this contract's defaults, not OpenAI's. A value that would ch
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -136,19 +137,8 @@ def _unsupported(body: Mapping[object, Any]) -> Iterator[Problem]:
         value = body.get(name)
         if value is None or any(type(value) is type(each) and value == each for each in harmless):
             continue
-        allowed = " or ".join(["left out", *(_as_written(each) for each in harmless)])
+        allowed = " or ".join(["left out", *(json.dumps(each) for each in harmless)])
         yield Problem(name, describe(value), f"{allowed}: this worker cannot do more")
-
-
-def _as_written(value: object) -> str:
-    match value:
-        case bool():
-            return str(value).lower()
-        case str():
-            return f'"{value}"'
-        case [str(only)]:
-            return f'["{only}"]'
-    return str(value)
 
 
 def _wrong_options(body: Mapping[object, Any], operator: Operator) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from tests.doubles.typescript import compile_all
 ROOT = Path(__file__).parents[2]
 
 GOOD = """
-import { ChatRequest, SdxlPayload, SdxlRequest, WanPayload, WanRequest } from "./contract";
+import { ChatRequest, OpenAIChunk, SdxlPayload, SdxlRequest, WanPayload, WanRequest } from "./contract";
 
 const picture: SdxlRequest = {
   id: "j", user_id: "u", type: "sdxl_image_fast", prompt: "p",
@@ -38,7 +38,9 @@ function seconds(payload: WanPayload): number {
   return payload.assets.reduce((sum, asset) => sum + (asset.type === "video" ? asset.duration_seconds : 0), 0);
 }
 
-export default [picture, clip, chat, tell, seconds];
+const piece = (chunk: OpenAIChunk): string => chunk.choices.map((choice) => choice.delta.content ?? "").join("");
+
+export default [picture, clip, chat, tell, seconds, piece];
 """
 
 JOB = 'id: "j", user_id: "u", type: "sdxl_image_fast"'
