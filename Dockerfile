@@ -2,16 +2,20 @@
 # torch's CUDA wheels bring the CUDA libraries, so a CUDA base image would only double them; PyAV brings the video encoder.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
-# Dependencies first, because they weigh the most and change the least.
+# Dependencies first, because they weigh the most and change the least. What all handlers need is one layer, the same in all images.
 FROM ${BASE_IMAGE} AS dependencies
-ARG HANDLER=sdxl
 # What pip installs as torch. Another build of it: TORCH="torch==2.13.0 --index-url ...".
 ARG TORCH=torch==2.13.0
 WORKDIR /app
-COPY builder/requirements/${HANDLER}.txt requirements.txt
+COPY builder/requirements/shared.txt requirements/
 # hadolint ignore=SC2086
-RUN pip install --no-cache-dir --constraint requirements.txt ${TORCH} \
-    && pip install --no-cache-dir --requirement requirements.txt \
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --constraint requirements/shared.txt ${TORCH} \
+    && pip install --requirement requirements/shared.txt
+ARG HANDLER=sdxl
+COPY builder/requirements/${HANDLER}.txt requirements/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --requirement requirements/${HANDLER}.txt \
     && pip check
 
 # Weights, or an empty folder. Only the code that downloads them is here, so that other code does not repeat the download.
@@ -20,6 +24,7 @@ ARG HANDLER=sdxl
 ARG WEIGHTS=none
 # Names of the catalogue, or a handler for all that it uses.
 ARG MODELS=${HANDLER}
+ARG HF_ENDPOINT=https://huggingface.co
 WORKDIR /code
 COPY shared/__init__.py shared/settings.py shared/telemetry.py shared/
 COPY shared/weights shared/weights

@@ -1,6 +1,6 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow faults check-models lint types fix schemas requirements models bench clean
+.PHONY: help setup demo test test-slow faults check-models lint types fix schemas requirements image image-test models bench clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -33,7 +33,7 @@ demo: models  ## Run all three handlers on this machine and show what they made
 	$(PYTHON) -m playground.demo $(MODELS)
 
 test: setup  ## Run the everyday tests
-	$(PYTHON) -m pytest -m "not slow"
+	$(PYTHON) -m pytest -m "not slow and not image"
 
 test-slow: models  ## Run the tests that take longer
 	$(PYTHON) -m pytest -m slow
@@ -44,10 +44,14 @@ faults: setup  ## Inject forty faults into real workers and print what held
 check-models: setup  ## Measure how well the small models do what they are asked (COUNT=40 is quicker)
 	$(PYTHON) -m builder.check_small_models small_models $(if $(COUNT),--count $(COUNT))
 
-lint: setup  ## Check style, formatting and the direction of imports
+lint: setup  ## Check style, formatting, the direction of imports, the Dockerfile and the workflows
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports --no-cache
+	$(VENV)/bin/hadolint Dockerfile
+	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows $(wildcard .github/workflows/*.yml)
+	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(VENV)/bin/zizmor --quiet --offline .github
 
 types: setup  ## Check types, strictly
 	$(VENV)/bin/mypy
@@ -62,8 +66,15 @@ schemas: setup  ## Make schemas/ and the generated pages of docs/
 requirements: setup  ## Pin what builder/requirements/*.in ask for (UPGRADE=1 takes the newest)
 	$(PYTHON) -m builder.lock_requirements $(if $(UPGRADE),--upgrade)
 
+image: setup  ## Build the image of HANDLER=sdxl|wan|chat with docker, podman or buildah (ARGS="NAME=VALUE …", REGISTRY=…)
+	$(PYTHON) -m builder.image $(HANDLER) $(if $(REGISTRY),--registry $(REGISTRY)) $(foreach argument,$(ARGS),--arg $(argument))
+
+image-test: setup  ## Build and run all three images, on Debian as root, with buildah and debootstrap
+	@command -v buildah debootstrap >/dev/null || { echo "apt-get install buildah debootstrap" >&2; exit 1; }
+	$(PYTHON) -m pytest -m image
+
 bench: models  ## Measure what a handler adds to a bare pipeline call
 	$(PYTHON) -m benchmarks.overhead $(MODELS)
 
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) $(MODELS) node_modules out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(MODELS) node_modules out .images .pytest_cache .mypy_cache .ruff_cache

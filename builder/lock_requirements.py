@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "requirements"
-NAMES = ("sdxl", "wan", "chat", "dev")
-"""What is compiled. `shared.in` is a part of each."""
+NAMES = ("dev", "shared", "sdxl", "wan", "chat")
+"""What is compiled. The first has everything in it, and the others take the same versions."""
 
 HEADER = "# Made by `make requirements` from {name}.in. torch is installed before, in the build that fits the machine.\n"
 _BUILD = re.compile(r"(torch|triton|cuda-[\w-]+|nvidia-[\w-]+)==")
@@ -40,9 +40,11 @@ def compile_lock(name: str, *, upgrade: bool = False) -> str:
         output = Path(scratch, f"{name}.txt")
         if not upgrade and (old := FOLDER / output.name).exists():
             output.write_text(old.read_text(encoding="utf-8"), encoding="utf-8")
-        command = ["uv", "pip", "compile", f"{name}.in", "--output-file", str(output), *_TARGET, *_FORM]
+        agreed = () if name == NAMES[0] else ("--constraint", f"{NAMES[0]}.txt")
+        command = ["uv", "pip", "compile", f"{name}.in", "--output-file", str(output), *agreed, *_TARGET, *_FORM]
         subprocess.run([sys.executable, "-m", *command], cwd=FOLDER, check=True, stdout=subprocess.DEVNULL)
-        lines = [line for line in output.read_text(encoding="utf-8").splitlines() if not _BUILD.match(line)]
+        text = output.read_text(encoding="utf-8").replace(f"-c {NAMES[0]}.txt, ", "").replace(f", -c {NAMES[0]}.txt", "")
+        lines = [line for line in text.splitlines() if not _BUILD.match(line)]
     return HEADER.format(name=name) + "\n".join(lines) + "\n"
 
 

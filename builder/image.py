@@ -1,0 +1,53 @@
+"""Builds the image of one handler with the container engine that is installed: `make image HANDLER=chat`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from builder.engine import ENGINES, NoEngine, build_command, find_engine
+
+ROOT = Path(__file__).parents[1]
+HANDLERS = ("sdxl", "wan", "chat")
+
+
+def version() -> str:
+    """The project's version, which is the tag: images are never called `latest`, because RunPod keeps what it has pulled under a tag."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return str(project["project"]["version"])
+
+
+def tag_of(handler: str, registry: str = "") -> str:
+    """What the image of a handler is called: `sdxl-worker:0.1.0`, with `registry/` before it where one is given."""
+    return f"{registry.rstrip('/') + '/' if registry else ''}{handler}-worker:{version()}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns the exit status, which is the engine's."""
+    parser = argparse.ArgumentParser(prog="python -m builder.image", description=__doc__)
+    parser.add_argument("handler", choices=HANDLERS)
+    parser.add_argument("--registry", default="", help="where it will be pushed to, such as docker.io/you")
+    parser.add_argument("--engine", choices=tuple(ENGINES), help="default: the first that is installed")
+    parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="a build argument of the Dockerfile; repeatable")
+    parser.add_argument("--print", action="store_true", help="only print the command")
+    options = parser.parse_args(arguments)
+    given = dict(argument.split("=", 1) for argument in options.arg if "=" in argument)
+    if len(given) != len(options.arg):
+        parser.error("--arg must be NAME=VALUE")
+    try:
+        engine = options.engine or find_engine()
+    except NoEngine as error:
+        print(error, file=sys.stderr)
+        return 1
+    tag = tag_of(options.handler, options.registry)
+    command = build_command(engine, ROOT, tag, {"HANDLER": options.handler, "VERSION": version()} | given)
+    print(shlex.join(command), flush=True)
+    return 0 if options.print else subprocess.run(command, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""What docs/deploy.md, docker-bake.hcl and the Dockerfile say about each other is true."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import hcl2
+import pytest
+
+from builder.image import HANDLERS, main, version
+from shared.settings import Settings
+from shared.weights.catalogue import CATALOGUE
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+# Read by RunPod, by the hub's library, or by the reader's shell.
+OTHERS = {"HF_TOKEN", "RUNPOD_INIT_TIMEOUT", "ENDPOINT_ID", "RUNPOD_API_KEY", "REGISTRY", "COMPLETED", "SUPABASE_SERVICE_ROLE_KEY", "PWD"}
+
+ARGUMENTS = dict(re.findall(r"^ARG (\w+)=(.+)$", DOCKERFILE, flags=re.MULTILINE))
+
+
+def bake() -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {plain(name): plain(each) for name, each in value.items() if not name.startswith("__")}
+        if isinstance(value, list):
+            return [plain(each) for each in value]
+        return value.strip('"') if isinstance(value, str) else value
+
+    with (ROOT / "docker-bake.hcl").open(encoding="utf-8") as file:
+        content = plain(hcl2.load(file))
+    return {kind: {name: body for block in blocks for name, body in block.items()} for kind, blocks in content.items()}
+
+
+def test_the_table_of_weights_is_the_catalogue() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `([\w./-]+)` \| ([\d.]+) GB \| ([^|]+) \|$", PAGE, flags=re.MULTILINE)
+    assert rows == [(entry.name, entry.repo, f"{entry.size / 1e9:.2f}", entry.licence) for entry in CATALOGUE]
+
+
+def test_the_table_of_build_arguments_is_the_dockerfile() -> None:
+    table = PAGE.partition("| build argument |")[2].partition("\n\n")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", table, flags=re.MULTILINE))
+    assert {name: default.strip("` ") for name, default in rows.items() if default.startswith("`")} == {
+        name: ARGUMENTS[name] for name in rows if name != "MODELS"
+    }
+
+
+def test_every_variable_that_the_page_names_is_read() -> None:
+    named = set(re.findall(r"`([A-Z][A-Z_]{3,})(?:=[^`]*)?`", PAGE)) | set(re.findall(r"^([A-Z_]+)=", PAGE, flags=re.MULTILINE))
+    assert named - {name.upper() for name in Settings.model_fields} - set(ARGUMENTS) - OTHERS == set()
+
+
+def test_every_command_that_the_page_names_exists() -> None:
+    modules = set(re.findall(r"python -m ([\w.]+)", PAGE))
+    assert "builder.download_weights" in modules
+    assert {module for module in modules if importlib.util.find_spec(module) is None} == set()
+
+
+def test_there_is_one_target_for_each_handler() -> None:
+    content = bake()
+    assert content["group"]["default"]["targets"] == list(HANDLERS)
+    for handler in HANDLERS:
+        target = content["target"][handler]
+        assert (target["inherits"], target["args"]) == (["worker"], {"HANDLER": handler})
+        assert {target["tags"], target["cache-from"], target["cache-to"]} == {
+            f'${{{function}("{handler}")}}' for function in ("tags", "cache_from", "cache_to")
+        }
+
+
+def test_every_argument_that_is_baked_is_one_of_the_dockerfile() -> None:
+    targets = bake()["target"].values()
+    assert {name for target in targets for name in target["args"]} <= set(ARGUMENTS)
+
+
+def test_the_version_is_the_projects_everywhere_and_nothing_is_called_latest() -> None:
+    assert bake()["variable"]["VERSION"]["default"] == ARGUMENTS["VERSION"] == version()
+    assert "latest`" not in PAGE.replace("there is no `latest`", "")
+    assert ":latest" not in (ROOT / "docker-bake.hcl").read_text() + (ROOT / ".github/workflows/images.yml").read_text()
+
+
+def test_an_image_is_built_by_the_engine_that_is_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    main(["chat", "--engine", "buildah", "--registry", "docker.io/you", "--arg", "RUN_AS=worker", "--print"])
+    command = capfd.readouterr().out.splitlines()[0]
+    assert command.startswith("buildah build --layers --isolation chroot --file ")
+    assert f"--tag docker.io/you/chat-worker:{version()} --build-arg HANDLER=chat" in command
+    assert "--build-arg RUN_AS=worker " in command
