@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -13,9 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from handlers.sdxl.decoding import decode
 from handlers.sdxl.finishing import Finishing
 from handlers.sdxl.image_to_image import REFERENCE
-from handlers.sdxl.memory import micro_batches
+from handlers.sdxl.memory import halves, micro_batches
 from handlers.sdxl.previews import look_through
 from handlers.sdxl.prompts import Embeddings, embed
 from handlers.sdxl.report import use_of_references, warnings
@@ -25,8 +27,8 @@ from shared.contract.sdxl import SdxlRequest
 from shared.jobs.recipe import Picture, Product, Run, Summary
 from shared.media.images import fit
 from shared.models.device import forget_vram_peak, free_vram, vram_used_mb
+from shared.models.ladder import FREED, Rung, attempt, climb, on_the_cpu
 from shared.models.pipelines import call_pipeline
-from shared.models.pixels import to_pixels
 from shared.weights.shelf import Shelf
 
 
@@ -116,16 +118,44 @@ def draw(stage: Stage, request: SdxlRequest, embeddings: Embeddings, most: int, 
         most: 1 … the number of pictures. Another one makes the same pictures, but for a rounding in a few values of ten thousand.
         run: Whom to report to.
     """
-    batches = list(micro_batches(request.num_images, most))
+    batches = deque(micro_batches(request.num_images, most))
     show = look_through(stage.pipeline.vae) if request.preview else None
     steps = Steps(run, len(batches), stage.refine.count if stage.refine else 0, show)
-    for which in batches:
-        latents = denoise(stage.part(which), request, embeddings, steps)
+    while batches:
+        which = batches.popleft()
+        latents = _denoise_or_halve(stage, which, request, embeddings, steps, run)
+        if latents is None:
+            batches.extendleft(reversed(halves(which)))
+            steps.expect(len(batches))
+            continue
         # A picture is encoded and uploaded while the next is decoded.
         for seed, latent in zip(request.seeds[which], torch.split(latents, 1), strict=True):
             run.cancel.check()
-            pixels = stage.finish(to_pixels(_decode(stage, latent))[0])
+            pixels = stage.finish(decode(stage.pipeline, latent, run.warn))
             yield Picture(pixels, seed, request.output_format, _describe(request, stage))
+
+
+def _denoise_or_halve(stage: Stage, which: slice, request: SdxlRequest, embeddings: Embeddings, steps: Steps, run: Run) -> Tensor | None:
+    """The latents of a batch, or None where memory did not suffice for so many together: two halves are to be tried then.
+
+    Raises:
+        OutOfMemory: It did not suffice for a single picture with every remedy.
+    """
+
+    def work() -> Tensor:
+        # With generators of its own for each try, because a try uses them up.
+        part = stage.part(which)
+        part.noise = [generator.clone_state() for generator in part.noise]
+        return denoise(part, request, embeddings, steps)
+
+    if which.stop - which.start == 1:
+        encoders = [stage.pipeline.text_encoder, stage.pipeline.text_encoder_2]
+        aside = Rung("the text encoders were moved out of the GPU's memory meanwhile", lambda: on_the_cpu(encoders))
+        return climb(work, (FREED, aside), run.warn)
+    done, latents = attempt(work)
+    if not done:
+        run.warn("Memory did not suffice for so many pictures together; fewer were made at once.")
+    return latents
 
 
 def denoise(stage: Stage, request: SdxlRequest, embeddings: Embeddings, steps: Steps) -> Tensor:
@@ -170,13 +200,6 @@ def _copies(request: SdxlRequest, reference: Image.Image) -> Iterator[Picture]:
     done = {"batch_size": request.num_images, "steps": 0, "num_inference_steps": 0, "guidance_scale": 1.0, "denoise_strength": 0.0}
     for seed in request.seeds:
         yield Picture(pixels, seed, request.output_format, done)
-
-
-def _decode(stage: Stage, latent: Tensor) -> Tensor:
-    """1 × 3 × height × width, in 0 … 1."""
-    vae = stage.pipeline.vae
-    decoded: Tensor = vae.decode(latent.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-    return decoded / 2 + 0.5
 
 
 def _describe(request: SdxlRequest, stage: Stage) -> dict[str, Any]:

@@ -109,3 +109,9 @@ def micro_batches(count: int, most: int) -> Iterator[slice]:
         end = start + (count - start + parts - part - 1) // (parts - part)
         yield slice(start, end)
         start = end
+
+
+def halves(which: slice) -> tuple[slice, slice]:
+    """Divides a batch of two or more in two."""
+    middle = (which.start + which.stop) // 2
+    return slice(which.start, middle), slice(middle, which.stop)

@@ -53,6 +53,10 @@ class Steps:
         """Counts a batch as done."""
         self._done += 1
 
+    def expect(self, batches: int) -> None:
+        """Says how many batches are still to be made, because one of them did not fit into memory."""
+        self._batches = self._done + batches
+
     def _look(self, latents: Tensor) -> str | None:
         self._looked += 1
         return self._show(latents) if self._show is not None and self._looked % EVERY == 0 else None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from shared.errors import GenerationError
 from shared.media.images import Pixels
-from shared.models.pixels import to_pixels
+from shared.models.ladder import FREED, Ladder, Rung, in_tiles
+from shared.models.pixels import ONE_COLOUR, check_latents, is_one_colour, to_pixels
 
 
 def decode_frames(vae: Any, latents: Tensor) -> Generator[Pixels]:
@@ -29,6 +32,7 @@ def decode_frames(vae: Any, latents: Tensor) -> Generator[Pixels]:
     Raises:
         GenerationError: The numbers are not finite.
     """
+    check_latents(latents)
     shown = _denormalised(vae, latents.to(vae.dtype))
     if _is_tiled(vae, shown):
         yield from _as_pixels(vae.decode(shown, return_dict=False)[0])
@@ -43,36 +47,89 @@ def decode_frames(vae: Any, latents: Tensor) -> Generator[Pixels]:
         vae.clear_cache()
 
 
-@contextmanager
-def decoded_in(vae: Any, free: int | None, width: int, height: int) -> Iterator[bool]:
-    """Decodes in tiles, of which less is in memory at once, where the whole does not fit.
+def decode_within_memory(
+    vae: Any, latents: Tensor, rungs: Iterable[Rung], warn: Callable[[str], None], *, free: int | None
+) -> Generator[Pixels]:
+    """Decodes a clip, and goes on with a remedy more when memory does not suffice. What was handed over is not handed over again.
 
-    Tiles meet in seams that one may see, so they are used only then.
+    Where it is known beforehand that the whole does not fit, it begins with tiles.
 
     Args:
         vae: An `AutoencoderKLWan`.
+        latents: As for `decode_frames`.
+        rungs: What else can be done, after tiles.
+        warn: Is told of each remedy that was used.
         free: Bytes of the GPU's memory that can be had; None on a CPU, which is never short of so little.
-        width: In pixels.
-        height: In pixels.
 
     Yields:
-        Whether tiles are used.
+        Each frame, height × width × 3.
+
+    Raises:
+        GenerationError: The numbers are not finite.
+        OutOfMemory: Memory did not suffice with every remedy.
     """
-    with coded_in(vae, free, needed_to_decode(width, height)) as tiled:
-        yield tiled
+    tiles = Rung("the clip was decoded in tiles", lambda: in_tiles(vae))
+    short = free is not None and free < needed_to_decode(8 * latents.shape[-1], 8 * latents.shape[-2])
+    decoding = _Decoding(lambda: decode_frames(vae, latents))
+    with in_tiles(vae) if short else nullcontext(), Ladder((FREED, tiles, *rungs), warn) as ladder, closing(decoding):
+        while (frame := ladder.climb(decoding.next_frame)) is not None:
+            yield frame
+
+
+class _Decoding:
+    """A decoding that begins anew after a lack of memory, and skips what it has handed over."""
+
+    def __init__(self, begin: Callable[[], Generator[Pixels]]) -> None:
+        self._begin = begin
+        self._decoding: Generator[Pixels] | None = None
+        self._given = 0
+
+    def next_frame(self) -> Pixels | None:
+        """The next frame, None after the last."""
+        if self._decoding is None:
+            self._decoding = self._begin()
+            next(islice(self._decoding, self._given, self._given), None)
+        failed = True
+        try:
+            frame = next(self._decoding, None)
+            failed = False
+        finally:
+            if failed:
+                self.close()
+        self._given += 1
+        return frame
+
+    def close(self) -> None:
+        """Lets go of everything that it works with."""
+        if self._decoding is not None:
+            self._decoding.close()
+            self._decoding = None
+
+
+def not_of_one_colour(frames: Iterator[Pixels]) -> Iterator[Pixels]:
+    """Hands frames on, and makes sure in the end that at least one of them has more than one colour.
+
+    A clip may fade to black, so that single frames prove nothing; a clip of plain frames alone was decoded from nothing. It is known only
+    when all were seen, and early enough: a clip is stored when it is whole. The VAE of WAN computes in float32, so nothing is to be gained
+    by decoding it again.
+
+    Raises:
+        GenerationError: All frames are of one colour each.
+    """
+    plain = True
+    for frame in frames:
+        plain = plain and is_one_colour(frame)
+        yield frame
+    if plain:
+        raise GenerationError(ONE_COLOUR)
 
 
 @contextmanager
 def coded_in(vae: Any, free: int | None, needed: int) -> Iterator[bool]:
     """Has the VAE work in tiles while the body runs if `needed` bytes, for the whole, are more than are free. Yields whether."""
     tiled = free is not None and free < needed
-    if tiled:
-        vae.enable_tiling()
-    try:
+    with in_tiles(vae) if tiled else nullcontext():
         yield tiled
-    finally:
-        if tiled:
-            vae.disable_tiling()
 
 
 def needed_to_decode(width: int, height: int) -> int:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from handlers.wan.acceleration import accelerated, ways_of
-from handlers.wan.decoding import coded_in, decode_frames, decoded_in
+from handlers.wan.decoding import coded_in, decode_within_memory, not_of_one_colour
 from handlers.wan.looks import Looks
 from handlers.wan.loras import target
 from handlers.wan.memory import Work, check_memory, work_of
@@ -28,6 +28,7 @@ from shared.media.images import Pixels
 from shared.media.videos import STANDARD, Encoding
 from shared.models.device import Memory, forget_vram_peak, vram_used_mb
 from shared.models.diffusion import WanPipelines
+from shared.models.ladder import FREED, Rung, climb
 from shared.models.loras import with_loras
 from shared.models.pipelines import call_pipeline, scheduled_by
 from shared.weights.shelf import Shelf
@@ -140,6 +141,9 @@ class WanRecipe:
     def _denoise(self, request: WanRequest, given: Conditions, run: Run) -> Tensor:
         """1 × channels × latent frames × height/8 × width/8; up to three frames more than were asked for."""
         embeddings = self._prompts.embed(request.prompt, request.negative_prompt, guided=request.guidance_scale > 1)
+        return climb(lambda: self._try_to_denoise(request, embeddings, given, run), (FREED, self._encoder_away()), run.warn)
+
+    def _try_to_denoise(self, request: WanRequest, embeddings: Mapping[str, Tensor], given: Conditions, run: Run) -> Tensor:
         with self._pipeline(request) as pipeline:
             latents: Tensor = call_pipeline(
                 pipeline,
@@ -160,11 +164,15 @@ class WanRecipe:
 
     def _frames(self, latents: Tensor, count: int, run: Run) -> Iterator[Pixels]:
         """The first `count` frames."""
-        vae, size = self._pipelines.vae, (8 * latents.shape[-1], 8 * latents.shape[-2])
-        with decoded_in(vae, self._residence.free, *size), closing(decode_frames(vae, latents)) as decoding:
-            for frame in islice(decoding, count):
+        decoding = decode_within_memory(self._pipelines.vae, latents, [self._encoder_away()], run.warn, free=self._residence.free)
+        with closing(decoding):
+            for frame in not_of_one_colour(islice(decoding, count)):
                 run.cancel.check()
                 yield frame
+
+    def _encoder_away(self) -> Rung:
+        """The text encoder is the largest network. The transformer stays: its two views would come back as two."""
+        return Rung("the text encoder was moved off the device", self._residence.send_away)
 
     def _film(self, request: WanRequest, frames: Iterator[Pixels]) -> Iterator[Product]:
         film: Relay[Pixels] = Relay()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -51,13 +51,21 @@ class Residence:
             needed: Bytes.
         """
         free = self.free
-        if self.away or free is None or free >= needed:
-            return
+        if not self.away and free is not None and free < needed:
+            self._leave()
+            logger().info("text encoder moved off the device", needed=needed, free=free)
+
+    def send_away(self) -> AbstractContextManager[None]:
+        """Has the text encoder off the device, whatever is free: a remedy where what was counted on is not there."""
+        if not self.away:
+            self._leave()
+        return nullcontext()
+
+    def _leave(self) -> None:
         self._encoder.to("cpu")
         self.away = True
         if self._memory.device.type == "cuda":
             torch.cuda.empty_cache()
-        logger().info("text encoder moved off the device", needed=needed, free=free)
 
 
 @contextmanager

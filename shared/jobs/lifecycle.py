@@ -111,33 +111,30 @@ async def run_job(job: Job, worker: Worker[RequestT], run: Run) -> Ended:
     """
     clock = Clock(STEPS)
     identity = identify(job.input, job_id=job.id, operator=worker.operator)
-    warnings: list[str] = []
     with job_context(identity.job_id):
         ended: Ended
         try:
-            work = _complete(job, identity, worker, run, clock, warnings)
+            work = _complete(job, identity, worker, run, clock)
             ended = Completed(await overseen(work, run.cancel, grace=worker.grace))
         except asyncio.CancelledError:
-            ended = Stopped(payload.failed(identity, worker.id, Cancelled("RunPod stopped the job."), clock, warnings))
+            ended = Stopped(payload.failed(identity, worker.id, Cancelled("RunPod stopped the job."), clock, run.warnings))
         except Exception as error:  # noqa: BLE001 - whatever goes wrong, the caller gets an answer and the worker lives on
-            ended = _failed(identity, worker, error, clock, warnings)
+            ended = _failed(identity, worker, error, clock, run.warnings)
         hastily = isinstance(ended, Stopped) or run.cancel.left == 0.0
         delivered = await worker.courier.deliver(ended.payload, identity, hastily=hastily)
         logger().info("job ended", outcome=type(ended).__name__.lower(), ms=round(clock.total * 1000, 1))
         return replace(ended, callback_pending=not delivered)
 
 
-async def _complete(
-    job: Job, identity: Identity, worker: Worker[RequestT], run: Run, clock: Clock, warnings: list[str]
-) -> CompletedPayload:
+async def _complete(job: Job, identity: Identity, worker: Worker[RequestT], run: Run, clock: Clock) -> CompletedPayload:
     request = await _validate(job, worker, run, clock)
-    warnings.extend(request.warnings)
+    run.warnings.extend(request.warnings)
     await worker.courier.announce(identity, worker.id, run.cancel)
     references = await _fetch(request, worker, run, clock)
     with worker.courier.parcel(identity) as parcel:
         products, assets = await _make(request, references, worker, parcel, run, clock)
         summary = worker.recipe.summarize(request, products)
-        done = deliverable(payload.completed(request, worker.id, assets, summary, clock))
+        done = deliverable(payload.completed(request, worker.id, assets, summary, clock, run.warnings))
         return await finished(submit(worker.threads, partial(parcel.close, done)), run.cancel)
 
 

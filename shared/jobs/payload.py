@@ -13,7 +13,9 @@ from shared.jobs.recipe import Summary
 from shared.telemetry import Clock
 
 
-def completed(request: Request, worker_id: str, assets: Sequence[Asset], summary: Summary, clock: Clock) -> CompletedPayload:
+def completed(
+    request: Request, worker_id: str, assets: Sequence[Asset], summary: Summary, clock: Clock, warnings: Sequence[str]
+) -> CompletedPayload:
     """Everything that was asked for exists."""
     timings = clock.seconds
     metadata: dict[str, Any] = {
@@ -22,7 +24,7 @@ def completed(request: Request, worker_id: str, assets: Sequence[Asset], summary
         "generation_time": timings["generate"],
         "processing_time": round(clock.total, 3),
         "timings": timings,
-        "warnings": [*request.warnings, *summary.warnings],
+        "warnings": [*warnings, *summary.warnings],
     }
     job = {"job_id": request.job_id, "worker_id": worker_id, "completed_at": _now()}
     return CompletedPayload.model_validate({**job, "assets": tuple(assets), "metadata": metadata, **summary.top_level})

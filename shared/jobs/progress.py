@@ -32,6 +32,7 @@ class Progress:
         self._latest: dict[str, JsonValue] | None = None
         self._closing = False
         self._begun: tuple[int, float] | None = None  # the first step that was reported, and when
+        self._most = 0
         self._thread = threading.Thread(target=self._deliver, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
@@ -43,6 +44,8 @@ class Progress:
 
     def report(self, done: int, total: int, *, text: str | None = None, preview: str | None = None) -> None:
         """Replaces the update that waits to be sent, but for a preview that it has and this one lacks. Returns at once."""
+        # Steps that are made again, because memory did not suffice the first time, do not let a caller see progress go back.
+        done = self._most = max(done, self._most)
         update: dict[str, JsonValue] = {"step": done, "steps": total, "percent": round(100 * done / max(total, 1), 1)}
         if text is not None:
             update["text"] = text  # which ends when it ends: nobody knows how many seconds before its longest

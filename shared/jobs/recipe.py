@@ -81,11 +81,18 @@ class Run:
         cancel: To be checked at every step.
         report: `report(done, total, text=None, preview=None)`: steps done of how many, for chat the text so far, and a small picture of
             what there is so far where one was asked for.
+        warnings: What the caller is told beside the result.
     """
 
     job_id: str
     cancel: CancelToken
     report: Report
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, text: str) -> None:
+        """Adds to what the caller should know, however the job ends. What was said already is not said again."""
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     def step(self, done: int, total: int, *, preview: str | None = None) -> None:
         """Between two steps: ends the work if the job was stopped, else reports how far it is, and what it looks like.

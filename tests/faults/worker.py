@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-SABOTAGE, NAMES, CONNECTIONS = Path("sabotage.json"), Path("names.json"), Path("connections.log")
+SABOTAGE, NAMES = Path("sabotage.json"), Path("names.json")
+CALLS, CONNECTIONS = Path("calls.log"), Path("connections.log")
 
 _look_up = socket.getaddrinfo
 
@@ -99,6 +100,8 @@ def sabotage(name: str, network: Any) -> None:
     }
 
     def before(_network: Any, _arguments: Any) -> None:
+        with CALLS.open("a") as log:
+            log.write(f"{name}\n")
         order = _due(name)
         if order is not None and order["what"] in deeds:
             deeds[order["what"]]()
@@ -115,10 +118,10 @@ def sabotage(name: str, network: Any) -> None:
 
 
 def _networks(recipe: Any) -> dict[str, Any]:
-    if hasattr(recipe, "_pipeline"):
-        return {"denoiser": recipe._pipeline.unet, "decoder": recipe._pipeline.vae.decoder}
     if hasattr(recipe, "_pipelines"):
         return {"denoiser": recipe._pipelines.text.transformer, "decoder": recipe._pipelines.text.vae.decoder}
+    if hasattr(recipe, "_pipeline"):
+        return {"denoiser": recipe._pipeline.unet, "decoder": recipe._pipeline.vae.decoder}
     if hasattr(recipe, "brush"):
         import torch
 

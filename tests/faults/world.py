@@ -84,6 +84,11 @@ class Running:
         log = self.folder / "connections.log"
         return log.read_text().splitlines() if log.exists() else []
 
+    def calls(self, name: str) -> int:
+        """How often a network was called."""
+        log = self.folder / "calls.log"
+        return log.read_text().split().count(name) if log.exists() else 0
+
     def sabotage(self, where: str, what: str, times: int = 1) -> None:
         """Lets a network meet a fault: `denoiser`, `decoder`, or the result of one: `decoder result`."""
         path = self.folder / "sabotage.json"
@@ -159,7 +164,8 @@ class World:
             **environment,
         }
         with Gateway() as gateway, WorkerProcess(module, gateway, folder, variables) as process:
-            gateway.wait_for(lambda: bool(gateway.takes) or process.process.poll() is not None, what="the worker's start")
+            while not gateway.takes and process.process.poll() is None:
+                time.sleep(0.05)
             running = Running(handler, process, gateway)
             yield running
             self._ended.append(running)

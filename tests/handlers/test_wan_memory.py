@@ -128,18 +128,18 @@ def test_a_reference_is_encoded_in_tiles_where_the_whole_does_not_fit(free: int,
     from handlers.wan.decoding import coded_in
 
     class Vae:
-        tiling = False
+        use_tiling = False
 
         def enable_tiling(self) -> None:
-            self.tiling = True
+            self.use_tiling = True
 
         def disable_tiling(self) -> None:
-            self.tiling = False
+            self.use_tiling = False
 
     vae = Vae()
     with coded_in(vae, free, Work(480, 832, 81, encodes=True).encoding(tiled=False)):
-        assert vae.tiling is tiled
-    assert not vae.tiling
+        assert vae.use_tiling is tiled
+    assert not vae.use_tiling
 
 
 def test_references_count(tiny_models: Path) -> None:

@@ -67,6 +67,16 @@ def test_reporting_never_waits_for_the_way() -> None:
         progress.drop()
 
 
+def test_steps_that_are_made_again_do_not_let_progress_go_back() -> None:
+    receiver = Slow()
+    with Progress(receiver, 0.0) as progress:
+        for step in (1, 2, 1, 2, 3):
+            progress.report(step, 3)
+            time.sleep(0.05)
+    assert receiver.steps == sorted(receiver.steps)
+    assert receiver.steps[-1] == 3
+
+
 def test_a_stopped_job_says_nothing_more() -> None:
     receiver = Slow()
     with Progress(receiver, 10.0) as progress:

@@ -1,0 +1,142 @@
+"""Memory that does not suffice: one remedy after the other, each named, none left behind, nothing denoised twice for the decoder's sake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shared.errors import OutOfMemory
+from tests.doubles.sabotage import failing
+from tests.handlers.conftest import Watched, clip, make, pictures, sdxl, wan
+
+ALWAYS = 10**6
+
+
+def sdxl_networks(recipe: Any) -> tuple[Any, Any]:
+    return recipe._pipeline.unet, recipe._pipeline.vae
+
+
+def wan_networks(recipe: Any) -> tuple[Any, Any]:
+    return recipe._pipelines.text.transformer, recipe._pipelines.vae
+
+
+def images(recipe: Any, watched: Watched | None = None, **config: Any) -> list[Any]:
+    return [picture.pixels for picture in pictures(make(recipe, sdxl(**config), watched))]
+
+
+def frames(recipe: Any, watched: Watched | None = None) -> list[Any]:
+    return list(clip(make(recipe, wan(), watched)).frames)
+
+
+@contextmanager
+def as_it_was(*networks: Any) -> Iterator[None]:
+    """Whatever happens inside, the networks are in the end what they were."""
+    before = [{name: tensor.clone() for name, tensor in network.state_dict().items()} for network in networks]
+    yield
+    for network, state in zip(networks, before, strict=True):
+        assert not getattr(network, "use_tiling", False)
+        for name, tensor in network.state_dict().items():
+            assert tensor.dtype == state[name].dtype
+            assert torch.equal(tensor, state[name])
+
+
+def test_pictures_that_do_not_fit_together_are_made_in_smaller_batches_and_are_the_same(sdxl_recipe: Any) -> None:
+    unet, _ = sdxl_networks(sdxl_recipe)
+    whole, watched = images(sdxl_recipe, num_images=6), Watched()
+    with failing(unet, times=ALWAYS, above=4) as calls:  # two samples each: guidance
+        halved = images(sdxl_recipe, watched, num_images=6)
+    assert set(calls.samples) == {12, 6, 2, 4}
+    assert len(halved) == 6
+    for one, other in zip(whole, halved, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+    assert watched.run.warnings == ["Memory did not suffice for so many pictures together; fewer were made at once."]
+
+
+def test_a_picture_for_which_memory_did_not_suffice_once_is_the_same_to_the_bit(sdxl_recipe: Any) -> None:
+    unet, vae = sdxl_networks(sdxl_recipe)
+    watched = Watched()
+    (expected,) = images(sdxl_recipe)
+    with as_it_was(unet, vae), failing(unet, times=1, after=3):
+        (made,) = images(sdxl_recipe, watched)
+    assert np.array_equal(made, expected)
+    assert len(watched.run.warnings) == 1
+    with failing(unet, times=2), as_it_was(unet, vae):
+        (made,) = images(sdxl_recipe, watched)
+    assert np.array_equal(made, expected)
+    assert any("text encoders" in warning for warning in watched.run.warnings)
+
+
+def test_a_picture_that_cannot_be_decoded_at_once_is_decoded_in_tiles_and_not_denoised_again(sdxl_recipe: Any) -> None:
+    unet, vae = sdxl_networks(sdxl_recipe)
+    watched = Watched()
+    (expected,) = images(sdxl_recipe, watched)
+    steps = len(watched.steps)
+    watched = Watched()
+    with as_it_was(vae), failing(unet, times=0) as denoising, failing(vae.decoder, times=2) as decoding:
+        (made,) = images(sdxl_recipe, watched)
+    assert len(denoising.samples) == steps
+    assert len(decoding.samples) == 3
+    assert np.abs(made.astype(int) - expected).mean() < 1
+    assert [warning.partition("; ")[2] for warning in watched.run.warnings] == [
+        "memory that was kept in reserve was freed.",
+        "the picture was decoded in tiles.",
+    ]
+
+
+def test_tiles_are_really_used(sdxl_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, vae = sdxl_networks(sdxl_recipe)
+    monkeypatch.setattr(vae, "tile_sample_min_size", 32)  # as small for this VAE as its own size is for a large one
+    monkeypatch.setattr(vae, "tile_latent_min_size", 4)
+    with failing(vae.decoder, times=2) as decoding:
+        images(sdxl_recipe)
+    assert len(decoding.samples) > 5
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["denoiser", "decoder"])
+def test_when_nothing_helps_the_job_fails_and_the_next_is_as_ever(sdxl_recipe: Any, which: int) -> None:
+    networks = sdxl_networks(sdxl_recipe)
+    (expected,) = images(sdxl_recipe)
+    failed = networks[0] if which == 0 else networks[1].decoder
+    with as_it_was(*networks):
+        with failing(failed, times=ALWAYS), pytest.raises(OutOfMemory, match="whatever was tried"):
+            images(sdxl_recipe)
+        assert np.array_equal(images(sdxl_recipe)[0], expected)
+
+
+def test_a_clip_for_which_memory_did_not_suffice_once_is_the_same_to_the_bit(wan_recipe: Any) -> None:
+    transformer, vae = wan_networks(wan_recipe)
+    expected = frames(wan_recipe)
+    for sabotaged, after in ((transformer, 2), (vae.decoder, 0), (vae.decoder, 2)):
+        watched = Watched()
+        with failing(sabotaged, times=1, after=after), as_it_was(transformer, vae):
+            made = frames(wan_recipe, watched)
+        assert np.array_equal(made, expected), "and no frame comes twice"
+        assert len(watched.run.warnings) == 1
+
+
+def test_a_clip_that_cannot_be_decoded_at_once_is_decoded_in_tiles_and_not_denoised_again(wan_recipe: Any) -> None:
+    transformer, vae = wan_networks(wan_recipe)
+    watched = Watched()
+    expected = frames(wan_recipe, watched)
+    steps = len(watched.steps)
+    watched = Watched()
+    with as_it_was(vae), failing(transformer, times=0) as denoising, failing(vae.decoder, times=2):
+        made = frames(wan_recipe, watched)
+    assert len(denoising.samples) == 2 * steps, "two for each step: guidance"
+    assert len(made) == len(expected)
+    assert any("tiles" in warning for warning in watched.run.warnings)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["denoiser", "decoder"])
+def test_when_nothing_helps_a_clip_fails_and_the_next_is_as_ever(wan_recipe: Any, which: int) -> None:
+    transformer, vae = wan_networks(wan_recipe)
+    expected = frames(wan_recipe)
+    with as_it_was(transformer, vae):
+        with failing(transformer if which == 0 else vae.decoder, times=ALWAYS), pytest.raises(OutOfMemory, match="whatever was tried"):
+            frames(wan_recipe)
+        assert np.array_equal(frames(wan_recipe), expected)

@@ -1,0 +1,93 @@
+"""Results that are none: not finite, or of a single colour. They are never called completed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shared.errors import GenerationError
+from shared.models.pixels import is_one_colour
+from tests.doubles.sabotage import failing, spoiling
+from tests.handlers.conftest import Watched, clip, make, pictures, sdxl, wan
+
+NAN, BLACK = float("nan"), -1.0
+
+
+@contextmanager
+def overflowing_in_half_precision(vae: Any) -> Iterator[None]:
+    """A VAE as SDXL's: what its first layer makes is too large for half precision, and is scaled by the next one to what it should be."""
+    weights = (vae.decoder.conv_in.weight, vae.decoder.conv_in.bias)
+    before = [tensor.clone() for tensor in weights]
+    with torch.no_grad():
+        scale = 60_000 / max(float(tensor.abs().max()) for tensor in weights)
+        for tensor in weights:
+            tensor.mul_(scale)
+    vae.half()
+    yield
+    vae.float()
+    with torch.no_grad():
+        for tensor, value in zip(weights, before, strict=True):
+            tensor.copy_(value)
+
+
+def test_a_picture_that_overflows_in_half_precision_is_decoded_once_more_in_full(sdxl_recipe: Any) -> None:
+    vae = sdxl_recipe._pipeline.vae
+    watched = Watched()
+    before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+    with overflowing_in_half_precision(vae):
+        with torch.inference_mode():
+            raw = vae.decode(torch.randn(1, 4, 8, 8).half(), return_dict=False)[0]
+        assert not raw.isfinite().all(), "without the remedy there is nothing to be seen"
+        with failing(vae.decoder, times=0) as decoding, failing(sdxl_recipe._pipeline.unet, times=0) as denoising:
+            (picture,) = pictures(make(sdxl_recipe, sdxl(), watched))
+        assert vae.dtype == torch.float16
+    assert len(decoding.samples) == 2
+    assert len(denoising.samples) == len(watched.steps), "nothing is denoised again"
+    assert not is_one_colour(picture.pixels)
+    assert watched.run.warnings == ["The VAE failed in half precision; the picture was decoded in full precision."]
+    assert all(torch.allclose(tensor, before[name], atol=1e-3) for name, tensor in vae.state_dict().items())
+    vae.load_state_dict(before)
+
+
+@pytest.mark.parametrize("value", [NAN, BLACK, 1.0, 0.25])
+def test_a_picture_that_is_nothing_in_full_precision_either_fails(sdxl_recipe: Any, value: float) -> None:
+    with spoiling(sdxl_recipe._pipeline.vae.decoder, value), pytest.raises(GenerationError) as raised:
+        make(sdxl_recipe, sdxl())
+    assert raised.value.retryable
+
+
+def test_latents_that_are_not_finite_are_not_even_decoded(sdxl_recipe: Any) -> None:
+    pipeline = sdxl_recipe._pipeline
+    with (
+        spoiling(pipeline.unet, NAN),
+        failing(pipeline.vae.decoder, times=0) as decoding,
+        pytest.raises(GenerationError, match="not finite"),
+    ):
+        make(sdxl_recipe, sdxl())
+    assert decoding.samples == []
+
+
+@pytest.mark.parametrize(("network", "value"), [("transformer", NAN), ("decoder", NAN), ("decoder", BLACK)])
+def test_a_clip_that_is_nothing_fails_before_it_is_whole(wan_recipe: Any, network: str, value: float) -> None:
+    pipelines = wan_recipe._pipelines
+    spoiled = pipelines.vae.decoder if network == "decoder" else pipelines.text.transformer
+    with spoiling(spoiled, value), pytest.raises(GenerationError):
+        list(clip(make(wan_recipe, wan())).frames)
+
+
+@pytest.mark.parametrize("value", [NAN, BLACK])
+def test_a_picture_of_wan_that_is_nothing_fails(wan_recipe: Any, value: float) -> None:
+    with spoiling(wan_recipe._pipelines.vae.decoder, value), pytest.raises(GenerationError):
+        make(wan_recipe, wan(kind="image_fast", frames=1))
+
+
+def test_a_picture_that_is_nearly_black_is_as_good_as_any() -> None:
+    black = np.zeros((64, 64, 3), np.uint8)
+    assert is_one_colour(black)
+    black[40, 3, 1] = 1
+    assert not is_one_colour(black)
