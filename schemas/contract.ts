@@ -1073,9 +1073,9 @@ export interface ChatRequest {
    */
   top_p?: number | null;
   /**
-   * Which model answers. Default: `qwen_instruct`; `qwen_base` for enhancements of type `base`.
+   * Which model answers. An operator may have put other models in their place, under names of their own. Default: `qwen_instruct`; `qwen_base` for enhancements of type `base`.
    */
-  model?: ("qwen_instruct" | "qwen_base") | null;
+  model?: string | null;
   /**
    * The answer ends before the first of these.
    */

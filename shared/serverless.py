@@ -157,6 +157,7 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
             wan_max_area=settings.wan_max_area,
             wan_default_fps=settings.wan_default_fps,
             streams=handler.streams and settings.chat_streaming,
+            chat_models=(settings.chat_instruct_name, settings.chat_base_name),
         ),
         storage=storage,
         fetcher=Fetcher(settings),

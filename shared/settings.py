@@ -35,6 +35,7 @@ def _strip_slash(value: object) -> object:
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_hosts)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)]
 Url = Annotated[str, BeforeValidator(_strip_slash), Field(pattern=r"^https?://[^\s/]+")]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,127}$")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -117,6 +118,10 @@ class Settings(BaseSettings):
         "libx264", description="What writes clips: `h264_nvenc` is the encoder of an NVIDIA GPU that has one."
     )
     video_quality: int = Field(18, ge=1, le=51, description="How well clips are written: 1 is the best, 51 the smallest.")
+    chat_instruct_name: ModelName = Field(
+        "qwen_instruct", description="What the instruct model is called. `QWEN_INSTRUCT_MODEL` may name the folder of any causal model."
+    )
+    chat_base_name: ModelName = Field("qwen_base", description="What the base model is called, likewise with `QWEN_BASE_MODEL`.")
     chat_resident: Literal["auto", "both", "one"] = Field(
         "auto",
         description="Chat models in memory: `both`, or the `one` that is needed; `auto` keeps both where 4 GiB are left beside them.",
@@ -218,4 +223,6 @@ def _missing(settings: Settings) -> list[str]:
         missing.append("JOB_CALLBACK_SECRET (callbacks are signed with it)")
     if settings.callback_allowed_hosts and settings.job_callback_secret is None and settings.callback_url is None:
         missing.append("JOB_CALLBACK_SECRET (CALLBACK_ALLOWED_HOSTS allows callbacks, and they are signed with it)")
+    if settings.chat_instruct_name == settings.chat_base_name:
+        missing.append("two different names as CHAT_INSTRUCT_NAME and CHAT_BASE_NAME")
     return missing

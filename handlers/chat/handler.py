@@ -32,8 +32,9 @@ def load(settings: Settings) -> ChatRecipe:
     device = choose_device(settings.device)
     read = partial(load_chat, device=device, dtype=choose_dtype(device, "chat"))
     found = {name: folder for name, folder in folders.items() if folder is not None}
+    called = {QWEN_INSTRUCT.name: settings.chat_instruct_name, QWEN_BASE.name: settings.chat_base_name}
     sources = [
-        Source(name, partial(read, folder, name=name), transcript=name == QWEN_BASE.name, revision=revision_of(folder))
+        Source(called[name], partial(read, folder, name=name), transcript=name == QWEN_BASE.name, revision=revision_of(folder))
         for name, folder in found.items()
     ]
     engine = BatchingEngine(

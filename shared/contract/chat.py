@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NotRequired
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
 
 from shared.contract.context import Context, Notes, Operator
 from shared.contract.fields import Seed, Text, drawn
 from shared.contract.gather import Gathered
+from shared.contract.names import Vocabulary
 from shared.contract.openai_request import gather_openai, is_openai
 from shared.contract.parts import Part
 from shared.contract.request import Request, type_wire
@@ -19,6 +20,8 @@ from shared.contract.wire import UNSET, Otherwise, Wire, refuse
 
 _CHATS = ("chat", "chat_conversation", "generate")
 _ENHANCEMENTS = ("enhance", "chat_enhance", "enhance_base", "enhance_instruct")
+
+_MODELS = ("qwen_instruct", "qwen_base")
 
 Role = Literal["system", "user", "assistant"]
 EnhancementType = Literal["base", "instruct"]
@@ -87,8 +90,19 @@ def _plain_enhancement(word: object) -> object:
     return _ENHANCEMENT_WORDS.get(word, word) if isinstance(word, str) else word
 
 
-def _model_of_the_enhancement(data: Mapping[str, Any], _: Context) -> str:
-    return "qwen_base" if data.get("enhancement_type") == "base" else "qwen_instruct"
+def _model_of_the_enhancement(data: Mapping[str, Any], context: Context) -> str:
+    instruct, base = context.operator.chat_models
+    return base if data.get("enhancement_type") == "base" else instruct
+
+
+def _known_model(name: str, info: ValidationInfo) -> str:
+    own = Context.of(info).operator.chat_models
+    known = dict(zip((*_MODELS, *own), (*own, *own), strict=True))
+    if name not in known:
+        # Those that the operator has not named otherwise, by these names.
+        allowed = tuple(dict.fromkeys(own))
+        raise refuse(f"one of {', '.join(allowed)}", nearest=Vocabulary(zip(allowed, allowed, strict=True)).nearest(name))
+    return known[name]
 
 
 def _as_list(stop: object) -> object:
@@ -151,10 +165,14 @@ class ChatRequest(Request):
     temperature: Annotated[float, Field(ge=0.0, le=2.0, description="0 always takes the likeliest token."), Wire("temperature")] = 0.7
     top_p: Annotated[float, Field(ge=0.0, le=1.0, description="0 keeps only the likeliest token."), Wire("top_p")] = 0.9
     model: Annotated[
-        Literal["qwen_instruct", "qwen_base"],
+        str,
+        AfterValidator(_known_model),
         Wire("model", places=("config", "top")),
         Otherwise(_model_of_the_enhancement, "`qwen_instruct`; `qwen_base` for enhancements of type `base`"),
-        Field(description="Which model answers."),
+        Field(
+            json_schema_extra={"allowed": "qwen_instruct or qwen_base, or what the operator calls them", "examples": list(_MODELS)},
+            description="Which model answers. An operator may have put other models in their place, under names of their own.",
+        ),
     ] = UNSET
     stop: Annotated[
         tuple[Annotated[Text, Field(min_length=1, max_length=1000)], ...],

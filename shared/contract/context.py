@@ -20,12 +20,14 @@ class Operator:
         wan_max_area: The largest width × height of a clip, in pixels.
         wan_default_fps: Frames per second of a clip that does not ask for a rate.
         streams: Whether text is sent while it is written.
+        chat_models: What the operator calls the instruct model and the base model of chat.
     """
 
     callback_hosts: frozenset[str] = frozenset()
     wan_max_area: int = 399_360
     wan_default_fps: int = 24
     streams: bool = False
+    chat_models: tuple[str, str] = ("qwen_instruct", "qwen_base")
 
 
 DEFAULT_OPERATOR = Operator()

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from shared.contract.chat import ChatRequest
+from shared.contract.request import Operator
+from shared.errors import ValidationError
 from tests.contract.requests import chat, problem, problems
 
+OWN = Operator(chat_models=("llama-8b", "llama-8b-base"))
 HELLO = {"role": "user", "content": "hello"}
 
 
@@ -165,3 +169,24 @@ def test_a_schema_that_is_too_deep_is_refused_before_anything_recurses_into_it()
         deep = {"not": deep}
     found = problem(chat, response_format={"type": "json_schema", "json_schema": {"schema": deep}})
     assert found.allowed == "a JSON Schema of at most 32 levels and 5000 values"
+
+
+@pytest.mark.parametrize(
+    ("fields", "model"),
+    [
+        ({}, "llama-8b"),
+        ({"type": "enhance_base"}, "llama-8b-base"),
+        ({"model": "llama-8b-base"}, "llama-8b-base"),
+        ({"model": "qwen_instruct"}, "llama-8b"),
+        ({"model": "qwen_base"}, "llama-8b-base"),
+    ],
+)
+def test_an_operators_own_models_are_called_by_their_names_and_by_the_usual_ones(fields: dict[str, str], model: str) -> None:
+    raw = {"messages": [{"role": "user", "content": "hello"}], **fields}
+    assert ChatRequest.parse(raw, job_id="r", operator=OWN).model == model
+
+
+def test_a_name_that_no_model_has_is_refused_with_the_names_there_are() -> None:
+    raw = {"messages": [{"role": "user", "content": "hello"}], "model": "lama-8b"}
+    with pytest.raises(ValidationError, match=r"model: must be one of llama-8b, llama-8b-base; .*nearest: llama-8b"):
+        ChatRequest.parse(raw, job_id="r", operator=OWN)

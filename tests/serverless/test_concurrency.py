@@ -33,3 +33,17 @@ def test_the_next_job_computes_while_one_uploads_and_never_shares_the_gpu(tmp_pa
             (end_of_first,) = (post.at for post in loop.gateway.posts if post.is_result and post.job_id == first)
             assert min(loop.steps(second)) < end_of_first, "the second began before the first was stored"
     assert {key for key in storage.objects if key.endswith("0.png")} == {"user-1/one/0.png", "user-1/other/0.png"}
+
+
+def test_a_long_answer_does_not_hold_back_a_short_one(tmp_path: Path, tiny_models: Path) -> None:
+    with started(tmp_path, "handlers.chat.handler", MODELS_DIR=str(tiny_models), JOB_CONCURRENCY="4") as loop:
+        hello = [{"role": "user", "content": "hello"}]
+        loop.gateway.submit({"id": "long", "input": {"messages": hello, "max_tokens": 1900, "temperature": 0}})
+        loop.gateway.wait_for(lambda: bool(loop.gateway.progress("long")))
+        for job_id in ("short", "other"):
+            loop.gateway.submit({"id": job_id, "input": {"messages": hello, "max_tokens": 5, "temperature": 0}})
+            assert loop.gateway.result(job_id)["output"]["tokens_generated"] == 5
+        assert loop.gateway.results("long") == []
+        loop.gateway.stop("long")
+        loop.gateway.submit({"id": "next", "input": {"messages": hello, "max_tokens": 5}})
+        assert loop.gateway.result("next")["output"]["status"] == "completed"

@@ -1,0 +1,101 @@
+"""A chat worker as its operator sets it up: whose models, how many, how much memory, and what is reported of an answer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from handlers.chat.batching.memory import Demand, fits, longest_alone, rows_at_once
+from handlers.chat.generate import ChatRecipe
+from handlers.chat.handler import load
+from shared.contract.chat import ChatRequest
+from shared.contract.request import Operator
+from shared.settings import Settings
+from tests.handlers.conftest import chat, make, text
+
+
+@pytest.fixture
+def own_models(tiny_models: Path, tmp_path: Path) -> Path:
+    """The operator's own folder: the instruct model, as a snapshot of a cache."""
+    shutil.copytree(tiny_models / "qwen_base", tmp_path / "models" / "qwen_base")
+    snapshot = tmp_path / "cache" / "snapshots" / ("0123456789" * 4)
+    shutil.copytree(tiny_models / "qwen_instruct", snapshot)
+    return snapshot
+
+
+@pytest.fixture
+def recipe(own_models: Path, tmp_path: Path) -> Iterator[ChatRecipe]:
+    settings = Settings(
+        models_dir=tmp_path / "models",
+        qwen_instruct_model=own_models,
+        chat_instruct_name="heron-chat",
+        chat_base_name="heron-base",
+        chat_resident="one",
+        chat_cache_gb=0.001,
+    )
+    made = load(settings)
+    yield made
+    made.engine.close()
+
+
+def test_an_operators_own_models_answer_under_their_names_in_the_form_that_each_is_taught(recipe: ChatRecipe) -> None:
+    own = Operator(chat_models=("heron-chat", "heron-base"))
+    raw = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
+    said = {}
+    for name in ("heron-chat", "heron-base"):
+        request = ChatRequest.parse({**raw, "model": name}, job_id="j", operator=own)
+        products = make(recipe, request)
+        assert recipe.summarize(request, products).top_level["model_info"] == {"model": name, "context_length": 511}
+        said[name] = text(products)
+    assert [product.metadata["model_used"] for product in said.values()] == list(said)
+    assert said["heron-chat"].metadata["prompt_tokens"] != said["heron-base"].metadata["prompt_tokens"]
+
+
+def test_the_revision_is_reported_where_it_is_known(recipe: ChatRecipe) -> None:
+    revisions = {name: facts.revision for name, facts in recipe.engine.models.items()}
+    assert revisions == {"heron-chat": "0123456789" * 4, "heron-base": None}
+    own = Operator(chat_models=("heron-chat", "heron-base"))
+    request = ChatRequest.parse({"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}, job_id="j", operator=own)
+    assert text(make(recipe, request)).metadata["revision"] == "0123456789" * 4
+
+
+def test_memory_that_the_operator_sets_limits_contexts_and_answers_at_once(recipe: ChatRecipe) -> None:
+    assert recipe.engine.concurrency == 1
+    assert {facts.context_length for facts in recipe.engine.models.values()} == {511}
+
+
+def test_what_an_answer_took_is_reported_and_adds_up(chat_recipe: ChatRecipe) -> None:
+    facts = text(make(chat_recipe, chat("hello", max_tokens=30))).metadata
+    generation, first, rate = (float(str(facts[key])) for key in ("generation_time", "time_to_first_token", "tokens_per_second"))
+    assert (facts["tokens_generated"], facts["finish_reason"]) == (30, "length")
+    assert 0 < first < generation
+    assert rate == pytest.approx(30 / generation, rel=0.05)
+
+
+GB = 2**30
+PER_TOKEN = 57_344
+"""What a token takes in Qwen2.5-7B: 2 × 28 layers × 4 heads × 128 × 2 bytes."""
+
+
+def test_two_models_of_7b_on_48_gb_leave_room_for_many_conversations() -> None:
+    left = int(48e9 - 2 * 15.24e9) - 2 * GB
+    assert rows_at_once(PER_TOKEN, 32768, left) == 64
+    assert longest_alone(PER_TOKEN, left) >= 32768
+    assert fits([Demand(PER_TOKEN, 7, 30_000)], left)
+    assert not fits([Demand(PER_TOKEN, 9, 30_000)], left)
+
+
+def test_one_model_on_24_gb_leaves_room_for_some() -> None:
+    left = int(24e9 - 15.24e9) - 2 * GB
+    assert 20 < rows_at_once(PER_TOKEN, 32768, left) < 40
+
+
+def test_conversations_of_both_models_share_the_memory() -> None:
+    one = Demand(100, 3, 1023)
+    assert one.bytes == 4 * 1024 * 100
+    assert fits([one, one], 2 * one.bytes)
+    assert not fits([one, one], 2 * one.bytes - 1)
+    assert Demand(100, 0, 0).bytes == 0
