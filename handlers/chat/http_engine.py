@@ -21,9 +21,6 @@ from shared.network import is_loopback
 from shared.settings import Settings, SettingsError
 from shared.telemetry import logger
 
-MODEL = "qwen_instruct"
-"""What requests call the server's model."""
-
 _CONNECT_SECONDS = 5.0
 _ASK_SECONDS = 30.0
 # Seconds between two looks at whether the server is ready.
@@ -38,9 +35,11 @@ class HttpEngine:
         served: What it calls the model.
         facts: What is known of the model.
         concurrency: How many answers are asked for at once.
+        name: What requests call it.
     """
 
-    def __init__(self, url: str, served: str, facts: ModelFacts, concurrency: int) -> None:
+    def __init__(self, url: str, served: str, facts: ModelFacts, concurrency: int, name: str = "qwen_instruct") -> None:
+        self._name = name
         self._served = served
         self._facts = facts
         self.concurrency = concurrency
@@ -59,7 +58,7 @@ class HttpEngine:
     @property
     def models(self) -> Mapping[str, ModelFacts]:
         """The one model that the server is used for."""
-        return {MODEL: self._facts}
+        return {self._name: self._facts}
 
     @property
     def vram_used_mb(self) -> int:
@@ -68,7 +67,7 @@ class HttpEngine:
 
     def check(self, request: ChatRequest) -> None:
         """Refuses, before any work, what can never be written. Whether a server can follow a form or a schema, only it can say."""
-        if request.model != MODEL:
+        if request.model != self._name:
             raise no_such_model(request, self.models)
         prompt, window = self._count(request), self._facts.context_length
         if request.max_tokens + (prompt or 0) > window:
@@ -121,7 +120,7 @@ def connect(settings: Settings) -> HttpEngine:
     window = settings.chat_engine_context or listed[served].get("max_model_len")
     if not isinstance(window, int):
         raise SettingsError("The engine does not say how many tokens its model holds. Please set CHAT_ENGINE_CONTEXT.")
-    return HttpEngine(url, served, ModelFacts(window), settings.chat_engine_concurrency)
+    return HttpEngine(url, served, ModelFacts(window), settings.chat_engine_concurrency, settings.chat_instruct_name)
 
 
 def _list_models(client: httpx.Client) -> dict[str, dict[str, Any]]:

@@ -43,7 +43,7 @@ def engine(talker: ChatModel) -> Iterator[BatchingEngine]:
 
 @pytest.mark.timeout(600)
 def test_greedy_answers_are_the_librarys_alone_and_with_seven_others(engine: BatchingEngine, talker: ChatModel) -> None:
-    expected = [generated(talker, request) for request in GREEDY]
+    expected = [generated(talker, request).rstrip("�") for request in GREEDY]
     assert "Paris" in expected[0]
     assert [answer(engine, request).text for request in GREEDY] == expected
     assert texts(together(engine, GREEDY)) == expected
