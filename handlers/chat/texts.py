@@ -13,7 +13,7 @@ class Answer:
 
     Args:
         tokenizer: A fast tokenizer.
-        stops: The text ends before the first of these, also where one is spread over several tokens.
+        stops: The text ends before the one of these that is complete first, also where it is spread over several tokens.
         strips: Takes off the space at its beginning, which a transcript leaves to the model to write.
     """
 
@@ -22,18 +22,20 @@ class Answer:
         # Holds back bytes of a character until the last of them is there.
         self._decoder = DecodeStream([], skip_special_tokens=True)
         self._stops = tuple(stops)
-        self._longest = max(map(len, stops), default=0)
         self._strips = strips
         self._text = ""
+        self._settled = 0  # a stop may begin here, and nowhere before
         self.stopped = False
 
     def add(self, token: int) -> None:
-        """Appends a token's text, and cuts at the first stop."""
+        """Appends a token's text, and cuts at the stop that is complete first: how a text is cut into tokens changes nothing."""
         self._text += self._decoder.step(self._tokenizer, token) or ""
-        found = [at for stop in self._stops if (at := self._text.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := self._text.find(stop, self._settled)) >= 0]
         if found:
-            self._text = self._text[: min(found)]
+            self._text = self._text[: min(found)[1]]
             self.stopped = True
+        while self._settled < len(self._text) and not self._may_be_a_stop(self._text[self._settled :]):
+            self._settled += 1
 
     @property
     def final(self) -> str:
@@ -43,10 +45,8 @@ class Answer:
     @property
     def shown(self) -> str:
         """As much of the text as no later token can change."""
-        shown = self._text[: len(self._text) - self._undecided()]
+        shown = self._text[: self._settled]
         return shown.lstrip() if self._strips else shown
 
-    def _undecided(self) -> int:
-        """How many characters at the end may be the beginning of a stop."""
-        lengths = range(min(self._longest, len(self._text)), 0, -1)
-        return next((length for length in lengths if any(stop.startswith(self._text[-length:]) for stop in self._stops)), 0)
+    def _may_be_a_stop(self, end: str) -> bool:
+        return any(stop.startswith(end) for stop in self._stops)

@@ -67,7 +67,7 @@ class EchoStream:
 class EchoEngine:
     """Says again what the user said last."""
 
-    concurrency = 8
+    concurrency = 64
     vram_used_mb = 0
     models: Mapping[str, ModelFacts] = {"qwen_instruct": ModelFacts(1_000_000)}
 
@@ -90,4 +90,4 @@ def load(settings: Settings) -> ChatRecipe:
 
 
 if __name__ == "__main__":
-    serve(Handler("chat", ChatRequest, load, calls_back=False, streams=True))
+    serve(Handler("chat", ChatRequest, load, calls_back=False, streams=True, together=lambda recipe: recipe.engine.concurrency))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from handlers.chat.texts import Answer
 
@@ -51,3 +53,16 @@ def test_the_first_of_several_stops_ends_the_text(tokenizer: Any) -> None:
 
 def test_what_only_looks_like_the_beginning_of_a_stop_is_shown_in_the_end(tokenizer: Any) -> None:
     assert write(tokenizer, "one two thr", stops=["three"])[1] == "one two thr"
+
+
+def test_of_stops_that_overlap_the_one_that_is_complete_first_ends_the_text(tokenizer: Any) -> None:
+    assert write(tokenizer, "xabcy", stops=["abc", "b"])[1] == "xa"
+    assert write(tokenizer, "xabcy", stops=["bc", "abc"])[1] == "x"
+    assert write(tokenizer, "xabaaby", stops=["abab", "aab"])[1] == "xab"
+
+
+@settings(max_examples=200)
+@given(text=st.text("ab\u00e9🦢 ", min_size=1, max_size=16), stops=st.lists(st.text("ab\u00e9🦢 ", min_size=1, max_size=4), max_size=3))
+def test_whatever_is_written_and_whatever_stops_it(tokenizer: Any, text: str, stops: list[str]) -> None:
+    ends = sorted((text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text)
+    assert write(tokenizer, text, stops)[1] == (text[: ends[0][1]] if ends else text)
