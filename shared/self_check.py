@@ -6,25 +6,29 @@ starts. The build of an image runs the first or the second; what a worker refuse
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Literal
 
 from shared.jobs.outbox import Outbox
-from shared.settings import Settings, SettingsError, load_settings
+from shared.settings import Settings, SettingsError, check_complete, load_settings
 from shared.storage import open_storage
 from shared.telemetry import configure_logging, logger
 from shared.webhooks import Webhook
 from shared.weights.catalogue import Weights
 from shared.weights.resolve import resolve
+from shared.weights.verify import verify
 
 Scope = Literal["image", "weights", "machine"]
 Check = Callable[[Settings], object]
 """Raises `SettingsError` when something is not as it must be."""
 
 _OPTION = "--check"
+_LEAST_FREE = 256 * 2**20
 _NARROWER: Mapping[str, Scope] = {"image": "image", "weights": "weights"}
 
 
@@ -60,11 +64,53 @@ def self_check(scope: Scope, libraries: Sequence[str], checks: Mapping[str, Chec
     sys.exit(1 if failed else 0)
 
 
-def _passes(name: str, check: Check, settings: Settings) -> bool:
+def wrong_at_start(settings: Settings, checks: Mapping[str, Check], weights: Sequence[Weights]) -> dict[str, str]:
+    """Looks at all that a worker needs before it loads anything, and does not stop at the first thing that is wrong.
+
+    Args:
+        settings: May be incomplete.
+        checks: The handler's own, by name.
+        weights: What it cannot do without.
+
+    Returns:
+        What is wrong, by the names of the checks; empty when the worker may start.
+    """
+    wanted: dict[str, Check] = {"configuration": check_complete, **checks, "disk": check_disk, "outbox": _OF_A_MACHINE["outbox"]}
+    wanted |= {f"weights {entry.name}": partial(_verify, entry) for entry in weights}
+    wrong = {name: reason for name, check in wanted.items() if (reason := _reason(check, settings)) is not None}
+    if "configuration" not in wrong:  # without it they have nothing to look at
+        others = {name: _OF_A_MACHINE[name] for name in ("storage", "callbacks")}
+        wrong |= {name: reason for name, check in others.items() if (reason := _reason(check, settings)) is not None}
+    return wrong
+
+
+def check_disk(_settings: Settings) -> None:
+    """Makes sure that a clip, or a dozen pictures, have room while they are written.
+
+    Raises:
+        SettingsError: They have none.
+    """
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < _LEAST_FREE:
+        raise SettingsError(
+            f"There are {free // 2**20} MiB left for temporary files, and {_LEAST_FREE // 2**20} are needed. Give the container a larger "
+            "disk, or set TMPDIR to a folder with more room."
+        )
+
+
+def _reason(check: Check, settings: Settings) -> str | None:
     try:
         check(settings)
     except SettingsError as error:
-        logger().error("check failed", check=name, reason=str(error))
+        return str(error)
+    return None
+
+
+def _passes(name: str, check: Check, settings: Settings) -> bool:
+    reason = _reason(check, settings)
+    if reason is not None:
+        logger().error("check failed", check=name, reason=reason)
         return False
     logger().info("check passed", check=name)
     return True
@@ -79,11 +125,23 @@ def _import_all(names: Sequence[str]) -> None:
 
 
 def _find(weights: Weights, settings: Settings) -> None:
-    resolve(weights, settings.model_copy(update={"allow_downloads": False}))
+    verify(weights.name, resolve(weights, settings.model_copy(update={"allow_downloads": False})))
+
+
+def _verify(weights: Weights, settings: Settings) -> None:
+    """Of a worker that may download them, only what is there already: the download compares what it brings."""
+    try:
+        found = resolve(weights, settings.model_copy(update={"allow_downloads": False}))
+    except SettingsError:
+        if settings.allow_downloads:
+            return
+        raise
+    verify(weights.name, found)
 
 
 _OF_A_MACHINE: Mapping[str, Check] = {
     "storage": lambda settings: open_storage(settings).check(),
     "outbox": lambda settings: Outbox(settings.outbox, max_bytes=settings.outbox_max_bytes, max_age=settings.outbox_max_age).check(),
     "callbacks": Webhook,
+    "disk": check_disk,
 }

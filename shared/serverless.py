@@ -32,10 +32,10 @@ from shared.jobs.redelivery import Redelivery
 from shared.jobs.threads import ended
 from shared.jobs.watchdog import Departure, end_process
 from shared.jobs.watched import WatchedText
-from shared.self_check import scope_of, self_check
-from shared.settings import Settings, SettingsError, load_settings, on_runpod, prepare_environment
+from shared.self_check import scope_of, self_check, wrong_at_start
+from shared.settings import Settings, SettingsError, on_runpod, prepare_environment, read_settings
 from shared.storage import open_storage
-from shared.telemetry import configure_logging
+from shared.telemetry import configure_logging, logger
 from shared.webhooks import Webhook
 from shared.weights.catalogue import Weights
 
@@ -88,8 +88,9 @@ def serve(handler: Handler[RequestT]) -> None:
     if (scope := scope_of(sys.argv[1:])) is not None:
         self_check(scope, handler.libraries, handler.checks, handler.weights)
     try:
-        settings = _checked("configuration", load_settings)
+        settings = _checked("configuration", read_settings)
         configure_logging(settings.log_level)
+        _look_over(handler, settings)
         worker = _start_worker(handler, settings)
     except _Unfit as unfit:
         _refuse_to_start(unfit)
@@ -133,14 +134,26 @@ def _refuse_to_start(unfit: _Unfit) -> None:
     _start_sdk({"handler": lambda _job: None})
 
 
+def _look_over(handler: Handler[RequestT], settings: Settings) -> None:
+    """Before anything is loaded, says in one message everything that is wrong.
+
+    Raises:
+        _Unfit: Something is.
+    """
+    wrong = wrong_at_start(settings, handler.checks, handler.weights)
+    if not wrong:
+        return
+    # RunPod cuts the message of a fitness check off after 256 characters; the log has all of it.
+    logger().error("this worker cannot start", **{name.replace(" ", "_"): reason for name, reason in wrong.items()})
+    if len(wrong) == 1:
+        raise _Unfit(*next(iter(wrong.items())))
+    listed = " | ".join(f"{name}: {reason}" for name, reason in wrong.items())
+    raise _Unfit("start", f"{len(wrong)} things are wrong ({', '.join(wrong)}). {listed}")
+
+
 def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[RequestT]:
-    storage = _checked("storage", lambda: open_storage(settings))
-    _checked("storage", storage.check)
+    storage, webhook = open_storage(settings), Webhook(settings)
     outbox = Outbox(settings.outbox, max_bytes=settings.outbox_max_bytes, max_age=settings.outbox_max_age)
-    _checked("outbox", outbox.check)
-    webhook = _checked("callbacks", lambda: Webhook(settings))
-    for name, check in handler.checks.items():
-        _checked(name, partial(check, settings))
     gpu = GpuThread()
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="io")
     recipe = _checked("weights", lambda: gpu.submit(partial(handler.load, settings)).result())

@@ -198,15 +198,32 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: With one message that names every variable that is missing or malformed.
     """
+    settings = read_settings()
+    check_complete(settings)
+    return settings
+
+
+def read_settings() -> Settings:
+    """Reads the environment, which may still be incomplete.
+
+    Raises:
+        SettingsError: It names every variable that is malformed.
+    """
     try:
-        settings = Settings()
+        return Settings()
     except PydanticError as error:
         wrong = [f"{_variable(problem['loc'])}: {problem['msg']}" for problem in error.errors(include_input=False)]
         raise SettingsError("The environment is not valid. " + "; ".join(wrong)) from None
-    missing = list(_missing(settings))
-    if missing:
+
+
+def check_complete(settings: Settings) -> None:
+    """Makes sure that what was begun was finished: a URL has its key, a callback its secret.
+
+    Raises:
+        SettingsError: It names every variable that is missing.
+    """
+    if missing := _missing(settings):
         raise SettingsError("The configuration is incomplete. Please set " + " and ".join(missing) + ".")
-    return settings
 
 
 def _variable(loc: tuple[int | str, ...]) -> str:

@@ -91,6 +91,21 @@ def test_a_worker_that_is_half_configured_reports_itself_unhealthy_and_takes_no_
         assert "JOB_CALLBACK_SECRET" in ping["reason"][0]
 
 
+def test_a_worker_that_cannot_start_says_everything_that_is_wrong_at_once(tmp_path: Path) -> None:
+    (tmp_path / "outbox").write_text("a file")
+    (tmp_path / "models/sdxl").mkdir(parents=True)
+    wrong = {"SUPABASE_URL": "http://127.0.0.1:1", "CALLBACK_ALLOWED_HOSTS": "example.com", "MODELS_DIR": "models"}
+    with Gateway() as gateway, WorkerProcess("handlers.sdxl.handler", gateway, tmp_path, wrong) as worker:
+        assert worker.wait() == 1
+        assert gateway.takes == []
+        (ping,) = (query for query in gateway.pings if query.get("status") == ["unhealthy"])
+        assert ping["check"] == ["start"]
+        assert "3 things are wrong (configuration, outbox, weights sdxl)" in ping["reason"][0]
+        for word in ("SUPABASE_SERVICE_ROLE_KEY", "JOB_CALLBACK_SECRET", "OUTBOX_DIR", "model_index.json"):
+            assert word in worker.log
+        assert '"component"' not in worker.log, "nothing was loaded"
+
+
 def test_pings_name_the_job_in_progress(own_loop: Loop) -> None:
     own_loop.gateway.submit(sdxl_job("pinged", "slowly", steps=50))
     own_loop.gateway.wait_for(lambda: any(query.get("job_id") == ["pinged"] for query in own_loop.gateway.pings))

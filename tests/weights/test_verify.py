@@ -1,0 +1,101 @@
+"""Weights are compared with their lock: sizes always, hashes once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from shared.settings import SettingsError
+from shared.weights.lock import Lock, LockedFile, write_lock
+from shared.weights.verify import stamp_path, verify
+
+CONTENT = b"numbers " * 1000
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Weights as a download leaves them."""
+    files = {"config.json": b"{}", "vae/model.safetensors": CONTENT}
+    for path, content in files.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    locked = tuple(LockedFile(path, len(content), hashlib.sha256(content).hexdigest()) for path, content in files.items())
+    write_lock(tmp_path, Lock("owner/name", "0" * 40, "MIT", locked))
+    return tmp_path
+
+
+def spoil(weights: Path, content: bytes, *, later: bool = True) -> None:
+    path = weights / "vae/model.safetensors"
+    path.write_bytes(content)
+    if later:
+        os.utime(path, (time.time() + 10, time.time() + 10))
+
+
+def test_whole_weights_pass_and_are_hashed_only_once(weights: Path) -> None:
+    verify("sdxl", weights)
+    assert stamp_path(weights).is_file()
+    before = (weights / "vae/model.safetensors").stat()
+    flipped = bytearray(CONTENT)
+    flipped[5] ^= 1
+    (weights / "vae/model.safetensors").write_bytes(flipped)
+    os.utime(weights / "vae/model.safetensors", (before.st_atime, before.st_mtime))
+    verify("sdxl", weights)  # nothing says that the file was changed, and so it is not read again
+
+
+@pytest.mark.parametrize("stamped", [False, True], ids=["first start", "later start"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (CONTENT[:-1], "7,999 bytes instead of 8,000"),
+        (b"<!doctype html><title>Not found</title>", "bytes instead of"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 8000\n", "bytes instead of"),
+        (CONTENT[:-100] + bytes(100), "does not have the SHA-256"),
+        (CONTENT[:4000] + bytes([CONTENT[4000] ^ 1]) + CONTENT[4001:], "does not have the SHA-256"),
+    ],
+    ids=["cut off", "a page", "a pointer", "zeros at the end", "a flipped bit"],
+)
+def test_damaged_weights_are_named(weights: Path, content: bytes, reason: str, stamped: bool) -> None:
+    if stamped:
+        verify("sdxl", weights)
+    spoil(weights, content)
+    with pytest.raises(SettingsError, match=reason) as raised:
+        verify("sdxl", weights)
+    assert "vae/model.safetensors" in str(raised.value)
+
+
+def test_a_missing_file_is_named(weights: Path) -> None:
+    (weights / "vae/model.safetensors").unlink()
+    with pytest.raises(SettingsError, match=r"model\.safetensors is missing"):
+        verify("sdxl", weights)
+
+
+def test_weights_that_were_not_downloaded_with_a_lock_pass(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    verify("sdxl", tmp_path)
+
+
+def test_another_lock_makes_the_stamp_worthless(weights: Path) -> None:
+    verify("sdxl", weights)
+    wrong = LockedFile("config.json", 2, "0" * 64)
+    write_lock(weights, Lock("owner/name", "1" * 40, "MIT", (wrong,)))
+    with pytest.raises(SettingsError, match="SHA-256"):
+        verify("sdxl", weights)
+
+
+def test_a_lock_that_is_none_is_said_to_be_none(weights: Path) -> None:
+    (weights / "weights.lock.json").write_text("not json")
+    with pytest.raises(SettingsError, match="not a lock"):
+        verify("sdxl", weights)
+
+
+def test_a_folder_that_cannot_be_written_to_is_hashed_each_time_and_passes(weights: Path) -> None:
+    stamp_path(weights).mkdir()  # what a stamp cannot take the place of
+    for _ in range(2):
+        verify("sdxl", weights)
+    spoil(weights, CONTENT[:-100] + bytes(100), later=False)
+    with pytest.raises(SettingsError, match="SHA-256"):
+        verify("sdxl", weights)
