@@ -1,6 +1,6 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow faults check-models lint types fix schemas requirements image image-test models bench clean
+.PHONY: help setup demo test test-slow faults check-models lint types fix schemas requirements image image-test hub models bench clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -66,12 +66,16 @@ schemas: setup  ## Make schemas/ and the generated pages of docs/
 requirements: setup  ## Pin what builder/requirements/*.in ask for (UPGRADE=1 takes the newest)
 	$(PYTHON) -m builder.lock_requirements $(if $(UPGRADE),--upgrade)
 
-image: setup  ## Build the image of HANDLER=sdxl|wan|chat with docker, podman or buildah (ARGS="NAME=VALUE …", REGISTRY=…)
-	$(PYTHON) -m builder.image $(HANDLER) $(if $(REGISTRY),--registry $(REGISTRY)) $(foreach argument,$(ARGS),--arg $(argument))
+image: setup  ## Build the image of HANDLER=sdxl|wan|chat with docker, podman or buildah (REGISTRY=…, ARGS="NAME=VALUE …", PIP_SETTINGS=1)
+	$(PYTHON) -m builder.image $(HANDLER) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(PIP_SETTINGS),--pip-settings) \
+		$(foreach argument,$(ARGS),--arg $(argument))
 
 image-test: setup  ## Build and run all three images, on Debian as root, with buildah and debootstrap
 	@command -v buildah debootstrap >/dev/null || { echo "apt-get install buildah debootstrap" >&2; exit 1; }
 	$(PYTHON) -m pytest -m image
+
+hub: setup  ## Make HANDLER=sdxl|wan|chat the listing of this repository on RunPod's Hub
+	$(PYTHON) -m builder.promote_hub $(HANDLER)
 
 bench: models  ## Measure what a handler adds to a bare pipeline call
 	$(PYTHON) -m benchmarks.overhead $(MODELS)

@@ -6,10 +6,12 @@ import argparse
 import shlex
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
 from builder.engine import ENGINES, NoEngine, build_command, find_engine
+from builder.pip_settings import pip_options
 
 ROOT = Path(__file__).parents[1]
 HANDLERS = ("sdxl", "wan", "chat")
@@ -33,20 +35,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--registry", default="", help="where it will be pushed to, such as docker.io/you")
     parser.add_argument("--engine", choices=tuple(ENGINES), help="default: the first that is installed")
     parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="a build argument of the Dockerfile; repeatable")
+    parser.add_argument("--pip-settings", action="store_true", help="lend this machine's pip settings to the build (podman, buildah)")
     parser.add_argument("--print", action="store_true", help="only print the command")
     options = parser.parse_args(arguments)
-    given = dict(argument.split("=", 1) for argument in options.arg if "=" in argument)
-    if len(given) != len(options.arg):
+    if any("=" not in argument for argument in options.arg):
         parser.error("--arg must be NAME=VALUE")
     try:
         engine = options.engine or find_engine()
     except NoEngine as error:
         print(error, file=sys.stderr)
         return 1
-    tag = tag_of(options.handler, options.registry)
-    command = build_command(engine, ROOT, tag, {"HANDLER": options.handler, "VERSION": version()} | given)
-    print(shlex.join(command), flush=True)
-    return 0 if options.print else subprocess.run(command, check=False).returncode
+    if engine == "docker" and options.pip_settings:
+        parser.error("docker lends no files to a build: use --engine podman or buildah")
+    given = {"HANDLER": options.handler, "VERSION": version()} | dict(argument.split("=", 1) for argument in options.arg)
+    with tempfile.TemporaryDirectory() as scratch:
+        more = pip_options(Path(scratch)) if options.pip_settings else []
+        command = build_command(engine, ROOT, tag_of(options.handler, options.registry), given, more)
+        print(shlex.join(command), flush=True)
+        return 0 if options.print else subprocess.run(command, check=False).returncode
 
 
 if __name__ == "__main__":

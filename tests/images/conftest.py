@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,8 @@ from builder.base_image import TAG as BASE_IMAGE
 from builder.base_image import make_base_image
 from builder.engine import build_command
 from builder.image import HANDLERS, tag_of, version
+from builder.pip_settings import pip_options
 from tests.doubles.worker import ROOT
-from tests.images.machine import pip_options
 
 _STORAGE = ROOT / ".images"
 
@@ -33,8 +34,8 @@ class Layer:
     @property
     def step(self) -> str:
         """The step of the Dockerfile in a few words."""
-        words = self.made_by.replace("/bin/sh -c", "").replace("#(nop)", "").split()
-        return " ".join(words)[:70]
+        hidden = r"^\|\d+ |\b[A-Z_]+=\S+ |--mount=\S+ |/bin/sh -c |#\(nop\) |\b(file|dir):\w+ in "
+        return " ".join(re.sub(hidden, "", self.made_by).split())[:90] or "base image"
 
 
 class Image:

@@ -155,6 +155,20 @@ def test_weights_are_baked_in_from_the_hub_and_its_token_stays_out(images: Image
     assert not any(b"hf_canary_token" in path.read_bytes() for path in written)
 
 
+def test_it_fills_a_volume_by_itself(images: Images, chat: Image, tiny_models: Path, tmp_path: Path) -> None:
+    folder = tiny_models / QWEN_INSTRUCT.name
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    with Hub({path.name: path.read_bytes() for path in folder.iterdir()}, QWEN_INSTRUCT.repo, str(QWEN_INSTRUCT.revision)) as hub:
+        command = ["python", "-m", "builder.download_weights", QWEN_INSTRUCT.name, "--to", "/workspace/models"]
+        done = images.container(chat).run(*command, mounts={volume: "/workspace"}, HF_ENDPOINT=hub.url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "verified and locked" in done.stdout
+    container = images.container(chat)
+    assert container.run(mounts={volume: "/runpod-volume"}).returncode == 0
+    assert payload_of(container, sample("chat"))["status"] == "completed"
+
+
 def test_the_sizes(images: Images, capsys: pytest.CaptureFixture[str]) -> None:
     lines = []
     for handler in HANDLERS:

@@ -1,4 +1,4 @@
-"""What a build needs of this machine: where pip gets its packages from here."""
+"""Hands to the build of an image what pip is told on this machine: a mirror, a certificate, folders of packages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def pip_options(scratch: Path) -> list[str]:
-    """Options of a build that hand pip's settings on, with the local folders that they name. Nothing of it enters an image.
+    """Options of `podman build` and `buildah build` that lend pip's settings and the folders that they name. None of it enters an image.
 
     Args:
-        scratch: A folder for a file with these settings.
+        scratch: A folder for a file with these settings, which the build reads.
     """
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True).stdout
     settings = dict(re.findall(r"^(?:global|:env:)\.([a-z-]+)='(.*)'$", listed, flags=re.MULTILINE))
