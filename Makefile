@@ -1,6 +1,6 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow faults check-models lint types fix schemas requirements image image-test hub models bench clean
+.PHONY: help setup demo test test-slow faults check-models lint types fix schemas requirements image image-test hub models bench bench-chat clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -79,6 +79,9 @@ hub: setup  ## Make HANDLER=sdxl|wan|chat the listing of this repository on RunP
 
 bench: models  ## Measure what a handler adds to a bare pipeline call
 	$(PYTHON) -m benchmarks.overhead $(MODELS)
+
+bench-chat: models  ## Measure what it gains to write conversations together
+	$(PYTHON) -m benchmarks.chat_batching $(MODELS)
 
 clean:  ## Remove everything that was made here
 	rm -rf $(VENV) $(MODELS) node_modules out .images .pytest_cache .mypy_cache .ruff_cache

@@ -91,12 +91,17 @@ def _timed(work: Callable[[], list[int]]) -> Measured:
     return Measured(tokens, time.perf_counter() - clock, time.process_time() - cpu)
 
 
+def ask_all(engine: BatchingEngine, requests: Sequence[ChatRequest]) -> list[Finished]:
+    """The answers to requests that are sent at once."""
+    with ThreadPoolExecutor(len(requests)) as threads:
+        return list(threads.map(lambda request: _answer(engine, request), requests))
+
+
 def _together(engine: BatchingEngine, requests: Sequence[ChatRequest]) -> Measured:
     firsts: list[float] = []
 
     def work() -> list[int]:
-        with ThreadPoolExecutor(len(requests)) as threads:
-            done = list(threads.map(lambda request: _answer(engine, request), requests))
+        done = ask_all(engine, requests)
         firsts.extend(answer.time_to_first_token for answer in done)
         return [answer.completion_tokens for answer in done]
 
