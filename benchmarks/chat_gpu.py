@@ -1,7 +1,7 @@
 """How fast a GPU writes: `python -m benchmarks.chat_gpu`, or with `--small` anywhere, to try the script itself.
 
 A model of Qwen2.5-7B's shape with random weights answers 1, 8, 32 and 64 conversations at once, beside the library's own `generate`. Each
-step has to read all weights and what is remembered of each conversation; printed is what share of the bandwidth, measured by a copy, that is.
+step has to read all weights and what is remembered of each conversation; printed is what share of a measured bandwidth that is.
 """
 
 from __future__ import annotations
