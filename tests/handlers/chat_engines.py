@@ -91,3 +91,18 @@ def generated(model: ChatModel, request: ChatRequest) -> str:
     generate: Any = model.model.generate
     out = generate(prompt, max_new_tokens=request.max_tokens, suppress_tokens=padding, **greedy)
     return str(model.tokenizer.decode(out[0, prompt.shape[1] :], skip_special_tokens=True))
+
+
+def passes_of(model: ChatModel) -> list[int]:
+    """Gets the number of rows of each forward pass from now on."""
+    rows: list[int] = []
+    model.model.register_forward_pre_hook(lambda _module, _args, fields: rows.append(len(fields["input_ids"])), with_kwargs=True)
+    return rows
+
+
+def favouring(models: Path, word: str, name: str = "qwen_base") -> ChatModel:
+    """A model that would rather write one token than any other, whatever it reads."""
+    model = own_copy(models, name)
+    (token,) = model.tokenizer(word, add_special_tokens=False).input_ids
+    model.model.register_forward_hook(lambda _module, _args, out: out.logits[..., token].fill_(1e4) and None)
+    return model

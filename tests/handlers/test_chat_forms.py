@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from handlers.chat.batching.engine import BatchingEngine
 from shared.errors import ValidationError
 from shared.models.language import ChatModel
-from tests.handlers.chat_engines import answer, ask, engine_of, own_copy, texts, together
+from tests.handlers.chat_engines import answer, ask, engine_of, favouring, own_copy, texts, together
 
 BIRD: dict[str, Any] = {
     "type": "object",
@@ -69,8 +69,15 @@ def test_a_schema_that_cannot_be_followed_is_refused_before_any_work(engine: Bat
         engine.check(ask(response_format=form(schema)))
 
 
-def test_white_space_is_limited(engine: BatchingEngine) -> None:
-    for seed in range(4):
-        text = answer(engine, ask(max_tokens=300, temperature=2.0, top_p=1.0, seed=seed, response_format=form(BIRD))).text
-        assert " " * 21 not in text
-        assert len(text) < 400
+def test_an_answer_that_is_complete_at_its_last_token_is_complete(engine: BatchingEngine) -> None:
+    request = ask(max_tokens=300, response_format=form(BIRD))
+    length = answer(engine, request).completion_tokens
+    ends = [answer(engine, ask(max_tokens=most, response_format=form(BIRD))).finish_reason for most in (length, length - 1)]
+    assert ends == ["stop", "length"]
+
+
+def test_a_model_that_would_write_nothing_but_white_space_writes_json(tiny_models: Path) -> None:
+    with engine_of(favouring(tiny_models, "\n", "qwen_instruct")) as engine:
+        end = answer(engine, ask(max_tokens=400, response_format=form(BIRD)))
+    assert "\n\n" in end.text
+    Draft202012Validator(BIRD).validate(json.loads(end.text))

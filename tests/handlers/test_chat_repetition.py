@@ -10,8 +10,7 @@ from handlers.chat.batching.repetition import Repetition
 from handlers.chat.generate import ChatRecipe
 from shared.contract.chat import ChatRequest
 from shared.jobs.recipe import Recipe
-from shared.models.language import ChatModel
-from tests.handlers.chat_engines import answer, ask, engine_of, own_copy
+from tests.handlers.chat_engines import answer, ask, engine_of, favouring
 from tests.handlers.conftest import chat, make
 
 
@@ -41,18 +40,8 @@ def test_other_lines_are_not(text: str) -> None:
     assert not any(watch.add(ord(letter), text[: at + 1]) for at, letter in enumerate(text))
 
 
-def looping(models: Path) -> ChatModel:
-    """A base model that writes one token for ever: whatever it reads, the same logits are the largest."""
-    model = own_copy(models, "qwen_base")
-    head = model.model.get_output_embeddings()
-    token = model.tokenizer(" a", add_special_tokens=False).input_ids[0]
-    model.model.register_forward_hook(lambda _module, _args, out: out.logits[..., token].fill_(1e4) and None)
-    assert head is not None
-    return model
-
-
 def test_a_base_model_in_a_circle_ends_early_and_an_instruct_model_does_not(tiny_models: Path) -> None:
-    model = looping(tiny_models)
+    model = favouring(tiny_models, " a")
     with engine_of(model, model) as engine:
         base, instruct = (answer(engine, ask(model=name, max_tokens=200)) for name in ("qwen_base", "qwen_instruct"))
     assert (base.finish_reason, base.repeats, base.completion_tokens) == ("stop", True, 41)
@@ -60,7 +49,7 @@ def test_a_base_model_in_a_circle_ends_early_and_an_instruct_model_does_not(tiny
 
 
 def test_the_caller_is_told(tiny_models: Path, chat_recipe: Recipe[ChatRequest]) -> None:
-    model = looping(tiny_models)
+    model = favouring(tiny_models, " a")
     with engine_of(model, model) as engine:
         assert isinstance(chat_recipe, ChatRecipe)
         recipe = ChatRecipe(engine, chat_recipe._settings)

@@ -80,17 +80,24 @@ PER_TOKEN = 57_344
 """What a token takes in Qwen2.5-7B: 2 × 28 layers × 4 heads × 128 × 2 bytes."""
 
 
+def left_for_rows(card: float, models: float) -> int:
+    """Bytes for conversations: beside the models, what passes need, and an eighth for system prompts."""
+    return int((card - models - 2 * GB) * 7 / 8)
+
+
 def test_two_models_of_7b_on_48_gb_leave_room_for_many_conversations() -> None:
-    left = int(48e9 - 2 * 15.24e9) - 2 * GB
-    assert rows_at_once(PER_TOKEN, 32768, left) == 64
+    left = left_for_rows(48e9, 2 * 15.24e9)
+    assert rows_at_once(PER_TOKEN, 32768, left) == 56
     assert longest_alone(PER_TOKEN, left) >= 32768
-    assert fits([Demand(PER_TOKEN, 7, 30_000)], left)
-    assert not fits([Demand(PER_TOKEN, 9, 30_000)], left)
+    assert [fits([Demand(PER_TOKEN, rows, 30_000)], left) for rows in (6, 7)] == [True, False]
+    assert fits([Demand(PER_TOKEN, 56, 4000)], left)
 
 
 def test_one_model_on_24_gb_leaves_room_for_some() -> None:
-    left = int(24e9 - 15.24e9) - 2 * GB
-    assert 20 < rows_at_once(PER_TOKEN, 32768, left) < 40
+    left = left_for_rows(24e9, 15.24e9)
+    assert rows_at_once(PER_TOKEN, 32768, left) == 23
+    assert longest_alone(PER_TOKEN, left) >= 32768
+    assert [fits([Demand(PER_TOKEN, rows, 30_000)], left) for rows in (2, 3)] == [True, False]
 
 
 def test_conversations_of_both_models_share_the_memory() -> None:
