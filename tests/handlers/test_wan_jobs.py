@@ -17,6 +17,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from PIL import Image
 
+from handlers.wan.generate import WanRecipe
 from shared.contract.callback import to_dict
 from shared.contract.request import Operator
 from shared.contract.wan import WanRequest
@@ -27,6 +28,7 @@ from shared.jobs.deliver import Courier
 from shared.jobs.gpu import GpuThread
 from shared.jobs.lifecycle import Job, Worker, run_job
 from shared.jobs.recipe import Recipe, Run
+from shared.media.videos import Encoding
 from shared.settings import Settings
 from shared.storage.local_disk import LocalDisk
 from shared.storage.protocol import Stored
@@ -255,3 +257,12 @@ def test_a_picture_may_resemble_both_references(wan_recipe: Wan, tmp_path: Path)
     url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     _, asset = completed(wan_recipe, Disk(tmp_path), type="image_high", config={"first_frame": url, "last_frame": url})
     assert asset["metadata"]["width"] == 64
+
+
+def test_an_encoder_that_fails_fails_the_job_and_not_the_next(wan_recipe: Wan, tmp_path: Path) -> None:
+    assert isinstance(wan_recipe, WanRecipe)
+    encoding = Encoding("h264_nvenc")  # which takes no clip of 16 pixels, and nothing where there is no such GPU
+    failing, disk = WanRecipe(wan_recipe._pipelines, wan_recipe._shelf, encoding), Disk(tmp_path)
+    failed = done(failing, disk, config={"width": 16, "height": 16})
+    assert (failed["status"], failed["assets"], disk.files) == ("failed", [], [])
+    completed(wan_recipe, disk)

@@ -110,6 +110,18 @@ def test_clips_with_references_have_the_lora_too(recipe: WanRecipe) -> None:
     assert np.array_equal(film(recipe, **given), before)
 
 
+def test_a_lora_a_reference_and_a_cache_together_leave_nothing_behind(recipe: WanRecipe) -> None:
+    given: dict[str, Any] = {
+        "first_frame": "https://a.example/a.png",
+        "references": {"config.first_frame": Image.new("RGB", (64, 64), "red")},
+    }
+    plain, referred = film(recipe), film(recipe, **given)
+    together = film(recipe, ("ink", 1.0), acceleration="fast", steps=12, **given)
+    assert not np.array_equal(together, film(recipe, ("ink", 1.0), steps=12, **given))
+    assert np.array_equal(film(recipe), plain)
+    assert np.array_equal(film(recipe, **given), referred)
+
+
 def test_both_views_still_share_every_tensor_afterwards(recipe: WanRecipe, pipelines: WanPipelines) -> None:
     film(recipe, ("ink", 1.0))
     assert pipelines.vace is not None

@@ -14,6 +14,8 @@ from handlers.wan.handler import load
 from handlers.wan.memory import Work, check_memory
 from shared.contract.wan import WanRequest
 from shared.errors import OutOfMemory
+from shared.jobs.cancel import CancelToken
+from shared.jobs.recipe import Run
 from shared.media.images import Pixels
 from shared.models.device import Memory, size_of
 from shared.settings import Settings
@@ -118,8 +120,14 @@ def test_the_text_encoder_stays_where_there_is_room(small: WanRecipe, wan_recipe
         assert not recipe._residence.away
 
 
-def test_pipelines_have_their_text_encoder_again_after_a_job(small: WanRecipe) -> None:
-    film(small, wan())
+def test_a_pipeline_steps_without_the_text_encoder_wherever_that_is_and_has_it_again(small: WanRecipe) -> None:
+    seen: list[object] = []
+
+    def look(*_: object, **__: object) -> None:
+        seen.append(small._pipelines.text.text_encoder)
+
+    list(clip(list(small.generate(wan(), {}, Run("job", CancelToken(60), look)))).frames)
+    assert seen == [None] * 3
     assert all(pipeline.text_encoder is not None for pipeline in small._pipelines.all)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shared.media.extras import extra_path, passing
 from shared.media.videos import write_video
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -33,10 +34,11 @@ class Site(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, clip: bytes, sent: int) -> None:
+    def __init__(self, clip: bytes, sent: int, kind: str) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
         self.clip = clip
         self.sent = sent
+        self.kind = kind
         self.over = threading.Event()
 
 
@@ -44,16 +46,16 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         site = self.server
         assert isinstance(site, Site)
-        body, kind = (site.clip, "video/mp4") if self.path == "/clip.mp4" else (PAGE, "text/html")
+        body, kind = (site.clip, site.kind) if self.path == "/clip.mp4" else (PAGE, "text/html")
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if kind == "video/mp4":
+        if kind == site.kind:
             body = body[: site.sent]
         self.wfile.write(body)
         self.wfile.flush()
-        if len(body) < len(site.clip) and kind == "video/mp4":
+        if len(body) < len(site.clip) and kind == site.kind:
             site.over.wait(30)
 
     def log_message(self, format: str, *args: object) -> None:
@@ -61,8 +63,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def served(clip: bytes, share: float) -> Iterator[str]:
-    site = Site(clip, int(len(clip) * share))
+def served(clip: bytes, share: float, kind: str = "video/mp4") -> Iterator[str]:
+    site = Site(clip, int(len(clip) * share), kind)
     thread = threading.Thread(target=site.serve_forever)
     thread.start()
     try:
@@ -107,3 +109,13 @@ def test_it_starts_before_it_is_fully_loaded(clip: bytes, tmp_path: Path) -> Non
     with served(clip, 0.5) as url:
         said = watch(url, tmp_path)
     assert f"loadeddata {WIDTH}x{HEIGHT} {FRAMES / FPS}" in said
+
+
+def test_a_browser_plays_the_webm_beside_it_too(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    for _ in passing(iter(noise), ["webm"], tmp_path, fps=FPS):
+        pass
+    with served(extra_path(tmp_path, "webm").read_bytes(), 1.0, "video/webm") as url:
+        said = watch(url, tmp_path / "profile")
+    assert re.search(rf"loadeddata {WIDTH}x{HEIGHT} {FRAMES / FPS:.2f}", said)
+    assert "error" not in said
