@@ -2,14 +2,16 @@
 
 The same job, from denoising to storage, is done for a short clip and for a long one at the full size, each in a process of its own whose
 peak is read from the kernel. What the networks work with does not depend on the number of frames, since the VAE decodes four at a time, and
-on a worker it is the GPU's memory; so the difference of both peaks is what the long clip itself took. Beside it, the same clip as diffusers
-returns it, all frames at once.
+on a worker it is the GPU's memory; so the difference of both peaks is what the long clip itself took. The allocator gives back at once what
+is freed: else its reserve, which depends on what the networks did on the CPU and when, would be most of the difference. Beside it, the same
+clip as diffusers returns it, all frames at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,8 @@ SHORT, LONG = 9, 81
 RAW = LONG * WIDTH * HEIGHT * 3
 """Bytes of the long clip as frames of 8 bits."""
 
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_TRIM_THRESHOLD_": str(2**17), "MALLOC_ARENA_MAX": "1"}
+
 
 def measure(models: Path, way: str, frames: int) -> int:
     """The peak of a process that makes one clip, above what it had before, in bytes.
@@ -38,7 +42,7 @@ def measure(models: Path, way: str, frames: int) -> int:
         frames: How many.
     """
     command = [sys.executable, "-m", "benchmarks.clip_memory", str(models), "--way", way, "--frames", str(frames)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | _ALLOCATOR)
     return int(done.stdout.split()[-1])
 
 

@@ -47,8 +47,10 @@ def conditions(request: WanRequest, references: Mapping[str, Image.Image], frame
         return Conditions(arguments | {"reference_images": list(fitted.values())}, leading=len(fitted))
     kept = _kept(fitted, request.frames, frames)
     size = (request.width, request.height)
-    video = [kept.get(index) or Image.new("RGB", size, _GREY) for index in range(frames)]
-    mask = [Image.new("L", size, _KEEP if index in kept else _MAKE) for index in range(frames)]
+    # One picture for all frames that are alike: a clip of them would be as large as the one that is made.
+    grey, keep, make = Image.new("RGB", size, _GREY), Image.new("L", size, _KEEP), Image.new("L", size, _MAKE)
+    video = [kept.get(index, grey) for index in range(frames)]
+    mask = [keep if index in kept else make for index in range(frames)]
     return Conditions(arguments | {"video": video, "mask": mask}, leading=0)
 
 

@@ -102,6 +102,13 @@ def test_a_reference_of_another_size_is_cropped_in_the_middle_and_never_padded(r
     assert {frame.size for frame in given.arguments["video"]} == {frame.size for frame in given.arguments["mask"]} == {(64, 64)}
 
 
+def test_frames_that_are_still_to_be_made_are_not_held_one_by_one() -> None:
+    request = wan(first_frame="https://a.example/picture.png", frames=81)
+    given = conditions(request, {"config.first_frame": Image.fromarray(CLIP[0])}, 81)
+    assert len(given.arguments["video"]) == len(given.arguments["mask"]) == 81
+    assert len({id(frame) for frame in (*given.arguments["video"], *given.arguments["mask"])}) == 4
+
+
 @pytest.mark.parametrize("name", ["image", "first_frame", "last_frame"])
 def test_a_picture_of_one_frame_resembles_its_reference(recipe: Wan, name: str) -> None:
     prompt = "a picture of a circle"
