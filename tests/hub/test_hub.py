@@ -57,8 +57,9 @@ def test_every_variable_that_it_offers_is_read_and_its_default_is_a_setting(hand
     entries = [entry for entry in read(handler, "hub.json")["config"]["env"] if "input" in entry]
     assert {entry["key"] for entry in entries} <= VARIABLES
     for entry in entries:
-        default = entry["input"].get("default")
-        text = {True: entry["input"].get("trueValue"), False: entry["input"].get("falseValue")}.get(default, default)
+        text = entry["input"].get("default")
+        if isinstance(text, bool):
+            text = entry["input"]["trueValue" if text else "falseValue"]
         if text is not None and entry["key"] != "ALLOW_DOWNLOADS":  # a listing has to work by itself
             field = entry["key"].lower()
             assert getattr(Settings.model_validate({field: str(text)}), field) == Settings.model_fields[field].default
