@@ -40,14 +40,14 @@ def scope_of(arguments: Sequence[str]) -> Scope | None:
     return _NARROWER.get(following, "machine")
 
 
-def self_check(scope: Scope, libraries: Sequence[str], checks: Mapping[str, Check], weights: Sequence[Weights]) -> None:
+def self_check(scope: Scope, libraries: Sequence[str], checks: Mapping[str, Check], needs: Callable[[Settings], Sequence[Weights]]) -> None:
     """Runs the checks of a handler, logs a line for each, and ends the process: with 0 when all have passed, else with 1.
 
     Args:
         scope: How much to check.
         libraries: The modules that it imports when it loads its models.
         checks: Its own, by name.
-        weights: What it cannot do without.
+        needs: The weights that it cannot do without, as the operator has it.
     """
     configure_logging("INFO")
     try:
@@ -57,7 +57,7 @@ def self_check(scope: Scope, libraries: Sequence[str], checks: Mapping[str, Chec
         sys.exit(1)
     wanted: dict[str, Check] = {"libraries": lambda _settings: _import_all(libraries), **checks}
     if scope != "image":
-        wanted |= {f"weights {entry.name}": partial(_find, entry) for entry in weights}
+        wanted |= {f"weights {entry.name}": partial(_find, entry) for entry in needs(settings)}
     if scope == "machine":
         wanted |= _OF_A_MACHINE
     failed = [name for name, check in wanted.items() if not _passes(name, check, settings)]

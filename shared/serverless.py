@@ -25,7 +25,7 @@ from shared.jobs.deliver import Courier
 from shared.jobs.gpu import GpuThread
 from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, Worker, run_job
 from shared.jobs.outbox import Outbox
-from shared.jobs.presentation import OpenAIObjects, Output, Payloads, Presentation, list_models
+from shared.jobs.presentation import Output, list_models, present
 from shared.jobs.progress import Progress
 from shared.jobs.recipe import NamesModels, Recipe, Run
 from shared.jobs.redelivery import Redelivery
@@ -61,6 +61,7 @@ class Handler(Generic[RequestT]):
         checks: What else must be true, and is looked at before that, by name: each raises `SettingsError` when it is not.
         libraries: The modules that `load` imports, for the self-check of an image.
         weights: What it cannot do without, for the self-check of a machine.
+        beside: Whether, as the operator has it, a server beside the worker has the weights; then they are not looked for here.
         calls_back: Whether callbacks go out for requests that did not ask for one.
         streams: Whether it can write its text piece by piece.
         together: How many jobs a recipe does at once, where it has a thread of its own for the GPU. None: it uses the one it is called on,
@@ -76,6 +77,11 @@ class Handler(Generic[RequestT]):
     calls_back: bool = True
     streams: bool = False
     together: Callable[[Any], int] | None = None
+    beside: Callable[[Settings], bool] = lambda _settings: False
+
+    def needs(self, settings: Settings) -> tuple[Weights, ...]:
+        """The weights that must be on this machine."""
+        return () if self.beside(settings) else self.weights
 
 
 def serve(handler: Handler[RequestT]) -> None:
@@ -86,7 +92,7 @@ def serve(handler: Handler[RequestT]) -> None:
     """
     prepare_environment()
     if (scope := scope_of(sys.argv[1:])) is not None:
-        self_check(scope, handler.libraries, handler.checks, handler.weights)
+        self_check(scope, handler.libraries, handler.checks, handler.needs)
     try:
         settings = _checked("configuration", read_settings)
         configure_logging(settings.log_level)
@@ -140,7 +146,7 @@ def _look_over(handler: Handler[RequestT], settings: Settings) -> None:
     Raises:
         _Unfit: Something is.
     """
-    wrong = wrong_at_start(settings, handler.checks, handler.weights)
+    wrong = wrong_at_start(settings, handler.checks, handler.needs(settings))
     if not wrong:
         return
     # RunPod cuts the message of a fitness check off after 256 characters; the log has all of it.
@@ -214,7 +220,7 @@ class _Endpoint(Generic[RequestT]):
             return models
         send = partial(_send_update, job) if self._settings.on_runpod else _send_nowhere
         end = await self._work(job, Progress(send, self._settings.progress_interval))
-        return _presentation(job, look).result(end)
+        return present(str(job["id"]), look).result(end)
 
     async def stream(self, job: dict[str, Any]) -> AsyncIterator[Output]:
         """Runs one job, yields its text in pieces while it is written, and what says how it ended last."""
@@ -222,7 +228,7 @@ class _Endpoint(Generic[RequestT]):
         if look is not None and (models := self._models(look)) is not None:
             yield models
             return
-        presentation = _presentation(job, look)
+        presentation = present(str(job["id"]), look)
         async with WatchedText(partial(self._work, job), _STREAM_INTERVAL) as text:
             async for piece in text.pieces():
                 yield presentation.piece(piece)
@@ -257,10 +263,6 @@ class _Endpoint(Generic[RequestT]):
         if isinstance(end, Stopped):
             raise asyncio.CancelledError  # what the SDK needs to see to free the slot without posting a result
         return end
-
-
-def _presentation(job: Mapping[str, Any], look: Look | None) -> Presentation:
-    return Payloads() if look is None else OpenAIObjects(str(job["id"]), look)
 
 
 def _deadline(job: Mapping[str, Any], timeout: float) -> float:

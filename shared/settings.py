@@ -134,6 +134,9 @@ class Settings(BaseSettings):
     )
     chat_engine_model: str | None = Field(None, description="What that server calls the model; not needed where it serves only one.")
     chat_engine_context: int | None = Field(None, gt=0, description="Tokens that its model holds, where the server does not say it.")
+    chat_engine_extensions: bool = Field(
+        True, description="Whether it knows `top_k`, `min_p` and `repetition_penalty`, as vLLM does; off for a server that refuses them."
+    )
     chat_engine_concurrency: int = Field(32, ge=1, le=256, description="Answers that it is asked for at once.")
     chat_engine_start: Seconds = Field(600.0, description="Seconds that it may take to become ready.")
     chat_streaming: bool = Field(False, description="Chat yields pieces of text while it writes them.")

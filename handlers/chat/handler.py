@@ -62,6 +62,7 @@ HANDLER = Handler(
     calls_back=False,
     streams=True,
     together=lambda recipe: recipe.engine.concurrency,
+    beside=lambda settings: settings.chat_engine_url is not None,
 )
 
 if __name__ == "__main__":

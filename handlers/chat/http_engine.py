@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,9 +14,10 @@ import httpx
 
 from handlers.chat.engine import ModelFacts
 from handlers.chat.http_stream import Asked, HttpStream
-from handlers.chat.http_wire import completion_body
+from handlers.chat.http_wire import completion_body, messages_of
 from handlers.chat.refusals import no_such_model, too_long
 from shared.contract.chat import ChatRequest
+from shared.errors import ModelUnavailable
 from shared.jobs.cancel import CancelToken
 from shared.network import is_loopback
 from shared.settings import Settings, SettingsError
@@ -27,21 +29,34 @@ _ASK_SECONDS = 30.0
 _LOOK = 0.5
 
 
+@dataclass(frozen=True)
+class Served:
+    """A server's model.
+
+    Attributes:
+        model: What the server calls it.
+        context_length: How many tokens it holds.
+        extensions: Whether the server knows the fields that vLLM has beside OpenAI's.
+    """
+
+    model: str
+    context_length: int
+    extensions: bool = True
+
+
 class HttpEngine:
     """Writes answers through a server.
 
     Args:
         url: Where it listens.
-        served: What it calls the model.
-        facts: What is known of the model.
+        served: What is known of it.
         concurrency: How many answers are asked for at once.
-        name: What requests call it.
+        name: What requests call its model.
     """
 
-    def __init__(self, url: str, served: str, facts: ModelFacts, concurrency: int, name: str = "qwen_instruct") -> None:
+    def __init__(self, url: str, served: Served, concurrency: int, *, name: str = "qwen_instruct") -> None:
         self._name = name
         self._served = served
-        self._facts = facts
         self.concurrency = concurrency
         self._counts = True  # until the server shows that it cannot count tokens
         self._asking = _client(url)
@@ -58,7 +73,7 @@ class HttpEngine:
     @property
     def models(self) -> Mapping[str, ModelFacts]:
         """The one model that the server is used for."""
-        return {self._name: self._facts}
+        return {self._name: ModelFacts(self._served.context_length)}
 
     @property
     def vram_used_mb(self) -> int:
@@ -69,13 +84,18 @@ class HttpEngine:
         """Refuses, before any work, what can never be written. Whether a server can follow a form or a schema, only it can say."""
         if request.model != self._name:
             raise no_such_model(request, self.models)
-        prompt, window = self._count(request), self._facts.context_length
+        if request.repetition_penalty != 1.0 and not self._served.extensions:
+            raise ModelUnavailable("The engine beside this worker has no repetition_penalty. Leave it out, or set it to 1.")
+        prompt, window = self._count(request), self._served.context_length
         if request.max_tokens + (prompt or 0) > window:
             raise too_long(request, prompt, window)
 
     def start(self, request: ChatRequest, cancel: CancelToken) -> HttpStream:
         """Asks the server for an answer."""
-        asked = Asked(completion_body(request, self._served), too_long(request, None, self._facts.context_length))
+        body = completion_body(request, self._served.model, extensions=self._served.extensions)
+        # A stop of the caller's may end JSON in its middle.
+        is_json = request.response_format.type != "text" and not request.stop
+        asked = Asked(body, too_long(request, None, self._served.context_length), is_json)
         return HttpStream(asked, cancel, self._loop, self._writing, self._places)
 
     def close(self) -> None:
@@ -90,9 +110,9 @@ class HttpEngine:
         """The tokens of a conversation, where the server counts them, as vLLM does at `/tokenize`."""
         if not self._counts:
             return None
-        messages = completion_body(request, self._served)["messages"]
+        body = {"model": self._served.model, "messages": messages_of(request)}
         try:
-            answer = self._asking.post("/tokenize", json={"model": self._served, "messages": messages})
+            answer = self._asking.post("/tokenize", json=body)
         except httpx.TransportError:
             return None  # the answer itself will say what is wrong
         self._counts = answer.status_code not in (404, 405, 501)
@@ -114,13 +134,14 @@ def connect(settings: Settings) -> HttpEngine:
     with _client(url) as client:
         _wait(client, settings.chat_engine_start)
         listed = _list_models(client)
-    served = settings.chat_engine_model or (next(iter(listed)) if len(listed) == 1 else None)
-    if served not in listed:
+    model = settings.chat_engine_model or (next(iter(listed)) if len(listed) == 1 else None)
+    if model is None or (listed and model not in listed):
         raise SettingsError(f"CHAT_ENGINE_MODEL must be one of the models that the engine serves: {', '.join(listed) or 'it has none'}.")
-    window = settings.chat_engine_context or listed[served].get("max_model_len")
+    window = settings.chat_engine_context or listed.get(model, {}).get("max_model_len")
     if not isinstance(window, int):
         raise SettingsError("The engine does not say how many tokens its model holds. Please set CHAT_ENGINE_CONTEXT.")
-    return HttpEngine(url, served, ModelFacts(window), settings.chat_engine_concurrency, settings.chat_instruct_name)
+    served = Served(model, window, extensions=settings.chat_engine_extensions)
+    return HttpEngine(url, served, settings.chat_engine_concurrency, name=settings.chat_instruct_name)
 
 
 def _list_models(client: httpx.Client) -> dict[str, dict[str, Any]]:

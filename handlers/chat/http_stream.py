@@ -16,7 +16,7 @@ import httpx
 from httpx_sse import EventSource, SSEError
 
 from handlers.chat.engine import Finished, Piece
-from handlers.chat.http_wire import Usage, broken_off, read_chunk, refusal
+from handlers.chat.http_wire import Usage, broken_off, ensure_json, read_chunk, refusal
 from shared.errors import ContextLengthExceeded, DeviceError
 from shared.jobs.cancel import CancelToken
 
@@ -34,10 +34,12 @@ class Asked:
     Attributes:
         body: The request.
         too_long: What to say where the server finds that the conversation does not fit.
+        is_json: Whether an answer that the model has ended is JSON: some servers take `response_format` and do nothing about it.
     """
 
     body: Mapping[str, Any]
     too_long: ContextLengthExceeded
+    is_json: bool = False
 
 
 class HttpStream:
@@ -104,6 +106,8 @@ class HttpStream:
     def _finish(self) -> Finished:
         if self._reason is None or self._usage is None:
             raise broken_off()
+        if self._asked.is_json and self._reason == "stop":
+            ensure_json("".join(self._text))
         details, seconds = self._usage.prompt_tokens_details, time.perf_counter() - self._started
         return Finished(
             text="".join(self._text),

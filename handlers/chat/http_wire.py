@@ -66,7 +66,12 @@ class Chunk(BaseModel):
         raise GenerationError("The engine beside this worker broke the answer off. Send the job again.")
 
 
-def completion_body(request: ChatRequest, model: str) -> dict[str, Any]:
+def messages_of(request: ChatRequest) -> list[dict[str, str]]:
+    """The conversation as servers want it."""
+    return [{"role": message.role, "content": message.content} for message in request.messages]
+
+
+def completion_body(request: ChatRequest, model: str, *, extensions: bool = True) -> dict[str, Any]:
     """A chat request as the server is asked for it. Every field that chooses tokens is there: a server has defaults of its own otherwise.
 
     `top_p` 0, which keeps only the likeliest token, is sent as `temperature` 0, which takes it: servers want `top_p` above 0.
@@ -74,24 +79,25 @@ def completion_body(request: ChatRequest, model: str) -> dict[str, Any]:
     Args:
         request: What to write.
         model: What the server calls the model.
+        extensions: Whether it knows the fields that vLLM has beside OpenAI's.
     """
     greedy = request.top_p == 0.0 or request.temperature == 0.0
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+        "messages": messages_of(request),
         "max_tokens": request.max_tokens,
         "temperature": 0.0 if greedy else request.temperature,
         "top_p": 1.0 if greedy else request.top_p,
-        "top_k": -1,
-        "min_p": 0.0,
         "seed": request.seed,
         "presence_penalty": request.presence_penalty,
         "frequency_penalty": request.frequency_penalty,
-        "repetition_penalty": request.repetition_penalty,
         "n": 1,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    if extensions:
+        # Models bring values of their own for these, which vLLM takes from their generation config.
+        body |= {"top_k": -1, "min_p": 0.0, "repetition_penalty": request.repetition_penalty}
     if request.stop:
         body["stop"] = list(request.stop)
     if (form := request.response_format).type == "json_object":
@@ -126,6 +132,16 @@ def read_chunk(data: str, too_long: ContextLengthExceeded) -> Chunk:
 def broken_off() -> GenerationError:
     """The stream has ended before the answer had."""
     return GenerationError("The engine beside this worker broke off in the middle of the answer. Send the job again.")
+
+
+def ensure_json(text: str) -> None:
+    """Refuses an answer that has not the form that was asked for.
+
+    Raises:
+        GenerationError: It is not JSON.
+    """
+    if _parsed(text) is None and text.strip() != "null":
+        raise GenerationError("The engine beside this worker has not kept to response_format.", retryable=False)
 
 
 def refusal(status: int, content: str | bytes, too_long: ContextLengthExceeded) -> JobError:

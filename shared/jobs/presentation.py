@@ -43,6 +43,16 @@ class Presentation(Protocol):
         """How the job ended, as a stream ends."""
 
 
+def present(job_id: str, look: Look | None) -> Presentation:
+    """Chooses the form in which a job was asked for.
+
+    Args:
+        job_id: Whose outputs they are.
+        look: What a request in OpenAI's form says about its answer; None for the contract's own form.
+    """
+    return Payloads() if look is None else OpenAIObjects(job_id, look)
+
+
 class Payloads:
     """The contract's own form: `{"delta": …}` for a piece, the payload in the end."""
 

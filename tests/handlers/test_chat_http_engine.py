@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from handlers.chat.engine import Finished, ModelFacts
-from handlers.chat.http_engine import HttpEngine, connect
+from handlers.chat.http_engine import HttpEngine, Served, connect
 from shared.contract.chat import ChatRequest
 from shared.errors import Cancelled, ContextLengthExceeded, DeviceError, GenerationError, JobError, JobTimeout, ModelUnavailable
 from shared.jobs.cancel import CancelToken
@@ -110,10 +109,20 @@ def test_every_field_that_chooses_tokens_is_sent(engine: HttpEngine, server: Ope
 
 def test_what_keeps_only_the_likeliest_token_is_sent_as_greedy(engine: HttpEngine, server: OpenAIServer) -> None:
     write(engine, chat("hello", temperature=1.5, top_p=0))
+    server.scripts.append(say("{}"))
     write(engine, chat("hello", temperature=0, top_p=0.5, response_format={"type": "json_object"}))
     assert [(body["temperature"], body["top_p"]) for body in server.asked] == [(0.0, 1.0), (0.0, 1.0)]
     assert [body.get("response_format") for body in server.asked] == [None, {"type": "json_object"}]
     assert [body.get("stop") for body in server.asked] == [None, None]
+
+
+def test_a_server_without_extensions_is_sent_none(server: OpenAIServer) -> None:
+    engine = connect(configured(server, chat_engine_extensions=False))
+    write(engine)
+    assert not {"top_k", "min_p", "repetition_penalty"} & server.asked[0].keys()
+    with pytest.raises(ModelUnavailable, match="repetition_penalty"):
+        engine.check(chat("hello", repetition_penalty=1.1))
+    engine.close()
 
 
 @pytest.mark.parametrize(
@@ -233,6 +242,16 @@ def test_an_error_within_a_stream_is_one(engine: HttpEngine, server: OpenAIServe
     assert failure(engine, server, script).code == code
 
 
+def test_a_server_that_does_not_keep_to_the_form_has_given_no_answer(engine: HttpEngine, server: OpenAIServer) -> None:
+    form = chat("hello", response_format={"type": "json_object"})
+    server.scripts.extend([say('{"a": ', "1}"), say("Sure! {}"), say("Sure! {}", reason="length")])
+    assert write(engine, form)[1].text == '{"a": 1}'
+    with pytest.raises(GenerationError, match="response_format") as caught:
+        write(engine, form)
+    assert not caught.value.retryable
+    assert write(engine, form)[1].finish_reason == "length", "who was cut off is told so"
+
+
 class Silent:
     """Says nothing more until it is left."""
 
@@ -274,11 +293,13 @@ def test_a_reader_who_goes_frees_his_place(server: OpenAIServer) -> None:
 
 
 def test_many_are_answered_at_once_and_no_more_than_there_are_places(engine: HttpEngine, server: OpenAIServer) -> None:
-    def slow(asked: Asked) -> None:
-        time.sleep(0.1)
+    four = threading.Barrier(4)
+
+    def together(asked: Asked) -> None:
+        four.wait(20)
         say(asked.body["messages"][0]["content"])(asked)
 
-    server.scripts.extend([slow] * 12)
+    server.scripts.extend([together] * 12)
     with ThreadPoolExecutor(12) as threads:
         texts = list(threads.map(lambda number: write(engine, chat(f"number {number}"))[1].text, range(12)))
     assert texts == [f"number {number}" for number in range(12)]
@@ -289,7 +310,7 @@ def test_a_server_that_is_gone_replaces_the_worker() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    engine = HttpEngine(url, MODEL, ModelFacts(1000), 1)
+    engine = HttpEngine(url, Served(MODEL, 1000), 1)
     with pytest.raises(DeviceError) as caught:
         write(engine)
     assert caught.value.replaces_worker
@@ -345,6 +366,15 @@ def test_of_several_models_one_is_named(server: OpenAIServer) -> None:
             connect(configured(server, chat_engine_model=wrong))
     engine = connect(configured(server, chat_engine_model="b"))
     assert engine.models["qwen_instruct"].context_length == 20
+    engine.close()
+
+
+def test_a_server_that_lists_nothing_is_believed_to_have_what_is_configured(server: OpenAIServer) -> None:
+    server.models = []
+    with pytest.raises(SettingsError, match="CHAT_ENGINE_MODEL"):
+        connect(configured(server))
+    engine = connect(configured(server, chat_engine_model="a", chat_engine_context=9, chat_instruct_name="mine"))
+    assert dict(engine.models) == {"mine": ModelFacts(9)}
     engine.close()
 
 

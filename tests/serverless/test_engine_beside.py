@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from openai import APIError, OpenAI
 
 from tests.doubles.openai_proxy import OpenAIProxy
 from tests.doubles.openai_server import Asked, OpenAIServer, say
+from tests.doubles.worker import clean_environment
 from tests.serverless.conftest import Loop, started
 
 HELLO: Any = [{"role": "user", "content": "canary-words"}]
@@ -52,10 +55,10 @@ def test_it_answers_without_any_weights(loop: Loop, server: OpenAIServer) -> Non
 
 
 def test_a_stream_goes_all_the_way_to_openais_client(client: OpenAI, server: OpenAIServer) -> None:
-    server.scripts.append(say("Grüße ", "🦢", " \u2028 ", "中文"))
-    form: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
+    server.scripts.append(say('"Grüße ', "🦢", " \u2028 ", '中文"'))
+    form: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "string"}}}
     chunks = client.chat.completions.create(model="qwen_instruct", messages=HELLO, stream=True, response_format=form)
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Grüße 🦢 \u2028 中文"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == '"Grüße 🦢 \u2028 中文"'
     assert server.asked[-1]["response_format"]["type"] == "json_schema"
 
 
@@ -103,6 +106,14 @@ def test_nothing_of_a_conversation_is_printed(loop: Loop, server: OpenAIServer) 
     loop.gateway.submit(job("refused"))
     assert "canary" not in loop.gateway.result("refused")["error"]
     assert "canary" not in loop.worker.log
+
+
+def test_its_check_looks_for_no_weights(tmp_path: Path) -> None:
+    for variables, code in (({"CHAT_ENGINE_URL": "http://127.0.0.1:9"}, 0), ({}, 1)):
+        environment = clean_environment(MODELS_DIR=str(tmp_path / "none"), **variables)
+        command = [sys.executable, "-m", "handlers.chat.handler", "--check", "weights"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
 
 
 def test_a_server_that_is_gone_ends_the_worker(tmp_path: Path) -> None:
