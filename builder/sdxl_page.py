@@ -25,7 +25,7 @@ _SDXL = 5.135 + 0.246 + 1.389 + 0.335
 _LORAS = 5.135 + 0.246 + 1.389  # the layers that LoRAs change, a second time: at most the UNet and both text encoders
 _REFINER, _CONTROLNET = 4.519, 2.502
 _ADAPTERS = 1.264 + 2 * 0.848  # the image encoder and two adapters
-_KEPT = 4.295  # what the shelf keeps of earlier jobs
+_KEPT = 8.590  # what the shelf keeps of earlier jobs
 _UPSCALER = 0.033 + 3.05 * SPARE
 
 
@@ -88,9 +88,10 @@ _GUIDES = {"": 0.0, "refiner": _REFINER, "one ControlNet": _CONTROLNET, "two Con
 
 def _combination(guide: str, adapters: bool, loras: bool) -> tuple[str, ...]:
     names = [name for name, there in ((guide, guide), ("two adapters", adapters), ("LoRAs", loras)) if there]
-    weights = _SDXL + _GUIDES[guide] + _ADAPTERS * adapters + _LORAS * loras
+    beside = _GUIDES[guide] + _ADAPTERS * adapters  # which is among what is kept
+    weights = _SDXL + beside + _LORAS * loras
     small, large = (weights + _working(side, refined=guide == "refiner", controlled="Net" in guide) for side in (1024, 2048))
-    return (", ".join(names) or "nothing", f"{small:.1f}", f"{large:.1f}", "yes" if large + _KEPT <= CARD else "no")
+    return (", ".join(names) or "nothing", f"{small:.1f}", f"{large:.1f}", "yes" if large + max(0, _KEPT - beside) <= CARD else "no")
 
 
 def _working(side: int, *, refined: bool = False, controlled: bool = False) -> float:

@@ -33,8 +33,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "wan": {"width": 64, "height": 64, "frames": 5, "steps": 2},
     "chat": {"max_tokens": 4},
 }
-# They have references to resemble, and the small models have no adapters.
-REFUSED = {"sdxl_as_the_live_caller_sends_it", "sdxl_several_references"}
+# They have references to resemble, or ask for a refiner, and the small models have neither adapters nor that.
+REFUSED = {"sdxl_as_the_live_caller_sends_it", "sdxl_several_references", "sdxl_larger"}
 # In place of pictures that are nowhere: the example hosts do not exist.
 PICTURE = "data:image/png;base64," + base64.b64encode(encode_image(np.full((48, 80, 3), 200, np.uint8), "png")).decode()
 

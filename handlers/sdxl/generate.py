@@ -17,7 +17,7 @@ from torch import Tensor
 from handlers.sdxl.decoding import decode
 from handlers.sdxl.finishing import Finishing
 from handlers.sdxl.image_to_image import REFERENCE
-from handlers.sdxl.memory import halves, micro_batches
+from handlers.sdxl.memory import Need, halves, micro_batches
 from handlers.sdxl.previews import look_through
 from handlers.sdxl.prompts import Embeddings, embed
 from handlers.sdxl.report import use_of_references, warnings
@@ -88,8 +88,16 @@ class SdxlRecipe:
             # 2. What to draw
             embeddings = embed(stage.pipeline, request.phrases, request.negative_phrases, request.clip_skip, stage.words)
             # 3. As many pictures together as there is memory for
-            most = stage.need(request).most_at_once(request.num_images, self._free())
+            most = self._most_at_once(stage.need(request), request.num_images)
             yield from draw(stage, request, embeddings, most, run)
+
+    def _most_at_once(self, need: Need, count: int) -> int:
+        """How many pictures there is room for; what is only kept for later jobs makes room first."""
+        free = self._free()
+        if free is not None and free < need.alone:
+            self._shelf.forget()
+            free = self._free()
+        return need.most_at_once(count, free)
 
     def summarize(self, request: SdxlRequest, products: Sequence[Product]) -> Summary:
         """Says what was done, for the payload."""

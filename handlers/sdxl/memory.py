@@ -29,6 +29,9 @@ UNET, REFINER, CONTROLS, DECODER = 10_108, 12_117, 6_560, 98_312
 SPARE = 1.25
 """How many times what is computed has to be there."""
 
+TILE = 1024
+"""Pixels of the side of what SDXL's VAE decodes at a time, where it works in tiles: its configuration's `sample_size`."""
+
 _STEP = 64
 
 
@@ -44,6 +47,8 @@ class Need:
         refined: Whether the refiner finishes it.
         unet_bytes: Of one number in the UNet: 2 in half precision.
         vae_bytes: Of one number in the VAE: mostly 4.
+        encoders: Of the weights of the text encoders, which can be moved aside.
+        unet: Of the UNet's, likewise while pictures are decoded.
     """
 
     width: int
@@ -53,6 +58,8 @@ class Need:
     refined: bool = False
     unet_bytes: int = 2
     vae_bytes: int = 4
+    encoders: int = 0
+    unet: int = 0
 
     @property
     def denoising(self) -> int:
@@ -66,6 +73,11 @@ class Need:
         """Bytes for one picture, whatever the batch."""
         return self._bytes(DECODER, self.vae_bytes)
 
+    @property
+    def alone(self) -> int:
+        """Bytes with which a single picture is made without any remedy."""
+        return max(self.denoising, self.decoding)
+
     def most_at_once(self, count: int, free: int | None) -> int:
         """How many pictures can be denoised together.
 
@@ -77,20 +89,27 @@ class Need:
             1 … count.
 
         Raises:
-            OutOfMemory: There is too little for a single one. The message says what would fit.
+            OutOfMemory: There is too little for a single one, with every remedy: the text encoders moved aside while it is denoised, the
+                UNet too while it is decoded, in tiles. The message says what would fit.
         """
         if free is None:
             return count
-        if max(self.denoising, self.decoding) > free:
-            raise OutOfMemory(self._too_large(free))
-        return min(count, free // self.denoising)
+        decoding, room = min(self.decoding, self._tile), free + self.encoders
+        if self.denoising > room or decoding > room + self.unet:
+            raise OutOfMemory(self._too_large(room))
+        return min(count, max(1, free // self.denoising))
 
-    def _too_large(self, free: int) -> str:
-        needed = max(self.denoising, self.decoding)
-        side = int((free / needed * self.width * self.height) ** 0.5) // _STEP * _STEP
+    @property
+    def _tile(self) -> int:
+        return Need(TILE, TILE, vae_bytes=self.vae_bytes).decoding
+
+    def _too_large(self, room: int) -> str:
+        share = max(0, min(room / self.denoising, (room + self.unet) / self.decoding if self.denoising <= room else 1))
+        side = int((share * self.width * self.height) ** 0.5) // _STEP * _STEP
         fits = f"Ask for {side}x{side} or a size of as many pixels" if side >= _STEP else "Ask the operator for a larger GPU"
+        needed, there = (self.denoising, room) if self.denoising > room else (min(self.decoding, self._tile), room + self.unet)
         size = f"{self.width} × {self.height}"
-        return f"One picture of {size} needs {needed / 1e9:.1f} GB beside the model, and {free / 1e9:.1f} GB are free. {fits}."
+        return f"One picture of {size} needs {needed / 1e9:.1f} GB beside the model, and {max(0, there) / 1e9:.1f} GB can be had. {fits}."
 
     def _bytes(self, per_latent_pixel: int, itemsize: int) -> int:
         return int(per_latent_pixel * (self.width // 8) * (self.height // 8) * itemsize // 2 * SPARE)

@@ -164,7 +164,10 @@ def _prepare(stage: Stage, request: SdxlRequest, shelf: Shelf, start: float, ste
     count = int((_timesteps(base.scheduler, steps) < round(trained - start * trained)).sum())
     if base.scheduler.order == 2 and count % 2 == 0:
         count += 1  # as diffusers does, so that no step is cut in its middle
-    return Refinement(pipeline, start, steps, count, crowded=_is_crowded(stage, request))
+    crowded = _is_crowded(stage, request)
+    if crowded:
+        network.unet.to("cpu")  # until its turn comes
+    return Refinement(pipeline, start, steps, count, crowded)
 
 
 def _load(folder: Path, base: Any) -> Network:
@@ -187,5 +190,5 @@ def _size_of(network: Network) -> int:
 
 def _is_crowded(stage: Stage, request: SdxlRequest) -> bool:
     """Whether one picture has no room while the refiner stays on the GPU."""
-    free, need = stage.free(), stage.need(request)
-    return free is not None and max(need.denoising, need.decoding) > free
+    free = stage.free()
+    return free is not None and stage.need(request).alone > free

@@ -61,15 +61,22 @@ class Stage:
 
     def need(self, request: SdxlRequest) -> Need:
         """What the job's pictures take beside the weights."""
+        pipeline = self.pipeline
         return Need(
             request.width,
             request.height,
             guided=request.guidance_scale > 1,
             controlled=bool(request.controls),
             refined=request.refiner is not None,
-            unet_bytes=self.pipeline.unet.dtype.itemsize,
-            vae_bytes=self.pipeline.vae.dtype.itemsize,
+            unet_bytes=pipeline.unet.dtype.itemsize,
+            vae_bytes=pipeline.vae.dtype.itemsize,
+            encoders=_size(pipeline.text_encoder) + _size(pipeline.text_encoder_2),
+            unet=_size(pipeline.unet),
         )
+
+
+def _size(network: Any) -> int:
+    return sum(tensor.nbytes for tensor in network.parameters())
 
 
 class Attachment(Protocol):

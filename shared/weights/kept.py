@@ -45,6 +45,10 @@ class Kept:
         found: T = self._results[key][0]
         return found
 
+    def clear(self) -> None:
+        """Forgets everything. What somebody still uses lives on until they let it go."""
+        self._results.clear()
+
     def _forget(self) -> None:
         while len(self._results) > 1 and self.size > self._limit:
             self._results.popitem(last=False)

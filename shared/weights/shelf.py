@@ -54,7 +54,7 @@ BOARDS: Mapping[Kind, Board] = {
 }
 """Every kind."""
 
-_LIMIT = 4 * 2**30  # a dozen LoRAs, or two ControlNets in half precision
+_LIMIT = 8 * 2**30  # SDXL's refiner and a dozen LoRAs, or three ControlNets, in half precision
 _SUFFIX = ".safetensors"
 _CONFIGURATIONS = ("config.json", "model_index.json")
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .+-]*")
@@ -118,6 +118,10 @@ class Shelf:
                 f"{board.field}: the {board.noun} {name!r} cannot be used: it is damaged, incomplete or made for another model. "
                 "Leave it out, or ask the operator to replace it."
             ) from error
+
+    def forget(self) -> None:
+        """Lets go of what was kept for the next jobs: memory is short."""
+        self._kept.clear()
 
     def _paths(self, kind: Kind) -> dict[str, Path]:
         board = BOARDS[kind]

@@ -140,4 +140,4 @@ def test_a_stopped_job_ends_at_its_step_and_leaves_no_trace(sdxl_recipe: Sdxl) -
 )
 def test_what_this_worker_cannot_do_is_refused_by_name(sdxl_recipe: Sdxl, config: dict[str, Any], field: str) -> None:
     with pytest.raises(ModelUnavailable, match=field):
-        make(sdxl_recipe, sdxl(**config))
+        sdxl_recipe.accept(sdxl(**config))  # before any work

