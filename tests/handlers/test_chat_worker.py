@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from transformers import MambaConfig, MambaForCausalLM
 
 from handlers.chat.batching.memory import Demand, fits, longest_alone, rows_at_once
 from handlers.chat.generate import ChatRecipe
 from handlers.chat.handler import load
 from shared.contract.chat import ChatRequest
 from shared.contract.request import Operator
-from shared.settings import Settings
+from shared.settings import Settings, SettingsError
 from tests.handlers.conftest import chat, make, text
 
 
@@ -106,3 +108,23 @@ def test_conversations_of_both_models_share_the_memory() -> None:
     assert fits([one, one], 2 * one.bytes)
     assert not fits([one, one], 2 * one.bytes - 1)
     assert Demand(100, 0, 0).bytes == 0
+
+
+def test_a_model_without_a_template_is_no_chat_model_but_may_be_a_base_model(own_models: Path, tmp_path: Path) -> None:
+    config = own_models / "tokenizer_config.json"
+    content = {key: value for key, value in json.loads(config.read_text()).items() if key != "chat_template"}
+    config.write_text(json.dumps(content))
+    (own_models / "chat_template.jinja").unlink(missing_ok=True)
+    with pytest.raises(SettingsError, match="chat template"):
+        load(Settings(models_dir=tmp_path / "nowhere", qwen_instruct_model=own_models))
+    both = Settings(models_dir=tmp_path / "nowhere", qwen_instruct_model=tmp_path / "models" / "qwen_base", qwen_base_model=own_models)
+    load(both).engine.close()
+
+
+def test_a_model_that_keeps_more_than_keys_and_values_is_refused_at_the_start(own_models: Path, tmp_path: Path) -> None:
+    config = MambaConfig(vocab_size=480, hidden_size=32, num_hidden_layers=2, state_size=4)
+    for old in own_models.glob("model*"):
+        old.unlink()
+    MambaForCausalLM(config).save_pretrained(own_models)
+    with pytest.raises(SettingsError, match=r"cannot be (served|used)"):
+        load(Settings(models_dir=tmp_path / "nowhere", qwen_instruct_model=own_models))

@@ -182,9 +182,13 @@ class Batch:
 
     def _adopt(self, row: Row, cache: RowCache, index: int) -> None:
         place = len(self._writing)
-        self._cache.grow(place + 1, max(row.length + 1, self._width()))
-        self._cache.take(place, cache, index, row.length)
-        self._writing.append(row)
+        try:
+            self._cache.grow(place + 1, max(row.length + 1, self._width()))
+            self._cache.take(place, cache, index, row.length)
+        except torch.OutOfMemoryError:
+            row.fail(_out_of_memory())
+        else:
+            self._writing.append(row)
 
     def _write(self) -> None:
         rows = self._writing

@@ -24,10 +24,12 @@ class _Aim:
 
     Attributes:
         columns: Rows × tokens; -1, the column behind all others, for padding. None: the same for all rows, the last before `width`.
+        rows: The number of each row, beside its columns.
         width: Columns that are looked at.
     """
 
     columns: Tensor | None = None
+    rows: Tensor | None = None
     width: int = 0
 
 
@@ -63,7 +65,7 @@ class _Layer(CacheLayerMixin):
         if columns is None:
             held[:rows, :, width - new.shape[2] : width] = new
         else:
-            held[torch.arange(rows, device=held.device)[:, None], :, columns] = new.transpose(1, 2)
+            held[self._aim.rows, :, columns] = new.transpose(1, 2)
         return held[:rows, :, :width]
 
     def resize(self, rows: int, columns: int) -> None:
@@ -122,6 +124,7 @@ class RowCache(Cache):
             width: How far the longest row reaches then.
         """
         self._aim.columns, self._aim.width = columns, width
+        self._aim.rows = torch.arange(len(columns), device=columns.device)[:, None] if columns is not None else None
 
     def grow(self, rows: int, columns: int) -> None:
         """Makes room for so many rows and columns, where there is not."""
@@ -177,11 +180,20 @@ def forward(model: Any, cache: RowCache, pieces: Sequence[Sequence[int]], length
     plain = alike and (longest == 1 or lengths[0] == 0)
     cache.aim(None if alike else columns, width)
     positions = columns.clamp(min=0)
-    mask = None if plain else (torch.arange(width, device=model.device) <= positions[..., None])[:, None]
+    mask = None if plain else _mask(positions, width, model.dtype)
     logits: Tensor = model(
         input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
     ).logits[:, -1]
     return logits
+
+
+def _mask(positions: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """What is added to attention, rows × 1 × tokens × columns: nothing up to a token's own column, and what leaves nothing behind it.
+
+    Numbers, not booleans: every kind of attention takes them, and no layer has to turn the one into the other again.
+    """
+    behind = torch.arange(width, device=positions.device) > positions[..., None]
+    return torch.zeros(behind.shape, dtype=dtype, device=behind.device).masked_fill_(behind, torch.finfo(dtype).min)[:, None]
 
 
 def round_up(columns: int) -> int:

@@ -160,5 +160,6 @@ class BatchingEngine:
             rows = [*self._arrived, *self._waiting, *self._models.rows]
         for row in rows:
             row.fail(over)
-        self._models.close()
+        if error is None:  # a GPU that is lost would refuse to give its memory back
+            self._models.close()
         return isinstance(error, Exception)

@@ -59,8 +59,8 @@ class Models:
                 _collect()
             loaded[source.name] = model = source.load()
             self._device = model.model.device
-            voice = Voice(model, transcript=source.transcript)
-            self._known[source.name] = _Known(source, voice, model.context_length, bytes_per_token(model, source.name))
+            token = bytes_per_token(model, source.name)
+            self._known[source.name] = _Known(source, Voice(model, transcript=source.transcript), model.context_length, token)
             left.append(cache_budget(self._device) if budget is None else budget)
         whole = left[-1] if keeps_all else min(left)
         self._for_prefixes = int(whole * _PREFIXES)

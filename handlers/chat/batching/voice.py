@@ -14,6 +14,7 @@ from handlers.chat.prompts import BASE_STOPS, render_template, render_transcript
 from handlers.chat.texts import Answer
 from shared.contract.chat import ChatRequest, Message
 from shared.models.language import ChatModel
+from shared.settings import SettingsError
 
 # Below this, reading a beginning in a pass of its own costs more than it can save.
 _LEAST_SHARED = 64
@@ -42,9 +43,14 @@ class Voice:
     Args:
         loaded: The model; only its tokenizer and its configuration are kept.
         transcript: Whether it is a base model.
+
+    Raises:
+        SettingsError: The tokenizer cannot be used: it is a slow one, or has no template for conversations.
     """
 
     def __init__(self, loaded: ChatModel, *, transcript: bool) -> None:
+        if not loaded.tokenizer.is_fast or not (transcript or loaded.tokenizer.chat_template):
+            raise SettingsError("A chat model needs a tokenizer.json and, unless it is a base model, a chat template beside its weights.")
         self._tokenizer = loaded.tokenizer
         self._transcript = transcript
         # A base model was never taught what comes after a control token, so every one of them ends its text.
