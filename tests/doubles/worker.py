@@ -72,6 +72,11 @@ class WorkerProcess:
         self.process.send_signal(signal.SIGTERM)
         self._gateway.drain()
 
+    def kill(self) -> None:
+        """Ends the worker in the middle of what it does."""
+        self.process.kill()
+        self.process.wait()
+
     def wait(self, seconds: float = 30.0) -> int:
         """Waits for the end and returns the exit code."""
         return self.process.wait(seconds)

@@ -17,3 +17,35 @@ def _(world: World) -> None:
         first, second = [message for message in world.inbox.messages if message.payload["job_id"] == f"F37-{index}"]
         assert first.body == second.body
         assert first.headers["webhook-id"] == second.headers["webhook-id"]
+
+
+@fault("F38", "The receiver is gone, or answers 404, 401, 301", "the payload is RunPod's all the same, and is delivered later")
+def _(world: World) -> None:
+    for index, answers in enumerate(([Answer(404)], [Answer(401)], [Answer(301)], [Answer(reset=True)] * 50)):
+        world.answers(*answers)
+        output = world.do(sdxl(f"F38-{index}"))
+        assert output["status"] == "completed"
+        assert output["callback_pending"] is True
+        world.inbox.recover()
+        assert world.redeliver() == 0
+        assert world.inbox.messages[-1].payload["job_id"] == f"F38-{index}"
+
+
+@fault("F39", "A receiver that is too slow to be waited for, and has acted all the same", "told again under the same id, by which it knows")
+def _(world: World) -> None:
+    world.answers(Answer(delay=4.0))
+    output = world.do(sdxl("F39"))
+    assert output["callback_pending"] is True
+    assert world.redeliver() == 0
+    first, second = [message for message in world.inbox.messages if message.payload["job_id"] == "F39"]
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert first.body == second.body
+
+
+@fault("F40", "Results that are no JSON, or are too large for RunPod", "failed with a code and a sentence, never posted to be lost")
+def _(world: World) -> None:
+    with world.own_worker("paint") as worker:
+        for verb, code in (("infinitely", "INTERNAL_ERROR"), ("hugely", "GENERATION_ERROR")):
+            output = worker.do(sdxl(f"F40-{verb}", prompt=f"{verb} heron"))
+            assert output["metadata"]["error_code"] == code
+        assert worker.do(sdxl("F40-then", prompt="paint heron"))["status"] == "completed"

@@ -7,6 +7,7 @@ network, what, and how often. Two hooks of Python's own watch from below everyth
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -39,6 +40,8 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "socket.connect" and isinstance(arguments[1], tuple):
         with CONNECTIONS.open("a") as log:
             log.write(f"{arguments[1][0]} {arguments[1][1]}\n")
+        if not str(arguments[1][0]).startswith(("127.", "::1", "localhost")):
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")  # a test leaves this machine alone
 
 
 def _raise(error: Exception) -> Callable[[], NoReturn]:
@@ -131,6 +134,20 @@ def _networks(recipe: Any) -> dict[str, Any]:
     return {}
 
 
+def _sabotage_encoder() -> None:
+    """Lets FFmpeg fail as it does: by its own errors, from the library that wraps it."""
+    import av
+
+    opened = av.open
+
+    def open_(*arguments: Any, **options: Any) -> Any:
+        if _due("encoder") is not None:
+            raise av.error.ExternalError(-542398533, "Generic error in an external library")
+        return opened(*arguments, **options)
+
+    av.open = open_
+
+
 def main() -> None:
     """Serves the handler."""
     sys.addaudithook(_watch)
@@ -147,6 +164,8 @@ def main() -> None:
             sabotage(name, network)
         return recipe
 
+    if name == "wan":
+        _sabotage_encoder()
     serve(replace(handler, load=load))
 
 

@@ -24,7 +24,7 @@ URL_TOKEN = "canary-url-token"
 PROMPT = "canary-prompt-heron-over-the-bay"
 
 # Enough for retries, and little enough that a test waits for no receiver that stays away.
-DEADLINES = {"UPLOAD_DEADLINE": "2", "CALLBACK_DEADLINE": "2", "REFERENCE_DEADLINE": "1.5", "REFERENCE_MAX_BYTES": str(2 * 1024**2)}
+DEADLINES = {"UPLOAD_DEADLINE": "5", "CALLBACK_DEADLINE": "2", "REFERENCE_DEADLINE": "1.5", "REFERENCE_MAX_BYTES": str(2 * 1024**2)}
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,13 @@ class Running:
         log = self.folder / "connections.log"
         return log.read_text().splitlines() if log.exists() else []
 
+    def wait_for_call(self, name: str = "denoiser", seconds: float = 30.0) -> None:
+        """Returns when a network has been called."""
+        ends = time.monotonic() + seconds
+        while not self.calls(name):
+            assert time.monotonic() < ends, f"no {name} was called within {seconds} s"
+            time.sleep(0.02)
+
     def calls(self, name: str) -> int:
         """How often a network was called."""
         log = self.folder / "calls.log"
@@ -114,7 +121,10 @@ class World:
 
     def __init__(self, folder: Path, models: Path) -> None:
         self.folder = folder
-        self._models = models
+        self.models = folder / "models"
+        self.models.mkdir()
+        for each in models.iterdir():
+            (self.models / each.name).symlink_to(each)
         self._stack = ExitStack()
         self.storage = self._stack.enter_context(StorageServer(SERVICE_KEY))
         self.inbox = self._stack.enter_context(Inbox(CALLBACK_SECRET))
@@ -141,7 +151,7 @@ class World:
             "JOB_CALLBACK_URL": f"{self.inbox.url}?token={URL_TOKEN}",
             "JOB_CALLBACK_SECRET": CALLBACK_SECRET,
             "OUTBOX_DIR": str(self.outbox),
-            "MODELS_DIR": str(self._models),
+            "MODELS_DIR": str(self.models),
             "DEVICE": "cpu",
             "JOB_CONCURRENCY": "2",  # at 1 the SDK rests for a second before each job
         }
