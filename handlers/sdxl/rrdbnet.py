@@ -114,7 +114,7 @@ def form_of(file: Path) -> Form:
             names = set(opened.keys())
             width, channels, *_ = opened.get_slice("conv_first.weight").get_shape()
             growth = opened.get_slice("body.0.rdb1.conv1.weight").get_shape()[0]
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, IndexError, SafetensorError) as error:
         raise unusable(f"upscalers/{file.stem}", error) from error
     blocks = len({name.split(".")[1] for name in names if name.startswith("body.")})
     if channels not in (3, 12):

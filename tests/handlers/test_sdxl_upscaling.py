@@ -41,6 +41,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_upscaler(folder / "upscalers/two.safetensors", Form(2, **SMALL))
     write_vae(folder / "vaes/other")
     save_file({"conv_first.weight": torch.zeros(8, 3, 3, 3)}, folder / "upscalers/damaged.safetensors")
+    save_file({"conv_first.weight": torch.zeros(8)}, folder / "upscalers/flat.safetensors")
+    save_file(RRDBNet(Form(4, 8, 4, 1)).state_dict() | {"conv_hr.weight": torch.zeros(1)}, folder / "upscalers/odd.safetensors")
     return folder
 
 
@@ -97,14 +99,19 @@ def test_one_for_four_times_enlarges_twice_by_the_mean_of_four_pixels(recipe: Re
 
 
 def test_one_for_two_times_does_not_enlarge_four_times(recipe: Recipe[SdxlRequest]) -> None:
-    with pytest.raises(ModelUnavailable, match=r"config\.upscale: this worker has no upscaler 'two' for 4 times; there is four for that"):
+    with pytest.raises(ModelUnavailable, match=r"upscaler 'two' for 4 times; there is four, odd for that"):
         recipe.accept(sdxl(upscale={"factor": 4, "model": "two"}))
 
 
-@pytest.mark.parametrize("name", ["damaged", "absent"])
+@pytest.mark.parametrize("name", ["damaged", "flat", "absent"])
 def test_one_that_cannot_be_used_is_refused(recipe: Recipe[SdxlRequest], name: str) -> None:
     with pytest.raises(ModelUnavailable, match=rf"config\.upscale: this worker has no upscaler '{name}'"):
         recipe.accept(sdxl(upscale={"factor": 4, "model": name}))
+
+
+def test_one_whose_tensors_do_not_fit_together_is_refused_when_it_is_read(recipe: Recipe[SdxlRequest]) -> None:
+    with pytest.raises(ModelUnavailable, match=r"config\.upscale: the upscaler 'odd' cannot be used"):
+        draw(recipe, upscale={"factor": 4, "model": "odd"})
 
 
 @pytest.mark.parametrize("form", [Form(4, **SMALL), Form(2, **SMALL)], ids=["four", "two"])
