@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,19 @@ def pixels(recipe: Sdxl, request: SdxlRequest, *given: Image.Image) -> Pixels:
     return draw(recipe, request, *given)[0].pixels
 
 
+@contextmanager
+def watching() -> Iterator[list[tuple[int, ...]]]:
+    """What image encoders are given, by its shape."""
+    glances: list[tuple[int, ...]] = []
+
+    def note(module: Any, given: tuple[Any, ...]) -> None:
+        if isinstance(module, CLIPVisionModelWithProjection):
+            glances.append(tuple(given[0].shape))
+
+    with register_module_forward_pre_hook(note):
+        yield glances
+
+
 @pytest.fixture(scope="module")
 def adapted(tiny_models: Path, shelf: Path) -> Callable[..., Any]:
     """What a user of diffusers would have: the pipeline with adapters loaded from their files, by name."""
@@ -174,7 +188,9 @@ def test_strength_counts(recipe: Sdxl, strength: float) -> None:
 
 def test_at_strength_zero_the_picture_is_the_plain_one_and_a_warning_says_why(recipe: Sdxl) -> None:
     request = asked({"strength": 0.0}, type="character", strength=0.0)
-    (drawn,) = draw(recipe, request, picture(), picture())
+    with watching() as glances:
+        (drawn,) = draw(recipe, request, picture(), picture())
+    assert glances == []
     assert np.array_equal(drawn.pixels, pixels(recipe, asked(main=None)))
     said = recipe.summarize(request, [drawn])
     assert said.warnings == [
@@ -199,13 +215,7 @@ def test_payloads_and_pictures_say_which_adapter_looked_at_what(recipe: Sdxl) ->
 
 
 def test_a_picture_is_looked_at_once_for_all_pictures_of_a_job(recipe: Sdxl) -> None:
-    glances: list[tuple[int, ...]] = []
-
-    def note(module: Any, given: tuple[Any, ...]) -> None:
-        if isinstance(module, CLIPVisionModelWithProjection):
-            glances.append(tuple(given[0].shape))
-
-    with register_module_forward_pre_hook(note):
+    with watching() as glances:
         draw(recipe, asked(config={"num_images": 6}), picture(size=(200, 90)))
     assert glances == [(1, 3, 32, 32)]
 
@@ -353,7 +363,7 @@ def test_an_adapter_for_another_image_encoder_is_refused(pipeline: Any, shelf: P
         adapter.check_fits(eye)
 
 
-def test_an_adapter_has_the_precision_of_the_unet_and_its_own_tensors(tiny_models: Path, shelf: Path) -> None:
+def test_an_adapter_has_the_precision_of_the_unet(tiny_models: Path, shelf: Path) -> None:
     half = load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float16)
     adapter = read_ip_adapter(shelf / f"ip_adapters/{PLUS}.safetensors", half)
     assert isinstance(adapter, IpAdapter)
@@ -362,6 +372,26 @@ def test_an_adapter_has_the_precision_of_the_unet_and_its_own_tensors(tiny_model
     assert not any(tensor.requires_grad for module in modules for tensor in module.parameters())
     assert size_of_adapter(adapter) == sum(tensor.nbytes for tensor in load_file(shelf / f"ip_adapters/{PLUS}.safetensors").values()) // 2
     assert adapter.tokens == 16
+
+
+def test_the_file_of_an_adapter_that_is_in_memory_may_be_written_over(pipeline: Any, tmp_path: Path) -> None:
+    path = tmp_path / "ink.safetensors"
+    write_ip_adapter(path, pipeline)
+    adapter = read_ip_adapter(path, pipeline)
+    before = {name: tensor.clone() for name, tensor in adapter.projection.named_parameters()}
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in adapter.projection.named_parameters())
+
+
+def test_a_damaged_image_encoder_is_refused_by_name(recipe: Sdxl, shelf: Path, tmp_path: Path) -> None:
+    from handlers.sdxl.generate import SdxlRecipe
+
+    assert isinstance(recipe, SdxlRecipe)
+    shutil.copytree(shelf / "ip_adapters", tmp_path / "ip_adapters")
+    (tmp_path / "ip_adapters/image_encoder/model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ModelUnavailable, match=r"^metadata\.reference_type: the image encoder 'image_encoder' cannot be used"):
+        draw(SdxlRecipe(recipe._pipeline, Shelf(tmp_path)), asked(), picture())
 
 
 def test_with_the_small_adapter_figures_stand_where_they_do_in_the_reference(small_models: Path, tmp_path: Path) -> None:

@@ -17,14 +17,15 @@ from safetensors.torch import save_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from builder.tiny.sdxl import write_refiner
-from handlers.sdxl.generate import SdxlRecipe
+from handlers.sdxl.generate import SdxlRecipe, draw
+from handlers.sdxl.prompts import embed
 from handlers.sdxl.stage import staged
 from shared.contract.sdxl import SdxlRequest
 from shared.errors import Cancelled, ModelUnavailable
 from shared.jobs.recipe import Picture
 from shared.models.diffusion import load_sdxl
 from shared.weights.shelf import Shelf
-from tests.handlers.conftest import Watched, make, sdxl
+from tests.handlers.conftest import Watched, make, pictures, sdxl
 from tests.handlers.sdxl_files import write_image_encoder, write_ip_adapter, write_lora, write_vae
 from tests.handlers.sdxl_state import Same, differences, fingerprint
 
@@ -208,6 +209,18 @@ def test_in_half_precision_every_network_keeps_its_own(tiny_models: Path, recipe
     for kind in ("image to image", "control, image to image", "control, inpainting", "several adapters"):
         complete(half, KINDS[kind])
         assert differences(before, fingerprint(half._pipeline)) == [], kind
+
+
+@pytest.mark.parametrize("kind", ["inpainting", "control, inpainting", "several adapters"])
+def test_made_one_by_one_each_picture_is_the_single_one_bit_for_bit(recipe: SdxlRecipe, kind: str) -> None:
+    request = asked(KINDS[kind], num_images=3)
+    references = pictures_for(request)
+    with torch.inference_mode(), staged(recipe._pipeline, request, references, recipe._shelf, request.reference_method) as stage:
+        embeddings = embed(stage.pipeline, request.phrases, request.negative_phrases, request.clip_skip)
+        made = list(draw(stage, request, embeddings, 1, Watched().run))
+    for picture in made:
+        (alone,) = pictures(make(recipe, asked(KINDS[kind], seed=picture.seed), references=references))
+        assert np.array_equal(picture.pixels, alone.pixels)
 
 
 def test_after_every_kind_of_job_the_plain_picture_is_the_same_bit_for_bit(recipe: SdxlRecipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +113,10 @@ def test_a_prompt_of_1300_characters_is_encoded_with_every_token(
 ) -> None:
     asked = request(LONG, config=config, **fields)
     assert len(asked.prompt) >= 1300
-    for tokenizer in (pipeline.tokenizer, pipeline.tokenizer_2):
-        text = "".join(phrase.text for phrase in asked.phrases)
+    for tokenizer, phrases in product((pipeline.tokenizer, pipeline.tokenizer_2), (asked.phrases, asked.negative_phrases)):
+        text = "".join(phrase.text for phrase in phrases)
         expected = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        found = [token.number for window in windows(tokenizer, asked.phrases) for token in window[1 : 1 + tokenizer.model_max_length - 2]]
+        found = [token.number for window in windows(tokenizer, phrases) for token in window[1 : 1 + tokenizer.model_max_length - 2]]
         assert found[: len(expected)] == expected
         assert set(found[len(expected) :]) <= {tokenizer.eos_token_id, tokenizer.pad_token_id}
     assert len(draw(sdxl_recipe, asked)) == asked.num_images
