@@ -28,7 +28,7 @@ from shared.errors import Cancelled, ModelUnavailable
 from shared.jobs.recipe import Picture, Recipe
 from shared.media.images import Pixels
 from shared.models.diffusion import load_sdxl
-from shared.models.ip_adapters import IpAdapter, read_eye, read_ip_adapter, size_of_adapter
+from shared.models.ip_adapters import Glance, IpAdapter, read_eye, read_ip_adapter, size_of_adapter, with_ip_adapters
 from shared.settings import Settings
 from shared.weights.shelf import Shelf
 from tests.handlers.conftest import Watched, make, pictures
@@ -359,8 +359,13 @@ def test_a_damaged_file_is_refused(pipeline: Any, tmp_path: Path) -> None:
 def test_an_adapter_for_another_image_encoder_is_refused(pipeline: Any, shelf: Path, tmp_path: Path, plus: bool) -> None:
     write_ip_adapter(tmp_path / "ink.safetensors", pipeline, plus=plus, seen=56)
     adapter, eye = read_ip_adapter(tmp_path / "ink.safetensors", pipeline), read_eye(shelf / "ip_adapters/image_encoder", pipeline.unet)
-    with pytest.raises(ModelUnavailable, match="'ink' cannot be used: it is made for another image encoder"):
-        adapter.check_fits(eye)
+    glances = [Glance(adapter, picture(), lambda _name: 1.0)]
+    with (
+        torch.inference_mode(),
+        pytest.raises(ModelUnavailable, match="'ink' cannot be used: it is made for another image encoder"),
+        with_ip_adapters(pipeline, eye, glances, guided=True),
+    ):
+        pass
 
 
 def test_an_adapter_has_the_precision_of_the_unet(tiny_models: Path, shelf: Path) -> None:
