@@ -14,6 +14,9 @@ _CALLED = {"_step_index", "_begin_index", "timesteps", "sigmas", "num_inference_
 """What a scheduler remembers of its last call, and sets anew at the next."""
 
 
+_PLAIN = (bool, int, float, str, type(None))
+
+
 class Same:
     """A thing that equals nothing but itself. It is kept alive, so that no later thing is taken for it."""
 
@@ -72,7 +75,8 @@ def _network(network: nn.Module) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, module in network.named_modules():
         hooks = [len(getattr(module, kind)) for kind in ("_forward_hooks", "_forward_pre_hooks", "_state_dict_hooks")]
-        found[f"module {name}"] = (Same(module), type(module), module.training, hooks, sorted(vars(module)))
+        values = {key: value if isinstance(value, _PLAIN) else type(value) for key, value in vars(module).items()}
+        found[f"module {name}"] = (Same(module), type(module), hooks, values)
     found |= {f"parameter {name}": Numbers.of(tensor) for name, tensor in network.named_parameters()}
     return found | {f"buffer {name}": Numbers.of(tensor) for name, tensor in network.named_buffers()}
 

@@ -21,10 +21,11 @@ from handlers.sdxl.generate import SdxlRecipe, draw
 from handlers.sdxl.prompts import embed
 from handlers.sdxl.stage import staged
 from shared.contract.sdxl import SdxlRequest
-from shared.errors import Cancelled, ModelUnavailable
+from shared.errors import Cancelled, ModelUnavailable, OutOfMemory
 from shared.jobs.recipe import Picture
 from shared.models.diffusion import load_sdxl
 from shared.weights.shelf import Shelf
+from tests.doubles.sabotage import no_memory
 from tests.handlers.conftest import Watched, make, pictures, sdxl
 from tests.handlers.sdxl_files import write_image_encoder, write_ip_adapter, write_lora, write_vae
 from tests.handlers.sdxl_state import Same, differences, fingerprint
@@ -50,7 +51,7 @@ KINDS: Mapping[str, dict[str, Any]] = {
     "adapter plus": {"references": [{"image": URL, "type": "character"}]},
     "several adapters": LOOKED_AT,
     "refiner": {"refiner": {"switch_at": 0.5}},
-    "preview, no guidance, skipped layers": {"preview": True, "guidance_scale": 1.0, "clip_skip": 1},
+    "preview, no guidance, skipped layers, enhanced": {"preview": True, "guidance_scale": 1.0, "clip_skip": 1, "enhance": {"sharpen": 0.5}},
     "all together": LORAS
     | LOOKED_AT
     | CANNY
@@ -113,7 +114,14 @@ def stop_between_pictures(recipe: SdxlRecipe, config: Mapping[str, Any]) -> None
 
 def fail_to_decode(recipe: SdxlRecipe, config: Mapping[str, Any]) -> None:
     request = asked(config)
-    with _nothing_decodes(), pytest.raises(RuntimeError, match="no memory"):
+    with _nothing_decodes(RuntimeError("a kernel failed")), pytest.raises(RuntimeError, match="a kernel failed"):
+        make(recipe, request, references=pictures_for(request))
+
+
+def run_out_of_memory(recipe: SdxlRecipe, config: Mapping[str, Any]) -> None:
+    """With every remedy tried."""
+    request = asked(config)
+    with _nothing_decodes(no_memory()), pytest.raises(OutOfMemory):
         make(recipe, request, references=pictures_for(request))
 
 
@@ -135,14 +143,14 @@ def _damaged(recipe: SdxlRecipe, name: str) -> Iterator[None]:
         file.unlink()
 
 
-ENDINGS = (complete, stop_at_a_step, stop_between_pictures, fail_to_decode, fail_to_look)
+ENDINGS = (complete, stop_at_a_step, stop_between_pictures, fail_to_decode, run_out_of_memory, fail_to_look)
 
 
 @contextmanager
-def _nothing_decodes() -> Iterator[None]:
+def _nothing_decodes(error: Exception) -> Iterator[None]:
     def fail(module: Any, _given: Any) -> None:
         if isinstance(module, Decoder):
-            raise RuntimeError("no memory")
+            raise error
 
     with register_module_forward_pre_hook(fail):
         yield
