@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,15 +21,15 @@ class NoEngine(Exception):
 
 
 def find_engine() -> str:
-    """The first of `ENGINES` that is installed.
+    """The first of `ENGINES` that is installed and answers: a client without its daemon does not.
 
     Raises:
-        NoEngine: None of them is.
+        NoEngine: None of them does.
     """
     for name in ENGINES:
-        if shutil.which(name):
+        if shutil.which(name) and subprocess.run([name, "info"], capture_output=True, check=False).returncode == 0:
             return name
-    raise NoEngine(f"An image is built with {', '.join(ENGINES)}; none is installed. On Debian: apt-get install buildah")
+    raise NoEngine(f"An image is built with {', '.join(ENGINES)}; none is here and answers. On Debian: apt-get install buildah")
 
 
 def build_command(

@@ -10,6 +10,7 @@ from typing import Any
 import hcl2
 import pytest
 
+from builder.engine import NoEngine, find_engine
 from builder.image import HANDLERS, main, version
 from shared.settings import Settings
 from shared.weights.catalogue import CATALOGUE
@@ -80,6 +81,17 @@ def test_the_version_is_the_projects_everywhere_and_nothing_is_called_latest() -
     assert bake()["variable"]["VERSION"]["default"] == ARGUMENTS["VERSION"] == version()
     assert "latest`" not in PAGE.replace("there is no `latest`", "")
     assert ":latest" not in (ROOT / "docker-bake.hcl").read_text() + (ROOT / ".github/workflows/images.yml").read_text()
+
+
+def test_a_client_without_its_daemon_is_no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, status in {"docker": 1, "podman": 125, "buildah": 0}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {status}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_engine() == "buildah"
+    (tmp_path / "buildah").unlink()
+    with pytest.raises(NoEngine, match="apt-get install buildah"):
+        find_engine()
 
 
 def test_an_image_is_built_by_the_engine_that_is_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
