@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import unicodedata
 from collections.abc import Iterator
@@ -115,3 +116,17 @@ def test_without_streaming_updates_carry_the_text_so_far_and_the_payload_comes_a
         assert later.startswith(earlier)
     assert shown[-1] == payload["response"] == "Grüße 🦢 " * 100
     assert loop.gateway.streamed("watched") == []
+
+
+def test_without_streaming_openais_form_has_one_object_and_a_stream_is_refused(tmp_path: Path, tiny_models: Path) -> None:
+    with started(tmp_path, "tests.doubles.echo", MODELS_DIR=str(tiny_models)) as loop:
+        body = {"model": "qwen_instruct", "messages": [{"role": "user", "content": "Grüße"}]}
+        for job_id, changes in (("whole", {}), ("streamed", {"stream": True})):
+            form = {"openai_route": "/v1/chat/completions", "openai_input": body | changes}
+            loop.gateway.submit({"id": job_id, "input": form})
+        loop.gateway.submit({"id": "models", "input": {"openai_route": "/v1/models", "openai_input": None}})
+        assert loop.gateway.result("whole")["output"]["choices"][0]["message"]["content"] == "Grüße"
+        assert loop.gateway.result("models")["output"]["data"][0]["id"] == "qwen_instruct"
+        error = json.loads(loop.gateway.result("streamed")["error"])["error"]
+    assert (error["param"], error["type"]) == ("stream", "invalid_request_error")
+    assert "CHAT_STREAMING=1" in error["message"]
