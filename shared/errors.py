@@ -142,7 +142,7 @@ class UploadError(JobError):
 
 
 class JobTimeout(JobError):
-    """The job's own deadline passed."""
+    """The job's own deadline passed. The worker is replaced only where the work does not end."""
 
     code = "JOB_TIMEOUT"
     retryable = True
