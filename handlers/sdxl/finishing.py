@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from handlers.sdxl import safety, upscaling
 from handlers.sdxl.enhancing import enhance
 from shared.contract.sdxl import SdxlRequest
 from shared.errors import ModelUnavailable
+from shared.jobs.recipe import Run
 from shared.media.images import Pixels
 from shared.weights.shelf import Shelf
 
@@ -44,26 +44,26 @@ class Finishing:
         if request.enhance is not None and request.enhance.restore_faces:
             raise ModelUnavailable("config.enhance.restore_faces: this worker has no network that restores faces. Leave it out.")
 
-    def finish(self, pixels: Pixels, request: SdxlRequest, check: Callable[[], None]) -> tuple[Pixels, dict[str, JsonValue]]:
+    def finish(self, pixels: Pixels, request: SdxlRequest, run: Run) -> tuple[Pixels, dict[str, JsonValue]]:
         """Does with one picture what was asked.
 
         Args:
             pixels: Height × width × 3.
             request: What was asked.
-            check: Called between parts of the work; what it raises ends it.
+            run: Its token is looked at between parts of the work, and it is told what had to be done.
 
         Returns:
             The picture, and what is to be said about it.
         """
         notes: dict[str, JsonValue] = {}
         if request.upscale is not None:
-            pixels, model = upscaling.upscale(pixels, request.upscale, self.shelf, self.device, self.dtype, check)
+            pixels, model = upscaling.upscale(pixels, request.upscale, self.shelf, self.device, self.dtype, run)
             notes["upscale"] = {"factor": request.upscale.factor, "model": model}
         if request.enhance is not None:
             pixels = enhance(pixels, request.enhance)
             notes["enhance"] = {"sharpen": request.enhance.sharpen, "contrast": request.enhance.contrast}
         if self._checks(request):
-            check()
+            run.cancel.check()
             notes["nsfw_flagged"] = safety.is_flagged(pixels, self.shelf, self.device, self.dtype)
         return pixels, notes
 

@@ -75,7 +75,7 @@ class SdxlRecipe:
         forget_vram_peak(self._pipeline.device)
         with closing(self._pictures(self._as_served(request), references, run)) as making:
             for picture in making:
-                pixels, notes = self._finishing.finish(picture.pixels, request, run.cancel.check)
+                pixels, notes = self._finishing.finish(picture.pixels, request, run)
                 yield replace(picture, pixels=pixels, metadata={**picture.metadata, **notes})
 
     def _pictures(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Picture]:

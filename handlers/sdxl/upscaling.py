@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -14,8 +15,10 @@ from torch.nn import functional
 from handlers.sdxl.rrdbnet import RRDBNet, form_of, load_upscaler
 from shared.contract.sdxl import SdxlRequest
 from shared.contract.sdxl_parts import Upscale
-from shared.errors import ModelUnavailable
+from shared.errors import ModelUnavailable, OutOfMemory
+from shared.jobs.recipe import Run
 from shared.media.images import Pixels
+from shared.models.ladder import attempt
 from shared.models.pixels import to_pixels
 from shared.settings import SettingsError
 from shared.weights.shelf import Shelf
@@ -73,9 +76,7 @@ def _able(asked: Upscale, shelf: Shelf) -> dict[str, int]:
     return able
 
 
-def upscale(
-    pixels: Pixels, asked: Upscale, shelf: Shelf, device: torch.device, dtype: torch.dtype, check: Callable[[], None]
-) -> tuple[Pixels, str]:
+def upscale(pixels: Pixels, asked: Upscale, shelf: Shelf, device: torch.device, dtype: torch.dtype, run: Run) -> tuple[Pixels, str]:
     """Enlarges a picture.
 
     Args:
@@ -84,17 +85,26 @@ def upscale(
         shelf: What there is.
         device: Where to work.
         dtype: In which precision.
-        check: Called before each tile; what it raises ends the work.
+        run: Its token is looked at before each tile, and it is told where memory did not suffice for tiles of the usual size.
 
     Returns:
         The larger picture, and the upscaler's name.
 
     Raises:
         ModelUnavailable: The upscaler cannot be used.
+        OutOfMemory: Memory did not suffice for the smallest tiles.
+        Cancelled: The job was stopped.
+        JobTimeout: Its deadline has passed.
     """
     name = choose(asked, shelf)
     network = shelf.load("upscalers", name, lambda file: load_upscaler(file, device, dtype), _size_of)
-    return enlarge(pixels, network, asked.factor, check), name
+    for tile in (TILE, TILE // 2, TILE // 4):
+        if tile < TILE:
+            run.warn("Memory did not suffice; the picture was enlarged in smaller tiles.")
+        done, large = attempt(partial(enlarge, pixels, network, asked.factor, run.cancel.check, tile=tile))
+        if done and large is not None:
+            return large, name
+    raise OutOfMemory("Memory did not suffice for enlarging the picture, even in small tiles: ask for it without config.upscale.")
 
 
 def enlarge(

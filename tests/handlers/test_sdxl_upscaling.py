@@ -21,12 +21,13 @@ from handlers.sdxl.rrdbnet import Form, RRDBNet, form_of, load_upscaler
 from handlers.sdxl.upscaling import enlarge, spans
 from shared.contract.callback import to_dict
 from shared.contract.sdxl import SdxlRequest
-from shared.errors import Cancelled, ModelUnavailable
+from shared.errors import Cancelled, ModelUnavailable, OutOfMemory
 from shared.jobs.cancel import CancelToken
 from shared.jobs.lifecycle import Completed, Job, run_job
 from shared.jobs.recipe import Picture, Recipe, Run
 from shared.media.images import Pixels
 from shared.settings import Settings
+from tests.doubles.sabotage import failing
 from tests.handlers.conftest import Watched, make, pictures, sdxl
 from tests.handlers.sdxl_files import write_upscaler, write_vae
 
@@ -154,6 +155,19 @@ def test_a_job_stops_between_two_tiles() -> None:
     with pytest.raises(Cancelled):
         enlarge(np.zeros((64, 64, 3), np.uint8), network, 4, check, tile=16)
     assert tiles == 3
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_where_memory_does_not_suffice_tiles_become_smaller_and_the_picture_is_the_same(recipe: Recipe[SdxlRequest], times: int) -> None:
+    assert isinstance(recipe, SdxlRecipe)
+    expected, watched = draw(recipe, upscale={"factor": 4}).pixels, Watched()
+    network = recipe._shelf.load("upscalers", "four", lambda file: load_upscaler(file, CPU, torch.float32), lambda _: 0)
+    with failing(network, times=times):
+        made = draw(recipe, watched, upscale={"factor": 4}).pixels
+    assert np.array_equal(made, expected)
+    assert watched.run.warnings == ["Memory did not suffice; the picture was enlarged in smaller tiles."]
+    with failing(network, times=3), pytest.raises(OutOfMemory, match=r"ask for it without config\.upscale"):
+        draw(recipe, upscale={"factor": 4})
 
 
 class Late(CancelToken):
