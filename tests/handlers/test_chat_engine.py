@@ -141,19 +141,24 @@ def test_where_memory_runs_out_the_longest_answer_ends_and_the_others_go_on(tiny
 
 
 def test_who_takes_the_place_of_output_that_was_not_finite_finds_nothing_of_it(tiny_models: Path) -> None:
+    """The second fails at its first step; the third then joins in its place, shorter, while the first is longer than both."""
     model = own_copy(tiny_models)
-    long, unlucky, short = ask("hello " * 60, max_tokens=900), ask("a heron " * 20, max_tokens=30), ask("why?", max_tokens=40)
+    first, third = ask("hello " * 400, max_tokens=600), ask("why? " * 230, max_tokens=20)
     with engine_of(model) as engine:
-        alone = [answer(engine, request).text for request in (long, unlucky, short)]
-        ids = tokens_of(model, alone[1])
+        used = {token for request in (first, third) for token in tokens_of(model, answer(engine, request).text)}
+        seconds = [ask(words + " bay" * 360, max_tokens=9) for words in WORDS]
+        starts = {token: request for request in seconds for token in tokens_of(model, answer(engine, request).text)[:1]}
+        poison, second = next((token, request) for token, request in starts.items() if token not in used)
+        alone = answer(engine, third).text
         embedding: Any = model.model.get_input_embeddings()
-        poison = next(token for token in ids[3:] if not any(token in tokens_of(model, text) for text in (alone[0][:200], alone[2])))
-        with engine.start(long, CancelToken(60)) as stream:
-            next(iter(stream))
-            embedding.weight[poison] = torch.nan
-            assert isinstance(outcome(engine, unlucky), GenerationError)
-            assert answer(engine, short).text == alone[2]
-            assert len(engine._models.rows) == 1, "the long one is still there, so the memory is as wide as it is"
+        embedding.weight[poison] = torch.nan
+        with engine.start(first, CancelToken(60)) as longest:
+            next(iter(longest))
+            with engine.start(second, CancelToken(60)) as fails, engine.start(third, CancelToken(60)) as joins:
+                with pytest.raises(GenerationError):
+                    list(fails)
+                list(joins)
+                assert joins.finished.text == alone
 
 
 # Places
