@@ -1222,6 +1222,30 @@ export interface TextMetadata {
    * `stop`, or `length` when `max_tokens` was reached.
    */
   finish_reason: string;
+  /**
+   * Seconds, waiting for a place included.
+   */
+  time_to_first_token?: number;
+  /**
+   * `tokens_generated` / `generation_time`.
+   */
+  tokens_per_second?: number;
+  /**
+   * Of `prompt_tokens`, how many had been read for an earlier request.
+   */
+  cached_tokens?: number;
+  /**
+   * The commit of the model's weights, where it is known.
+   */
+  revision?: string;
+  /**
+   * The seed that was used.
+   */
+  seed?: number;
+  /**
+   * Whether it was ended because it repeated itself.
+   */
+  repeats?: boolean;
   [k: string]: unknown;
 }
 /**

@@ -72,6 +72,14 @@ class TextMetadata(Open):
     model_used: str
     generation_time: Annotated[float, Field(description="Seconds.")]
     finish_reason: Annotated[str, Field(description="`stop`, or `length` when `max_tokens` was reached.")]
+    time_to_first_token: Annotated[float | None, Field(description="Seconds, waiting for a place included.")] = left_out_if_none
+    tokens_per_second: Annotated[float | None, Field(description="`tokens_generated` / `generation_time`.")] = left_out_if_none
+    cached_tokens: Annotated[int | None, Field(description="Of `prompt_tokens`, how many had been read for an earlier request.")] = (
+        left_out_if_none
+    )
+    revision: Annotated[str | None, Field(description="The commit of the model's weights, where it is known.")] = left_out_if_none
+    seed: Annotated[int | None, Field(description="The seed that was used.")] = left_out_if_none
+    repeats: Annotated[bool | None, Field(description="Whether it was ended because it repeated itself.")] = left_out_if_none
 
 
 class _StoredAsset(Closed):
