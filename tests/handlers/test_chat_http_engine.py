@@ -359,6 +359,14 @@ def test_conversations_go_to_no_other_machine(url: str) -> None:
         connect(Settings(chat_engine_url=url))
 
 
+def test_conversations_go_through_no_proxy_that_the_machine_has(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    engine = connect(configured(server))
+    assert write(engine)[1].text == "Hello."
+    engine.close()
+
+
 def test_of_several_models_one_is_named(server: OpenAIServer) -> None:
     server.models = [{"id": "a", "max_model_len": 10}, {"id": "b", "max_model_len": 20}]
     for wrong in (None, "c"):

@@ -109,11 +109,10 @@ def test_nothing_of_a_conversation_is_printed(loop: Loop, server: OpenAIServer) 
 
 
 def test_its_check_looks_for_no_weights(tmp_path: Path) -> None:
-    for variables, code in (({"CHAT_ENGINE_URL": "http://127.0.0.1:9"}, 0), ({}, 1)):
-        environment = clean_environment(MODELS_DIR=str(tmp_path / "none"), **variables)
-        command = [sys.executable, "-m", "handlers.chat.handler", "--check", "weights"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == code, done.stdout + done.stderr
+    environment = clean_environment(MODELS_DIR=str(tmp_path / "none"), CHAT_ENGINE_URL="http://127.0.0.1:9")
+    command = [sys.executable, "-m", "handlers.chat.handler", "--check", "weights"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_server_that_is_gone_ends_the_worker(tmp_path: Path) -> None:
