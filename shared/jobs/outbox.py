@@ -6,7 +6,9 @@ crash leaves behind is never taken for an entry. No key and no signature is in i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import re
 import secrets
 import shutil
 import threading
@@ -29,6 +31,8 @@ MANIFEST = "entry.json"
 """The file of an entry that says what it is. It is written last."""
 
 _PART = ".part"
+# Whose it is, when it was begun, and what tells it from others of that moment. What else an operator may have put there is left alone.
+_NAME = re.compile(r"[0-9a-f]{32}\.[0-9]+\.[0-9a-f]{8}")
 # Another worker on the same volume may still be writing one that is younger.
 _PART_SECONDS = 24 * 3600.0
 
@@ -144,7 +148,7 @@ class Outbox:
             OSError: They would be too many.
         """
         with self._lock:
-            taken = sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file()) if self._folder.is_dir() else 0
+            taken = _size(self._folder)
         if taken + size > self._max_bytes:
             raise OSError("the outbox is full: OUTBOX_MAX_BYTES")
 
@@ -157,7 +161,7 @@ class Outbox:
 
     def _complete(self) -> Iterator[Path]:
         if self._folder.is_dir():
-            yield from [path for path in self._folder.iterdir() if path.suffix != _PART and (path / MANIFEST).is_file()]
+            yield from [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name) and (path / MANIFEST).is_file()]
 
 
 class Draft:
@@ -246,6 +250,15 @@ def read_entry(folder: Path) -> Kept | None:
     except (OSError, ValidationError):
         return None
     return kept if whole else None
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files in a folder, from which other workers may be taking some away."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def _sha256(path: Path) -> str:

@@ -128,6 +128,15 @@ def test_what_a_crash_left_half_written_is_cleared_away_after_a_day(tmp_path: Pa
     assert list((tmp_path / "outbox").iterdir()) == [second], "another worker may still be writing the younger one"
 
 
+def test_what_else_lies_there_is_left_alone(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    fill(outbox)
+    (tmp_path / "outbox/lost+found").mkdir()
+    (tmp_path / "outbox/lost+found" / MANIFEST).write_text("{}")
+    assert delivering(outbox, tmp_path).run() == Tally(delivered=1)
+    assert (tmp_path / "outbox/lost+found" / MANIFEST).exists()
+
+
 def test_only_its_owner_may_look_into_it(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     fill(outbox)
