@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from builder.engine import NoEngine, find_engine
 from builder.image import HANDLERS, main, version
 from shared.settings import Settings
 from shared.weights.catalogue import CATALOGUE
+from tests.doubles.worker import clean_environment
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
@@ -59,6 +63,18 @@ def test_every_command_that_the_page_names_exists() -> None:
     modules = set(re.findall(r"python -m ([\w.]+)", PAGE))
     assert "builder.download_weights" in modules
     assert {module for module in modules if importlib.util.find_spec(module) is None} == set()
+
+
+def test_a_download_needs_no_code_but_what_its_stage_of_the_image_has(tmp_path: Path) -> None:
+    stage = DOCKERFILE.partition(" AS weights\n")[2].partition("\nFROM")[0]
+    for line in re.findall(r"^COPY (.+)$", stage, flags=re.MULTILINE):
+        *sources, target = line.split()
+        for source in sources:
+            new = tmp_path / target / (Path(source).name if target.endswith("/") else "")
+            new.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, new)
+    code = "import builder.download_weights, shared.weights.download, shared.weights.transfer"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=clean_environment(PYTHONPATH=str(tmp_path)), timeout=60, check=True)
 
 
 def test_there_is_one_target_for_each_handler() -> None:
