@@ -31,6 +31,8 @@ ALL_KINDS = [
     ask("hello", response_format={"type": "json_object"}, temperature=1.0, seed=3),
 ]
 """Requests that have nothing in common."""
+ENDLESS = ask(max_tokens=1900, repetition_penalty=0.5)
+"""Words that are there are made likelier, so that it goes on and on."""
 PER_TOKEN = 768
 """What a token takes in the small model: 2 × 3 layers × 2 heads × 16 × 4 bytes."""
 
@@ -83,7 +85,7 @@ def test_one_that_is_too_long_one_that_is_stopped_and_one_with_a_broken_schema_d
 
     threads = [
         mishap("long", ask("word " * 3000)),
-        mishap("stopped", ask(max_tokens=1500), stopped),
+        mishap("stopped", ENDLESS, stopped),
         mishap("schema", ask(response_format=broken)),
         mishap("greedy", ask(temperature=0)),
     ]
@@ -169,7 +171,7 @@ def test_one_that_is_stopped_or_that_nobody_reads_frees_its_place_at_once(tiny_m
     model = own_copy(tiny_models)
     with engine_of(model, budget=cost(1, 2048)) as small:
         cancel = CancelToken(60)
-        with small.start(ask(max_tokens=1900), cancel) as stream:
+        with small.start(ENDLESS, cancel) as stream:
             pieces = iter(stream)
             next(pieces)
             if how == "stopped":
@@ -183,7 +185,7 @@ def test_one_that_is_stopped_or_that_nobody_reads_frees_its_place_at_once(tiny_m
 
 def test_one_whose_time_is_over_ends_waiting_or_not(engine: BatchingEngine, instruct: ChatModel) -> None:
     with engine_of(instruct, budget=cost(1, 2048)) as small:
-        request = ask(max_tokens=1900)
+        request = ENDLESS
         with small.start(request, CancelToken(0.2)) as first, small.start(request, CancelToken(0.1)) as second:
             for stream in (second, first):
                 with pytest.raises(JobTimeout):
@@ -273,7 +275,7 @@ def test_when_the_engine_fails_everybody_is_told_and_the_worker_is_replaced(tiny
 
 def test_an_engine_that_is_closed_ends_what_it_writes_and_takes_nothing_more(instruct: ChatModel) -> None:
     with engine_of(instruct) as engine:
-        with engine.start(ask(max_tokens=1900), CancelToken(60)) as stream:
+        with engine.start(ENDLESS, CancelToken(60)) as stream:
             pieces = iter(stream)
             next(pieces)
             engine.close()
