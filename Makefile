@@ -5,6 +5,8 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 SYSTEM_PYTHON := $(shell command -v python3.11 || command -v python3)
+# Files of tests side by side. A process takes a core, and up to two GB of memory.
+PYTEST := $(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 REQUIREMENTS := $(wildcard builder/requirements/*.txt)
 TORCH := $(shell grep '^torch==' builder/requirements/shared.in)
 READY := $(VENV)/.ready
@@ -33,10 +35,10 @@ demo: models  ## Run all three handlers on this machine and show what they made
 	$(PYTHON) -m playground.demo $(MODELS)
 
 test: setup  ## Run the everyday tests
-	$(PYTHON) -m pytest -m "not slow and not image"
+	$(PYTEST) -m "not slow and not image"
 
 test-slow: models  ## Run the tests that take longer
-	$(PYTHON) -m pytest -m slow
+	$(PYTEST) -m slow
 
 faults: setup  ## Inject forty faults into real workers and print what held
 	$(PYTHON) -m tests.faults
@@ -71,7 +73,7 @@ image: setup  ## Build the image of HANDLER=sdxl|wan|chat with docker, podman or
 		$(foreach argument,$(ARGS),--arg $(argument))
 
 image-test: setup  ## Build and run all three images, on Debian as root, with buildah and debootstrap
-	@command -v buildah debootstrap >/dev/null || { echo "apt-get install buildah debootstrap" >&2; exit 1; }
+	@command -v buildah >/dev/null && command -v debootstrap >/dev/null || { echo "apt-get install buildah debootstrap" >&2; exit 1; }
 	$(PYTHON) -m pytest -m image
 
 hub: setup  ## Make HANDLER=sdxl|wan|chat the listing of this repository on RunPod's Hub

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from builder.make_tiny_models import make_tiny_models
 
@@ -18,7 +19,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def tiny_models(pytestconfig: pytest.Config) -> Path:
     """A folder that serves as MODELS_DIR: `sdxl`, `wan`, `qwen_instruct`, `qwen_base`. Made once per machine; never to be written to."""
     folder = pytestconfig.rootpath / ".pytest_cache" / "tiny_models"
-    make_tiny_models(folder)
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # tests run in several processes
+        make_tiny_models(folder)
     return folder
 
 
