@@ -23,7 +23,7 @@ class EndingWanPipeline(WanImageToVideoPipeline):  # type: ignore[misc]  # the l
     last_picture_at: int | None = None
     """The frame from which on the last picture stands; None: it is the last frame alone."""
 
-    def prepare_latents(
+    def prepare_latents(  # noqa: PLR0913 - the arguments are the library's
         self,
         image: Tensor,
         batch_size: int,

@@ -172,7 +172,10 @@ def _processors(unet: Any, glances: Sequence[Glance]) -> dict[str, Any]:
         keys = layers[0][0]
         with torch.device("meta"):  # its own layers are replaced at once
             looks = IPAdapterAttnProcessor2_0(
-                keys.out_features, keys.in_features, [glance.adapter.tokens for glance in glances], [glance.scale(name) for glance in glances]
+                keys.out_features,
+                keys.in_features,
+                [glance.adapter.tokens for glance in glances],
+                [glance.scale(name) for glance in glances],
             )
         looks.to_k_ip, looks.to_v_ip = (nn.ModuleList(part) for part in zip(*layers, strict=True))
         processors[name] = looks

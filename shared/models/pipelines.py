@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+
 class OnStep(Protocol):
     """What is called after each step."""
 

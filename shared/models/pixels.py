@@ -8,7 +8,6 @@ from torch import Tensor
 
 from shared.errors import GenerationError
 
-
 NOT_FINITE = "The model's output is not finite. Send the job again, with another seed or less guidance."
 ONE_COLOUR = "The model's output is a single colour, which is what a failed decoding looks like. Send the job again, with another seed."
 

@@ -19,7 +19,7 @@ def load_vae(path: Path, own: Mapping[str, Any], *, name: str, device: torch.dev
     """Loads a VAE for SDXL's latents.
 
     Args:
-        path: A folder, or a `.safetensors` file. A file says nothing about how it is made: it is taken to be made like the checkpoint's own.
+        path: A folder, or a `.safetensors` file. A file does not say how it is made: that is taken from the checkpoint's own.
         own: The configuration of the checkpoint's own VAE.
         name: What messages and log lines call it.
         device: Where it goes.
@@ -62,7 +62,10 @@ def _config(folder: Path, own: Mapping[str, Any], name: str) -> Mapping[str, Any
         config: Mapping[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise unusable(name, error) from error
-    if (config.get("latent_channels"), len(config.get("block_out_channels", ()))) != (own["latent_channels"], len(own["block_out_channels"])):
+    if (config.get("latent_channels"), len(config.get("block_out_channels", ()))) != (
+        own["latent_channels"],
+        len(own["block_out_channels"]),
+    ):
         raise unusable(name, ValueError("it is made for latents of another shape"))
     return config
 

@@ -12,14 +12,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional
 
 from shared.errors import GenerationError
 from shared.media.images import Pixels
 from shared.models.diffusion import load_sdxl
 from shared.models.previews import LinearMap, fit_map, preview
-from torch import Tensor
-from torch.nn import functional
-
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255), "black": (0, 0, 0)}
 
@@ -39,7 +38,9 @@ def halved(picture: Tensor) -> Tensor:
 
 def test_a_coding_that_is_linear_is_undone() -> None:
     fitted = fit_map(halved, torch.device("cpu"))
-    left_red_right_white = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, 1.0]]).view(1, 3, 1, 2).repeat_interleave(64, 2).repeat_interleave(64, 3)
+    left_red_right_white = (
+        torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, 1.0]]).view(1, 3, 1, 2).repeat_interleave(64, 2).repeat_interleave(64, 3)
+    )
     shown = opened(preview(halved(left_red_right_white), fitted)).astype(int)
     assert shown.shape == (8, 16, 3)
     assert np.abs(shown[4, 2] - (255, 0, 0)).max() < 24
