@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -283,6 +285,25 @@ def test_an_engine_that_is_closed_ends_what_it_writes_and_takes_nothing_more(ins
                 list(pieces)
         with pytest.raises(Cancelled):
             engine.start(ask(), CancelToken(60))
+
+
+def test_a_process_that_ends_while_it_writes_ends_well(tiny_models: Path) -> None:
+    program = """if True:
+        import sys
+        from pathlib import Path
+
+        from handlers.chat.batching.engine import BatchingEngine
+        from handlers.chat.batching.voice import Source
+        from shared.jobs.cancel import CancelToken
+        from shared.models.language import load_chat
+        from tests.handlers.chat_engines import CPU, ask
+
+        model = load_chat(Path(sys.argv[1]), CPU, __import__("torch").float32)
+        engine = BatchingEngine([Source("qwen_instruct", lambda: model)])
+        next(iter(engine.start(ask(max_tokens=1900, repetition_penalty=0.5), CancelToken(60))))
+    """
+    done = subprocess.run([sys.executable, "-c", program, tiny_models / "qwen_instruct"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_place_is_free_when_its_answer_has_ended(engine: BatchingEngine) -> None:

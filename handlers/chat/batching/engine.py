@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
 import traceback
@@ -46,6 +47,8 @@ class BatchingEngine:
         # A daemon: a process that ends does not wait for conversations that may come.
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
+        # It ends its step, all the same: the interpreter aborts when a thread comes back from torch to find it gone.
+        atexit.register(self.close)
 
     @property
     def models(self) -> Mapping[str, ModelFacts]:
@@ -101,6 +104,7 @@ class BatchingEngine:
             self._closing = True
             self._changed.notify()
         self._thread.join()
+        atexit.unregister(self.close)
 
     # On the engine's thread
 
