@@ -1,6 +1,6 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow faults check-models lint types fix schemas requirements image image-test hub models bench bench-chat clean
+.PHONY: help setup demo test test-slow faults protections check-models lint types fix schemas requirements image image-test hub models bench bench-chat clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -42,6 +42,9 @@ test-slow: models  ## Run the tests that take longer
 
 faults: setup  ## Inject forty faults into real workers and print what held
 	$(PYTHON) -m tests.faults
+
+protections: setup  ## Take every protection away, one by one, and see its tests fail (ONLY=6 for a point, ONLY=word for some)
+	$(PYTHON) -m tests.protections $(if $(ONLY),--only "$(ONLY)")
 
 check-models: setup  ## Measure how well the small models do what they are asked (COUNT=40 is quicker)
 	$(PYTHON) -m builder.check_small_models small_models $(if $(COUNT),--count $(COUNT))

@@ -10,7 +10,8 @@ _PAGE = """\
 # Reliability
 
 What these workers survive, and how that is known: `make faults` injects {count} faults into real workers, one after the other and then in
-an order of chance, checks eight sentences after each, and has a good job done in the same worker.
+an order of chance, checks eight sentences after each, and has a good job done in the same worker. That these tests would notice if a
+protection were missing is shown by taking each away once: [protections](protections.md).
 
 ## What holds after every fault
 

@@ -1,0 +1,20 @@
+"""Every protection, taken away once: the tests that are named beside it must then fail, or they have never tested it.
+
+`table.py` says what an entry is, and each `point_*.py` holds the entries of one point of the page on reliability. `removal.py` copies the
+repository to a temporary folder, changes one text in it, and runs the named tests there; the checkout is never touched. `make protections`
+does it for all entries (`ONLY=6` for a point, `ONLY="redirect"` for the entries whose sentence has that word) and writes
+`docs/protections.md`. `test_protections.py` makes sure every day that the texts and the tests are still there.
+
+To add an entry, append to the tuple of its point:
+
+    Protection(
+        "An entry is no entry before its manifest is written.",            # one sentence; it stands in the page
+        "shared/jobs/outbox.py",                                           # the file that protects
+        'and (path / MANIFEST).is_file()',                                 # occurs exactly once in it
+        "",                                                                # what stands there when the protection is gone
+        ("tests/jobs/test_outbox.py::test_what_was_not_sealed_is_never_delivered",),  # all of these must fail
+    )
+
+The rest of the file must still be Python. A test must fail by an assertion (`pytest.raises` that sees nothing is one); where it fails by an
+exception that the product lets through, the entry names it: `shows="ZeroDivisionError"`.
+"""
