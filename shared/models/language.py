@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from shared.models.prefetch import prefetched
 from shared.weights.folders import weight_files
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,12 @@ class ChatModel:
     def context_length(self) -> int:
         """How many tokens fit, prompt and answer together. A tokenizer's own limit is not it.
 
-        Where a model's attention looks back through a window only, that window: within it, the model looks at everything.
+        Where a model's attention looks back through a window only, that window: within it, the model looks at everything. Where its rotary
+        embedding depends on the length of what is read, the length that it was first trained with: up to there it does not. Beyond, the
+        longest conversation would decide for all that are read with it, and for what was read before.
         """
         config = self.model.config
-        length: int = config.max_position_embeddings
+        length = min([int(config.max_position_embeddings), *_unscaled(config)])
         window = getattr(config, "sliding_window", None)
         slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
         return min(length, window) if window and slides else length
@@ -53,6 +56,19 @@ class ChatModel:
         named = config.eos_token_id if config is not None else None
         named = self.tokenizer.eos_token_id if named is None else named
         return frozenset([named] if isinstance(named, int) else named or ())
+
+
+def _unscaled(config: PreTrainedConfig) -> Iterator[int]:
+    """Up to which lengths rotary embeddings stay the same, where it is not the whole context.
+
+    Of the kinds in transformers' `modeling_rope_utils`, `longrope` changes beyond the length it was first trained with; `dynamic` beyond
+    `max_position_embeddings`, which is never passed. The others do not change.
+    """
+    parameters = getattr(config, "rope_parameters", None) or {}
+    # Models with several kinds of layers may have one for each kind.
+    for rope in (parameters, *parameters.values()):
+        if isinstance(rope, dict) and rope.get("rope_type") == "longrope":
+            yield int(rope["original_max_position_embeddings"])
 
 
 def load_chat(folder: Path, device: torch.device, dtype: torch.dtype, *, name: str = "chat") -> ChatModel:
