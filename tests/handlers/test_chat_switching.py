@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import permutations
 from pathlib import Path
@@ -11,8 +12,12 @@ import torch
 
 from handlers.chat.batching.engine import BatchingEngine
 from handlers.chat.batching.memory import choose_residency
+from handlers.chat.batching.stream import RowStream
+from handlers.chat.batching.voice import Source
 from handlers.chat.engine import Finished
 from shared.contract.chat import ChatRequest
+from shared.errors import Cancelled, DeviceError, JobError, JobTimeout
+from shared.jobs.cancel import CancelToken
 from shared.models.language import ChatModel
 from tests.handlers.chat_engines import answer, ask, engine_of, own_copy, texts, together
 
@@ -97,3 +102,121 @@ def test_what_is_kept_in_memory_is_what_the_operator_says_and_both_on_a_cpu(tiny
     folders = [tiny_models / "qwen_instruct", tiny_models / "qwen_base"]
     cpu = torch.device("cpu")
     assert [choose_residency(wanted, folders, cpu) for wanted in ("auto", "both", "one")] == ["both", "both", "one"]
+
+
+# While the other model is being loaded
+
+
+class Gate:
+    """A model's weights on a volume that gives them only when it is told to, from the second time on.
+
+    Attributes:
+        asked: Set when they are read again.
+        opened: Lets them through.
+        broken: Whether they are gone then.
+    """
+
+    def __init__(self, models: Path, name: str) -> None:
+        self.asked, self.opened = threading.Event(), threading.Event()
+        self.broken = False
+        self._models, self._name = models, name
+        self._first = True
+
+    def load(self) -> ChatModel:
+        if not self._first:
+            self.asked.set()
+            assert self.opened.wait(60)
+        self._first = False
+        return own_copy(self._models, "nowhere" if self.broken else self._name)
+
+
+@pytest.fixture
+def gate(tiny_models: Path) -> Iterator[Gate]:
+    made = Gate(tiny_models, "qwen_base")
+    yield made
+    made.opened.set()
+
+
+@pytest.fixture
+def gated(instruct: ChatModel, gate: Gate) -> Iterator[BatchingEngine]:
+    """An engine that has to load its base model through the gate."""
+    sources = [Source("qwen_instruct", lambda: instruct), Source("qwen_base", gate.load, transcript=True)]
+    engine = BatchingEngine(sources, resident="one")
+    yield engine
+    gate.opened.set()
+    engine.close()
+
+
+def ending(stream: RowStream) -> type[JobError] | None:
+    """How a stream ends: by an error of which kind, or well."""
+    try:
+        list(stream)
+    except JobError as error:
+        return type(error)
+    return None
+
+
+def test_conversations_end_before_their_model_makes_room_and_who_waits_for_the_other_gets_it(
+    gated: BatchingEngine, gate: Gate, alone: Alone
+) -> None:
+    running = [ask("hello", max_tokens=120), ask("a heron", max_tokens=200)]
+    with gated.start(running[0], CancelToken(60)) as first, gated.start(running[1], CancelToken(60)) as second:
+        next(iter(second))
+        with gated.start(BASE, CancelToken(60)) as waits:
+            assert [ending(first), ending(second)] == [None, None]
+            assert gate.asked.wait(60)
+            gate.opened.set()
+            assert ending(waits) is None
+            assert [stream.finished.text for stream in (first, second, waits)] == alone([*running, BASE])
+
+
+def test_who_waits_while_a_model_is_loaded_can_be_stopped_and_has_a_deadline(gated: BatchingEngine, gate: Gate, alone: Alone) -> None:
+    stopped, stays = CancelToken(60), gated.start(BASE, CancelToken(60))
+    assert gate.asked.wait(60)
+    others = [gated.start(request, token) for request, token in ((BASE, stopped), (SEEDED, CancelToken(0.1)), (CHAT, stopped))]
+    stopped.cancel()
+    assert [ending(stream) for stream in others] == [Cancelled, JobTimeout, Cancelled]
+    assert not gate.opened.is_set(), "all of that while the model was still being loaded"
+    gate.opened.set()
+    assert ending(stays) is None
+    assert [stays.finished.text] == alone([BASE])
+
+
+def test_a_model_that_nobody_waits_for_any_more_keeps_nobody_from_the_other(gated: BatchingEngine, gate: Gate, alone: Alone) -> None:
+    stopped = CancelToken(60)
+    leaves = gated.start(BASE, stopped)
+    assert gate.asked.wait(60)
+    comes = gated.start(CHAT, CancelToken(60))
+    stopped.cancel()
+    assert ending(leaves) is Cancelled
+    gate.opened.set()
+    assert ending(comes) is None
+    assert [comes.finished.text] == alone([CHAT])
+
+
+def test_an_engine_that_is_closed_while_it_loads_ends_those_who_wait(gated: BatchingEngine, gate: Gate) -> None:
+    waits = gated.start(BASE, CancelToken(60))
+    assert gate.asked.wait(60)
+    closing = threading.Thread(target=gated.close)
+    closing.start()
+    gate.opened.set()
+    closing.join()
+    assert ending(waits) is Cancelled
+
+
+def test_weights_that_are_gone_when_a_model_is_needed_again_replace_the_worker(gated: BatchingEngine, gate: Gate) -> None:
+    gate.broken = True
+    gate.opened.set()
+    with pytest.raises(DeviceError) as failed:
+        answer(gated, BASE)
+    assert failed.value.replaces_worker
+
+
+def test_a_volume_that_gives_nothing_replaces_the_worker_instead_of_keeping_everybody_waiting(instruct: ChatModel, gate: Gate) -> None:
+    sources = [Source("qwen_instruct", lambda: instruct), Source("qwen_base", gate.load, transcript=True)]
+    engine = BatchingEngine(sources, resident="one", patience=0.2)
+    with pytest.raises(DeviceError):
+        answer(engine, BASE)
+    with pytest.raises(DeviceError):
+        engine.start(CHAT, CancelToken(60))
+    engine.close()

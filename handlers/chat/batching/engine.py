@@ -24,6 +24,9 @@ from shared.errors import Cancelled, DeviceError, JobError
 from shared.jobs.cancel import CancelToken
 from shared.telemetry import logger
 
+# A network volume gives 15 GB within one to three minutes. One that gives nothing would keep everybody waiting for ever.
+_PATIENCE = 600.0
+
 
 class BatchingEngine:
     """Writes answers of one or more models, many at once, on one thread that nothing else computes on.
@@ -32,13 +35,22 @@ class BatchingEngine:
         sources: The models it offers.
         resident: `both` keeps all in memory; `one` keeps the one that is needed, at first the first.
         budget: Bytes for keys and values; None: what the device has left.
+        patience: Seconds that a model may take to be loaded in the place of another. Then the engine fails.
 
     Raises:
         SettingsError: A model cannot be loaded, or there is no memory beside them.
     """
 
-    def __init__(self, sources: Sequence[Source], *, resident: Literal["both", "one"] = "both", budget: int | None = None) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        resident: Literal["both", "one"] = "both",
+        budget: int | None = None,
+        patience: float = _PATIENCE,
+    ) -> None:
         self._models = Models(sources, keeps_all=resident == "both", budget=budget)
+        self._patience = patience
         self._waiting: deque[Row] = deque()
         self._arrived: list[Row] = []
         self._changed = threading.Condition()
@@ -114,6 +126,7 @@ class BatchingEngine:
             with torch.inference_mode():
                 while self._listen():
                     self._let_go()
+                    self._switch()
                     self._take_in()
                     for batch in self._models.batches.values():
                         batch.turn()
@@ -122,15 +135,24 @@ class BatchingEngine:
         """Waits for something to do. False when the engine is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing or self._arrived or self._waiting or self._models.rows)
-            self._waiting.extend(self._arrived)
-            self._arrived.clear()
             return not self._closing
 
     def _let_go(self) -> None:
         """Between two steps: ends those whose jobs were stopped, waiting or not."""
+        with self._changed:
+            self._waiting.extend(self._arrived)
+            self._arrived.clear()
         self._waiting = deque(row for row in self._waiting if not row.stopped())
         for batch in self._models.batches.values():
             batch.leave(Row.stopped)
+
+    def _switch(self) -> None:
+        """Brings the model that the first of those who wait asks for, once the one in memory has ended what it has begun."""
+        if not self._waiting or self._models.rows or (name := self._waiting[0].model) in self._models.batches:
+            return
+        self._models.bring(name, meanwhile=self._let_go, patience=self._patience)
+        # Those who wait for the same model come with it, so that models take turns as seldom as can be.
+        self._waiting = deque(sorted(self._waiting, key=lambda row: row.model != name))
 
     def _take_in(self) -> None:
         """Takes in those who wait, in their order, as far as there is memory."""
@@ -144,11 +166,7 @@ class BatchingEngine:
 
     def _has_place(self, row: Row, joining: Sequence[Row]) -> bool:
         if row.model not in self._models.batches:
-            if joining or self._models.rows:
-                return False  # the model in memory ends what it has begun, and begins nothing more
-            self._models.bring(row.model)
-            # Those who wait for the same model come with it, so that models take turns as seldom as can be.
-            self._waiting = deque(sorted(self._waiting, key=lambda other: other.model != row.model))
+            return False
         return len(self._models.rows) + len(joining) < self.concurrency and self._models.have_room([*joining, row])
 
     def _end(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:

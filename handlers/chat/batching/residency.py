@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +16,15 @@ from handlers.chat.batching.prefixes import Prefixes
 from handlers.chat.batching.row import Row
 from handlers.chat.batching.voice import Source, Voice
 from handlers.chat.engine import ModelFacts
+from shared.errors import DeviceError
 from shared.models.device import vram_used_mb
 from shared.models.language import ChatModel
 from shared.telemetry import logger
 
 # The share of the memory for keys and values that the beginnings of one model's prompts may take.
 _PREFIXES = 1 / 16
+# Seconds between two looks at those who wait while a model is being loaded.
+_LOOK = 0.1
 
 
 @dataclass(frozen=True)
@@ -104,15 +109,29 @@ class Models:
             demands.append(Demand(known.bytes_per_token, len(own), max(own, default=0)))
         return fits(demands, self._for_rows)
 
-    def bring(self, name: str) -> None:
+    def bring(self, name: str, *, meanwhile: Callable[[], None], patience: float) -> None:
         """Puts a model in the place of the one that is in memory. Nothing may be being written.
+
+        Args:
+            name: Which.
+            meanwhile: Called every tenth of a second while another thread loads it: those who wait may be stopped.
+            patience: Seconds that it may take.
 
         Raises:
             SettingsError: It cannot be loaded any more.
+            DeviceError: It has not been loaded in time.
         """
         self.batches.clear()
         _collect()
-        self._open(name, self._known[name].source.load())
+        reader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        loading = reader.submit(self._known[name].source.load)
+        reader.shutdown(wait=False)
+        ends = time.monotonic() + patience
+        while not wait([loading], timeout=_LOOK).done:
+            meanwhile()
+            if time.monotonic() > ends:
+                raise DeviceError("The model could not be loaded in time; the worker is replaced. Send the job again.")
+        self._open(name, loading.result())
         logger().info("model switched", model=name)
 
     def close(self) -> None:
