@@ -39,7 +39,7 @@ def host() -> Iterator[ReferenceHost]:
 
 def fetch(host: ReferenceHost, url: str, **others: Any) -> Image.Image:
     """Fetches as the operator whose own origin the host is: the one place where loopback and plain http are fine."""
-    return Fetcher(Settings(supabase_url=host.origin, **others), verify=TLS).fetch(Reference.parse(url), field=FIELD, user_id="u")
+    return Fetcher(Settings(supabase_url=host.url, **others), verify=TLS).fetch(Reference.parse(url), field=FIELD, user_id="u")
 
 
 def refusal(host: ReferenceHost, url: str, **others: Any) -> ReferenceImageError:
@@ -103,7 +103,7 @@ def test_redirects_are_followed_three_times(host: ReferenceHost) -> None:
     host.serve("/a.png", answers(picture()))
     host.serve("/1", redirects("/a.png"))
     host.serve("/2", redirects("/1", status=301))
-    assert fetch(host, host.serve("/3", redirects(host.origin + "/2", status=307))).size == (32, 24)
+    assert fetch(host, host.serve("/3", redirects(host.url + "/2", status=307))).size == (32, 24)
     assert "more than 3 times" in refusal(host, host.serve("/4", redirects("/3"))).message
     assert "more than 3 times" in refusal(host, host.serve("/loop", redirects("/loop"))).message
 

@@ -9,10 +9,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.doubles.loopback import Loopback, Request
 
 # Seconds that a take is held open. An immediate "nothing" makes the SDK ask again at once, all the time.
 HOLD_TAKE = 0.25
@@ -39,14 +39,7 @@ class Post:
         return self.kind == "job-done" and not self.is_progress
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A worker that is ended hangs up."""
-
-
-class Gateway:
+class Gateway(Loopback):
     """Hands out jobs and stop signals, and keeps what comes back.
 
     Attributes:
@@ -59,6 +52,7 @@ class Gateway:
     """
 
     def __init__(self) -> None:
+        super().__init__(_Request)
         self.posts: list[Post] = []
         self.answers: deque[int] = deque()
         self.pings: list[dict[str, list[str]]] = []
@@ -69,20 +63,6 @@ class Gateway:
         self._stops: deque[str] = deque()
         self._draining = False
         self._changed = threading.Condition()
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, name="gateway", kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self._server.server_port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -175,46 +155,32 @@ class Gateway:
             self._changed.notify_all()
 
 
-def _handler(gateway: Gateway) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Request(Request[Gateway]):
+    def do_GET(self) -> None:
+        gateway, url = self.double, urlsplit(self.path)
+        verb, query = url.path.split("/")[3], parse_qs(url.query)
+        busy = query.get("job_in_progress", ["0"])[0] == "1"
+        content: Any
+        match verb:
+            case "job-take":
+                content = next(iter(gateway.take(1, busy=busy)), None)
+            case "job-take-batch":
+                content = gateway.take(int(query["batch_size"][0]), busy=busy)
+            case "job-stop":
+                stops = gateway.take_stops()
+                content = {"jobsToStop": stops} if stops else None
+            case _:
+                gateway.ping(query)
+                content = {"ok": True}
+        self._say(200, json.dumps(content).encode()) if content else self._say(204, b"")
 
-        def do_GET(self) -> None:
-            url = urlsplit(self.path)
-            verb, query = url.path.split("/")[3], parse_qs(url.query)
-            busy = query.get("job_in_progress", ["0"])[0] == "1"
-            content: Any
-            match verb:
-                case "job-take":
-                    content = next(iter(gateway.take(1, busy=busy)), None)
-                case "job-take-batch":
-                    content = gateway.take(int(query["batch_size"][0]), busy=busy)
-                case "job-stop":
-                    stops = gateway.take_stops()
-                    content = {"jobsToStop": stops} if stops else None
-                case _:
-                    gateway.ping(query)
-                    content = {"ok": True}
-            self._answer(200, content) if content else self._answer(204)
+    def do_POST(self) -> None:
+        verb, job_id = self.path.split("/")[3], urlsplit(self.path).path.split("/")[-1]
+        self._say(self.double.keep(verb, job_id, json.loads(self.body(), parse_constant=_refuse)), b"{}")
 
-        def do_POST(self) -> None:
-            verb, job_id = self.path.split("/")[3], urlsplit(self.path).path.split("/")[-1]
-            content = self.rfile.read(int(self.headers["Content-Length"]))
-            self._answer(gateway.keep(verb, job_id, json.loads(content, parse_constant=_refuse)), {})
-
-        def _answer(self, status: int, body: Any = None) -> None:
-            content = b"" if body is None else json.dumps(body).encode()
-            with contextlib.suppress(ConnectionError):  # a worker that ends does not wait for its open polls
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Keeps the test's output quiet."""
-
-    return Handler
+    def _say(self, status: int, content: bytes) -> None:
+        with contextlib.suppress(ConnectionError):  # a worker that ends does not wait for its open polls
+            self.answer(status, content)
 
 
 def _refuse(constant: str) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any, Self
+
+from tests.doubles.loopback import Loopback, Request
 
 _PIECE = 1 << 16
 
@@ -25,7 +24,7 @@ class Asked:
     authorization: str | None
 
 
-class Hub:
+class Hub(Loopback):
     """Publishes one repository at one commit.
 
     Args:
@@ -44,6 +43,7 @@ class Hub:
     """
 
     def __init__(self, files: Mapping[str, bytes], repo: str, revision: str) -> None:
+        super().__init__(_Request)
         self.files = dict(files)
         self.repo, self.revision = repo, revision
         self.large = 100_000
@@ -54,26 +54,16 @@ class Hub:
         self.ignores_ranges = False
         self.bytes_per_second: float | None = None
         self.requests: list[Asked] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._answers())
-        self._server.daemon_threads = True
         # The other host: a browser and every client count another port as another origin, and drop the token.
-        self._host = ThreadingHTTPServer(("127.0.0.1", 0), self._answers())
-        self._host.daemon_threads = True
+        self._host = _Host(self)
 
     def __enter__(self) -> Self:
-        for server in (self._server, self._host):
-            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
+        self._host.__enter__()
+        return super().__enter__()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for server in (self._server, self._host):
-            server.shutdown()
-            server.server_close()
-
-    @property
-    def url(self) -> str:
-        """What HF_ENDPOINT has to be."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._host.__exit__()
 
     @property
     def asked(self) -> list[str]:
@@ -96,7 +86,7 @@ class Hub:
             entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": entry["size"], "pointerSize": 134}
         return entry
 
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
+    def answer(self, request: Request[Any]) -> None:
         """Answers one GET."""
         path = request.path.partition("?")[0]
         self.requests.append(Asked(path, request.headers.get("Range"), request.headers.get("Authorization")))
@@ -106,12 +96,12 @@ class Hub:
         elif name not in self.files or name in self.refuses:
             _send(request, self.refuses.get(name, 404), b"", {})
         elif "/resolve/" in path and "lfs" in (entry := self._entry(name, self.files[name])):
-            host = f"http://127.0.0.1:{self._host.server_port}/large/{name}?signature=canary-signature"
+            host = f"{self._host.url}/large/{name}?signature=canary-signature"
             _send(request, 302, b"", {"Location": host, "X-Linked-Etag": f'"{entry["lfs"]["oid"]}"', "X-Linked-Size": str(entry["size"])})
         else:
             self._send_file(request, name)
 
-    def _send_file(self, request: BaseHTTPRequestHandler, name: str) -> None:
+    def _send_file(self, request: Request[Any], name: str) -> None:
         content = self.files[name]
         if self.corrupt.get(name, 0) > 0:
             self.corrupt[name] -= 1
@@ -123,23 +113,25 @@ class Hub:
         more = {"Content-Range": f"bytes {first}-{last}/{len(content)}"} if part else {}
         _send(request, 206 if part else 200, body, more, cut=cut, speed=self.bytes_per_second)
 
-    def _answers(self) -> type[BaseHTTPRequestHandler]:
-        hub = self
 
-        class Answers(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+class _Host(Loopback):
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(_RequestForLarge)
+        self.hub = hub
 
-            def do_GET(self) -> None:
-                hub.answer(self)
 
-            def log_message(self, format: str, *args: Any) -> None:
-                """Says nothing."""
+class _Request(Request[Hub]):
+    def do_GET(self) -> None:
+        self.double.answer(self)
 
-        return Answers
+
+class _RequestForLarge(Request[_Host]):
+    def do_GET(self) -> None:
+        self.double.hub.answer(self)
 
 
 def _send(
-    request: BaseHTTPRequestHandler,
+    request: Request[Any],
     status: int,
     body: bytes,
     headers: Mapping[str, str],
@@ -147,10 +139,7 @@ def _send(
     cut: int | None = None,
     speed: float | None = None,
 ) -> None:
-    request.send_response(status)
-    for name, value in {**headers, "Content-Length": str(len(body))}.items():
-        request.send_header(name, value)
-    request.end_headers()
+    request.start(status, {**headers, "Content-Length": str(len(body))})
     try:
         for start in range(0, len(body[:cut]), _PIECE):
             request.wfile.write(body[start : min(start + _PIECE, len(body[:cut]))])

@@ -9,24 +9,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import threading
 from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tests.doubles.gateway import Gateway
+from tests.doubles.loopback import Loopback, Request
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has read enough hangs up."""
-
-
-class OpenAIProxy:
+class OpenAIProxy(Loopback):
     """Makes jobs of calls, and answers of what comes back.
 
     Attributes:
@@ -34,23 +25,15 @@ class OpenAIProxy:
     """
 
     def __init__(self, gateway: Gateway) -> None:
+        super().__init__(_Request)
         self.jobs: list[str] = []
         self.gateway = gateway
         self._numbers = itertools.count(1)
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, name="openai", kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
     @property
     def url(self) -> str:
         """The base URL for a client."""
-        return f"http://127.0.0.1:{self._server.server_port}/v2/endpoint/openai/v1"
+        return f"{super().url}/v2/endpoint/openai/v1"
 
     def ask(self, path: str, body: Any) -> str:
         """Queues the job of a call and returns its id."""
@@ -72,39 +55,28 @@ class OpenAIProxy:
         return len(self.gateway.streamed(job_id)) > sent or bool(self.gateway.results(job_id))
 
 
-def _handler(proxy: OpenAIProxy) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Request(Request[OpenAIProxy]):
+    def do_GET(self) -> None:
+        self._whole(self.double.ask(self.path, {}))
 
-        def do_GET(self) -> None:
-            self._whole(proxy.ask(self.path, {}))
+    def do_POST(self) -> None:
+        body = json.loads(self.body())
+        job_id = self.double.ask(self.path, body)
+        self._stream(job_id) if body.get("stream") else self._whole(job_id)
 
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            job_id = proxy.ask(self.path, body)
-            self._stream(job_id) if body.get("stream") else self._whole(job_id)
+    def _whole(self, job_id: str) -> None:
+        result = self.double.gateway.result(job_id)
+        failed, output = "error" in result, result.get("output")
+        content = result["error"] if failed else json.dumps(output[0] if isinstance(output, list) else output)
+        self._begin(500 if failed else 200, "application/json")
+        self.wfile.write(content.encode())
 
-        def _whole(self, job_id: str) -> None:
-            result = proxy.gateway.result(job_id)
-            failed, output = "error" in result, result.get("output")
-            content = result["error"] if failed else json.dumps(output[0] if isinstance(output, list) else output)
-            self._begin(500 if failed else 200, "application/json")
-            self.wfile.write(content.encode())
+    def _stream(self, job_id: str) -> None:
+        self._begin(200, "text/event-stream")
+        with contextlib.suppress(ConnectionError):
+            for piece in self.double.pieces(job_id):
+                self.wfile.write(piece.encode())
 
-        def _stream(self, job_id: str) -> None:
-            self._begin(200, "text/event-stream")
-            with contextlib.suppress(ConnectionError):
-                for piece in proxy.pieces(job_id):
-                    self.wfile.write(piece.encode())
-
-        def _begin(self, status: int, content_type: str) -> None:
-            self.close_connection = True
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Connection", "close")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Keeps the test's output quiet."""
-
-    return Handler
+    def _begin(self, status: int, content_type: str) -> None:
+        self.close_connection = True
+        self.start(status, {"Content-Type": content_type, "Connection": "close"})

@@ -7,9 +7,9 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from tests.doubles.loopback import Loopback, Request
 
 MODEL = "Qwen/Qwen2.5-7B-Instruct"
 
@@ -17,9 +17,9 @@ MODEL = "Qwen/Qwen2.5-7B-Instruct"
 class Asked:
     """A request for an answer, and the means to give one."""
 
-    def __init__(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+    def __init__(self, request: Request[Any], body: dict[str, Any]) -> None:
         self.body = body
-        self._handler = handler
+        self._request = request
 
     def refuse(self, status: int, body: object) -> None:
         """Answers with an error; text goes out as it is."""
@@ -52,29 +52,26 @@ class Asked:
         self.end()
 
     def send(self, data: bytes) -> None:
-        self._handler.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-        self._handler.wfile.flush()
+        self._request.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self._request.wfile.flush()
 
     def end(self) -> None:
-        self._handler.wfile.write(b"0\r\n\r\n")
+        self._request.wfile.write(b"0\r\n\r\n")
 
     def hang_up(self) -> None:
         """Closes the connection in the middle of whatever was being said."""
-        self._handler.connection.shutdown(socket.SHUT_RDWR)
+        self._request.connection.shutdown(socket.SHUT_RDWR)
 
     def wait_for_leave(self, seconds: float = 20.0) -> bool:
         """Says nothing until the other side has closed the connection."""
-        self._handler.connection.settimeout(seconds)
+        self._request.connection.settimeout(seconds)
         try:
-            return not self._handler.connection.recv(1)
+            return not self._request.connection.recv(1)
         except (TimeoutError, ConnectionError) as error:
             return isinstance(error, ConnectionError)
 
     def _begin(self, status: int, content_type: str) -> None:
-        self._handler.send_response(status)
-        self._handler.send_header("Content-Type", content_type)
-        self._handler.send_header("Transfer-Encoding", "chunked")
-        self._handler.end_headers()
+        self._request.start(status, {"Content-Type": content_type, "Transfer-Encoding": "chunked"})
 
 
 Script = Callable[[Asked], None]
@@ -94,14 +91,7 @@ def say(*texts: str, reason: str = "stop", size: int | None = None) -> Script:
     return script
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has read enough hangs up."""
-
-
-class OpenAIServer:
+class OpenAIServer(Loopback):
     """Serves one scripted answer after the other, then `Hello.` to all.
 
     Attributes:
@@ -114,6 +104,7 @@ class OpenAIServer:
     """
 
     def __init__(self) -> None:
+        super().__init__(_Request)
         self.scripts: deque[Script] = deque()
         self.asked: list[dict[str, Any]] = []
         self.health: deque[int] = deque([200])
@@ -122,30 +113,17 @@ class OpenAIServer:
         self.most = 0
         self._now = 0
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, name="server", kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
     # What the server calls
 
-    def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+    def serve(self, request: Request[Any], body: dict[str, Any]) -> None:
         with self._lock:
             self.asked.append(body)
             script = self.scripts.popleft() if self.scripts else say("Hello", ".")
             self._now += 1
             self.most = max(self.most, self._now)
         try:
-            script(Asked(handler, body))
+            script(Asked(request, body))
         finally:
             with self._lock:
                 self._now -= 1
@@ -154,34 +132,18 @@ class OpenAIServer:
         return self.health.popleft() if len(self.health) > 1 else self.health[0]
 
 
-def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Request(Request[OpenAIServer]):
+    def do_GET(self) -> None:
+        if self.path == "/health":
+            self.answer_json(self.double.look(), {})
+        else:
+            self.answer_json(200, {"object": "list", "data": self.double.models})
 
-        def do_GET(self) -> None:
-            if self.path == "/health":
-                self._whole(server.look(), {})
-            else:
-                self._whole(200, {"object": "list", "data": server.models})
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if self.path == "/v1/chat/completions":
-                server.answer(self, body)
-            elif server.counts is None:
-                self._whole(404, {})
-            else:
-                self._whole(200, {"count": server.counts, "max_model_len": 1000, "tokens": []})
-
-        def _whole(self, status: int, body: object) -> None:
-            content = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Keeps the test's output quiet."""
-
-    return Handler
+    def do_POST(self) -> None:
+        body, counts = json.loads(self.body()), self.double.counts
+        if self.path == "/v1/chat/completions":
+            self.double.serve(self, body)
+        elif counts is None:
+            self.answer_json(404, {})
+        else:
+            self.answer_json(200, {"count": counts, "max_model_len": 1000, "tokens": []})

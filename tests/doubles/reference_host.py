@@ -5,11 +5,10 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+
+from tests.doubles.loopback import Loopback, Request
 
 Behaviour = Callable[["Handler"], None]
 
@@ -34,7 +33,7 @@ def drips(head: bytes, drop: bytes, *, seconds: float = 0.05) -> Behaviour:
 
     def behave(handler: Handler) -> None:
         handler.wfile.write(head)
-        while not handler.server.closing.wait(seconds):
+        while not handler.double.closing.wait(seconds):
             handler.wfile.write(drop)
 
     return behave
@@ -47,7 +46,7 @@ def pours(head: bytes, drop: bytes) -> Behaviour:
 
 def hangs(handler: Handler) -> None:
     """Never answers."""
-    handler.server.closing.wait()
+    handler.double.closing.wait()
 
 
 def resets(handler: Handler) -> None:
@@ -60,7 +59,7 @@ def stops_short(body: bytes) -> Behaviour:
     return answers(body, headers={"Content-Length": str(len(body) + 1000)})
 
 
-class ReferenceHost:
+class ReferenceHost(Loopback):
     """Serves what it is told to, inside a `with` block.
 
     Args:
@@ -71,34 +70,14 @@ class ReferenceHost:
     """
 
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(Handler, tls=tls)
         self.requests: list[tuple[str, dict[str, str]]] = []
         self._paths: dict[str, deque[Behaviour]] = {}
-        self._server = _Server(self, tls)
-        self._scheme = "https" if tls is not None else "http"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.closing.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    @property
-    def port(self) -> int:
-        return self._server.server_port
-
-    @property
-    def origin(self) -> str:
-        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def serve(self, path: str, *behaviours: Behaviour) -> str:
         """Serves a path: each request by the next behaviour, all further ones by the last. Returns its URL."""
         self._paths[path] = deque(behaviours)
-        return self.origin + path
+        return self.url + path
 
     def behave(self, handler: Handler) -> None:
         """Serves one request."""
@@ -107,38 +86,10 @@ class ReferenceHost:
         (behaviours.popleft() if len(behaviours) > 1 else behaviours[0])(handler)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, host: ReferenceHost, tls: ssl.SSLContext | None) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.host = host
-        self.closing = threading.Event()
-        self._tls = tls
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        if self._tls is not None:
-            request = self._tls.wrap_socket(request, server_side=True)
-        super().finish_request(request, client_address)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that hangs up is what many tests are about."""
-
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(Request[ReferenceHost]):
     """One request."""
 
-    server: _Server
+    protocol_version = "HTTP/1.0"  # its connections are not kept
 
     def do_GET(self) -> None:
-        self.server.host.behave(self)
-
-    def start(self, status: int, headers: Mapping[str, str]) -> None:
-        """Sends status and headers."""
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing is printed."""
+        self.double.behave(self)

@@ -9,17 +9,17 @@ from __future__ import annotations
 import json
 import socket
 import struct
-import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
-from typing import Any, Self
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from werkzeug.formparser import FormDataParser
 from werkzeug.http import parse_options_header
+
+from tests.doubles.loopback import Loopback, Request
 
 Fault = Callable[["Handler"], None]
 Behaviour = Callable[[Any], None]
@@ -70,10 +70,10 @@ def truncates_the_answer(handler: Handler) -> None:
 def hangs(handler: Handler) -> None:
     """Reads the request and never answers."""
     handler.read_body()
-    handler.server.closing.wait()
+    handler.double.closing.wait()
 
 
-class StorageServer:
+class StorageServer(Loopback):
     """One bucket, served inside a `with` block.
 
     Args:
@@ -92,6 +92,7 @@ class StorageServer:
     def __init__(
         self, key: str, *, bucket: str = "workspace-temp", size_limit: int | None = None, mime_types: list[str] | None = None
     ) -> None:
+        super().__init__(Handler)
         self.key = key
         self.bucket = bucket
         self.size_limit = size_limit
@@ -102,23 +103,9 @@ class StorageServer:
         self.outage: Fault | None = None
         self._faults: deque[Fault] = deque()
         self._paths: dict[str, deque[Behaviour]] = {}
-        self._server = _Server(self)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.closing.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        """What to set `SUPABASE_URL` to."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+    def connected(self) -> None:
+        self.connections += 1
 
     def fail(self, *faults: Fault) -> None:
         """Serves the next requests by these, one each."""
@@ -144,28 +131,8 @@ class StorageServer:
         return self.outage or (self._faults.popleft() if self._faults else None)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, storage: StorageServer) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.storage = storage
-        self.closing = threading.Event()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.storage.connections += 1
-        super().process_request(request, client_address)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that hangs up is what many tests are about."""
-
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(Request[StorageServer]):
     """One connection."""
-
-    server: _Server
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         self._serve(self._get)
@@ -177,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         self._serve(self._upload)
 
     def _serve(self, usual: Callable[[], None]) -> None:
-        storage = self.server.storage
+        storage = self.double
         storage.requests.append((self.command, self.path))
         self._body: bytes | None = None
         if (behave := storage.next_behaviour(self.path)) is not None:
@@ -194,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
             usual()
 
     def _get(self) -> None:
-        storage, (kind, rest) = self.server.storage, self._parts()
+        storage, (kind, rest) = self.double, self._parts()
         bucket, _, key = rest.partition("/")
         if bucket != storage.bucket:
             self.refuse(404, "Bucket not found", "Bucket not found")
@@ -206,7 +173,7 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404, "not_found", "Object not found")
 
     def _describe_bucket(self) -> None:
-        storage = self.server.storage
+        storage = self.double
         moment = "2026-01-01T00:00:00.000Z"
         described = {"id": storage.bucket, "name": storage.bucket, "owner": "", "public": False, "created_at": moment, "updated_at": moment}
         limits = {"file_size_limit": storage.size_limit, "allowed_mime_types": storage.mime_types}
@@ -219,7 +186,7 @@ class Handler(BaseHTTPRequestHandler):
         return kind, rest
 
     def _upload(self) -> None:
-        storage = self.server.storage
+        storage = self.double
         bucket, _, key = self._parts()[1].partition("/")
         if bucket != storage.bucket:
             self.read_body()
@@ -237,7 +204,7 @@ class Handler(BaseHTTPRequestHandler):
     def store(self) -> None:
         """Stores what is uploaded."""
         content, content_type, metadata = self._form()
-        self.server.storage.objects[self._parts()[1].partition("/")[2]] = StoredObject(content, content_type, metadata)
+        self.double.objects[self._parts()[1].partition("/")[2]] = StoredObject(content, content_type, metadata)
 
     def _form(self) -> tuple[bytes, str, dict[str, Any]]:
         mimetype, options = parse_options_header(self.headers["content-type"])
@@ -249,23 +216,8 @@ class Handler(BaseHTTPRequestHandler):
     def read_body(self) -> bytes:
         """The body, which is read once."""
         if self._body is None:
-            self._body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            self._body = self.body()
         return self._body
-
-    def start(self, status: int, headers: Mapping[str, str]) -> None:
-        """Sends status and headers."""
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def answer(self, http: int, body: bytes, content_type: str = "application/json") -> None:
-        """Sends an answer."""
-        self.send_response(http)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
 
     def refuse(self, status: int, error: str, message: str) -> None:
         """Sends an error, with its real status in the body."""
@@ -273,7 +225,4 @@ class Handler(BaseHTTPRequestHandler):
 
     def _refuse_early(self, status: int, error: str, message: str) -> None:
         self.refuse(status, error, message)
-        self.server.closing.wait()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing is printed."""
+        self.double.closing.wait()
