@@ -15,7 +15,7 @@ from shared.contract.loras import Lora
 from shared.contract.references import Reference
 from shared.contract.request import Request, id_wire, type_wire, user_id_wire
 from shared.contract.samplers import FEWEST_STEPS, Scheduler
-from shared.contract.sdxl_parts import AdapterReference, Control, Enhance, ReferenceMode, ReferenceType, Refiner, Upscale
+from shared.contract.sdxl_parts import MOST_CONTROLS, AdapterReference, Control, Enhance, ReferenceMode, ReferenceType, Refiner, Upscale
 from shared.contract.sizes import Size, SizeWord, round_side, side_of
 from shared.contract.wire import UNSET, Otherwise, Wire, refuse
 
@@ -107,7 +107,9 @@ class SdxlRequest(Request):
         Name | None, Wire("config.vae"), Field(description="A VAE from the catalogue; without one the checkpoint's, safe in fp16.")
     ] = None
     controls: Annotated[
-        tuple[Control, ...], Field(strict=False, max_length=16, description="ControlNets that guide the picture."), Wire("config.controls")
+        tuple[Control, ...],
+        Field(strict=False, max_length=MOST_CONTROLS, description="ControlNets that guide the picture."),
+        Wire("config.controls"),
     ] = ()
     refiner: Annotated[Refiner | None, Wire("config.refiner"), Field(description="Finishes the picture with the refiner.")] = None
     upscale: Annotated[Upscale | None, Wire("config.upscale"), Field(description="Enlarges the finished picture.")] = None

@@ -27,6 +27,10 @@ ReferenceMode = Annotated[
 """What is to become of a reference, where a caller chooses."""
 
 
+MOST_CONTROLS = 16
+"""ControlNets that a request may have."""
+
+
 class Control(Part):
     """One ControlNet and the picture that guides it."""
 

@@ -54,7 +54,8 @@ BOARDS: Mapping[Kind, Board] = {
 }
 """Every kind."""
 
-_LIMIT = 8 * 2**30  # SDXL's refiner and a dozen LoRAs, or three ControlNets, in half precision
+LIMIT = 8 * 2**30
+"""Bytes that are kept of what was loaded: SDXL's refiner and a dozen LoRAs, or three ControlNets, in half precision."""
 _SUFFIX = ".safetensors"
 _CONFIGURATIONS = ("config.json", "model_index.json")
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .+-]*")
@@ -68,7 +69,7 @@ class Shelf:
         limit: Bytes that may be kept of what was loaded from it.
     """
 
-    def __init__(self, folder: Path, limit: int = _LIMIT) -> None:
+    def __init__(self, folder: Path, limit: int = LIMIT) -> None:
         self._folder = folder
         self._kept = Kept(limit)
 

@@ -6,14 +6,17 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from builder import sdxl_page as sdxl_page_module
 from builder.sdxl_memory import REFINER
-from builder.sdxl_page import CARD, memory_table, parameters, sdxl_page
+from builder.sdxl_page import CARD, Beside, controls_table, memory_table, most_controls, parameters, sdxl_page
 from handlers.sdxl.adapters import SERVING
 from shared.contract.sdxl import SdxlRequest
+from shared.contract.sdxl_parts import MOST_CONTROLS
 from shared.contract.wire import wires
 
 TESTS = Path(__file__).parents[1]
@@ -61,15 +64,32 @@ def test_every_combination_that_is_allowed_is_reckoned_and_says_whether_it_fits(
         assert float(row[1]) < float(row[2])
 
 
+def test_as_many_controlnets_are_said_to_fit_as_the_card_has_room_for() -> None:
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in controls_table().splitlines()[2:]]
+    assert [row[0] for row in rows] == ["nothing", "LoRAs", "two adapters", "two adapters, LoRAs"]
+    for row, beside in zip(
+        rows, (Beside(adapters=adapters, loras=loras) for adapters in (False, True) for loras in (False, True)), strict=True
+    ):
+        for said, side in zip(row[1:], (1024, 2048), strict=True):
+            most = int(said)
+            assert replace(beside, controls=most).needs(side) <= CARD < replace(beside, controls=most + 1).needs(side)
+            assert most > 2, "the other table goes that far"
+            assert most == most_controls(beside, side) < MOST_CONTROLS
+
+
+def test_each_further_controlnet_takes_its_weights_and_nothing_more() -> None:
+    steps = [Beside(controls=count + 1).needs(1024) - Beside(controls=count).needs(1024) for count in range(1, 16)]
+    assert steps == pytest.approx([sdxl_page_module._CONTROLNET] * 15)
+
+
 def test_weights_are_those_of_the_published_networks() -> None:
     import torch
     from diffusers import ControlNetModel, UNet2DConditionModel
 
-    from builder import sdxl_page
     from shared.models.checkpoint import CONFIGURATION
 
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(CONFIGURATION / "unet"))
         networks = (ControlNetModel.from_unet(unet, load_weights_from_unet=False), UNet2DConditionModel(**REFINER))
     sizes = [sum(tensor.numel() for tensor in network.parameters()) * 2 / 1e9 for network in networks]
-    assert sizes == pytest.approx([sdxl_page._CONTROLNET, sdxl_page._REFINER], abs=0.001)
+    assert sizes == pytest.approx([sdxl_page_module._CONTROLNET, sdxl_page_module._REFINER], abs=0.001)
