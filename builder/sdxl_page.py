@@ -112,8 +112,8 @@ def _name(test: str) -> str:
 
 def memory_table() -> str:
     """GB of a card that each combination needs, weights included."""
-    guides = ({}, {"refiner": True}, {"controls": 1}, {"controls": 2})
-    combinations = [Beside(**guide, adapters=adapters, loras=loras) for guide, adapters, loras in product(guides, *_OTHERS)]
+    guides = (Beside(), Beside(refiner=True), Beside(controls=1), Beside(controls=2))
+    combinations = [replace(guide, adapters=adapters, loras=loras) for guide, adapters, loras in product(guides, *_OTHERS)]
     head = ("beside SDXL", "1024 × 1024", "2048 × 2048", f"fits {CARD:.0f} GB")
     rows = [(each.name, f"{each.needs(1024):.1f}", f"{each.needs(2048):.1f}", "yes" if each.fits(2048) else "no") for each in combinations]
     return table(head, rows)
