@@ -14,6 +14,7 @@ from shared.webhooks import Webhook
 
 def main() -> int:
     """Returns 0 when nothing waits any more."""
+    configure_logging("INFO")  # until it is known what the operator wants
     try:
         settings = load_settings()
         configure_logging(settings.log_level)

@@ -17,7 +17,7 @@ from typing import Literal
 from shared.jobs.outbox import Outbox
 from shared.settings import Settings, SettingsError, check_complete, load_settings
 from shared.storage import open_storage
-from shared.telemetry import configure_logging, logger
+from shared.telemetry import logger
 from shared.webhooks import Webhook
 from shared.weights.catalogue import Weights
 from shared.weights.resolve import resolve
@@ -49,7 +49,6 @@ def self_check(scope: Scope, libraries: Sequence[str], checks: Mapping[str, Chec
         checks: Its own, by name.
         needs: The weights that it cannot do without, as the operator has it.
     """
-    configure_logging("INFO")
     try:
         settings = load_settings()
     except SettingsError as error:

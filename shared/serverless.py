@@ -35,7 +35,7 @@ from shared.jobs.watched import WatchedText
 from shared.self_check import scope_of, self_check, wrong_at_start
 from shared.settings import Settings, SettingsError, on_runpod, prepare_environment, read_settings
 from shared.storage import open_storage
-from shared.telemetry import configure_logging, logger
+from shared.telemetry import configure_logging, logger, watch_errors
 from shared.webhooks import Webhook
 from shared.weights.catalogue import Weights
 
@@ -91,6 +91,7 @@ def serve(handler: Handler[RequestT]) -> None:
     With `--check` on its command line it only looks whether it could start.
     """
     prepare_environment()
+    configure_logging("INFO")  # until it is known what the operator wants: not even this may fail in too many words
     if (scope := scope_of(sys.argv[1:])) is not None:
         self_check(scope, handler.libraries, handler.checks, handler.needs)
     try:
@@ -295,4 +296,7 @@ def _runpod() -> Any:
 
 
 def _start_sdk(config: dict[str, Any]) -> None:
-    _runpod().start(config)
+    try:
+        _runpod().start(config)
+    finally:
+        watch_errors()  # the SDK has put a hook of its own there, which prints tracebacks

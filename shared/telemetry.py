@@ -1,4 +1,8 @@
-"""One structured line per step with the job's id, and the seconds that each step took."""
+"""One structured line per step with the job's id, and the seconds that each step took.
+
+What others say is said without its text: libraries put prompts, URLs with their tokens and headers with their keys into errors and into
+lines of their own. Above DEBUG an error is its type and where it was raised, and a library's line is who wrote it and where.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,22 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+import traceback
+import warnings
+from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import Any
 
 import structlog
 from structlog.contextvars import bound_contextvars, merge_contextvars
 
-# These put URLs with their query strings, and so tokens, into lines at INFO.
+# These write a line for each request, or for each header with the key that it holds.
 _TALKATIVE = ("httpx", "httpcore", "hpack", "urllib3", "aiohttp", "stamina", "PIL")
 
 
 def configure_logging(level: str) -> None:
-    """Sends structured lines to standard output: JSON for machines, columns for a terminal.
+    """Sends structured lines to standard output: JSON for machines, columns for a terminal. What others say loses its text.
 
     Args:
         level: The least level that is logged, as in `logging`.
@@ -29,6 +36,7 @@ def configure_logging(level: str) -> None:
             merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _without_text,
             structlog.processors.format_exc_info,
             renderer,
         ],
@@ -38,6 +46,56 @@ def configure_logging(level: str) -> None:
     )
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.setLogRecordFactory(logging.LogRecord if level == "DEBUG" else _record_without_text)
+    warnings.showwarning = _show_warning
+    watch_errors()
+
+
+def watch_errors() -> None:
+    """Lets errors that nobody catches be logged by their type, in any thread. To be called again after what puts hooks of its own there."""
+    sys.excepthook = lambda _kind, error, _trace: log_error("this process fails", error)
+    threading.excepthook = lambda thrown: log_error("a thread has failed", thrown.exc_value)
+    sys.unraisablehook = lambda thrown: log_error("an error had nowhere to go", thrown.exc_value)
+
+
+def log_error(event: str, error: BaseException | None, level: str = "error", **facts: object) -> None:
+    """Logs an error by its type and where it was raised; at DEBUG in full.
+
+    Args:
+        event: What has happened.
+        error: Why.
+        level: Of the line without the text.
+        facts: What else is known, fit for a log.
+    """
+    getattr(logger(), level)(event, **facts, error_type=type(error).__name__, where=_where(error))
+    logger().debug(f"{event}, in full", exc_info=error)
+
+
+def _where(error: BaseException | None) -> str:
+    frames = traceback.extract_tb(error.__traceback__) if error is not None else []
+    return f"{frames[-1].name}:{frames[-1].lineno}" if frames else "nowhere"
+
+
+def _without_text(_logger: object, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Above DEBUG, leaves the type of an error in place of its traceback, whoever has put it into a line."""
+    if method != "debug" and (given := line.pop("exc_info", None)):
+        error = given if isinstance(given, BaseException) else sys.exc_info()[1]
+        line["error_type"] = type(error).__name__
+    return line
+
+
+def _record_without_text(
+    name: str, level: int, path: str, lineno: int, msg: object, args: object, exc_info: Any, func: str | None = None, *_: object
+) -> logging.LogRecord:
+    """A library's line. It is made so, and not only shown so, because libraries have handlers of their own."""
+    error = f", {exc_info[0].__name__}" if isinstance(exc_info, tuple) and exc_info[0] is not None else ""
+    text = f"{name}: a line without its text ({PurePath(path).name}:{lineno}{error})"
+    return logging.LogRecord(name, level, path, lineno, text, (), None, func)
+
+
+def _show_warning(message: object, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+    logger().warning("a library warns", category=category.__name__, where=f"{PurePath(filename).name}:{lineno}")
+    logger().debug("a library warns, in full", text=str(message))
 
 
 def logger() -> structlog.stdlib.BoundLogger:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from shared.jobs.recipe import Product, Recipe, Run
 from shared.jobs.threads import finished, settled, submit
 from shared.jobs.watchdog import overseen
 from shared.storage.protocol import Storage
-from shared.telemetry import Clock, job_context, logger
+from shared.telemetry import Clock, job_context, log_error, logger
 
 STEPS = ("validate", "fetch", "generate", "encode", "upload")
 RequestT = TypeVar("RequestT", bound=Request)
@@ -195,9 +194,6 @@ def _failed(identity: Identity, worker: Worker[RequestT], error: Exception, cloc
     known = classify(error, identity.job_id)
     if known.replaces_worker:
         worker.gpu.condemn()
-    frame = traceback.extract_tb(error.__traceback__)[-1]
     # What the caller can mend is no fault of the worker.
-    log = logger().error if known.retryable else logger().warning
-    log("job failed", code=known.code, error_type=type(error).__name__, where=f"{frame.name}:{frame.lineno}")
-    logger().debug("job failed, in full", exc_info=error)
+    log_error("job failed", error, "error" if known.retryable else "warning", code=known.code)
     return Failed(payload.failed(identity, worker.id, known, clock, warnings), known)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import threading
-import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -22,7 +21,7 @@ from handlers.chat.refusals import no_such_model, too_long
 from shared.contract.chat import ChatRequest
 from shared.errors import Cancelled, DeviceError, JobError
 from shared.jobs.cancel import CancelToken
-from shared.telemetry import logger
+from shared.telemetry import log_error
 
 # A network volume gives 15 GB within one to three minutes. One that gives nothing would keep everybody waiting for ever.
 _PATIENCE = 600.0
@@ -174,9 +173,7 @@ class BatchingEngine:
         over: JobError = Cancelled("The worker is being shut down.")
         if error is not None:
             over = DeviceError("The engine that writes answers has failed; the worker is replaced. Send the job again.")
-            frame = traceback.extract_tb(trace)[-1]
-            logger().error("engine failed", error_type=type(error).__name__, where=f"{frame.name}:{frame.lineno}")
-            logger().debug("engine failed, in full", exc_info=error)
+            log_error("engine failed", error)
         with self._changed:
             self._over = over
             rows = [*self._arrived, *self._waiting, *self._models.rows]
