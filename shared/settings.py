@@ -40,12 +40,15 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
-    """What the operator decides. Every field is an environment variable; an empty variable counts as unset."""
+    """What the operator decides. Every field is an environment variable; an empty variable counts as unset.
+
+    Keys are masked wherever they are shown, and URLs are not shown at all, because they may hold a token or a password.
+    """
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
 
     # Where results go
-    supabase_url: Url | None = Field(None, description="The Supabase project. Without it results go to `OUTPUT_DIR`.")
+    supabase_url: Url | None = Field(None, repr=False, description="The Supabase project. Without it results go to `OUTPUT_DIR`.")
     supabase_key: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY"),
@@ -63,7 +66,9 @@ class Settings(BaseSettings):
 
     # Callbacks
     job_callback_secret: SecretStr | None = Field(None, description="The key of both webhook signatures.")
-    job_callback_url: Url | None = Field(None, description="Where callbacks go; by default `{SUPABASE_URL}/functions/v1/job-callback`.")
+    job_callback_url: Url | None = Field(
+        None, repr=False, description="Where callbacks go; by default `{SUPABASE_URL}/functions/v1/job-callback`."
+    )
     callback_allowed_hosts: Hosts = Field((), description="Hosts that a request's own `callback_url` may name, separated by commas.")
     callback_deadline: Seconds = Field(75.0, description="Seconds for one callback with all its retries.")
     callback_processing: bool = Field(False, description="Also send one `processing` callback when a job starts.")
@@ -130,7 +135,9 @@ class Settings(BaseSettings):
         None, gt=0, allow_inf_nan=False, description="GiB for what chat models remember of conversations; by default what they leave."
     )
     chat_engine_url: Url | None = Field(
-        None, description="A server on this machine that speaks OpenAI's protocol and writes the chats: `http://127.0.0.1:8000`."
+        None,
+        repr=False,
+        description="A server on this machine that speaks OpenAI's protocol and writes the chats: `http://127.0.0.1:8000`.",
     )
     chat_engine_model: str | None = Field(None, description="What that server calls the model; not needed where it serves only one.")
     chat_engine_context: int | None = Field(None, gt=0, description="Tokens that its model holds, where the server does not say it.")

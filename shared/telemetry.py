@@ -84,16 +84,15 @@ def _without_text(_logger: object, method: str, line: MutableMapping[str, Any]) 
     return line
 
 
-def _record_without_text(
-    name: str, level: int, path: str, lineno: int, msg: object, args: object, exc_info: Any, func: str | None = None, *_: object
-) -> logging.LogRecord:
+def _record_without_text(name: str, level: int, path: str, lineno: int, *rest: Any) -> logging.LogRecord:
     """A library's line. It is made so, and not only shown so, because libraries have handlers of their own."""
-    error = f", {exc_info[0].__name__}" if isinstance(exc_info, tuple) and exc_info[0] is not None else ""
+    _message, _arguments, thrown, *_ = rest
+    error = f", {thrown[0].__name__}" if isinstance(thrown, tuple) and thrown[0] is not None else ""
     text = f"{name}: a line without its text ({PurePath(path).name}:{lineno}{error})"
-    return logging.LogRecord(name, level, path, lineno, text, (), None, func)
+    return logging.LogRecord(name, level, path, lineno, text, (), None)
 
 
-def _show_warning(message: object, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object) -> None:
     logger().warning("a library warns", category=category.__name__, where=f"{PurePath(filename).name}:{lineno}")
     logger().debug("a library warns, in full", text=str(message))
 

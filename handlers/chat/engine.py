@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
@@ -33,7 +33,7 @@ class Piece:
         tokens: How many tokens the answer has by now.
     """
 
-    text: str
+    text: str = field(repr=False)
     tokens: int
 
 
@@ -52,7 +52,7 @@ class Finished:
         repeats: Whether the answer was ended because the model had begun to repeat itself.
     """
 
-    text: str
+    text: str = field(repr=False)
     finish_reason: Literal["stop", "length"]
     prompt_tokens: int
     completion_tokens: int

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Event
 from types import TracebackType
@@ -37,7 +37,7 @@ class Asked:
         is_json: Whether an answer that the model has ended is JSON: some servers take `response_format` and do nothing about it.
     """
 
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] = field(repr=False)
     too_long: ContextLengthExceeded
     is_json: bool = False
 

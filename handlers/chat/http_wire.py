@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from shared.contract.chat import ChatRequest
 from shared.contract.names import show_name
@@ -31,7 +31,7 @@ class Usage(BaseModel):
 
 
 class _Delta(BaseModel):
-    content: str | None = None
+    content: str | None = Field(None, repr=False)
 
 
 class _Choice(BaseModel):

@@ -41,8 +41,8 @@ class Stage:
     pipeline: Any
     noise: list[torch.Generator] = field(default_factory=list)
     method: Method = "none"
-    arguments: dict[str, Any] = field(default_factory=dict)
-    each: dict[str, Tensor] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict, repr=False)
+    each: dict[str, Tensor] = field(default_factory=dict, repr=False)
     refine: Refinement | None = None
     free: Callable[[], int | None] = lambda: None
     notes: dict[str, JsonValue] = field(default_factory=dict)

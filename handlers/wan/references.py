@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -25,7 +25,7 @@ class Conditions:
         leading: Latent frames in front of the clip's own that it makes for pictures to resemble; they are not part of the clip.
     """
 
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, Any] = field(repr=False)
     leading: int
 
 

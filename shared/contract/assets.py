@@ -135,7 +135,7 @@ class TextAsset(Closed):
 
     type: Literal["text"] = "text"
     asset_index: Annotated[int, Field(ge=0, description="Equals the position in `assets`, always.")]
-    content: str
+    content: Annotated[str, Field(repr=False)]
     metadata: TextMetadata
 
 

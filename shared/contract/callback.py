@@ -148,8 +148,8 @@ class CompletedPayload(_Completed):
     assets: Annotated[tuple[Asset, ...], Field(strict=False)]
     metadata: CompletedMetadata
     success: bool | None = left_out_if_none
-    response: str | None = left_out_if_none
-    enhanced_prompt: str | None = left_out_if_none
+    response: Annotated[str | None, Field(repr=False)] = left_out_if_none
+    enhanced_prompt: Annotated[str | None, Field(repr=False)] = left_out_if_none
     tokens_generated: int | None = left_out_if_none
     generation_time: float | None = left_out_if_none
     model_info: ModelInfo | None = left_out_if_none
@@ -182,8 +182,8 @@ class ChatCompleted(_Completed):
     assets: Annotated[tuple[TextAsset, ...], Field(strict=False)]
     metadata: ChatMetadata
     success: Literal[True]
-    response: Annotated[str, Field(description="The answer, as in the asset.")]
-    enhanced_prompt: Annotated[str | None, Field(description="Enhancements only: the answer again.")] = left_out_if_none
+    response: Annotated[str, Field(repr=False, description="The answer, as in the asset.")]
+    enhanced_prompt: Annotated[str | None, Field(repr=False, description="Enhancements only: the answer again.")] = left_out_if_none
     tokens_generated: int
     generation_time: float
     model_info: ModelInfo

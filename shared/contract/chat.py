@@ -69,7 +69,7 @@ class Message(Part):
     content: Annotated[
         Text,
         BeforeValidator(_join_parts, json_schema_input_type=str | list[TextPart]),
-        Field(description="What is said, as one string or as text parts, which are joined."),
+        Field(repr=False, description="What is said, as one string or as text parts, which are joined."),
     ]
 
 

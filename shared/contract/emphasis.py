@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 STRONGER = 1.1
 """What `(` … `)` multiplies by, as in the web UI (modules/prompt_parser.py there); `[` … `]` divides by it."""
@@ -26,7 +26,7 @@ _PARTNER = {")": "(", "]": "["}
 class Phrase:
     """Some text and how strongly it counts; 1 is as usual."""
 
-    text: str
+    text: str = field(repr=False)
     weight: float = 1.0
 
 

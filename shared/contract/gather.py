@@ -28,7 +28,7 @@ class Gathered:
         problems: What is already wrong.
     """
 
-    values: dict[str, object] = field(default_factory=dict)
+    values: dict[str, object] = field(default_factory=dict, repr=False)
     sources: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 

@@ -24,7 +24,7 @@ class OpenAIMessage(Closed):
     """What the model said."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: Annotated[str, Field(repr=False)]
     refusal: None = None
 
 
@@ -59,7 +59,7 @@ class OpenAIDelta(Closed):
     """What a chunk adds to the answer."""
 
     role: Literal["assistant"] | None = left_out_if_none
-    content: str | None = left_out_if_none
+    content: Annotated[str | None, Field(repr=False)] = left_out_if_none
 
 
 class OpenAIChunkChoice(Closed):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import urlsplit
@@ -124,7 +124,7 @@ class Identity:
     job_id: str
     user_id: str | None
     job_type: str | None
-    callback_url: str | None
+    callback_url: str | None = field(repr=False)
 
 
 def identify(raw: object, *, job_id: str, operator: Operator = DEFAULT_OPERATOR) -> Identity:

@@ -44,9 +44,11 @@ class JsonSchemaFormat(Part):
 
     stands_at: ClassVar[str] = "response_format.json_schema"
 
-    name: Annotated[Text | None, Field(description="Accepted for other clients' sake; means nothing here.")] = None
+    name: Annotated[Text | None, Field(repr=False, description="Accepted for other clients' sake; means nothing here.")] = None
     strict: Annotated[bool | None, Field(description="Accepted for other clients' sake; the answer always fits.")] = None
-    definition: Annotated[dict[str, JsonValue], BeforeValidator(_ensure_modest), Field(alias="schema", description="A JSON Schema.")]
+    definition: Annotated[
+        dict[str, JsonValue], BeforeValidator(_ensure_modest), Field(alias="schema", repr=False, description="A JSON Schema.")
+    ]
 
 
 class ResponseFormat(Part):

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -40,7 +40,7 @@ class Job:
     """What arrived: the id that RunPod gave it, and its input as it came."""
 
     id: str
-    input: object
+    input: object = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,8 @@ class Kept(BaseModel):
     user_id: str | None
     calls_back: bool
     webhook_id: Annotated[str, Field(pattern=WEBHOOK_ID)]
-    callback_url: str | None
-    payload: str
+    callback_url: Annotated[str | None, Field(repr=False)]
+    payload: Annotated[str, Field(repr=False)]
     files: tuple[KeptFile, ...] = ()
 
 

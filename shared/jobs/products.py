@@ -37,9 +37,9 @@ class Encoded:
         extras: What was asked for beside a clip, as files.
     """
 
-    content: bytes | Path
+    content: bytes | Path = field(repr=False)
     type: tuple[str, str]
-    preview: bytes
+    preview: bytes = field(repr=False)
     facts: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[ExtraKind, Path] = field(default_factory=dict)
 

@@ -27,7 +27,7 @@ class Picture:
         metadata: What was really done: effective steps, guidance, batch size …
     """
 
-    pixels: Pixels
+    pixels: Pixels = field(repr=False)
     seed: int
     format: str = "png"
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Clip:
         extras: What is to be stored beside it.
     """
 
-    frames: Iterable[Pixels]
+    frames: Iterable[Pixels] = field(repr=False)
     fps: int
     seed: int
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Clip:
 class Text:
     """One finished text. It is not stored: it rides in the payload."""
 
-    content: str
+    content: str = field(repr=False)
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
@@ -116,7 +116,7 @@ class Summary:
     """
 
     metadata: Mapping[str, JsonValue]
-    top_level: Mapping[str, JsonValue] = field(default_factory=dict)
+    top_level: Mapping[str, JsonValue] = field(default_factory=dict, repr=False)
     warnings: Sequence[str] = ()
 
 

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
+import httpx
 import structlog
 
 from shared.network import Deadline, FailedTry, tries
@@ -31,8 +32,6 @@ LOGGERS = (
 
 
 def _fail() -> NoReturn:
-    import httpx
-
     httpx.Response(403, request=httpx.Request("GET", URL)).raise_for_status()
     raise AssertionError("the line above raises")
 
@@ -61,7 +60,8 @@ def in_a_task_that_nobody_awaits() -> None:
         raise RuntimeError(CANARY)
 
     async def main() -> None:
-        asyncio.ensure_future(work())
+        task = asyncio.ensure_future(work())
+        del task
         await asyncio.sleep(0)
 
     asyncio.run(main())
@@ -89,7 +89,7 @@ def by_libraries() -> None:
 
     for library in (diffusers.utils.logging, huggingface_hub.utils.logging, transformers.utils.logging):
         library.get_logger("x")
-    torch._logging.set_logs(all=logging.INFO)
+    torch._logging.set_logs(all=logging.INFO)  # type: ignore[attr-defined]
     for name in LOGGERS:
         log = logging.getLogger(name)
         log.setLevel(logging.INFO)
@@ -98,7 +98,7 @@ def by_libraries() -> None:
             log.log(level, CANARY, stack_info=True)
         try:
             _fail()
-        except Exception:
+        except httpx.HTTPStatusError:
             log.exception(CANARY)
 
 
@@ -111,8 +111,6 @@ def by_a_library_that_prints_records() -> None:
 
 def by_a_request() -> None:
     """httpx writes whole URLs at INFO."""
-    import httpx
-
     transport = httpx.MockTransport(lambda _request: httpx.Response(200))
     with httpx.Client(transport=transport) as client:
         client.get(URL)
@@ -120,8 +118,6 @@ def by_a_request() -> None:
 
 def by_a_retry() -> None:
     """stamina writes why it tries again."""
-    import httpx
-
     for attempt in tries(Deadline(5), attempts=2, first_pause=0.01, longest_pause=0.01):
         with attempt:
             if attempt.num == 1:
@@ -134,7 +130,7 @@ def by_a_retry() -> None:
 def by_our_own_mistake() -> None:
     try:
         _fail()
-    except Exception as error:
+    except httpx.HTTPStatusError as error:
         logger().error("a line with an error", exc_info=error)
         logger().warning("a line with an error", exc_info=sys.exc_info())
         logger().exception("a line with an error")

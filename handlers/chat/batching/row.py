@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from handlers.chat.batching.cache import RowCache
@@ -26,7 +26,7 @@ class Prompt:
         shared: How many of them, from the first on, other requests may begin with, too; 0 for none.
     """
 
-    ids: Sequence[int]
+    ids: Sequence[int] = field(repr=False)
     shared: int = 0
 
 

@@ -1,0 +1,206 @@
+"""Whatever finds its way into a log line or a message shows nothing there that somebody wrote or that opens something.
+
+Every class of `shared` and `handlers` is found by walking them. Each of its fields that can hold a text is given one; unless it is named
+here as fit to be shown, neither `repr` nor `str` may show it. So a new class, and a new field, is private until somebody decides otherwise.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, SecretStr
+
+import handlers
+import shared
+from shared.contract.chat import ChatRequest
+from shared.contract.references import Reference
+from shared.contract.sdxl import SdxlRequest
+
+# Names, ids, kinds and numbers; what was written to be read by a caller or an operator; tensors and networks, which show no text.
+EVERYWHERE = frozenset(
+    {
+        "code", "error_code", "error_type", "field", "fields", "finish_reason", "format", "id", "job_id", "job_type", "kind", "mime",
+        "mime_type", "content_type", "model", "model_used", "name", "revision", "sha256", "type", "user_id", "webhook_id", "worker_id",
+        "warnings", "timings", "noun", "ending", "path", "licence", "repo", "source", "reference_mode", "reference_method",
+        "enhancement_source", "enhancement_type",
+    }
+)  # fmt: skip
+# Where each stands alone, because elsewhere the same name may mean something else.
+HERE = {
+    "shared.contract.assets": {
+        "_StoredAsset": {"url", "temp_storage_path", "thumbnail_url", "thumbnail_path"},  # keys of storage: ids and a number
+        "ImageAsset": {"url", "temp_storage_path", "thumbnail_url", "thumbnail_path"},
+        "VideoAsset": {"url", "temp_storage_path", "thumbnail_url", "thumbnail_path"},
+        "ExtraFile": {"url"},
+    },
+    "shared.contract.callback": {"FailedMetadata": {"assets_pending"}, "FailedPayload": {"error_message"}},
+    "shared.contract.context": {"Operator": {"callback_hosts", "chat_models"}, "Context": {"sources"}},
+    "shared.contract.gather": {"Gathered": {"sources"}},  # names of fields
+    "shared.contract.openai_answer": {"OpenAIErrorBody": {"message", "param"}},
+    "shared.contract.references": {"Reference": {"value"}},  # cut down before it is shown: see below
+    "shared.contract.wire": {"Wire": {"aliases"}, "Otherwise": {"text"}},  # the contract's own words
+    "shared.errors": {"Problem": {"sent", "allowed", "nearest"}},  # made fit to be shown by `describe`
+    "shared.jobs.lifecycle": {"Worker": {"request", "recipe"}},
+    "shared.jobs.outbox": {"KeptFile": {"key"}},
+    "shared.jobs.products": {"Encoded": {"facts"}},
+    "shared.jobs.recipe": {"Picture": {"metadata"}, "Clip": {"metadata"}, "Text": {"metadata"}, "Summary": {"metadata"}},
+    "shared.models.diffusion": {"WanPipelines": {"text", "vace", "pictures"}},
+    "shared.models.ip_adapters": {"Eye": {"encoder", "preparation"}, "IpAdapter": {"layers", "sees"}},
+    "shared.models.ladder": {"Rung": {"done"}},
+    "shared.models.language": {"ChatModel": {"tokenizer"}},
+    "shared.models.lora_files": {"Target": {"layers", "beginnings", "originals"}},
+    "shared.serverless": {"Handler": {"request", "checks", "libraries"}},
+    "shared.settings": {
+        "Settings": {
+            "storage_bucket", "callback_allowed_hosts", "reference_allowed_hosts", "chat_instruct_name", "chat_base_name",
+            "chat_engine_model", "sfw_words", "runpod_pod_id",
+        }
+    },
+    "shared.storage.protocol": {"Stored": {"key"}},
+    "shared.webhooks": {"Delivery": {"reason"}},
+    "shared.weights.additions": {"Addition": {"place", "serves"}},
+    "shared.weights.catalogue": {"Weights": {"patterns"}},
+    "shared.weights.hub": {"PublishedFile": {"blob"}},
+    "shared.weights.shelf": {"Board": {"folder", "only"}},
+    "handlers.chat.generate": {"ChatSettings": {"sfw_words"}},
+    "handlers.sdxl.adapters": {"Wanted": {"picture"}},
+    "handlers.sdxl.refiner": {"Network": {"unet"}, "Refinement": {"pipeline"}},
+    "handlers.sdxl.schedulers": {"Sampler": {"scheduler", "options"}},
+    "handlers.sdxl.stage": {"Stage": {"pipeline", "notes", "words"}},
+}  # fmt: skip
+
+
+def classes() -> Iterator[type]:
+    """Every class that `shared` and `handlers` define, also inside others."""
+    for package in (shared, handlers):
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            module = importlib.import_module(found.name)
+            yield from _within(module, module.__name__)
+
+
+def _within(holder: Any, module: str) -> Iterator[type]:
+    for held in vars(holder).values():
+        if inspect.isclass(held) and held.__module__ == module:
+            yield held
+            yield from _within(held, module)
+
+
+def may_hold_text(kind: Any) -> bool:
+    """Whether a text may be in a field of such a type itself; what is in an object of another class of ours is shown by that class."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return may_hold_text(inner[0])
+    if origin in (typing.Literal, collections.abc.Callable):
+        return False
+    if origin is not None:
+        return any(may_hold_text(each) for each in inner if each is not Ellipsis)
+    return not inspect.isclass(kind) or kind in (object, Any) or issubclass(kind, (str, bytes, dict, list, tuple, set, SecretStr))
+
+
+def canary(name: str) -> str:
+    return f"canary-{name}-{len(name)}"
+
+
+def filled(kind: type) -> tuple[Any, list[str]] | None:
+    """An object of a class with a canary in each field that may hold a text, and the names of those; None for classes without fields."""
+    if dataclasses.is_dataclass(kind):
+        hints = _hints(kind)
+        made = object.__new__(kind)
+        texts = [field.name for field in dataclasses.fields(kind) if may_hold_text(hints.get(field.name, str))]
+        for field in dataclasses.fields(kind):
+            object.__setattr__(made, field.name, canary(field.name) if field.name in texts else 7)
+        return made, texts
+    if issubclass(kind, BaseModel):
+        fields = kind.model_fields
+        texts = [name for name, field in fields.items() if may_hold_text(field.annotation)]
+        values: dict[str, Any] = {
+            name: SecretStr(canary(name)) if "SecretStr" in str(fields[name].annotation) else canary(name) for name in texts
+        }
+        return kind.model_construct(**dict[str, Any](dict.fromkeys(fields, 7)) | values), texts
+    return None
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(kind, include_extras=True)
+    except NameError:  # of what is imported for type checkers alone
+        return {}
+
+
+def fit_to_be_shown(kind: type) -> set[str]:
+    return set(EVERYWHERE) | HERE.get(kind.__module__, {}).get(kind.__name__, set())
+
+
+@pytest.fixture(scope="module")
+def found() -> list[type]:
+    return list(dict.fromkeys(classes()))
+
+
+def test_no_object_shows_a_text_that_is_not_named_as_fit_to_be_shown(found: list[type]) -> None:
+    shown = []
+    for kind in found:
+        if (made := filled(kind)) is None:
+            continue
+        instance, texts = made
+        said = f"{instance!r} {instance!s} {instance}"
+        shown += [
+            f"{kind.__module__}.{kind.__qualname__}.{name}" for name in texts if canary(name) in said and name not in fit_to_be_shown(kind)
+        ]
+    assert shown == []
+
+
+def test_a_new_class_with_a_text_would_be_noticed() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Careless:
+        prompt: str
+        steps: int
+
+    instance, texts = filled(Careless) or (None, [])
+    assert texts == ["prompt"]
+    assert canary("prompt") in repr(instance)
+    assert "prompt" not in fit_to_be_shown(Careless)
+
+
+def test_what_is_named_as_fit_to_be_shown_is_there(found: list[type]) -> None:
+    fields = {(kind.__module__, kind.__name__): set(filled(kind)[1]) for kind in found if filled(kind)}  # type: ignore[index]
+    gone = [
+        (module, name, sorted(names - fields.get((module, name), set()))) for module, kinds in HERE.items() for name, names in kinds.items()
+    ]
+    assert [each for each in gone if each[2]] == []
+
+
+def test_errors_show_their_message_and_nothing_else(found: list[type]) -> None:
+    for kind in found:
+        if issubclass(kind, BaseException) and "message" in inspect.signature(kind.__init__).parameters:
+            assert repr(kind("a message")).startswith(f"{kind.__name__}('a message'")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://user:canary@host.example:8443/a.png?token=canary#canary", "https://host.example:8443/a.png"),
+        ("data:image/png;base64,canary", "a data: URL of 28 characters"),
+        ("bucket/u/a.png?token=canary", "bucket/u/a.png"),
+        ("https://[canary", "a malformed URL"),
+    ],
+)
+def test_a_reference_shows_where_it_is_and_nothing_that_opens_it(text: str, shown: str) -> None:
+    reference = Reference.parse(text)
+    assert str(reference) == shown
+    assert "canary" not in f"{reference!r} {reference}"
+
+
+def test_what_a_request_asks_for_is_not_in_its_repr() -> None:
+    asked = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "canary-prompt", "negative_prompt": "canary-negative"}
+    request = SdxlRequest.parse(asked | {"config": {"loras": [{"name": "canary-lora"}]}}, job_id="j")
+    assert repr(request) == "SdxlRequest(job_id='j', type='sdxl_image_fast')"
+    words = ChatRequest.parse({"messages": [{"role": "user", "content": "canary-words"}], "stop": ["canary-stop"]}, job_id="j")
+    assert "canary" not in f"{words!r} {words} {words.messages!r} {list(map(str, words.messages))}"
