@@ -13,7 +13,7 @@ from torch import nn
 
 from shared.settings import SettingsError
 from shared.telemetry import logger
-from shared.weights.folders import is_half, weight_files
+from shared.weights.folders import is_half, led_astray, weight_files
 
 # A tokenizer may have fewer tokens than its model has rows (rows are padded to a round number), but not many fewer.
 _LEAST_SHARE_OF_ROWS = 0.9
@@ -37,9 +37,11 @@ def load_network(kind: Any, folder: Path, *, name: str, device: torch.device, dt
         The network, an instance of `kind` or of the class that `kind` chooses.
 
     Raises:
-        SettingsError: The weights are damaged, incomplete or of another model.
+        SettingsError: The weights are damaged, incomplete or of another model, or their folder names other files than `.safetensors`.
     """
     started = time.perf_counter()
+    if reasons := led_astray(folder):
+        raise _unusable(name, reasons)
     files = weight_files(folder, half=dtype == torch.float16)
     variant = "fp16" if files and is_half(files[0]) else None
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from shared.weights.catalogue import Layout
 
 _HALF = "fp16"
+_SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
 _TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
 
 
@@ -44,6 +46,26 @@ def weight_files(folder: Path, *, half: bool = False) -> list[Path]:
     return chosen or files
 
 
+def led_astray(folder: Path) -> list[str]:
+    """Says what in a network's folder would have the libraries read other files than the `.safetensors` in it: pickles, for instance.
+
+    They follow what such a folder says of itself, whatever they are told about formats.
+
+    Args:
+        folder: The network's own folder.
+
+    Returns:
+        The reasons not to give it to them; empty when there are none.
+    """
+    indexes = [path.name for path in sorted(folder.glob("*.index*.json")) if not all(_SHARD.fullmatch(shard) for shard in _shards(path))]
+    reasons = [f"{name} names files that are not .safetensors beside it" for name in indexes]
+    if "transformers_weights" in _read(folder / "config.json"):
+        reasons.append("config.json names a file of weights (transformers_weights)")
+    if (folder / "adapter_config.json").exists():
+        reasons.append("an adapter lies in its folder (adapter_config.json)")
+    return reasons
+
+
 def is_half(path: Path) -> bool:
     """Whether a file's name says that it is the half-precision variant, as in `model.fp16.safetensors`."""
     return _HALF in path.name.replace("-", ".").split(".")
@@ -76,7 +98,7 @@ def _missing_of_network(folder: Path) -> Iterator[Path]:
 
 def _shards(index: Path) -> list[str]:
     parts = _read(index).get("weight_map")
-    return sorted(set(parts.values())) if isinstance(parts, dict) else []
+    return sorted({str(part) for part in parts.values()}) if isinstance(parts, dict) else []
 
 
 def _missing_of_tokenizer(folder: Path) -> Iterator[Path]:
