@@ -129,12 +129,17 @@ class Shelf:
         home = (self._folder / board.folder).resolve()
         if not home.is_dir():
             return {}
-        found = {_name(path): path for path in sorted(home.iterdir()) if _counts(path, board) and path.resolve().is_relative_to(home)}
+        found = {_name(path): path for path in sorted(home.iterdir()) if _counts(path, board) and _is_within(path, home)}
         return {name: path for name, path in _plain(found) if board.only in (None, name)}
 
 
 def _name(path: Path) -> str:
     return path.name.removesuffix(_SUFFIX) if path.is_file() else path.name
+
+
+def _is_within(path: Path, home: Path) -> bool:
+    """Whether neither it, nor anything in it, is a link to somewhere else."""
+    return all(each.resolve().is_relative_to(home) for each in (path, *(path.rglob("*") if path.is_dir() else ())))
 
 
 def _counts(path: Path, board: Board) -> bool:
