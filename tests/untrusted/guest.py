@@ -1,7 +1,7 @@
 """Loads whatever it is told to, and says what was opened and run meanwhile: `python -m tests.untrusted.guest`.
 
-Reads JSON lines of `[loader, path]` from standard input and answers each with one line. Python's own audit hook watches from below: every
-file that is opened by Python, every name that an unpickler looks up, every process that is started.
+Reads JSON lines of `[number, loader, path]` from standard input and answers each with one line. Python's own audit hook watches from
+below: every file that is opened by Python, every name that an unpickler looks up, every process that is started.
 """
 
 from __future__ import annotations
@@ -134,14 +134,14 @@ def main() -> None:
     sys.addaudithook(_watch)
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
-        loader, path = json.loads(line)
+        number, loader, path = json.loads(line)
         SEEN.clear()
         outcome = "loaded"
         try:
             LOADERS[loader](Path(path))
         except Exception as error:  # noqa: BLE001 - whatever it is, the test judges it
             outcome = f"{type(error).__name__}: {error}"
-        print(json.dumps([outcome, SEEN]), file=answers, flush=True)
+        print(json.dumps([number, outcome, SEEN]), file=answers, flush=True)
 
 
 if __name__ == "__main__":
