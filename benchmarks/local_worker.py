@@ -36,7 +36,7 @@ def local_worker(name: str, models: Path, folder: Path, recipe: Recipe[Any] | No
     handler: Handler[Any] = importlib.import_module(f"handlers.{name}.handler").HANDLER
     settings = Settings(models_dir=models, output_dir=folder)
     storage = LocalDisk(folder)
-    with GpuThread() as gpu, ThreadPoolExecutor(8) as threads:
+    with GpuThread() as gpu, ThreadPoolExecutor(1) as threads:
         yield Worker(
             id="bench",
             request=handler.request,
@@ -46,7 +46,6 @@ def local_worker(name: str, models: Path, folder: Path, recipe: Recipe[Any] | No
             fetcher=Fetcher(settings),
             courier=Courier(storage, Webhook(settings), threads, unasked=False, announces=False),
             gpu=gpu,
-            threads=threads,
         )
 
 

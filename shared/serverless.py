@@ -42,8 +42,6 @@ from shared.weights.catalogue import Weights
 RequestT = TypeVar("RequestT", bound=Request)
 T = TypeVar("T")
 
-# Encoding and uploading six pictures of one job and calling back for another, side by side.
-_THREADS = 8
 # A piece of text is one request of the SDK, and a reader sees no difference below this: seconds between two.
 _STREAM_INTERVAL = 0.075
 # Seconds that one progress update may take on its way.
@@ -162,7 +160,6 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
     storage, webhook = open_storage(settings), Webhook(settings)
     outbox = Outbox(settings.outbox, max_bytes=settings.outbox_max_bytes, max_age=settings.outbox_max_age)
     gpu = GpuThread()
-    threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="io")
     recipe = _checked("weights", lambda: gpu.submit(partial(handler.load, settings)).result())
     concurrency = _concurrency(handler, recipe, settings)
     # Of their own, so that a receiver that does not answer keeps no upload waiting.
@@ -183,7 +180,6 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
         fetcher=Fetcher(settings),
         courier=Courier(storage, webhook, callbacks, unasked=handler.calls_back, announces=settings.callback_processing, outbox=outbox),
         gpu=gpu if handler.together is None else GpuThread(concurrency),
-        threads=threads,
         grace=settings.job_grace,
         concurrency=concurrency,
     )

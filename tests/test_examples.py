@@ -63,7 +63,7 @@ def test_an_example_runs(path: Path, tmp_path: Path, tiny_models: Path) -> None:
     with GpuThread() as gpu, ThreadPoolExecutor(4) as threads:
         recipe = gpu.submit(partial(handler.load, settings)).result()
         courier = Courier(disk, Webhook(settings), threads, unasked=False, announces=False)
-        worker = Worker("example", handler.request, recipe, Operator(), disk, Fetcher(settings), courier, gpu, threads)
+        worker = Worker("example", handler.request, recipe, Operator(), disk, Fetcher(settings), courier, gpu)
         run = Run("example", CancelToken(60), lambda done, total, *, text=None, preview=None: None)
         end = asyncio.run(run_job(Job("example", request), worker, run))
     if path.stem in REFUSED:

@@ -25,8 +25,8 @@ from shared.jobs.deliver import Courier, deliverable
 from shared.jobs.gpu import GpuThread
 from shared.jobs.parcel import Parcel
 from shared.jobs.products import store
-from shared.jobs.recipe import Product, Recipe, Run
-from shared.jobs.threads import finished, settled, submit
+from shared.jobs.recipe import Product, Recipe, Run, Summary
+from shared.jobs.threads import finished, settled, submit, threads_of_its_own
 from shared.jobs.watchdog import overseen
 from shared.storage.protocol import Storage
 from shared.telemetry import Clock, job_context, log_error, logger
@@ -53,7 +53,6 @@ class Worker(Generic[RequestT]):
         recipe: The handler, its models loaded.
         operator: What the operator decides about requests.
         gpu: One thread, which owns the GPU; or, for a recipe that has such a thread of its own, one for each job that it does at once.
-        threads: Threads for encoding, uploading, fetching and calling back.
         grace: Seconds that a step may take beyond a job's deadline. Then the job is answered without its work, and the worker replaced.
         concurrency: How many jobs are in hand at once.
     """
@@ -66,7 +65,6 @@ class Worker(Generic[RequestT]):
     fetcher: Fetcher
     courier: Courier
     gpu: GpuThread
-    threads: Executor
     grace: float = 20.0
     concurrency: int = 1
 
@@ -126,18 +124,18 @@ async def run_job(job: Job, worker: Worker[RequestT], run: Run) -> Ended:
 
 
 async def _complete(job: Job, identity: Identity, worker: Worker[RequestT], run: Run, clock: Clock) -> CompletedPayload:
-    request = await _validate(job, worker, run, clock)
-    run.warnings.extend(request.warnings)
-    await worker.courier.announce(identity, worker.id, run.cancel)
-    references = await _fetch(request, worker, run, clock)
-    with worker.courier.parcel(identity) as parcel:
-        products, assets = await _make(request, references, worker, parcel, run, clock)
-        summary = worker.recipe.summarize(request, products)
-        done = deliverable(payload.completed(request, worker.id, assets, summary, clock, run.warnings))
-        return await finished(submit(worker.threads, partial(parcel.close, done)), run.cancel)
+    with threads_of_its_own() as threads:
+        request = await _validate(job, worker, threads, run, clock)
+        run.warnings.extend(request.warnings)
+        await worker.courier.announce(identity, worker.id, run.cancel)
+        references = await _fetch(request, worker, threads, run, clock)
+        with worker.courier.parcel(identity) as parcel:
+            summary, assets = await _make(request, references, worker, threads, parcel, run, clock)
+            done = deliverable(payload.completed(request, worker.id, assets, summary, clock, run.warnings))
+            return await finished(submit(threads, partial(parcel.close, done)), run.cancel)
 
 
-async def _validate(job: Job, worker: Worker[RequestT], run: Run, clock: Clock) -> RequestT:
+async def _validate(job: Job, worker: Worker[RequestT], threads: Executor, run: Run, clock: Clock) -> RequestT:
     """On a thread, because a large request takes its time and other jobs, and stop signals, wait for the event loop."""
 
     def validate() -> RequestT:
@@ -146,16 +144,16 @@ async def _validate(job: Job, worker: Worker[RequestT], run: Run, clock: Clock) 
             worker.recipe.accept(request)
             return request
 
-    return await finished(submit(worker.threads, validate), run.cancel)
+    return await finished(submit(threads, validate), run.cancel)
 
 
-async def _fetch(request: RequestT, worker: Worker[RequestT], run: Run, clock: Clock) -> dict[str, Image.Image]:
+async def _fetch(request: RequestT, worker: Worker[RequestT], threads: Executor, run: Run, clock: Clock) -> dict[str, Image.Image]:
     """Fetches all references side by side."""
     if not request.references:
         return {}
     with clock.step("fetch"):
         fetch = partial(worker.fetcher.fetch, user_id=request.user_id, seconds=run.cancel.left)
-        fetching = {name: submit(worker.threads, partial(fetch, reference, field=name)) for name, reference in request.references.items()}
+        fetching = {name: submit(threads, partial(fetch, reference, field=name)) for name, reference in request.references.items()}
         async with settled(fetching.values()):
             references = {name: await finished(future, run.cancel) for name, future in fetching.items()}
         run.cancel.check()
@@ -163,24 +161,32 @@ async def _fetch(request: RequestT, worker: Worker[RequestT], run: Run, clock: C
 
 
 async def _make(
-    request: RequestT, references: Mapping[str, Image.Image], worker: Worker[RequestT], parcel: Parcel, run: Run, clock: Clock
-) -> tuple[list[Product], list[Asset]]:
+    request: RequestT,
+    references: Mapping[str, Image.Image],
+    worker: Worker[RequestT],
+    threads: Executor,
+    parcel: Parcel,
+    run: Run,
+    clock: Clock,
+) -> tuple[Summary, list[Asset]]:
     """Each product is encoded and uploaded as soon as it exists, while the next is still being made."""
     products: list[Product] = []
     storing: list[Future[Asset]] = []
 
-    def generate() -> None:
+    def generate() -> Summary:
         with clock.step("generate"), contextlib.closing(worker.recipe.generate(request, references, run)) as making:
             for index, product in enumerate(making):
                 run.cancel.check()
                 products.append(product)
-                storing.append(submit(worker.threads, partial(store, product, index, request, parcel, run.cancel, clock)))
+                storing.append(submit(threads, partial(store, product, index, request, parcel, run.cancel, clock)))
                 _raise_first_failure(storing)
+        # Here, before the next job begins: what a recipe says of the GPU would be about that one.
+        return worker.recipe.summarize(request, products)
 
     async with settled(storing):
-        await worker.gpu.run(generate, run.cancel)
+        summary = await worker.gpu.run(generate, run.cancel)
         assets = [await finished(future, run.cancel) for future in storing]
-    return products, assets
+    return summary, assets
 
 
 def _raise_first_failure(storing: list[Future[Asset]]) -> None:

@@ -145,7 +145,7 @@ class Recipe(Protocol[RequestT]):
         """
 
     def summarize(self, request: RequestT, products: Sequence[Product]) -> Summary:
-        """Says what was really done, for the payload."""
+        """Says what was really done, for the payload: as soon as the last product is made, on the same thread."""
 
 
 @runtime_checkable

@@ -5,13 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import AsyncIterator, Callable, Collection
-from concurrent.futures import Executor, Future
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from shared.jobs.cancel import CancelToken
 
 T = TypeVar("T")
+
+# Encoding and uploading the six pictures of a job, or fetching its references, side by side.
+_THREADS = 8
+
+
+@contextlib.contextmanager
+def threads_of_its_own() -> Iterator[Executor]:
+    """Threads for one job, made when they are needed. Were they shared, a job would wait for the uploads of others that do not end."""
+    executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="io")
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=False)  # whoever gave it work has waited for it
 
 
 def submit(executor: Executor, work: Callable[[], T]) -> Future[T]:

@@ -62,7 +62,7 @@ def worker_on(recipe: Wan, disk: Disk) -> Iterator[Worker[WanRequest]]:
     settings = Settings()
     with GpuThread() as gpu, ThreadPoolExecutor(4) as threads:
         courier = Courier(disk, Webhook(settings), threads, unasked=False, announces=False)
-        yield Worker("wan_worker_test", WanRequest, recipe, Operator(), disk, Fetcher(settings), courier, gpu, threads)
+        yield Worker("wan_worker_test", WanRequest, recipe, Operator(), disk, Fetcher(settings), courier, gpu)
 
 
 def done(recipe: Wan, disk: Disk, *, report: Any = nothing, token: CancelToken | None = None, **request: Any) -> dict[str, Any]:

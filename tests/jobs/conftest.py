@@ -109,6 +109,6 @@ def worker(disk: WatchedDisk, tmp_path: Path) -> Iterator[Workers]:
         courier = Courier(disk, Webhook(settings), threads, unasked=True, announces=False)
 
         def make(making: Making) -> Worker[SdxlRequest]:
-            return Worker("test_worker", SdxlRequest, Made(making), Operator(), disk, Fetcher(settings), courier, gpu, threads)
+            return Worker("test_worker", SdxlRequest, Made(making), Operator(), disk, Fetcher(settings), courier, gpu)
 
         yield make

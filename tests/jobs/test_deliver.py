@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def calling_back(worker: Worker[SdxlRequest], inbox: Inbox, **choices: Any) -> W
     """The worker with callbacks to an inbox, which it may also be asked for by a request."""
     settings = Settings(job_callback_url=inbox.url, job_callback_secret=SecretStr(SECRET), callback_allowed_hosts=("127.0.0.1",))
     options = {"unasked": True, "announces": False} | choices
-    courier = Courier(worker.storage, Webhook(settings), worker.threads, **options)
+    courier = Courier(worker.storage, Webhook(settings), ThreadPoolExecutor(1), **options)
     return replace(worker, courier=courier, operator=Operator(callback_hosts=frozenset({"127.0.0.1"})))
 
 
