@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import secrets
 import shutil
@@ -138,19 +139,21 @@ class Outbox:
                 logger().error("an undelivered result was given up, because it is too old", entry=path.name)
                 shutil.rmtree(path, ignore_errors=True)
         for path in self._folder.glob(f"*{_PART}"):
-            if now - path.stat().st_mtime > _PART_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # it was sealed or dropped meanwhile
+                if now - path.stat().st_mtime > _PART_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
 
-    def reserve(self, size: int) -> None:
-        """Makes sure that so many bytes may be added.
+    @contextlib.contextmanager
+    def room_for(self, size: int) -> Iterator[None]:
+        """So many bytes may be added inside. One after the other: of what is being written nobody knows yet how large it will be.
 
         Raises:
             OSError: They would be too many.
         """
         with self._lock:
-            taken = _size(self._folder)
-        if taken + size > self._max_bytes:
-            raise OSError("the outbox is full: OUTBOX_MAX_BYTES")
+            if _size(self._folder) + size > self._max_bytes:
+                raise OSError("the outbox is full: OUTBOX_MAX_BYTES")
+            yield
 
     def part(self, digest: str) -> Path:
         """Makes the folder that an entry is written in."""
@@ -187,9 +190,8 @@ class Draft:
             OSError: It cannot be kept: the disk refused, or the outbox is full.
         """
         stored = describe(key, content)
-        self._outbox.reserve(stored.size)
         name = key.rpartition("/")[2]
-        with replacing(self._folder() / name) as file:
+        with self._outbox.room_for(stored.size), replacing(self._folder() / name) as file:
             if isinstance(content, bytes):
                 file.write(content)
             else:
@@ -216,10 +218,10 @@ class Draft:
         )
         content = kept.model_dump_json().encode()
         try:
-            self._outbox.reserve(len(content))
-            part = self._folder()
-            with replacing(part / MANIFEST) as file:
-                file.write(content)
+            with self._outbox.room_for(len(content)):
+                part = self._folder()
+                with replacing(part / MANIFEST) as file:
+                    file.write(content)
             sync_folder(part)
             part.rename(part.with_name(part.name.removesuffix(_PART)))
             sync_folder(part.parent)
@@ -253,11 +255,12 @@ def read_entry(folder: Path) -> Kept | None:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files in a folder, from which other workers may be taking some away."""
+    """Bytes of all files in a folder, from which other jobs and other workers may be taking some away."""
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            total += path.stat().st_size if path.is_file() else 0
+    for inside, _, names in os.walk(folder):  # which passes over folders that are gone
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += (Path(inside) / name).stat().st_size
     return total
 
 

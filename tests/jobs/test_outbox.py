@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,6 +110,52 @@ def test_what_does_not_fit_is_not_kept_and_nothing_is_given_up_for_it(tmp_path: 
     with pytest.raises(OSError, match="OUTBOX_MAX_BYTES"):
         outbox.entry(Identity("other", "user-1", None, None)).keep(KEY, b"x" * 1000, "image/png")
     assert len(outbox.waiting()) == 1
+
+
+class SlowlyRead(type(Path())):  # type: ignore[misc]  # the class of this machine's paths
+    """A file that is read for the second time, to be copied, only when another one was kept or has waited for it for a while."""
+
+    def open(self, *how: Any, **more: Any) -> Any:
+        self.opened = getattr(self, "opened", 0) + 1
+        if self.opened == 2:
+            self.meanwhile.set()
+            self.kept.wait(0.3)
+        return super().open(*how, **more)
+
+
+def test_what_is_kept_at_once_gets_no_more_room_together_than_there_is(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path, max_bytes=1500)
+    (tmp_path / "clip.mp4").write_bytes(bytes(1000))
+    slow, meanwhile, kept = SlowlyRead(tmp_path / "clip.mp4"), threading.Event(), threading.Event()
+    slow.meanwhile, slow.kept = meanwhile, kept
+
+    def keep_meanwhile() -> None:
+        meanwhile.wait(10)
+        try:
+            outbox.entry(Identity("other", "user-1", None, None)).keep(KEY, bytes(1000), "image/png")
+        finally:
+            kept.set()
+
+    with ThreadPoolExecutor(1) as threads:
+        other = threads.submit(keep_meanwhile)
+        outbox.entry(IDENTITY).keep("user-1/job/0.mp4", slow, "video/mp4")
+        with pytest.raises(OSError, match="OUTBOX_MAX_BYTES"):
+            other.result()
+
+
+def test_a_job_that_keeps_its_result_is_not_disturbed_by_others_that_drop_theirs(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path, max_bytes=2**30)
+
+    def keep_and_drop(number: int) -> None:
+        for _ in range(100):
+            draft = outbox.entry(Identity(f"job-{number}", "user-1", None, None))
+            draft.keep(KEY, b"pixels", "image/png")
+            draft.drop()
+            outbox.give_up_the_old()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(keep_and_drop, range(4)))  # raises what was raised there
+    assert list((tmp_path / "outbox").iterdir()) == []
 
 
 def test_what_is_too_old_is_given_up(tmp_path: Path) -> None:
