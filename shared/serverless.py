@@ -22,6 +22,7 @@ from shared.contract.request import Operator, Request
 from shared.fetch import Fetcher
 from shared.jobs.cancel import CancelToken
 from shared.jobs.deliver import Courier
+from shared.jobs.deliveries import Deliveries
 from shared.jobs.gpu import GpuThread
 from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, Worker, run_job
 from shared.jobs.outbox import Outbox
@@ -201,6 +202,7 @@ class _Endpoint(Generic[RequestT]):
         self._timeout = timeout
         # All that may still follow a job's deadline: the last step, `callback.json`, the callback.
         self._departure = Departure(settings.job_grace + settings.upload_deadline + settings.callback_deadline)
+        self._deliveries, self._starting = Deliveries(), threading.Lock()
         self._since = int(time.time())
         # The SDK tells the forms apart by looking at the function.
         streaming = self.stream if settings.on_runpod else self.stream_here
@@ -215,7 +217,7 @@ class _Endpoint(Generic[RequestT]):
         look = Look.of(job.get("input"))
         if look is not None and (models := self._models(look)) is not None:
             return models
-        send = partial(_send_update, job) if self._settings.on_runpod else _send_nowhere
+        send = partial(_send_update, self._starting, job) if self._settings.on_runpod else _send_nowhere
         end = await self._work(job, Progress(send, self._settings.progress_interval))
         return present(str(job["id"]), look).result(end)
 
@@ -247,7 +249,8 @@ class _Endpoint(Generic[RequestT]):
         seconds = _deadline(job, self._timeout)
         token = CancelToken(seconds)
         with self._departure.in_hand(seconds), progress:
-            end = await run_job(Job(str(job["id"]), job.get("input")), self._worker, Run(str(job["id"]), token, progress.report))
+            work = run_job(Job(str(job["id"]), job.get("input")), self._worker, Run(str(job["id"]), token, progress.report))
+            end = await self._deliveries.do(str(job["id"]), work)
             if isinstance(end, Stopped):
                 progress.drop()
             # In a thread, because other jobs run on this loop, and before the result, because an update after it would reopen the job.
@@ -276,12 +279,14 @@ def _send_nowhere(_update: Mapping[str, JsonValue]) -> None:
     """Progress of a local run: there is nobody to tell, and the SDK would log an error."""
 
 
-def _send_update(job: dict[str, Any], update: Mapping[str, JsonValue]) -> None:
+def _send_update(starting: threading.Lock, job: dict[str, Any], update: Mapping[str, JsonValue]) -> None:
     """Sends one update and returns when it has arrived. The SDK starts a thread for each and would let them overtake each other."""
-    _runpod().progress_update(job, update)
-    for thread in threading.enumerate():
-        if "_thread_target" in thread.name:
-            thread.join(timeout=_UPDATE_SECONDS)
+    with starting:  # one at a time, so that the thread is known, and no job waits for the updates of another
+        others = set(threading.enumerate())
+        _runpod().progress_update(job, update)
+        mine = [thread for thread in set(threading.enumerate()) - others if "_thread_target" in thread.name]
+    for thread in mine:
+        thread.join(timeout=_UPDATE_SECONDS)
 
 
 def _runpod() -> Any:

@@ -47,6 +47,9 @@ class Gateway(Loopback):
         answers: HTTP statuses for the next results; when it is empty, 200.
         pings: The query of each ping.
         takes: When jobs were asked for: `(seconds, jobs in progress)`.
+        taken: The ids of the jobs that were handed out, in order.
+        most_in_hand: How many of them were, at most, without a result at once. A job that was stopped has none.
+        on_the_way: Called with the job's id while a progress update is on its way.
         progress_delay: Seconds that a progress update is on its way.
         stream_delay: Seconds that a piece of a stream is on its way.
     """
@@ -57,6 +60,9 @@ class Gateway(Loopback):
         self.answers: deque[int] = deque()
         self.pings: list[dict[str, list[str]]] = []
         self.takes: list[tuple[float, bool]] = []
+        self.taken: list[str] = []
+        self.most_in_hand = 0
+        self.on_the_way: Callable[[str], object] = lambda _job_id: None
         self.progress_delay = 0.0
         self.stream_delay = 0.0
         self._jobs: deque[dict[str, Any]] = deque()
@@ -127,7 +133,11 @@ class Gateway(Loopback):
             self.takes.append((time.monotonic(), busy))
             self._changed.notify_all()
             self._changed.wait_for(lambda: bool(self._jobs), timeout=HOLD_TAKE)
-            return [self._jobs.popleft() for _ in range(min(count, len(self._jobs)))]
+            jobs = [self._jobs.popleft() for _ in range(min(count, len(self._jobs)))]
+            self.taken += [job["id"] for job in jobs]
+            ended = sum(post.is_result for post in self.posts)
+            self.most_in_hand = max(self.most_in_hand, len(self.taken) - ended)
+            return jobs
 
     def take_stops(self) -> list[str]:
         with self._changed:
@@ -140,6 +150,7 @@ class Gateway(Loopback):
         progress = isinstance(body, dict) and body.get("status") == "IN_PROGRESS"
         if progress:
             time.sleep(self.progress_delay)
+            self.on_the_way(job_id)
         elif kind == "job-stream":
             time.sleep(self.stream_delay)
         with self._changed:

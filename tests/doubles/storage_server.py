@@ -135,7 +135,7 @@ class Handler(Request[StorageServer]):
     """One connection."""
 
     def do_GET(self) -> None:
-        self._serve(self._get)
+        self._serve(self.look_up)
 
     def do_POST(self) -> None:
         self._serve(self._upload)
@@ -160,7 +160,8 @@ class Handler(Request[StorageServer]):
         else:
             usual()
 
-    def _get(self) -> None:
+    def look_up(self) -> None:
+        """Answers with the bucket, or an object."""
         storage, (kind, rest) = self.double, self._parts()
         bucket, _, key = rest.partition("/")
         if bucket != storage.bucket:
