@@ -151,7 +151,8 @@ class Outbox:
             OSError: They would be too many.
         """
         with self._lock:
-            if _size(self._folder) + size > self._max_bytes:
+            taken = _size(self._folder)
+            if taken + size > self._max_bytes:
                 raise OSError("the outbox is full: OUTBOX_MAX_BYTES")
             yield
 
