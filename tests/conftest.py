@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
-from builder.make_tiny_models import make_tiny_models
+from tests.doubles.models import tiny_models_at
 
 # Before torch is imported, and for every process that a test starts: where others use the cores too, threads that wait for each other
 # in a spin turn a second into a quarter of a minute, and the small models gain nothing from a second thread.
@@ -18,11 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture(scope="session")
 def tiny_models(pytestconfig: pytest.Config) -> Path:
     """A folder that serves as MODELS_DIR: `sdxl`, `wan`, `qwen_instruct`, `qwen_base`. Made once per machine; never to be written to."""
-    folder = pytestconfig.rootpath / ".pytest_cache" / "tiny_models"
-    folder.parent.mkdir(exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # tests run in several processes
-        make_tiny_models(folder)
-    return folder
+    return tiny_models_at(pytestconfig.rootpath)
 
 
 @pytest.fixture(scope="session")

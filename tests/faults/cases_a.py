@@ -10,6 +10,22 @@ from tests.faults.world import World, sdxl, wan, with_fields
 
 REFUSALS = {"VALIDATION_ERROR", "MODEL_UNAVAILABLE", "REFERENCE_IMAGE_ERROR"}
 
+NO_INPUTS: tuple[Any, ...] = (None, [], "text", 7)
+WRONG_NUMBERS: tuple[Any, ...] = ("20", 1e308, float("nan"), -1, 10**30, True)
+WRONG_IDS = ("../..", "%2e%2e", "a/b", "a\\b", "a\0b", "a\nb", "ä", "🦩", "", ".", "x" * 300)
+ODD_PROMPTS = ("\ud800", "a\0b", "\u202eabc", "heron " * 770, "🦩🦩🦩", "((((" * 1250, "a++++" * 1000, "<|endoftext|>" * 50, "   ")
+STRANGE_NAMES = (
+    "../../etc/passwd",
+    "/etc/passwd",
+    "https://example.com/a.safetensors",
+    "evil.ckpt",
+    "evil.pt",
+    "evil.bin",
+    "nothing",
+    "..",
+)
+HOSTILE_URLS = ("http://169.254.169.254/", "https://example.com/x", "file:///etc/passwd", "gopher://x")
+
 
 def code(output: dict[str, Any]) -> Any:
     return output["metadata"]["error_code"]
@@ -17,15 +33,14 @@ def code(output: dict[str, Any]) -> Any:
 
 @fault("F01", "An input that is null, a list, a text or a number", "answered under RunPod's id")
 def _(world: World) -> None:
-    values: list[Any] = [None, [], "text", 7]
-    for index, value in enumerate(values):
+    for index, value in enumerate(NO_INPUTS):
         output = world.do({"id": f"F01-{index}", "input": value}, refused=True)
         assert (output["job_id"], code(output)) == (f"F01-{index}", "VALIDATION_ERROR")
 
 
 @fault("F02", 'Values of wrong types: `"20"`, 1e308, NaN, -1, 10³⁰, `true`', "the field is named, and nothing is computed")
 def _(world: World) -> None:
-    for index, value in enumerate(("20", 1e308, float("nan"), -1, 10**30, True)):
+    for index, value in enumerate(WRONG_NUMBERS):
         output = world.do(sdxl(f"F02-{index}", steps=value), refused=True)
         assert code(output) == "VALIDATION_ERROR"
         assert [problem["field"] for problem in output["metadata"]["problems"]] == ["config.steps"]
@@ -66,9 +81,8 @@ def _(world: World) -> None:
 )
 def _(world: World) -> None:
     before = set(world.storage.objects)
-    ids = ("../..", "%2e%2e", "a/b", "a\\b", "a\0b", "a\nb", "ä", "🦩", "", ".", "x" * 300)
     for field in ("user_id", "id"):
-        for index, value in enumerate(ids):
+        for index, value in enumerate(WRONG_IDS):
             output = world.do(with_fields(sdxl(f"F04-{field}-{index}"), **{field: value}), refused=True)
             assert code(output) == "VALIDATION_ERROR"
     assert set(world.storage.objects) == before
@@ -76,8 +90,7 @@ def _(world: World) -> None:
 
 @fault("F05", "Prompts: a lone surrogate, NUL, right-to-left marks, 770 words, emoji, 5 000 brackets", "completed, or refused by name")
 def _(world: World) -> None:
-    prompts = ("\ud800", "a\0b", "\u202eabc", "heron " * 770, "🦩🦩🦩", "((((" * 1250, "a++++" * 1000, "<|endoftext|>" * 50, "   ")
-    for index, prompt in enumerate(prompts):
+    for index, prompt in enumerate(ODD_PROMPTS):
         for weights in (False, True):
             output = world.do(sdxl(f"F05-{index}-{weights}", prompt=prompt, compel_enabled=weights))
             assert output["status"] == "completed" or code(output) == "VALIDATION_ERROR"
@@ -85,8 +98,7 @@ def _(world: World) -> None:
 
 @fault("F06", "Names of models that are unknown, are paths, are URLs or end in `.ckpt`", "refused; no file outside of the shelf is opened")
 def _(world: World) -> None:
-    names = ("../../etc/passwd", "/etc/passwd", "https://example.com/a.safetensors", "evil.ckpt", "evil.pt", "evil.bin", "nothing", "..")
-    for index, name in enumerate(names):
+    for index, name in enumerate(STRANGE_NAMES):
         kinds: dict[str, dict[str, Any]] = {"lora": {"loras": [{"name": name}]}, "ti": {"textual_inversions": [name]}, "vae": {"vae": name}}
         for kind, config in kinds.items():
             assert code(world.do(sdxl(f"F06-{kind}-{index}", **config), refused=True)) in REFUSALS
@@ -99,14 +111,7 @@ def _(world: World) -> None:
     "nobody but the configured receiver is told",
 )
 def _(world: World) -> None:
-    hostile = (
-        "http://169.254.169.254/",
-        "https://example.com/x",
-        "file:///etc/passwd",
-        f"https://{world.inbox.url[7:]}@example.com/",
-        "gopher://x",
-    )
-    for index, url in enumerate(hostile):
+    for index, url in enumerate((*HOSTILE_URLS, f"https://{world.inbox.url[7:]}@example.com/")):
         output = world.do(with_fields(sdxl(f"F07-{index}"), callback_url=url), refused=True)
         assert code(output) == "VALIDATION_ERROR"
 

@@ -15,12 +15,28 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from shared.media.images import UnreadableImage, open_image
-from tests.doubles.reference_host import answers, drips, hangs, pours, redirects, resets, stops_short
+from tests.doubles.reference_host import Behaviour, answers, drips, hangs, pours, redirects, resets, stops_short
 from tests.faults.registry import fault
 from tests.faults.world import URL_TOKEN, World, sdxl, with_fields
 
 ENDLESS = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+NOT_PUBLIC = ["127.0.0.1", "10.0.0.1", "169.254.169.254", "192.168.1.1", "100.100.100.200", "168.63.129.16", "[::1]", "[::ffff:127.0.0.1]"]
+NOT_PUBLIC += ["[64:ff9b::7f00:1]", "[fe80::1]", "2130706433", "0x7f.1", "127.1", "0177.0.0.1", "localhost", "localhost.", "127。0。0。1"]
+TARGETS = ("https://127.0.0.1/a.png", "https://169.254.169.254/", "file:///etc/passwd", "http://example.com/a.png", "//127.0.0.1/a.png")
+BAD_DATA = ("data:image/png;base64,%%%", "data:text/html;base64,PGh0bWw+", "data:image/png;base64," + "A" * 4_000_000, "data:,x")
 PUBLIC = "93.184.216.34"  # never contacted: the worker's own hook lets no connection out
+
+TOO_MUCH = (
+    pours(ENDLESS, b"10000\r\n" + b"x" * 65536 + b"\r\n"),
+    answers(b"x", headers={"Content-Length": str(99 * 10**9)}),
+    pours(b"HTTP/1.0 200 OK\r\n\r\n", b"x" * 65536),
+    answers(b"x" * (2 * 1024**2 + 1)),
+)
+SLOW = {
+    "body": drips(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"),
+    "headers": drips(b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+    "no": hangs,
+}
 
 
 def referring(job_id: str, url: str) -> dict[str, Any]:
@@ -50,12 +66,22 @@ def picture(format: str = "PNG") -> bytes:
     return saved(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)), format)
 
 
+def no_pictures() -> list[bytes]:
+    """Bodies that are called a picture."""
+    bodies = [b"<html>", b"{}", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\0\0\0\x18ftypmp42", b"", random.Random(0).randbytes(4096)]
+    bodies += [saved(Image.new("RGB", (64, 64)), format) for format in ("GIF", "TIFF", "BMP", "PPM", "ICO")]
+    return [*bodies, b"%!PS-Adobe-3.0 EPSF-3.0\n", b"SIMPLE  =  T"]
+
+
+def troubles() -> list[Behaviour]:
+    """What a host of pictures may do once, and then not again."""
+    return [stops_short(picture()), resets, answers(b"", status=429), answers(b"", status=503)]
+
+
 @fault("F09", "Addresses that are not public, in every notation", "no connection is made")
 def _(world: World) -> None:
-    hosts = ["127.0.0.1", "10.0.0.1", "169.254.169.254", "192.168.1.1", "100.100.100.200", "168.63.129.16", "[::1]", "[::ffff:127.0.0.1]"]
-    hosts += ["[64:ff9b::7f00:1]", "[fe80::1]", "2130706433", "0x7f.1", "127.1", "0177.0.0.1", "localhost", "localhost.", "127。0。0。1"]
     before = len(world.worker().connections)
-    for index, host in enumerate(hosts):
+    for index, host in enumerate(NOT_PUBLIC):
         refused(world, f"F09-{index}", f"https://{host}/a.png?token={URL_TOKEN}")
     assert all("169.254" not in line for line in world.worker().connections[before:])
 
@@ -69,8 +95,7 @@ def _(world: World) -> None:
 
 @fault("F11", "Redirects to private addresses, to `file:`, to http, in a loop, too many", "refused")
 def _(world: World) -> None:
-    targets = ("https://127.0.0.1/a.png", "https://169.254.169.254/", "file:///etc/passwd", "http://example.com/a.png", "//127.0.0.1/a.png")
-    for index, target in enumerate(targets):
+    for index, target in enumerate(TARGETS):
         refused(world, f"F11-{index}", world.storage.serve(f"/refs/to-{index}", redirects(target)))
     loop = world.storage.serve("/refs/loop", redirects("/refs/loop"))
     assert "redirected more than" in refused(world, "F11-loop", loop)
@@ -81,21 +106,14 @@ def _(world: World) -> None:
     worker = world.worker()
     worker.forget_peak()
     before = worker.memory()
-    endless = pours(ENDLESS, b"10000\r\n" + b"x" * 65536 + b"\r\n")
-    bodies = (endless, answers(b"x", headers={"Content-Length": str(99 * 10**9)}), pours(b"HTTP/1.0 200 OK\r\n\r\n", b"x" * 65536))
-    for index, body in enumerate((*bodies, answers(b"x" * (2 * 1024**2 + 1)))):
+    for index, body in enumerate(TOO_MUCH):
         assert "more than" in refused(world, f"F12-{index}", world.storage.serve(f"/refs/large-{index}", body))
     assert worker.memory("VmHWM") - before < 50 * 2**20
 
 
 @fault("F13", "A body and headers that drip, byte by byte; a host that never answers", "ended by the total deadline")
 def _(world: World) -> None:
-    slow = {
-        "body": drips(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"),
-        "headers": drips(b"HTTP/1.1 200 OK\r\nX: ", b"x"),
-        "no": hangs,
-    }
-    for name, behaviour in slow.items():
+    for name, behaviour in SLOW.items():
         assert "in time" in refused(world, f"F13-{name}", world.storage.serve(f"/refs/slow-{name}", behaviour), retryable=True)
 
 
@@ -117,7 +135,7 @@ def _(world: World) -> None:
     "tried again, or refused for good",
 )
 def _(world: World) -> None:
-    for index, trouble in enumerate((stops_short(picture()), resets, answers(b"", status=429), answers(b"", status=503))):
+    for index, trouble in enumerate(troubles()):
         output = world.do(referring(f"F15-{index}", world.storage.serve(f"/refs/then-{index}", trouble, answers(picture()))))
         assert output["status"] == "completed", output["error_message"]
     for status in (401, 403, 404, 410):
@@ -127,10 +145,7 @@ def _(world: World) -> None:
 
 @fault("F16", "HTML, JSON, SVG, MP4, GIF, TIFF, BMP, nothing, random bytes, all called `image/png`", "refused by what they are")
 def _(world: World) -> None:
-    image = Image.new("RGB", (64, 64))
-    bodies = [b"<html>", b"{}", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\0\0\0\x18ftypmp42", b"", random.Random(0).randbytes(4096)]
-    bodies += [saved(image, format) for format in ("GIF", "TIFF", "BMP", "PPM", "ICO")] + [b"%!PS-Adobe-3.0 EPSF-3.0\n", b"SIMPLE  =  T"]
-    for index, body in enumerate(bodies):
+    for index, body in enumerate(no_pictures()):
         refused(world, f"F16-{index}", world.storage.serve(f"/refs/odd-{index}", answers(body, headers={"Content-Type": "image/png"})))
 
 
@@ -205,6 +220,5 @@ def _(world: World) -> None:
 def _(world: World) -> None:
     good = f"data:image/png;base64,{base64.b64encode(picture()).decode()}"
     assert world.do(referring("F20-good", good))["status"] == "completed"
-    bad = ("data:image/png;base64,%%%", "data:text/html;base64,PGh0bWw+", "data:image/png;base64," + "A" * 4_000_000, "data:,x")
-    for index, url in enumerate(bad):
+    for index, url in enumerate(BAD_DATA):
         refused(world, f"F20-{index}", url)

@@ -102,16 +102,16 @@ def _(world: World) -> None:
 )
 def _(world: World) -> None:
     with (
-        _small_disk(world.folder / "disk", "260m") as disk,
-        _small_disk(world.folder / "spool", "1m") as spool,
+        small_disk(world.folder / "disk", "260m") as disk,
+        small_disk(world.folder / "spool", "1m") as spool,
         world.own_worker("wan", TMPDIR=str(disk), OUTBOX_DIR=str(spool / "outbox")) as worker,
     ):
-        with _filled(disk):
+        with filled(disk):
             output = worker.do(wan("F26-written"))
             assert output["metadata"]["error_code"] == "INTERNAL_ERROR"
         assert worker.do(wan("F26-then"))["status"] == "completed"
         world.storage.outage = fails_with(503)
-        with _filled(spool):
+        with filled(spool):
             output = worker.do(wan("F26-kept"))
         assert output["metadata"]["error_code"] == "UPLOAD_ERROR"
         assert "assets_pending" not in output["metadata"], "nothing is promised that is not kept"
@@ -235,7 +235,7 @@ def _(world: World) -> None:
 
 
 @contextlib.contextmanager
-def _filled(disk: Path) -> Iterator[None]:
+def filled(disk: Path) -> Iterator[None]:
     """With not a byte left."""
     filling = disk / "filling"
     with filling.open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -246,9 +246,9 @@ def _filled(disk: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _small_disk(folder: Path, size: str) -> Iterator[Path]:
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
     """A disk of its own, in memory."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=False, capture_output=True).returncode:
         pytest.skip("only who may mount can fill a disk")
     try:

@@ -8,6 +8,9 @@ from tests.doubles.storage_server import Fault, fails_with, hangs, loses_the_ans
 from tests.faults.registry import fault
 from tests.faults.world import World, sdxl
 
+HALF_ANSWERS: tuple[Fault, ...] = (loses_the_answer, truncates_the_answer, says(200, b"<html>", "text/html"))
+database_stopped = says(400, json.dumps({"statusCode": "500", "error": "Internal", "message": "Internal Server Error"}).encode())
+
 
 def transient(number: str, world: World, *faults: Fault) -> None:
     """A job that completes although its uploads meet these first."""
@@ -26,8 +29,7 @@ def _(world: World) -> None:
 
 @fault("F32", "An upload whose answer is lost, is cut off, or is a page", "one object, whole")
 def _(world: World) -> None:
-    page = says(200, b"<html>", "text/html")
-    for index, trouble in enumerate((loses_the_answer, truncates_the_answer, page)):
+    for index, trouble in enumerate(HALF_ANSWERS):
         transient(f"F32-{index}", world, trouble)
         assert len([key for key in world.storage.objects if f"/F32-{index}/" in key]) == 2
 
@@ -95,8 +97,7 @@ def _(world: World) -> None:
 def _(world: World) -> None:
     world.do(sdxl("F36"))
     before = dict(world.storage.objects)
-    stopped = says(400, json.dumps({"statusCode": "500", "error": "Internal", "message": "Internal Server Error"}).encode())
-    for trouble in (stopped, fails_with(544), dies_reading):
+    for trouble in (database_stopped, fails_with(544), dies_reading):
         transient("F36", world, trouble)
     assert {key: stored.content for key, stored in before.items()} == {key: world.storage.objects[key].content for key in before}
 

@@ -6,12 +6,13 @@ from playground.inbox import Answer
 from tests.faults.registry import fault
 from tests.faults.world import World, sdxl
 
+PASSING = [*(Answer(status) for status in (500, 502, 504, 429, 408, 546)), Answer(503, {"Retry-After": "0"}), Answer(reset=True)]
+LASTING = ([Answer(404)], [Answer(401)], [Answer(301)], [Answer(reset=True)] * 50)
+
 
 @fault("F37", "The receiver answers 500, 502, 503, 504, 429, 408, 546 or not at all, and then 200", "told once, under one id")
 def _(world: World) -> None:
-    troubles = [Answer(status) for status in (500, 502, 504, 429, 408, 546)]
-    troubles += [Answer(503, {"Retry-After": "0"}), Answer(reset=True)]
-    for index, trouble in enumerate(troubles):
+    for index, trouble in enumerate(PASSING):
         world.answers(trouble)
         assert world.do(sdxl(f"F37-{index}"))["status"] == "completed"
         first, second = [message for message in world.inbox.messages if message.payload["job_id"] == f"F37-{index}"]
@@ -21,7 +22,7 @@ def _(world: World) -> None:
 
 @fault("F38", "The receiver is gone, or answers 404, 401, 301", "the payload is RunPod's all the same, and is delivered later")
 def _(world: World) -> None:
-    for index, answers in enumerate(([Answer(404)], [Answer(401)], [Answer(301)], [Answer(reset=True)] * 50)):
+    for index, answers in enumerate(LASTING):
         world.answers(*answers)
         output = world.do(sdxl(f"F38-{index}"))
         assert output["status"] == "completed"

@@ -1,8 +1,8 @@
 """A real handler on small models, in the real SDK, that can be sabotaged. `FAULTS_HANDLER` says which: `sdxl`, `wan`, `chat`, `paint`.
 
 Faults of the GPU are raised where they would be: inside a network, while it computes. `sabotage.json` in the worker's folder says which
-network, what, and how often. Two hooks of Python's own watch from below everything of ours: every connection is written to
-`connections.log`, and the names of `names.json` are resolved as it says.
+network, what, and how often. Hooks of Python's own watch from below everything of ours: every connection is written to
+`connections.log`, the names of `names.json` are resolved as it says, and what is done to files of the outbox can be sabotaged, too.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -23,6 +24,7 @@ SABOTAGE, NAMES = Path("sabotage.json"), Path("names.json")
 CALLS, CONNECTIONS = Path("calls.log"), Path("connections.log")
 
 _look_up = socket.getaddrinfo
+_counting = threading.Lock()
 
 
 def _resolve(host: Any, port: Any, *rest: Any, **more: Any) -> Any:
@@ -36,12 +38,34 @@ def _resolve(host: Any, port: Any, *rest: Any, **more: Any) -> Any:
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
 
+_FILES = {"open": "outbox open", "os.rename": "outbox rename", "os.remove": "outbox remove"}
+"""What is done to files of the outbox, by the names of Python's own events."""
+
+
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in _FILES and _in_outbox(arguments[0]):
+        _meet(_FILES[event])
     if event == "socket.connect" and isinstance(arguments[1], tuple):
         with CONNECTIONS.open("a") as log:
             log.write(f"{arguments[1][0]} {arguments[1][1]}\n")
         if not str(arguments[1][0]).startswith(("127.", "::1", "localhost")):
             raise OSError(errno.ENETUNREACH, "Network is unreachable")  # a test leaves this machine alone
+
+
+def _in_outbox(path: object) -> bool:
+    return isinstance(path, str | os.PathLike) and os.fspath(path).startswith(os.environ.get("OUTBOX_DIR", "outbox") + os.sep)
+
+
+def _meet(name: str) -> None:
+    """Does what `sabotage.json` has for a moment that is no network's."""
+    if _due(name) is not None:
+        _kill()
+
+
+def _kill() -> NoReturn:
+    """As from outside: nothing is put in order any more."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("nobody survives that")
 
 
 def _raise(error: Exception) -> Callable[[], NoReturn]:
@@ -74,22 +98,25 @@ def _deeds() -> dict[str, Callable[[], Any]]:
         "launch failure": _lost(719, "unspecified launch failure"),
         "lost by text": _raise(RuntimeError("CUDA error: an illegal memory access was encountered")),
         "hang": _hang,
+        "kill": _kill,
         "slow": lambda: time.sleep(0.2),
     }
 
 
 def _due(name: str) -> dict[str, Any] | None:
-    """The sabotage that a network meets now, counted down."""
-    if not SABOTAGE.exists():
+    """The sabotage that meets `name` now, counted down."""
+    with _counting:
+        if not SABOTAGE.exists():
+            return None
+        orders = json.loads(SABOTAGE.read_text())
+        for order in orders:
+            if order["where"] == name and order["times"] > 0:
+                counted = "after" if order["after"] > 0 else "times"
+                order[counted] -= 1
+                SABOTAGE.write_text(json.dumps(orders))
+                found: dict[str, Any] = order
+                return found if counted == "times" else None
         return None
-    orders = json.loads(SABOTAGE.read_text())
-    for order in orders:
-        if order["where"] == name and order["times"] > 0:
-            order["times"] -= 1
-            SABOTAGE.write_text(json.dumps(orders))
-            found: dict[str, Any] = order
-            return found
-    return None
 
 
 def sabotage(name: str, network: Any) -> None:
@@ -125,6 +152,8 @@ def _networks(recipe: Any) -> dict[str, Any]:
         return {"denoiser": recipe._pipelines.text.transformer, "decoder": recipe._pipelines.text.vae.decoder}
     if hasattr(recipe, "_pipeline"):
         return {"denoiser": recipe._pipeline.unet, "decoder": recipe._pipeline.vae.decoder}
+    if hasattr(recipe, "engine"):
+        return {"writer": recipe.engine._models.batches["qwen_instruct"]._model}
     if hasattr(recipe, "brush"):
         import torch
 
@@ -134,18 +163,42 @@ def _networks(recipe: Any) -> dict[str, Any]:
     return {}
 
 
-def _sabotage_encoder() -> None:
+def _sabotage_pictures() -> None:
+    from PIL import Image
+
+    save = Image.Image.save
+
+    def save_(*arguments: Any, **options: Any) -> None:
+        _meet("encoder")
+        save(*arguments, **options)
+
+    Image.Image.save = save_  # type: ignore[method-assign]
+
+
+def _sabotage_clips() -> None:
     """Lets FFmpeg fail as it does: by its own errors, from the library that wraps it."""
     import av
 
     opened = av.open
 
     def open_(*arguments: Any, **options: Any) -> Any:
-        if _due("encoder") is not None:
-            raise av.error.ExternalError(-542398533, "Generic error in an external library")
+        if (order := _due("encoder")) is not None:
+            _kill() if order["what"] == "kill" else _raise(av.error.ExternalError(-542398533, "Generic error in an external library"))()
         return opened(*arguments, **options)
 
     av.open = open_
+
+
+def _sabotage_disk() -> None:
+    """There is no event for this one."""
+    fsync = os.fsync
+
+    def fsync_(handle: int) -> None:
+        if _in_outbox(os.readlink(f"/proc/self/fd/{handle}") + os.sep):
+            _meet("outbox fsync")
+        fsync(handle)
+
+    os.fsync = fsync_  # type: ignore[assignment]
 
 
 def main() -> None:
@@ -165,7 +218,9 @@ def main() -> None:
         return recipe
 
     if name == "wan":
-        _sabotage_encoder()
+        _sabotage_clips()
+    _sabotage_pictures()
+    _sabotage_disk()
     serve(replace(handler, load=load))
 
 

@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from playground.inbox import Answer, Inbox
+from playground.inbox import Answer, Inbox, Message
 from tests.doubles.gateway import Gateway
 from tests.doubles.storage_server import StorageServer
 from tests.doubles.worker import WorkerProcess, clean_environment
@@ -84,10 +84,10 @@ class Running:
         log = self.folder / "connections.log"
         return log.read_text().splitlines() if log.exists() else []
 
-    def wait_for_call(self, name: str = "denoiser", seconds: float = 30.0) -> None:
-        """Returns when a network has been called."""
+    def wait_for_call(self, name: str = "denoiser", seconds: float = 30.0, *, more_than: int = 0) -> None:
+        """Returns when a network has been called, more often than it had been."""
         ends = time.monotonic() + seconds
-        while not self.calls(name):
+        while self.calls(name) <= more_than:
             assert time.monotonic() < ends, f"no {name} was called within {seconds} s"
             time.sleep(0.02)
 
@@ -96,11 +96,15 @@ class Running:
         log = self.folder / "calls.log"
         return log.read_text().split().count(name) if log.exists() else 0
 
-    def sabotage(self, where: str, what: str, times: int = 1) -> None:
-        """Lets a network meet a fault: `denoiser`, `decoder`, or the result of one: `decoder result`."""
+    def sabotage(self, where: str, what: str, times: int = 1, *, after: int = 0) -> None:
+        """Lets a network meet a fault: `denoiser`, `decoder`, chat's `writer`, or the result of one: `decoder result`.
+
+        `kill` is a fault that the `encoder` can meet too, and what is done to the outbox: `outbox open`, `outbox fsync`, `outbox rename`,
+        `outbox remove`. It spares so many calls as `after` says.
+        """
         path = self.folder / "sabotage.json"
         orders = json.loads(path.read_text()) if path.exists() else []
-        path.write_text(json.dumps([*orders, {"where": where, "what": what, "times": times}]))
+        path.write_text(json.dumps([*orders, {"where": where, "what": what, "times": times, "after": after}]))
 
     def names(self, **names: Sequence[Sequence[str]]) -> None:
         """Lets names resolve so: each look-up takes the next list of addresses."""
@@ -117,9 +121,18 @@ class Running:
 
 
 class World:
-    """Storage, a receiver of callbacks, and a worker for each handler, started when it is first used."""
+    """Storage, a receiver of callbacks, and a worker for each handler, started when it is first used.
 
-    def __init__(self, folder: Path, models: Path) -> None:
+    Args:
+        folder: For everything that they write.
+        models: What serves as `MODELS_DIR`.
+        environment: What every worker is configured with beside the usual.
+
+    Attributes:
+        on_callback: Called with each callback as it arrives, before it is kept and answered.
+    """
+
+    def __init__(self, folder: Path, models: Path, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.models = folder / "models"
         self.models.mkdir()
@@ -127,7 +140,9 @@ class World:
             (self.models / each.name).symlink_to(each)
         self._stack = ExitStack()
         self.storage = self._stack.enter_context(StorageServer(SERVICE_KEY))
-        self.inbox = self._stack.enter_context(Inbox(CALLBACK_SECRET))
+        self.on_callback: Callable[[Message], None] = _nothing
+        self.inbox = self._stack.enter_context(Inbox(CALLBACK_SECRET, on_message=lambda message: self.on_callback(message)))
+        self._environment = environment or {}
         self._workers: dict[str, Running] = {}
         self._started = 0
         self._ended: list[Running] = []
@@ -153,7 +168,9 @@ class World:
             "OUTBOX_DIR": str(self.outbox),
             "MODELS_DIR": str(self.models),
             "DEVICE": "cpu",
+            "CALLBACK_ALLOWED_HOSTS": "127.0.0.1",  # chat calls back only who was asked for
             "JOB_CONCURRENCY": "2",  # at 1 the SDK rests for a second before each job
+            **self._environment,
         }
 
     def worker(self, handler: str = "sdxl") -> Running:
@@ -161,6 +178,10 @@ class World:
         if handler not in self._workers:
             self._workers[handler] = self._stack.enter_context(self.own_worker(handler))
         return self._workers[handler]
+
+    def forget(self, handler: str) -> None:
+        """Lets the next job of a handler have a new worker, because this one has ended."""
+        self._workers.pop(handler, None)
 
     @contextmanager
     def own_worker(self, handler: str = "sdxl", module: str = "tests.faults.worker", **environment: str) -> Iterator[Running]:
@@ -203,6 +224,7 @@ class World:
         """Takes every fault off again."""
         self.storage.recover()
         self.inbox.recover()
+        self.on_callback = _nothing
         for running in self._workers.values():
             for name in ("sabotage.json", "names.json"):
                 (running.folder / name).unlink(missing_ok=True)
@@ -226,6 +248,16 @@ def wan(job_id: str, **config: Any) -> dict[str, Any]:
     return {"id": job_id, "input": {"id": job_id, "user_id": "user-1", "type": "video_fast", "prompt": PROMPT, "config": settings}}
 
 
+def chat(job_id: str, callback_url: str, **fields: Any) -> dict[str, Any]:
+    """A short answer, which is called back because the request asks for it."""
+    asked = {"messages": [{"role": "user", "content": PROMPT}], "callback_url": callback_url, "max_tokens": 8, "temperature": 0}
+    return {"id": job_id, "input": {"id": job_id, "user_id": "user-1", "type": "chat", **asked, **fields}}
+
+
 def with_fields(job: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """A job with other fields at the top of its request."""
     return {**job, "input": {**job["input"], **fields}}
+
+
+def _nothing(_message: Message) -> None:
+    """A callback is received and that is all."""

@@ -1,0 +1,188 @@
+"""The loop: one job after the other, what each has met, and what the workers hold afterwards."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.faults.cases_c import small_disk
+from tests.faults.invariants import Before, check
+from tests.faults.world import Done, Running, World
+from tests.soak.audit import lost
+from tests.soak.draws import COMPLETED, DRAWS, HANDLERS, KILLED, STOPPED, Draw, Turn, calm_again, good_job
+
+SHARE = 0.3
+"""Of the jobs that meet a fault."""
+
+# Seconds until a job that nobody has heard of is given up.
+_PATIENCE = 90.0
+# Of a check that does not hold, or of something that is not there at all.
+_NOT_SURVIVED = (AssertionError, LookupError, ValueError, OSError, subprocess.SubprocessError)
+
+
+@dataclass
+class Held:
+    """What the workers of one handler held after each of their jobs; a list for each process.
+
+    Attributes:
+        memory: Bytes.
+        files: Open ones, sockets included.
+    """
+
+    memory: list[list[float]] = field(default_factory=list)
+    files: list[list[float]] = field(default_factory=list)
+    process: int = 0
+
+    def note(self, running: Running) -> None:
+        """Measures a worker now."""
+        if self.process != running.process.process.pid:
+            self.process = running.process.process.pid
+            self.memory.append([])
+            self.files.append([])
+        self.memory[-1].append(running.memory())
+        self.files[-1].append(running.files_open)
+
+
+@dataclass
+class Report:
+    """What has become of the jobs.
+
+    Attributes:
+        met: How many jobs met each fault.
+        failures: Of each job that was not survived: what did not hold.
+        lost: Of each job that came to nothing: how.
+        held: By handlers.
+    """
+
+    count: int = 0
+    met: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+    held: dict[str, Held] = field(default_factory=dict)
+
+
+class Soak:
+    """Has jobs done in a world.
+
+    Args:
+        world: Around the workers.
+        seed: Of everything that is drawn.
+        handlers: Whose jobs.
+        share: Of the jobs that meet a fault.
+    """
+
+    def __init__(self, world: World, seed: int, *, handlers: tuple[str, ...] = HANDLERS, share: float = SHARE) -> None:
+        self._world = world
+        self._seed = seed
+        self._handlers = handlers
+        self._share = share
+        self._left_out: set[str] = set()
+
+    def run(self, count: int, progress: Callable[[Report], object] = lambda report: None) -> Report:
+        """Does so many jobs, then delivers what still waits and looks for what was lost."""
+        report = Report(held={handler: Held() for handler in self._handlers})
+        with ExitStack() as stack:
+            if "wan" in self._handlers:
+                self._give_a_disk(stack)
+            for number in range(count):
+                self._job(number, report)
+                progress(report)
+        self._world.calm()
+        if self._world.redeliver() != 0:
+            report.failures["outbox"] = "something waits although all faults are over"
+        report.lost = lost(self._world, [f"soak-{number}" for number in range(count)])
+        return report
+
+    def _give_a_disk(self, stack: ExitStack) -> None:
+        """A small one, which can be filled."""
+        try:
+            stack.enter_context(small_disk(self._world.worker("wan").temporary, "32m"))
+        except pytest.skip.Exception:
+            self._left_out.add("F26")  # only who may mount can fill a disk
+
+    def _job(self, number: int, report: Report) -> None:
+        # Of its own, so that what a job meets does not depend on how the one before went.
+        chance = random.Random(f"{self._seed} {number}")
+        handler = chance.choice(self._handlers)
+        draw = self._draw(handler, chance)
+        job = good_job(handler, f"soak-{number}", self._world, chance)
+        name = "nothing" if draw is None else f"{draw.number} {draw.name}"
+        report.count += 1
+        report.met[name] = report.met.get(name, 0) + 1
+        try:
+            self._do(handler, job, draw, chance)
+            report.held[handler].note(self._world.worker(handler))
+        except _NOT_SURVIVED as error:
+            report.failures[job["id"]] = f"{handler}, {name}: {type(error).__name__}: {str(error)[:500]}"
+            self._world.calm()
+            if self._world.worker(handler).process.process.poll() is not None:
+                self._world.forget(handler)
+
+    def _draw(self, handler: str, chance: random.Random) -> Draw | None:
+        if chance.random() >= self._share:
+            return None
+        fitting = [draw for draw in DRAWS if handler in draw.handlers and draw.number not in self._left_out]
+        return chance.choices(fitting, [draw.weight for draw in fitting])[0]
+
+    def _do(self, handler: str, job: dict[str, Any], draw: Draw | None, chance: random.Random) -> None:
+        if draw is None or draw.exits is None:
+            running = self._world.worker(handler)
+            before = Before(running)
+            self._meet(Turn(self._world, running, chance, job), draw)
+            check(self._world, [before])
+            return
+        with self._world.own_worker(handler) as running:
+            end = self._meet(Turn(self._world, running, chance, job), draw)
+            assert running.process.wait(60) == draw.exits
+        check(self._world, [])
+        if end == KILLED:
+            self._do_again(handler, job)
+
+    def _do_again(self, handler: str, job: dict[str, Any]) -> None:
+        """As RunPod does with a job whose worker is gone."""
+        objects = self._world.storage.objects
+        stored = {key: objects[key].content for key in list(objects) if f"/{job['id']}/" in key}
+        running = self._world.worker(handler)
+        before = Before(running)
+        assert running.do(job)["status"] == COMPLETED
+        check(self._world, [before])
+        assert {key: objects[key].content for key in stored} == stored, "what was there already is what is there now"
+
+    def _meet(self, turn: Turn, draw: Draw | None) -> str:
+        """Has a job done while its fault is there, and returns how it ended."""
+        with calm_again(turn):
+            if draw is not None:
+                draw.prepare(turn)
+            for _ in range(turn.deliveries):
+                turn.running.gateway.submit(turn.job)
+            turn.meanwhile()
+            ends = self._ends(turn)
+        allowed = {COMPLETED} if draw is None else draw.ends
+        assert set(ends) <= allowed, f"ended as {ends}"
+        assert draw is not None or "callback_pending" not in turn.running.done[-1].output, "nothing was in its way"
+        return ends[-1]
+
+    def _ends(self, turn: Turn) -> list[str]:
+        """Waits until RunPod has heard of all deliveries of a job, or will not."""
+        gateway, ends = turn.running.gateway, time.monotonic() + _PATIENCE
+        while len(gateway.results(turn.id)) < turn.deliveries:
+            if turn.running.process.process.poll() is not None:
+                return [KILLED]
+            if self._was_stopped(turn.id):
+                return [STOPPED]
+            assert time.monotonic() < ends, "nobody has heard how it ended"
+            time.sleep(0.02)
+        done = [Done(turn.job, body, turn.refused) for body in gateway.results(turn.id)]
+        turn.running.done.extend(done)
+        return [str(each.output["metadata"].get("error_code", COMPLETED)) for each in done]
+
+    def _was_stopped(self, job_id: str) -> bool:
+        told = [payload for payload in self._world.inbox.payloads if payload["job_id"] == job_id]
+        return any(payload["metadata"].get("error_code") == "CANCELLED" for payload in told)
