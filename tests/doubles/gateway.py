@@ -52,6 +52,7 @@ class Gateway(Loopback):
         on_the_way: Called with the job's id while a progress update is on its way.
         progress_delay: Seconds that a progress update is on its way.
         stream_delay: Seconds that a piece of a stream is on its way.
+        loses_results: Called when a result arrives, which is then not taken.
     """
 
     def __init__(self) -> None:
@@ -65,6 +66,7 @@ class Gateway(Loopback):
         self.on_the_way: Callable[[str], object] = lambda _job_id: None
         self.progress_delay = 0.0
         self.stream_delay = 0.0
+        self.loses_results: Callable[[], object] | None = None
         self._jobs: deque[dict[str, Any]] = deque()
         self._stops: deque[str] = deque()
         self._draining = False
@@ -153,6 +155,9 @@ class Gateway(Loopback):
             self.on_the_way(job_id)
         elif kind == "job-stream":
             time.sleep(self.stream_delay)
+        elif self.loses_results is not None:
+            self.loses_results()
+            return 500
         with self._changed:
             status = self.answers.popleft() if self.answers and kind == "job-done" and not progress else 200
             self.posts.append(Post(kind, job_id, body, status))

@@ -50,6 +50,12 @@ def fails_with(status: int) -> Fault:
     return says(400, json.dumps({"statusCode": str(status), "error": "Error", "message": "at the moment not"}).encode())
 
 
+def stores(handler: Handler) -> None:
+    """Stores, as it should."""
+    handler.store()
+    handler.answer(200, b'{"Key": "a-key", "Id": "an-id"}')
+
+
 def loses_the_answer(handler: Handler) -> None:
     """Stores, then breaks the connection."""
     handler.store()

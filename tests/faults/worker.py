@@ -43,13 +43,20 @@ _FILES = {"open": "outbox open", "os.rename": "outbox rename", "os.remove": "out
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    if event in _FILES and _in_outbox(arguments[0]):
+    if event in _FILES and _in_outbox(_path(event, arguments)):
         _meet(_FILES[event])
     if event == "socket.connect" and isinstance(arguments[1], tuple):
         with CONNECTIONS.open("a") as log:
             log.write(f"{arguments[1][0]} {arguments[1][1]}\n")
         if not str(arguments[1][0]).startswith(("127.", "::1", "localhost")):
             raise OSError(errno.ENETUNREACH, "Network is unreachable")  # a test leaves this machine alone
+
+
+def _path(event: str, arguments: tuple[Any, ...]) -> object:
+    """Of a file that is named by itself, or by its folder's handle and its name."""
+    if event != "os.remove" or arguments[1] < 0:
+        return arguments[0]
+    return os.path.join(os.readlink(f"/proc/self/fd/{arguments[1]}"), arguments[0])
 
 
 def _in_outbox(path: object) -> bool:

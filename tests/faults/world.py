@@ -130,6 +130,7 @@ class World:
 
     Attributes:
         on_callback: Called with each callback as it arrives, before it is kept and answered.
+        newest: The process that was started last; it may still be starting.
     """
 
     def __init__(self, folder: Path, models: Path, environment: Mapping[str, str] | None = None) -> None:
@@ -143,6 +144,7 @@ class World:
         self.on_callback: Callable[[Message], None] = _nothing
         self.inbox = self._stack.enter_context(Inbox(CALLBACK_SECRET, on_message=lambda message: self.on_callback(message)))
         self._environment = environment or {}
+        self.newest: WorkerProcess | None = None
         self._workers: dict[str, Running] = {}
         self._started = 0
         self._ended: list[Running] = []
@@ -195,6 +197,7 @@ class World:
             **environment,
         }
         with Gateway() as gateway, WorkerProcess(module, gateway, folder, variables) as process:
+            self.newest = process
             while not gateway.takes and process.process.poll() is None:
                 time.sleep(0.05)
             running = Running(handler, process, gateway)

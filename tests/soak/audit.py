@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
+from tests.faults.payloads import files_of, is_whole
 from tests.faults.world import World
 
 _FINAL = {"completed", "failed"}
@@ -32,20 +32,5 @@ def _missing(world: World, payloads: list[dict[str, Any]]) -> str:
     promised = any(payload["metadata"].get("assets_pending") for payload in payloads)
     if promised and not completed:
         return "its files were to be delivered later, and were not"
-    gone = [key for payload in completed for key, size in _files(payload) if not _whole(world, key, size)]
+    gone = [key for payload in completed for key, size in files_of(payload) if not is_whole(world, key, size)]
     return f"{gone[0]} is not stored as it should be" if gone else ""
-
-
-def _files(payload: dict[str, Any]) -> Iterator[tuple[str, int | None]]:
-    """The keys that a payload names, and the sizes that it says."""
-    for asset in payload["assets"]:
-        if asset["type"] != "text":
-            yield asset["url"], asset["file_size_bytes"]
-            yield asset["thumbnail_url"], None
-
-
-def _whole(world: World, key: str, size: int | None) -> bool:
-    stored = world.storage.objects.get(key)
-    if stored is None or (size is not None and len(stored.content) != size):
-        return False
-    return bool(stored.metadata["sha256"] == hashlib.sha256(stored.content).hexdigest())

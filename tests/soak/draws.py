@@ -13,7 +13,7 @@ from typing import Any
 
 from playground.inbox import Answer
 from tests.doubles.reference_host import Behaviour, answers, redirects
-from tests.doubles.storage_server import Handler, fails_with, hangs, says
+from tests.doubles.storage_server import Handler, fails_with, hangs, says, stores
 from tests.faults import cases_a, cases_b
 from tests.faults.cases_c import filled
 from tests.faults.cases_d import HALF_ANSWERS, database_stopped, dies_reading
@@ -371,8 +371,7 @@ def storage_that_dies(turn: Turn) -> None:
 def storage_that_is_slow(turn: Turn) -> None:
     def slowly(handler: Handler) -> None:
         time.sleep(1.5)
-        handler.store()
-        handler.answer(200, b'{"Key": "a", "Id": "an-id"}')
+        stores(handler)
 
     turn.world.storage.fail(slowly, slowly)
 
