@@ -277,13 +277,20 @@ def test_when_the_engine_fails_everybody_is_told_and_the_worker_is_replaced(tiny
 
 def test_when_the_engine_fails_while_it_reads_those_who_are_read_are_told(tiny_models: Path) -> None:
     model = own_copy(tiny_models)
+
+    def fails(_module: object, _args: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def read(engine: BatchingEngine) -> None:
+        with pytest.raises(DeviceError):
+            answer(engine, ask())
+
     with engine_of(model) as engine:
-
-        def fails(_module: object, _args: object) -> None:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
         model.model.register_forward_pre_hook(fails)
-        assert [type(end) for end in together(engine, [ask(), ask("x" * 2000)])] == [DeviceError] * 2
+        reader = threading.Thread(target=read, args=(engine,), daemon=True)  # a test that fails does not wait for it
+        reader.start()
+        reader.join(20)
+        assert not reader.is_alive(), "nobody has told who waits"
 
 
 def test_an_engine_that_is_closed_ends_what_it_writes_and_takes_nothing_more(instruct: ChatModel) -> None:

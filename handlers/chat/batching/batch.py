@@ -103,7 +103,9 @@ class Batch:
         """Reads a bounded piece of the prompts, and writes one token of each answer."""
         read = 0
         while self._readings and read < self._chunk:
-            read += self._read(self._readings.popleft())
+            # It stays the first meanwhile: were the GPU lost now, its rows would be among those who are told.
+            read += self._read(self._readings[0])
+            self._readings.popleft()
         if self._writing:
             self._write()
 
@@ -162,11 +164,11 @@ class Batch:
                 self._adopt(row, cache, index)
 
     def _remember(self, beginning: _Beginning, cache: RowCache, *, sound: bool) -> None:
-        del self._beginnings[beginning.ids]
         if sound:
             self._prefixes.put(beginning.ids, cache)
         for index, row in enumerate(beginning.waiting):
             row.begin(cache, cached=index > 0)
+        del self._beginnings[beginning.ids]
         self._read_together(beginning.waiting)
 
     def _refuse(self, group: _Reading) -> None:
