@@ -1,6 +1,6 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow faults protections check-models lint types fix schemas requirements image image-test hub models bench bench-chat clean
+.PHONY: help setup demo test test-slow faults soak protections check-models lint types fix schemas requirements image image-test hub models bench bench-chat clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -45,6 +45,9 @@ faults: setup  ## Inject forty faults into real workers and print what held
 
 protections: setup  ## Take every protection away, one by one, and see its tests fail (ONLY=6 for a point, ONLY=word for some)
 	$(PYTHON) -m tests.protections $(if $(ONLY),--only "$(ONLY)")
+
+soak: setup  ## Have 500 jobs done with faults by chance, and print what was lost and what grows (COUNT=60, SEED=7)
+	$(PYTHON) -m tests.soak $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 check-models: setup  ## Measure how well the small models do what they are asked (COUNT=40 is quicker)
 	$(PYTHON) -m builder.check_small_models small_models $(if $(COUNT),--count $(COUNT))

@@ -1,0 +1,62 @@
+"""What is said about growth: a leak is seen, and noise is not taken for one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tests.soak.slopes import LEAST, WARM_UP, slope
+
+
+def life(jobs: int, *, leak: float = 0.0, level: float = 500.0, seed: int = 0) -> list[float]:
+    """Measurements as they are: noise that stays for some jobs, on a level, after a steep beginning."""
+    chance, noise, held = np.random.default_rng(seed), 0.0, []
+    for job in range(jobs):
+        noise = 0.7 * noise + chance.normal(0.0, 1.5)
+        held.append(level + noise + leak * job - 40.0 * math.exp(-job / 4))
+    return held
+
+
+def test_a_leak_is_seen_and_measured() -> None:
+    found = slope([life(166, leak=0.05)])
+    assert found is not None
+    assert found.low < 5.0 < found.high
+    assert found.is_seen
+    assert found.grows(1.0)
+
+
+def test_noise_is_not_taken_for_a_leak() -> None:
+    found = [slope([life(166, seed=seed)]) for seed in range(100)]
+    assert sum(each is not None and each.grows(1.0) for each in found) <= 5
+
+
+def test_the_beginning_is_not_looked_at() -> None:
+    steep = [100.0 * job for job in range(WARM_UP)]
+    found = slope([[*steep, *life(120)[WARM_UP:]]])
+    assert found is not None
+    assert not found.grows(1.0)
+
+
+def test_a_process_that_begins_on_another_level_is_no_growth() -> None:
+    found = slope([life(60, level=400.0), life(60, level=800.0, seed=1)])
+    assert found is not None
+    assert not found.grows(1.0)
+
+
+def test_a_leak_is_seen_over_several_processes() -> None:
+    found = slope([life(80, leak=0.2, level=400.0), life(80, leak=0.2, level=200.0, seed=1)])
+    assert found is not None
+    assert found.grows(1.0)
+
+
+def test_growth_that_does_not_matter_is_said_and_is_no_fault() -> None:
+    found = slope([[500.0 + 0.001 * job for job in range(100)]])
+    assert found is not None
+    assert found.is_seen
+    assert not found.grows(1.0)
+
+
+def test_of_too_few_jobs_nothing_is_said() -> None:
+    assert slope([life(WARM_UP + LEAST - 1)]) is None
+    assert slope([]) is None
