@@ -6,12 +6,12 @@ what each parameter and each attachment does to them.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from builder.command_line import parser_of
 from builder.small.floors import Missed, demand
 
 _COUNT = 200
@@ -53,9 +53,7 @@ def check(models: Path, count: int) -> Iterator[tuple[str, str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builder.check_small_models", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("check_small_models", __doc__)
     parser.add_argument("models", type=Path, metavar="DIR", help="the folder that holds the small models")
     parser.add_argument("--count", type=int, default=_COUNT, help=f"held-out captions with one figure (default {_COUNT})")
     options = parser.parse_args(arguments)

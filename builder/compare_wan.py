@@ -6,13 +6,13 @@ none does, one set of weights serves both, and the worker's view of VACE is the 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from builder.command_line import parser_of
 from shared.weights.folders import weight_files
 
 
@@ -60,9 +60,7 @@ def _tensors(folder: Path, stack: ExitStack) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status: 0 when all tensors are equal."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builder.compare_wan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("compare_wan", __doc__)
     parser.add_argument("vace", type=Path, metavar="VACE_FOLDER")
     parser.add_argument("text", type=Path, metavar="TEXT_FOLDER")
     options = parser.parse_args(arguments)

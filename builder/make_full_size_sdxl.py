@@ -6,7 +6,6 @@ are about. It is written tensor by tensor, so that a small machine can make it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import struct
@@ -17,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from builder.command_line import parser_of
 from shared.models.checkpoint import CONFIGURATION, source_of
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -105,9 +105,7 @@ def _networks(folder: Path) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builder.make_full_size_sdxl", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("make_full_size_sdxl", __doc__)
     parser.add_argument("file", type=Path, metavar="FILE", help="the .safetensors file to write")
     options = parser.parse_args(arguments)
     write_full_size(options.file)

@@ -7,12 +7,12 @@ before and is still current it leaves alone; what it did not make it never touch
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from builder.command_line import described, parser_of
 from builder.convert_smollm2 import CannotConvert, convert_smollm2
 from builder.make_single_file import make_single_file
 from builder.make_tiny_models import make_tiny_model
@@ -71,15 +71,12 @@ def _said(made: bool) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builder.make_models", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("make_models", __doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the folder to fill, usable as MODELS_DIR")
     options = parser.parse_args(arguments)
     try:
         for name, outcome in make_models(options.folder):
-            size = sum(path.stat().st_size for path in (options.folder / name).rglob("*") if path.is_file())
-            print(f"{options.folder / name}  {size / 1e6:.1f} MB  {outcome}", flush=True)
+            print(f"{described(options.folder / name)}  {outcome}", flush=True)
     except (NotMadeHere, CannotConvert) as error:
         print(error, file=sys.stderr)
         return 1

@@ -6,7 +6,6 @@ It undoes exactly what `StableDiffusionXLPipeline.from_single_file` does. The sc
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.command_line import described, parser_of
 from shared.models.checkpoint import PREFIXES
 from shared.models.original_names import text_2_name, unet_name, vae_name
 from shared.weights.folders import missing_files, weight_files
@@ -122,9 +122,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builder.make_single_file", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("make_single_file", __doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="an SDXL pipeline in the diffusers layout")
     parser.add_argument("file", type=Path, metavar="FILE", help="the .safetensors file to write")
     options = parser.parse_args(arguments)
@@ -133,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     except NoSdxl as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{options.file}  {options.file.stat().st_size / 1e6:.1f} MB")
+    print(described(options.file))
     return 0
 
 

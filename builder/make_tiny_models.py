@@ -6,10 +6,10 @@ before and is still current it leaves alone; what it did not make it never touch
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from builder.command_line import described, parser_of
 from builder.stamps import NotMadeHere, make_folder, recipe_of
 
 FAMILIES = ("sdxl", "wan", "qwen_instruct", "qwen_base")
@@ -47,7 +47,8 @@ def make_tiny_model(family: str, target: Path, *, seed: int = 0) -> bool:
 
 
 def _recipe(seed: int) -> str:
-    sources = (Path(__file__), *sorted((Path(__file__).parent / "tiny").glob("*.py")))
+    here = Path(__file__)
+    sources = (here, here.with_name("sdxl_networks.py"), *sorted((here.parent / "tiny").glob("*.py")))
     return recipe_of(sources, f"seed={seed}", libraries=_LIBRARIES)
 
 
@@ -69,9 +70,7 @@ def _write(family: str, folder: Path, seed: int) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builder.make_tiny_models", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("make_tiny_models", __doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the folder to fill, usable as MODELS_DIR")
     parser.add_argument("--seed", type=int, default=0, help="draws the weights (default 0)")
     options = parser.parse_args(arguments)
@@ -81,8 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     for family, new in made.items():
-        size = sum(path.stat().st_size for path in (options.folder / family).rglob("*") if path.is_file())
-        print(f"{options.folder / family}  {size / 1e6:.1f} MB  {'made' if new else 'already current'}")
+        print(f"{described(options.folder / family)}  {'made' if new else 'already current'}")
     return 0
 
 

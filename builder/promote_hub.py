@@ -6,11 +6,11 @@ Dockerfile that builds this handler's image unless it is told otherwise.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from builder.command_line import parser_of
 from builder.image import HANDLERS, ROOT
 
 _FILES = ("hub.json", "tests.json")
@@ -26,9 +26,7 @@ def listing_of(handler: str) -> Mapping[str, str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builder.promote_hub", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("promote_hub", __doc__)
     parser.add_argument("handler", choices=HANDLERS)
     parser.add_argument("--to", type=Path, default=ROOT / ".runpod", metavar="DIR", help="default: .runpod")
     options = parser.parse_args(arguments)
