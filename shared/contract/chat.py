@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NotRequired
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticKnownError
 from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
 
 from shared.contract.context import Context, Notes, Operator
-from shared.contract.fields import Seed, Text, drawn
+from shared.contract.fields import Seed, Text, drawn, ensure_sound
 from shared.contract.gather import Gathered
 from shared.contract.names import Vocabulary
 from shared.contract.openai_request import gather_openai, is_openai
@@ -45,7 +46,7 @@ class TextPart(TypedDict):
 def _join_parts(content: object) -> object:
     if not isinstance(content, list):
         return content
-    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type", "text") == "text" else None for part in content]
+    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") in (None, "text") else None for part in content]
     joined = [text for text in texts if isinstance(text, str)]
     if not texts or len(joined) < len(texts):
         raise refuse('a string, or a list of text parts such as {"type": "text", "text": "…"}')
@@ -68,7 +69,7 @@ class Message(Part):
     ]
     content: Annotated[
         Text,
-        BeforeValidator(_join_parts, json_schema_input_type=str | list[TextPart]),
+        BeforeValidator(_join_parts, json_schema_input_type=str | Annotated[list[TextPart], Field(min_length=1)]),
         Field(repr=False, description="What is said, as one string or as text parts, which are joined."),
     ]
 
@@ -105,8 +106,17 @@ def _known_model(name: str, info: ValidationInfo) -> str:
     return known[name]
 
 
+_LONGEST_STOP = 1000
+_Stop = Annotated[Text, Field(min_length=1, max_length=_LONGEST_STOP)]
+
+
 def _as_list(stop: object) -> object:
-    return [stop] if isinstance(stop, str) else stop
+    if not isinstance(stop, str):
+        return stop
+    # Judged before it is in a list, where its place would be one that the caller does not know.
+    if not 1 <= len(stop) <= _LONGEST_STOP:
+        raise PydanticKnownError("string_too_long", {"max_length": _LONGEST_STOP})
+    return [ensure_sound(stop)]
 
 
 class ChatRequest(Request):
@@ -175,9 +185,9 @@ class ChatRequest(Request):
         ),
     ] = UNSET
     stop: Annotated[
-        tuple[Annotated[Text, Field(min_length=1, max_length=1000)], ...],
+        tuple[_Stop, ...],
         Field(strict=False, max_length=8, description="The answer ends before the first of these."),
-        BeforeValidator(_as_list, json_schema_input_type=str | Annotated[list[str], Field(max_length=8)]),
+        BeforeValidator(_as_list, json_schema_input_type=_Stop | Annotated[list[_Stop], Field(max_length=8)]),
         Wire("stop"),
     ] = ()
     seed: Annotated[

@@ -20,7 +20,7 @@ def is_legal(size: Size, max_area: int) -> bool:
         size: In pixels.
         max_area: The operator's limit of width × height.
     """
-    return size.width % STEP == 0 and size.height % STEP == 0 and size.area <= max_area
+    return all(side % STEP == 0 and side <= LONGEST_SIDE for side in size) and size.area <= max_area
 
 
 def nearest_legal(size: Size, max_area: int) -> Size:
@@ -41,7 +41,7 @@ def nearest_legal(size: Size, max_area: int) -> Size:
 
 def _neighbours(side: float, most: int) -> set[int]:
     below = math.floor(side / STEP) * STEP
-    largest = max(STEP, most // STEP * STEP)
+    largest = min(max(STEP, most // STEP * STEP), LONGEST_SIDE)
     return {min(max(near, STEP), largest) for near in (below, below + STEP)}
 
 

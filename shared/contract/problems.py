@@ -99,8 +99,18 @@ def _find(schema: Schema, location: Sequence[int | str]) -> tuple[Sequence[int |
     """Follows a location as far as its names are ours: within something free, such as a JSON Schema, they are the caller's."""
     node = resolve(schema, schema)
     for depth, part in enumerate(location):
-        inner = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
+        inner = _inside(node, part, schema)
         if inner is None:
             return location[:depth], node
         node = resolve(inner, schema)
     return location, node
+
+
+def _inside(node: Schema, part: int | str, schema: Schema) -> Schema | None:
+    """What stands at an index or under a name, in the alternative that has such."""
+    for option in node.get("anyOf", (node,)):
+        form = resolve(option, schema)
+        inner: Schema | None = form.get("items") if isinstance(part, int) else form.get("properties", {}).get(part)
+        if inner is not None:
+            return inner
+    return None

@@ -285,5 +285,5 @@ class WanRequest(Request):
 def _ensure_legal(size: Size, context: Context, blamed: str | None) -> None:
     most = context.operator.wan_max_area
     if not is_legal(size, most):
-        allowed = f"a size of at most {grouped(most)} pixels, each side a multiple of {STEP}"
+        allowed = f"a size of at most {grouped(most)} pixels, each side a multiple of {STEP} up to {LONGEST_SIDE}"
         raise refuse(allowed, sent=f'"{size}"', nearest=nearest_legal(size, most), field=blamed)

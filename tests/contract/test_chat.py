@@ -89,6 +89,10 @@ def test_text_parts_are_joined() -> None:
     assert said(chat(messages=[{"role": "user", "content": parts}])) == [("user", "a b")]
 
 
+def test_a_text_part_whose_type_is_null_is_one_without_a_type() -> None:
+    assert chat(messages=[{"role": "user", "content": [{"type": None, "text": "a"}]}]).messages[0].content == "a"
+
+
 @pytest.mark.parametrize("content", [[], [{"type": "image_url", "image_url": {}}], ["a"], [{"type": "text"}], 5, {"text": "a"}])
 def test_content_that_is_not_text_is_refused(content: Any) -> None:
     assert problem(chat, messages=[{"role": "user", "content": content}]).field == "messages[0].content"
@@ -118,9 +122,21 @@ def test_stop_is_a_string_or_a_list(stop: Any, read: tuple[str, ...]) -> None:
     assert chat(stop=stop).stop == read
 
 
-@pytest.mark.parametrize("stop", ["", ["a"] * 9, [""], [5], 5])
-def test_stop_has_at_most_eight_strings_that_are_not_empty(stop: Any) -> None:
-    assert problem(chat, stop=stop).field.startswith("stop")
+@pytest.mark.parametrize(
+    ("stop", "blamed"),
+    [
+        ("", "stop"),
+        ("x" * 1001, "stop"),
+        ("a\0", "stop"),
+        (["a"] * 9, "stop"),
+        ([""], "stop[0]"),
+        (["a", "b\0"], "stop[1]"),
+        ([5], "stop[0]"),
+        (5, "stop"),
+    ],
+)
+def test_stop_has_at_most_eight_strings_that_are_not_empty(stop: Any, blamed: str) -> None:
+    assert problem(chat, stop=stop).field == blamed
 
 
 @pytest.mark.parametrize(

@@ -261,3 +261,7 @@ def test_a_request_does_not_change() -> None:
 
 def test_a_request_that_is_printed_shows_no_prompt() -> None:
     assert "a fox" not in repr(sdxl()) + str(sdxl())
+
+
+def test_the_digits_of_a_resolution_are_those_of_the_schema() -> None:
+    assert problem(sdxl, config={"resolution": "1٠24x1024"}).field == "config.resolution"

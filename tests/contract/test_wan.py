@@ -98,6 +98,17 @@ def test_the_nearest_legal_size_is_legal(size: Size, area: int) -> None:
     assert is_legal(nearest_legal(size, area), area)
 
 
+@pytest.mark.parametrize(("resolution", "size"), [("1x999999", (16, 8192)), ("999999x1", (8192, 16))])
+def test_an_aspect_beyond_all_sides_becomes_one_that_a_clip_may_have(resolution: str, size: tuple[int, int]) -> None:
+    request = wan(resolution=resolution)
+    assert (request.width, request.height) == size
+
+
+@pytest.mark.parametrize("size", ["16*24960", "24960x16"])
+def test_a_size_with_a_side_that_is_too_long_is_refused_where_it_was_given(size: str) -> None:
+    assert problem(wan, config={"size": size}).field == "config.size"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "nearest"), [("frames", 84, "83"), ("frames", 0, "1"), ("fps", 7, "8"), ("fps", 25, "24"), ("steps", 51, "50")]
 )
