@@ -1,6 +1,6 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow faults soak protections check-models lint types fix schemas requirements image image-test hub models bench bench-chat clean
+.PHONY: help setup demo test test-slow faults soak protections check-models lint types fix schemas requirements image image-test hub models bench bench-chat bench-load clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -90,6 +90,9 @@ bench: models  ## Measure what a handler adds to a bare pipeline call
 
 bench-chat: models  ## Measure what it gains to write conversations together
 	$(PYTHON) -m benchmarks.chat_batching $(MODELS)
+
+bench-load: models  ## Measure what it gains to have four jobs in hand where storage is slow
+	$(PYTHON) -m benchmarks.concurrency $(MODELS)
 
 clean:  ## Remove everything that was made here
 	rm -rf $(VENV) $(MODELS) node_modules out .images .pytest_cache .mypy_cache .ruff_cache

@@ -20,11 +20,14 @@ from shared.jobs.recipe import Recipe, Run
 from shared.serverless import Handler
 from shared.settings import Settings
 from shared.storage.local_disk import LocalDisk
+from shared.storage.protocol import Storage
 from shared.webhooks import Webhook
 
 
 @contextmanager
-def local_worker(name: str, models: Path, folder: Path, recipe: Recipe[Any] | None = None) -> Iterator[Worker[Any]]:
+def local_worker(
+    name: str, models: Path, folder: Path, recipe: Recipe[Any] | None = None, *, storage: Storage | None = None
+) -> Iterator[Worker[Any]]:
     """A worker that keeps its results on local disk and calls nobody back.
 
     Args:
@@ -32,10 +35,11 @@ def local_worker(name: str, models: Path, folder: Path, recipe: Recipe[Any] | No
         models: A folder that serves as MODELS_DIR.
         folder: Where results go.
         recipe: One that is loaded already; else the handler loads its own.
+        storage: Where results go instead.
     """
     handler: Handler[Any] = importlib.import_module(f"handlers.{name}.handler").HANDLER
     settings = Settings(models_dir=models, output_dir=folder)
-    storage = LocalDisk(folder)
+    storage = storage or LocalDisk(folder)
     with GpuThread() as gpu, ThreadPoolExecutor(1) as threads:
         yield Worker(
             id="bench",

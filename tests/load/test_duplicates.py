@@ -43,7 +43,7 @@ def stored_once(load: Around, job: Job, payloads: list[Any], alone: list[str]) -
     assert not load.outbox.exists() or list(load.outbox.iterdir()) == []
 
 
-@pytest.mark.parametrize("times", [2, 4, 8])
+@pytest.mark.parametrize("times", [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_job_that_is_delivered_several_times_at_once_makes_one_set_of_files(load: Around, times: int) -> None:
     job = sdxl_job(f"times-{times}", num_images=3)
     alone = load.alone(job)
@@ -54,6 +54,7 @@ def test_a_job_that_is_delivered_several_times_at_once_makes_one_set_of_files(lo
     stored_once(load, job, payloads, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2, 4])
 def test_two_workers_that_get_the_same_job_at_once_make_one_set_of_files(load: Around, another: Gateway, times: int) -> None:
     job = sdxl_job(f"both-{times}", num_images=3)

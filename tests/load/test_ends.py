@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.doubles.jobs import sdxl_job
 from tests.load.around import around
 
 
+@pytest.mark.slow
 def test_all_jobs_in_hand_are_ended_and_none_is_taken_any_more(tmp_path: Path) -> None:
     jobs = [f"job-{number}" for number in range(4)]
     with around(tmp_path) as load:

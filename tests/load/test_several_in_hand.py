@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +82,15 @@ def test_progress_of_one_job_that_is_long_on_its_way_holds_back_no_other(load: A
     assert load.loop.gateway.results("long-way") == []
     released.set()
     completed(load, "long-way")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("concurrency", [1, 2, 8, 64])
+def test_all_jobs_end_and_no_more_are_in_hand_than_the_operator_says(tmp_path: Path, concurrency: int) -> None:
+    jobs = [f"job-{number}" for number in range(12)]
+    with around(tmp_path, JOB_CONCURRENCY=str(concurrency)) as load:
+        load.uploads.longest = 0.3
+        load.submit(*(sdxl_job(job_id, seed=number) for number, job_id in enumerate(jobs)))
+        outputs = [load.output(job_id) for job_id in jobs]
+        assert [output["assets"][0]["generation_seed"] for output in outputs] == list(range(12))
+        assert load.loop.gateway.most_in_hand <= concurrency

@@ -46,6 +46,7 @@ def was_stopped(load: Around, job_id: str) -> None:
     assert load.loop.gateway.results(job_id) == []
 
 
+@pytest.mark.slow
 def test_while_it_waits_for_the_gpu(load: Around) -> None:
     def keep_the_gpu_busy() -> None:
         load.submit(sdxl_job("busy", "slowly", steps=50))
@@ -86,6 +87,7 @@ def test_while_it_is_uploaded(load: Around) -> None:
     was_stopped(load, "uploads")
 
 
+@pytest.mark.slow
 def test_while_it_is_called_back_when_it_is_too_late(load: Around) -> None:
     asked, released = threading.Event(), threading.Event()
 
