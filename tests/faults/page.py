@@ -37,6 +37,10 @@ protection were missing is shown by taking each away once: [protections](protect
   decoding: SDXL's VAE decodes once more in float32 where it was in half precision; then the job fails with `GENERATION_ERROR`. A picture
   that is nearly of one colour is as good as any other, for a network that was asked for black never draws one colour exactly. A clip
   fails when all of its frames are of one colour each.
+- **Load.** No more jobs are in hand than `JOB_CONCURRENCY`, and so no more results wait for storage than these have, however long it
+  takes. The GPU does one job after the other. Whatever else a job waits for, its own threads do: no other job waits for its uploads, its
+  references or its receiver. A job that RunPod delivers more than once is made as often, into the same files and under one `webhook-id`,
+  and is stopped in all its deliveries.
 - **Start.** The configuration, the bucket, the encoder, the disk, the outbox and the weights are looked at before anything is loaded, and
   all that is wrong is said in one message. Weights are compared with their lock: sizes at each start, hashes once per place.
 

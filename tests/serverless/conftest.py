@@ -50,7 +50,7 @@ def started(folder: Path, module: str = "tests.doubles.paint", **environment: st
     with Gateway() as gateway, Inbox(SECRET) as inbox:
         variables = {"JOB_CALLBACK_URL": inbox.url, "JOB_CALLBACK_SECRET": SECRET, "PROGRESS_INTERVAL": "0.5"} | environment
         with WorkerProcess(module, gateway, folder, variables) as worker:
-            gateway.wait_for(lambda: bool(gateway.takes), what="the worker's start")
+            gateway.wait_for(lambda: bool(gateway.takes), seconds=110.0, what="the worker's start")
             yield Loop(gateway, inbox, worker)
 
 
