@@ -3,6 +3,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
@@ -148,6 +149,30 @@ def test_every_connection_is_judged_anew(listener: socket.socket) -> None:
         with pytest.raises(HostRefused, match="not public"):
             client.get(url)
     assert nobody_came(listener)
+
+
+def test_every_request_has_a_connection_of_its_own() -> None:
+    """A service that has refused an upload unread keeps the connection, and answers nothing more on it."""
+    came = []
+
+    class Answering(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            came.append(self.client_address)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        with guarded_client(Deadline(5.0), exempt=lambda host, port: True, verify=TLS) as client:
+            assert [client.get(f"http://127.0.0.1:{server.server_port}/").status_code for _ in range(2)] == [200, 200]
+        server.shutdown()
+    assert len(set(came)) == 2
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "127.1", "0177.0.0.1", "[::ffff:127.0.0.1]", "127。0。0。1", "[::1]", "0"])

@@ -117,7 +117,7 @@ class Outbox:
         newest: dict[str, Path] = {}
         for path in sorted(self._complete(), key=_made_at):
             if (older := newest.pop(_job_of(path), None)) is not None:
-                shutil.rmtree(older, ignore_errors=True)
+                self.remove(older)
             newest[_job_of(path)] = path
         return list(newest.values())
 
@@ -125,7 +125,12 @@ class Outbox:
         """Removes what was kept of earlier runs of a job that has now been delivered."""
         for path in self._complete():
             if _job_of(path) == _digest(identity):
-                shutil.rmtree(path, ignore_errors=True)
+                self.remove(path)
+
+    def remove(self, entry: Path) -> None:
+        """Takes an entry away. It is none from the first moment on, so that what a crash leaves of it is cleared away, too."""
+        with contextlib.suppress(OSError):  # another worker was faster, or the volume cannot be written to
+            shutil.rmtree(entry.rename(entry.with_name(entry.name + _PART)), ignore_errors=True)
 
     def has(self, identity: Identity) -> bool:
         """Whether there is an entry for a job."""
@@ -137,7 +142,7 @@ class Outbox:
         for path in self._complete():
             if now - _made_at(path) / 1e9 > self._max_age:
                 logger().error("an undelivered result was given up, because it is too old", entry=path.name)
-                shutil.rmtree(path, ignore_errors=True)
+                self.remove(path)
         for path in self._folder.glob(f"*{_PART}"):
             with contextlib.suppress(FileNotFoundError):  # it was sealed or dropped meanwhile
                 if now - path.stat().st_mtime > _PART_SECONDS:
@@ -165,7 +170,7 @@ class Outbox:
 
     def _complete(self) -> Iterator[Path]:
         if self._folder.is_dir():
-            yield from [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name) and (path / MANIFEST).is_file()]
+            yield from [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
 
 
 class Draft:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +75,7 @@ class Redelivery:
             done = self._store(folder, kept) and self._send(kept)
             logger().info("redelivery", delivered=done, files=len(kept.files))
         if done:
-            shutil.rmtree(folder, ignore_errors=True)
+            self._outbox.remove(folder)
         return done
 
     def _store(self, folder: Path, kept: Kept) -> bool:

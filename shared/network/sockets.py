@@ -148,7 +148,7 @@ def guarded_client(
 ) -> httpx.Client:
     """Opens a client for the requests of one try.
 
-    It keeps no connection alive, follows no redirect and reads no proxy from the environment.
+    It keeps no connection alive, follows no redirect and, because it has a transport of its own, reads no proxy from the environment.
 
     Args:
         deadline: By which everything ends: look-up, connection, handshake, request and answer.
@@ -162,7 +162,6 @@ def guarded_client(
     """
     return httpx.Client(
         transport=_GuardedTransport(_GuardedBackend(deadline, exempt, resolve), verify),
-        trust_env=False,
         follow_redirects=False,
         timeout=read_seconds,
     )

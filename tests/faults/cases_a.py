@@ -28,7 +28,7 @@ HOSTILE_URLS = ("http://169.254.169.254/", "https://example.com/x", "file:///etc
 
 
 def code(output: dict[str, Any]) -> Any:
-    return output["metadata"]["error_code"]
+    return output["metadata"].get("error_code")
 
 
 @fault("F01", "An input that is null, a list, a text or a number", "answered under RunPod's id")

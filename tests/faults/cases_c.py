@@ -31,7 +31,7 @@ def _(world: World) -> None:
         with world.own_worker("paint") as worker:
             worker.sabotage("denoiser", what)
             output = worker.do(sdxl(f"F23-{index}"))
-            assert output["metadata"]["error_code"] == "DEVICE_ERROR"
+            assert output["metadata"].get("error_code") == "DEVICE_ERROR"
             assert worker.done[-1].body["stopPod"] is True
             worker.gateway.submit(sdxl(f"F23-{index}-for-another"))
             assert worker.process.wait() == 1
@@ -47,7 +47,7 @@ def _(world: World) -> None:
     assert any("Memory did not suffice" in warning for warning in output["metadata"]["warnings"])
     worker.sabotage("denoiser", "oom", times=1000)
     output = world.do(sdxl("F21-always"))
-    assert (output["metadata"]["error_code"], output["metadata"]["retryable"]) == ("OOM_ERROR", True)
+    assert (output["metadata"].get("error_code"), output["metadata"].get("retryable")) == ("OOM_ERROR", True)
     assert len(output["metadata"]["warnings"]) >= 2, "what was tried"
 
 
@@ -72,7 +72,7 @@ def _(world: World) -> None:
         for index, (where, what) in enumerate((("denoiser result", "nan"), ("decoder result", "nan"), ("decoder result", "black"))):
             world.worker(handler).sabotage(where, what, times=100)
             output = world.do(make(f"F25-{handler}-{index}"), handler=handler)
-            assert (output["metadata"]["error_code"], output["metadata"]["retryable"]) == ("GENERATION_ERROR", True)
+            assert (output["metadata"].get("error_code"), output["metadata"].get("retryable")) == ("GENERATION_ERROR", True)
             assert output["assets"] == []
             world.calm()
 
@@ -86,7 +86,7 @@ def _(world: World) -> None:
     with world.own_worker("paint", JOB_TIMEOUT="1.5", JOB_GRACE="0.5") as worker:
         worker.sabotage("denoiser", "hang")
         output = worker.do(sdxl("F24", prompt="paint heron"))
-        assert (output["metadata"]["error_code"], output["metadata"]["retryable"]) == ("JOB_TIMEOUT", True)
+        assert (output["metadata"].get("error_code"), output["metadata"].get("retryable")) == ("JOB_TIMEOUT", True)
         assert worker.process.wait() == 1
     limits = {"JOB_TIMEOUT": "0.5", "JOB_GRACE": "0.5", "UPLOAD_DEADLINE": "0.5", "CALLBACK_DEADLINE": "0.5"}
     with world.own_worker("paint", **limits) as worker:
@@ -108,12 +108,12 @@ def _(world: World) -> None:
     ):
         with filled(disk):
             output = worker.do(wan("F26-written"))
-            assert output["metadata"]["error_code"] == "INTERNAL_ERROR"
+            assert output["metadata"].get("error_code") == "INTERNAL_ERROR"
         assert worker.do(wan("F26-then"))["status"] == "completed"
         world.storage.outage = fails_with(503)
         with filled(spool):
             output = worker.do(wan("F26-kept"))
-        assert output["metadata"]["error_code"] == "UPLOAD_ERROR"
+        assert output["metadata"].get("error_code") == "UPLOAD_ERROR"
         assert "assets_pending" not in output["metadata"], "nothing is promised that is not kept"
         world.storage.recover()
         assert list(disk.iterdir()) == []
@@ -130,7 +130,7 @@ def _(world: World) -> None:
     before = set(world.storage.objects)
     world.worker("wan").sabotage("encoder", "fails")
     output = world.do(wan("F27"), handler="wan")
-    assert output["metadata"]["error_code"] == "INTERNAL_ERROR"
+    assert output["metadata"].get("error_code") == "INTERNAL_ERROR"
     assert set(world.storage.objects) == before
     with world.own_worker("wan", VIDEO_ENCODER="h264_nvenc") as worker:
         assert worker.process.wait() == 1
@@ -195,7 +195,7 @@ def _(world: World) -> None:
         for name in ("evil", "zip", "huge", "other", "evil.pt", "evil.ckpt", "evil.bin"):
             for kind, config in (("lora", {"loras": [{"name": name}]}), ("ti", {"textual_inversions": [name]})):
                 output = world.do(sdxl(f"F29-{kind}-{name.replace('.', '-')}", **config))
-                assert output["metadata"]["error_code"] in {"MODEL_UNAVAILABLE", "VALIDATION_ERROR"}, output["error_message"]
+                assert output["metadata"].get("error_code") in {"MODEL_UNAVAILABLE", "VALIDATION_ERROR"}, output["error_message"]
         assert not ran.exists()
         assert world.storage.objects[world.do(sdxl("F29-after"))["assets"][0]["url"]].content == before
     finally:

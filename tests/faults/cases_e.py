@@ -28,8 +28,11 @@ def _(world: World) -> None:
         assert output["status"] == "completed"
         assert output["callback_pending"] is True
         world.inbox.recover()
+        before = len(world.inbox.messages)
         assert world.redeliver() == 0
-        assert world.inbox.messages[-1].payload["job_id"] == f"F38-{index}"
+        assert [message.payload for message in world.inbox.messages[before:]] == [
+            {name: output[name] for name in output if name != "callback_pending"}
+        ]
 
 
 @fault("F39", "A receiver that is too slow to be waited for, and has acted all the same", "told again under the same id, by which it knows")
@@ -48,5 +51,5 @@ def _(world: World) -> None:
     with world.own_worker("paint") as worker:
         for verb, code in (("infinitely", "INTERNAL_ERROR"), ("hugely", "GENERATION_ERROR")):
             output = worker.do(sdxl(f"F40-{verb}", prompt=f"{verb} heron"))
-            assert output["metadata"]["error_code"] == code
+            assert output["metadata"].get("error_code") == code
         assert worker.do(sdxl("F40-then", prompt="paint heron"))["status"] == "completed"

@@ -119,6 +119,18 @@ def test_a_clip_for_which_memory_did_not_suffice_once_is_the_same_to_the_bit(wan
         assert len(watched.run.warnings) == 1
 
 
+def test_the_text_encoder_makes_room_for_a_clip_and_is_there_for_the_next(wan_recipe: Any) -> None:
+    transformer, vae = wan_networks(wan_recipe)
+    expected, watched = frames(wan_recipe), Watched()
+    with failing(transformer, times=2), as_it_was(transformer, vae):
+        made = frames(wan_recipe, watched)
+    assert np.array_equal(made, expected)
+    assert wan_recipe._residence.away
+    assert watched.run.warnings[-1] == "Memory did not suffice; the text encoder was moved off the device."
+    clip(make(wan_recipe, wan("a prompt that nobody has asked for yet")))
+    assert not wan_recipe._residence.away
+
+
 def test_a_clip_that_cannot_be_decoded_at_once_is_decoded_in_tiles_and_not_denoised_again(wan_recipe: Any) -> None:
     transformer, vae = wan_networks(wan_recipe)
     watched = Watched()

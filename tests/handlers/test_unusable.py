@@ -72,6 +72,17 @@ def test_latents_that_are_not_finite_are_not_even_decoded(sdxl_recipe: Any) -> N
     assert decoding.samples == []
 
 
+def test_latents_of_a_clip_that_are_not_finite_are_not_even_decoded(wan_recipe: Any) -> None:
+    pipelines = wan_recipe._pipelines
+    with (
+        spoiling(pipelines.text.transformer, NAN),
+        failing(pipelines.vae.decoder, times=0) as decoding,
+        pytest.raises(GenerationError, match="not finite"),
+    ):
+        list(clip(make(wan_recipe, wan())).frames)
+    assert decoding.samples == []
+
+
 @pytest.mark.parametrize(("network", "value"), [("transformer", NAN), ("decoder", NAN), ("decoder", BLACK)])
 def test_a_clip_that_is_nothing_fails_before_it_is_whole(wan_recipe: Any, network: str, value: float) -> None:
     pipelines = wan_recipe._pipelines

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ from shared.jobs.redelivery import Redelivery, Tally
 from shared.settings import Settings, SettingsError
 from shared.storage.local_disk import LocalDisk
 from shared.webhooks import Webhook
+from tests.doubles.worker import clean_environment
 
 KEY = "user-1/job/0.png"
 IDENTITY = Identity("job", "user-1", "sdxl_generate", None)
@@ -184,6 +187,36 @@ def test_what_else_lies_there_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "outbox/lost+found" / MANIFEST).write_text("{}")
     assert delivering(outbox, tmp_path).run() == Tally(delivered=1)
     assert (tmp_path / "outbox/lost+found" / MANIFEST).exists()
+
+
+def test_a_payload_alone_does_not_go_beyond_the_limit_either(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path, max_bytes=200)
+    with pytest.raises(OSError, match="OUTBOX_MAX_BYTES"):
+        outbox.entry(IDENTITY).seal(IDENTITY, a_payload(), webhook_id="job_failed", calls_back=False)
+    assert list((tmp_path / "outbox").rglob("*")) == []
+
+
+LOOKING = """
+import time
+from pathlib import Path
+from shared.contract.request import Identity
+from tests.jobs.test_outbox import delivering, fill, outbox_in
+
+outbox = outbox_in(Path())
+delivering(outbox, Path()).start(interval=0.02)
+for number in range(2):
+    fill(outbox, identity=Identity(f"job-{number}", "user-1", None, None))
+    ends = time.monotonic() + 5
+    while outbox.waiting() and time.monotonic() < ends:
+        time.sleep(0.01)
+print(len(outbox.waiting()), "left")
+"""
+
+
+def test_a_worker_that_runs_looks_into_it_again_and_again(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOOKING]
+    done = subprocess.run(command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.endswith("0 left\n"), done.stderr
 
 
 def test_only_its_owner_may_look_into_it(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def show(number: int, result: Result) -> None:
     """Prints a line for the protection, and one for each of its tests."""
     sys.stdout.write(f"{number:2}  {'noticed' if result.noticed else 'NOTICED BY NOBODY':18}{result.protection.what}\n")
     for test, complaint in result.complaints.items():
-        sys.stdout.write(f"      {complaint or 'fails':16}{test}\n")
+        sys.stdout.write(f"      {complaint or 'fails':14}  {test}\n")
     sys.stdout.flush()
 
 
@@ -75,6 +75,7 @@ def _remove_all(entries: Chosen) -> int:
             sys.stderr.write(f"{error}\n")
             return 0
         sys.stdout.write(f"{len(tests)} tests with everything in its place:\n")
+        sys.stdout.flush()
         if bad := failing(whole, tests):
             sys.stdout.write("".join(f"      does not pass   {test}\n" for test in bad))
             return 0

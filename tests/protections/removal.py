@@ -134,4 +134,4 @@ def _complaint(test: str, verdicts: Sequence[Verdict], shows: str) -> str:
         return "passes" if ends == {"passed"} else "did not run"
     expected = (*_ASSERTIONS, shows) if shows else _ASSERTIONS
     failures = [verdict.message for verdict in mine if verdict.end == "failed"]
-    return "" if any(message.startswith(expected) for message in failures) else f"fails by {failures[0]}"
+    return "" if any(message.startswith(expected) for message in failures) else f"fails by {failures[0][:100]}"

@@ -32,7 +32,7 @@ class Protection:
 
 @dataclass(frozen=True)
 class Point:
-    """The protections of one point.
+    """The protections of one point, or of a part of it.
 
     Attributes:
         number: 1 … 12.
@@ -46,7 +46,11 @@ class Point:
 
 
 def points() -> list[Point]:
-    """All points, by their numbers: each module `point_*` has its own as `POINT`."""
+    """All points, in the order of the modules `point_*`, of which each has its own as `POINT`."""
     names = sorted(module.name for module in pkgutil.iter_modules(tests.protections.__path__) if module.name.startswith("point_"))
-    found: list[Point] = [import_module(f"tests.protections.{name}").POINT for name in names]
-    return sorted(found, key=lambda point: point.number)
+    return [import_module(f"tests.protections.{name}").POINT for name in names]
+
+
+def fault(number: str) -> str:
+    """The id of the test that survives a fault: `F01` … `F40`."""
+    return f"tests/faults/test_faults.py::test_a_fault_is_survived[{number}]"

@@ -12,7 +12,7 @@ from tests.protections.removal import Result, TableError, remove, without
 from tests.protections.table import Protection, points
 
 ROOT = Path(__file__).parents[2]
-ENTRIES = [pytest.param(each, id=f"{point.number}-{index}") for point in points() for index, each in enumerate(point.protections)]
+ENTRIES = [pytest.param(each, id=f"{point.title}-{index}") for point in points() for index, each in enumerate(point.protections)]
 
 DIVIDER = """\
 def share(total, parts):
@@ -63,10 +63,10 @@ def test_the_page_of_protections_is_current() -> None:
     assert (ROOT / "docs/protections.md").read_text(encoding="utf-8") == page(), "run `python -m tests.protections --page`"
 
 
-def test_no_two_points_have_one_number() -> None:
-    numbers = [point.number for point in points()]
-    assert len(set(numbers)) == len(numbers)
-    assert set(numbers) <= set(range(1, 13))
+def test_every_module_has_the_number_of_its_point() -> None:
+    files = sorted(path.stem for path in Path(__file__).parent.glob("point_*.py"))
+    assert [int(file.split("_")[1]) for file in files] == [point.number for point in points()]
+    assert {point.number for point in points()} <= set(range(1, 13))
 
 
 def test_only_what_fails_by_an_assertion_has_noticed_the_removal(tmp_path: Path) -> None:

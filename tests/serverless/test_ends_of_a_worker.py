@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from shared.settings import Settings
@@ -48,6 +49,7 @@ def test_work_that_never_returns_is_answered_by_the_deadline_and_the_worker_ends
     with started(tmp_path, JOB_CONCURRENCY="2", JOB_TIMEOUT="1.5", JOB_GRACE="0.5") as loop:
         loop.gateway.submit(sdxl_job("hangs", "hang"))
         loop.wait_for_step("hangs")
+        assert len(members(loop.worker)) > 1
         loop.gateway.submit(sdxl_job("behind"))
         output = loop.gateway.result("hangs")["output"]
         assert (output["metadata"]["error_code"], output["metadata"]["retryable"]) == ("JOB_TIMEOUT", True)
@@ -55,7 +57,24 @@ def test_work_that_never_returns_is_answered_by_the_deadline_and_the_worker_ends
         assert loop.callbacks("hangs") == [output]
         assert loop.gateway.result("behind")["output"]["metadata"]["error_code"] in {"DEVICE_ERROR", "JOB_TIMEOUT"}
         assert loop.worker.wait() == 1, "although a thread of it still hangs"
+        ends = time.monotonic() + 5
+        while members(loop.worker):
+            assert time.monotonic() < ends, "a process that it has started lives on"
+            time.sleep(0.05)
         assert "Traceback" not in loop.worker.log
+
+
+def members(worker: WorkerProcess) -> list[str]:
+    """The processes of a worker's group that live: itself, and what it has started, such as the SDK's own that tells RunPod it lives."""
+    stats = [line.rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat") if (line := _read(path))]
+    return [state for state, _parent, group, *_ in stats if group == str(worker.process.pid) and state != "Z"]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # it has just ended
+        return ""
 
 
 def test_a_worker_whose_interpreter_stands_still_ends_all_the_same(tmp_path: Path) -> None:

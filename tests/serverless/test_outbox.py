@@ -67,6 +67,8 @@ def test_with_storage_away_for_all_of_a_job_its_pictures_are_kept_and_the_next_s
         names = [f"user-1/kept/{index}.{ending}" for index in range(3) for ending in ("png", "thumb.webp")]
         assert output["metadata"]["assets_pending"] == names
         assert storage.objects == {}
+        assert redeliver(tmp_path, environment).returncode == 1, "storage is still away"
+        assert len(inbox.messages) == 1, "nothing is called back that is not stored"
         storage.outage = None
         with worker(tmp_path / "two", inbox, environment) as loop:
             failed, completed = inbox.wait_for(2)

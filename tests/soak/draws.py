@@ -226,7 +226,7 @@ def a_picture_with_flipped_bits(turn: Turn) -> None:
 
 @draw("F20", "REFERENCE_IMAGE_ERROR", handlers=PICTURES)
 def a_bad_data_url(turn: Turn) -> None:
-    turn.refer(url=turn.chance.choice(cases_b.BAD_DATA))
+    turn.refer(url=turn.chance.choice(list(cases_b.BAD_DATA)))
     turn.refused = True
 
 

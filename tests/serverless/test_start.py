@@ -1,0 +1,47 @@
+"""What a worker refuses to start for, one by one: it says what, takes no job, and ends."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.doubles.gateway import Gateway
+from tests.doubles.worker import WorkerProcess
+
+
+def refusal(folder: Path, **environment: str) -> tuple[str, str]:
+    """The check that failed and its reason, as RunPod is told them."""
+    with Gateway() as gateway, WorkerProcess("tests.doubles.paint", gateway, folder, environment) as worker:
+        assert worker.wait() == 1
+        assert gateway.takes == []
+        unhealthy = [query for query in gateway.pings if query.get("status") == ["unhealthy"]]
+        assert len(unhealthy) == 1, worker.log
+        return unhealthy[0]["check"][0], unhealthy[0]["reason"][0]
+
+
+@pytest.fixture
+def little_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 100 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(folder)], check=False, capture_output=True).returncode:
+        pytest.skip("only who may mount has a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_without_room_stops_it(tmp_path: Path, little_disk: Path) -> None:
+    check, reason = refusal(tmp_path, TMPDIR=str(little_disk))
+    assert check == "disk"
+    assert "There are 100 MiB left for temporary files, and 256 are needed." in reason
+
+
+def test_a_receiver_that_may_not_be_told_stops_it(tmp_path: Path) -> None:
+    check, reason = refusal(tmp_path, JOB_CALLBACK_URL="http://receiver.example/", JOB_CALLBACK_SECRET="a-secret-for-tests")
+    assert check == "callbacks"
+    assert "JOB_CALLBACK_URL must begin with https://" in reason
