@@ -95,6 +95,14 @@ def _hang() -> NoReturn:
         threading.Event().wait()
 
 
+LEAKED: list[Any] = []
+
+
+def _leak() -> None:
+    """A file and some memory that nobody gives back."""
+    LEAKED.append((os.open(os.devnull, os.O_RDONLY), os.urandom(2**19)))
+
+
 def _deeds() -> dict[str, Callable[[], Any]]:
     import torch
 
@@ -107,6 +115,7 @@ def _deeds() -> dict[str, Callable[[], Any]]:
         "hang": _hang,
         "kill": _kill,
         "slow": lambda: time.sleep(0.2),
+        "leak": _leak,
     }
 
 

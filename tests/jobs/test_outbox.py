@@ -180,25 +180,6 @@ def test_what_a_crash_left_half_written_is_cleared_away_after_a_day(tmp_path: Pa
     assert list((tmp_path / "outbox").iterdir()) == [second], "another worker may still be writing the younger one"
 
 
-def test_what_a_crash_left_of_an_entry_that_was_delivered_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outbox = outbox_in(tmp_path)
-    fill(outbox)
-    unlink, removed = os.unlink, []
-
-    def dies_at_the_second(path: str, **where: Any) -> None:
-        if "dir_fd" in where:  # of a folder that is removed with all that is in it
-            removed.append(path)
-        if len(removed) > 1:
-            raise SystemExit  # as near to SIGKILL as this process survives
-        unlink(path, **where)
-
-    with monkeypatch.context() as patches, pytest.raises(SystemExit):
-        patches.setattr(os, "unlink", dies_at_the_second)
-        delivering(outbox, tmp_path).run()
-    assert outbox.waiting() == []
-    assert delivering(outbox, tmp_path).run() == Tally()
-
-
 def test_what_else_lies_there_is_left_alone(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     fill(outbox)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -84,7 +85,17 @@ class Mortals:
         assert after == self.stored(twin["id"]), "the files of a job whose worker lived"
         assert [asset.get("content") for asset in output["assets"]] == [asset.get("content") for asset in again["assets"]]
         self.was_told_under_one_id(job["id"])
-        assert list(self.world.outbox.glob("*")) == []
+        self.nothing_waits()
+
+    def nothing_waits(self) -> None:
+        """Nothing is in the outbox, but perhaps what was never complete: who wrote it might live. After a day it is cleared away."""
+        left = list(self.world.outbox.glob("*"))
+        assert all(path.suffix == ".part" for path in left)
+        for path in left:
+            os.utime(path, (0, 0))
+        if left:
+            assert self.world.redeliver() == 0
+            assert list(self.world.outbox.glob("*")) == []
 
     def was_told_under_one_id(self, job_id: str) -> None:
         told = [message for message in self.world.inbox.messages if message.payload["job_id"] == job_id]

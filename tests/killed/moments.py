@@ -183,9 +183,9 @@ def _(scene: Scene) -> None:
 
 
 def _keeping(words: str, event: str, after: int) -> None:
-    """With storage away: two files, the entry, and the folder under its own name."""
+    """With storage away: two files, the entry, and the folder under its own name. No matter who made the picture."""
 
-    @moment(f"it keeps a result, and {words}", "sdxl")
+    @moment(f"it keeps a result, and {words}", "paint")
     def _(scene: Scene) -> None:
         scene.storage_away()
         scene.victim.sabotage(event, "kill", after=after)
@@ -207,7 +207,7 @@ def _(scene: Scene) -> None:
     scene.victim.sabotage("outbox fsync", "kill")
 
 
-@moment("it has kept a callback, and not told RunPod", "sdxl")
+@moment("it has kept a callback, and not told RunPod", "paint")
 def _(scene: Scene) -> None:
     scene.receiver_away()
     scene.victim.gateway.loses_results = scene.kill
@@ -225,7 +225,7 @@ class Later:
 
     words: str
     arrange: Callable[[World], None]
-    handler: str = "sdxl"
+    handler: str = "paint"
 
 
 def _kill_newest(world: World) -> None:

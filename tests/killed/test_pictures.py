@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.killed.conftest import Mortals
-from tests.killed.lives import die_and_be_followed, die_delivering, moments_of, named
-from tests.killed.moments import LATER, Later, Moment
+from tests.killed.lives import die_and_be_followed, moments_of, named
+from tests.killed.moments import Moment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -14,8 +14,3 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 @pytest.mark.parametrize("case", moments_of("sdxl"), ids=named)
 def test_killed_when(mortals: Mortals, case: tuple[str, Moment]) -> None:
     die_and_be_followed(mortals, *case)
-
-
-@pytest.mark.parametrize("later", LATER, ids=lambda later: f"{later.handler}-{later.words.replace(' ', '-').replace(',', '')}")
-def test_killed_while_it_delivers_what_an_earlier_worker_kept_when(mortals: Mortals, later: Later) -> None:
-    die_delivering(mortals, later, f"{later.handler}-later-{LATER.index(later)}")

@@ -12,14 +12,10 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # its types are a package
 
 from tests.doubles.models import tiny_models_at
 from tests.faults.world import World
-from tests.soak.slopes import LEAST, WARM_UP, slope
+from tests.soak.slopes import LEAST, MATERIAL, WARM_UP, slope
 from tests.soak.soak import Report, Soak
 
 ROOT = Path(__file__).parents[2]
-
-MATERIAL = {"memory": 1.0, "files": 1.0}
-"""What growth per 100 jobs matters: MiB, and open files. A worker that never rests does a hundred thousand jobs of ten seconds in twelve
-days. By then it would have grown by one GiB of the tens that a pod has, and would be near the 1024 files that a process may have open."""
 
 # As the images have it. A job deadline is followed soon by the end of what does not answer.
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_TRIM_THRESHOLD_": str(2**17), "JOB_GRACE": "1"}

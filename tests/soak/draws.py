@@ -115,8 +115,10 @@ def draw(
 
 
 def good_job(handler: str, job_id: str, world: World, chance: random.Random) -> dict[str, Any]:
-    """A job as on any other day: pictures, a clip, an answer, each of some sizes."""
+    """A job as on any other day: pictures, a clip, an answer, each of some sizes. `paint` makes pictures without a model."""
     seed = chance.randrange(2**31)
+    if handler == "paint":
+        return sdxl(job_id, seed=seed)
     if handler == "sdxl":
         size = chance.choice(("64x64", "96x64"))
         return sdxl(job_id, seed=seed, num_images=chance.choice((1, 1, 3)), resolution=size, output_format=chance.choice(("png", "webp")))

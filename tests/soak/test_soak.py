@@ -1,0 +1,51 @@
+"""The loop itself, with a worker that needs no model: what holds is said to hold, and a leak is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.world import World
+from tests.soak.__main__ import ENVIRONMENT
+from tests.soak.slopes import LEAST, MATERIAL, WARM_UP, slope
+from tests.soak.soak import Report, Soak
+
+ENOUGH = WARM_UP + LEAST
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    (tmp_path / "none").mkdir()
+    around = World(tmp_path, tmp_path / "none", ENVIRONMENT)
+    yield around
+    around.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_worker_that_keeps_what_it_should_give_back_is_seen(world: World) -> None:
+    world.worker("paint")
+
+    def leak(_report: Report) -> None:
+        world.worker("paint").sabotage("denoiser", "leak")
+
+    report = Soak(world, 1, handlers=("paint",), share=0.0).run(ENOUGH, leak)
+    assert (report.failures, report.lost) == ({}, {})
+    files, memory = slope(report.held["paint"].files), slope([[size / 2**20 for size in life] for life in report.held["paint"].memory])
+    assert files is not None
+    assert files.grows(MATERIAL["files"])
+    assert 90 < files.per_100 < 110, "one for each job"
+    assert memory is not None
+    assert memory.grows(MATERIAL["memory"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_job_that_was_stored_and_is_no_more_is_lost(world: World) -> None:
+    def forget(_report: Report) -> None:
+        world.storage.objects.pop("user-1/soak-1/0.png", None)
+
+    report = Soak(world, 1, handlers=("paint",), share=0.0).run(3, forget)
+    assert report.lost == {"soak-1": "user-1/soak-1/0.png is not stored as it should be"}
