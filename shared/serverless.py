@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -20,6 +19,7 @@ from pydantic import JsonValue
 from shared.contract.openai_request import Look
 from shared.contract.request import Operator, Request
 from shared.fetch import Fetcher
+from shared.handler import Handler
 from shared.jobs.cancel import CancelToken
 from shared.jobs.deliver import Courier
 from shared.jobs.deliveries import Deliveries
@@ -28,7 +28,7 @@ from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, Worker, run_j
 from shared.jobs.outbox import Outbox
 from shared.jobs.presentation import Output, list_models, present
 from shared.jobs.progress import Progress
-from shared.jobs.recipe import NamesModels, Recipe, Run
+from shared.jobs.recipe import NamesModels, Run
 from shared.jobs.redelivery import Redelivery
 from shared.jobs.threads import ended
 from shared.jobs.watchdog import Departure, end_process
@@ -38,7 +38,8 @@ from shared.settings import Settings, SettingsError, on_runpod, prepare_environm
 from shared.storage import open_storage
 from shared.telemetry import configure_logging, logger, watch_errors
 from shared.webhooks import Webhook
-from shared.weights.catalogue import Weights
+
+__all__ = ["Handler", "serve"]
 
 RequestT = TypeVar("RequestT", bound=Request)
 T = TypeVar("T")
@@ -47,40 +48,6 @@ T = TypeVar("T")
 _STREAM_INTERVAL = 0.075
 # Seconds that one progress update may take on its way.
 _UPDATE_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class Handler(Generic[RequestT]):
-    """One endpoint.
-
-    Attributes:
-        name: `sdxl`, `wan` or `chat`.
-        request: What its inputs are parsed with.
-        load: Finds and loads the models, once, on the thread that owns the GPU. Raises `SettingsError` when it cannot.
-        checks: What else must be true, and is looked at before that, by name: each raises `SettingsError` when it is not.
-        libraries: The modules that `load` imports, for the self-check of an image.
-        weights: What it cannot do without, for the self-check of a machine.
-        beside: Whether, as the operator has it, a server beside the worker has the weights; then they are not looked for here.
-        calls_back: Whether callbacks go out for requests that did not ask for one.
-        streams: Whether it can write its text piece by piece.
-        together: How many jobs a recipe does at once, where it has a thread of its own for the GPU. None: it uses the one it is called on,
-            so it does one.
-    """
-
-    name: str
-    request: type[RequestT]
-    load: Callable[[Settings], Recipe[RequestT]]
-    checks: Mapping[str, Callable[[Settings], None]] = field(default_factory=dict)
-    libraries: tuple[str, ...] = ()
-    weights: tuple[Weights, ...] = ()
-    calls_back: bool = True
-    streams: bool = False
-    together: Callable[[Any], int] | None = None
-    beside: Callable[[Settings], bool] = lambda _settings: False
-
-    def needs(self, settings: Settings) -> tuple[Weights, ...]:
-        """The weights that must be on this machine."""
-        return () if self.beside(settings) else self.weights
 
 
 def serve(handler: Handler[RequestT]) -> None:
@@ -162,7 +129,7 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
     outbox = Outbox(settings.outbox, max_bytes=settings.outbox_max_bytes, max_age=settings.outbox_max_age)
     gpu = GpuThread()
     recipe = _checked("weights", lambda: gpu.submit(partial(handler.load, settings)).result())
-    concurrency = _concurrency(handler, recipe, settings)
+    concurrency = handler.concurrency(recipe, settings)
     # Of their own, so that a receiver that does not answer keeps no upload waiting.
     callbacks = ThreadPoolExecutor(concurrency, thread_name_prefix="callback")
     Redelivery(outbox, storage, webhook).start()
@@ -184,13 +151,6 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
         grace=settings.job_grace,
         concurrency=concurrency,
     )
-
-
-def _concurrency(handler: Handler[RequestT], recipe: Recipe[RequestT], settings: Settings) -> int:
-    """Jobs in hand at once. The same for as long as the process lives: the SDK changes it only while no job runs."""
-    if handler.together is None:
-        return settings.job_concurrency or 1
-    return min(handler.together(recipe), settings.job_concurrency or sys.maxsize)
 
 
 class _Endpoint(Generic[RequestT]):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from shared.contract.wan import ReferenceMode, WanRequest
+from shared.contract.clip_references import ReferenceMode
+from shared.contract.wan import WanRequest
 from shared.errors import ModelUnavailable
 from shared.models.diffusion import WanPipelines
 

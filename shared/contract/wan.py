@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from shared.contract.allowed import grouped
+from shared.contract.clip_references import CLIP_REFERENCES, ReferenceMode, ensure_fitting, mode_of
 from shared.contract.clip_sizes import LONGEST_SIDE, STEP, is_legal, nearest_legal
 from shared.contract.context import Context
 from shared.contract.fields import Id, Preview, Seed, Text, drawn
@@ -19,21 +20,10 @@ from shared.contract.wire import UNSET, Otherwise, Wire, refuse
 
 MOST_FRAMES = 83
 
-ReferenceMode = Literal["none", "single", "start", "end", "both"]
-
 _IMAGES = ("image_fast", "image_high")
 _FAST = ("image_fast", "video_fast")
 _HIGH = ("image_high", "video_high", "wan_generate")
 _DEFAULT_SIZE = Size(480, 832)
-_MODES: Mapping[tuple[str, ...], ReferenceMode] = {
-    (): "none",
-    ("image",): "single",
-    ("first_frame",): "start",
-    ("last_frame",): "end",
-    ("first_frame", "last_frame"): "both",
-}
-"""Which mode goes with which references."""
-_REFERENCES = ("image", "first_frame", "last_frame")
 
 _PLAIN_TYPES: Mapping[str, str] = {
     "wan_video_fast": "video_fast",
@@ -67,28 +57,6 @@ def _side(index: Literal[0, 1]) -> Otherwise:
         return size[index]
 
     return Otherwise(compute, f"{_DEFAULT_SIZE[index]}, or from `size` or `resolution`")
-
-
-def _given_references(data: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(name for name in _REFERENCES if data.get(name) is not None)
-
-
-def _mode_of_the_references(data: Mapping[str, Any], _: Context) -> ReferenceMode:
-    mode = _MODES.get(_given_references(data))
-    if mode is None:
-        raise refuse("given: config.image goes with neither config.first_frame nor config.last_frame")
-    return mode
-
-
-def _ensure_fitting(mode: ReferenceMode, given: tuple[str, ...]) -> None:
-    needed = next(names for names, fitting in _MODES.items() if fitting == mode)
-    missing = [f"config.{name}" for name in needed if name not in given]
-    ignored = [f"config.{name}" for name in given if name not in needed]
-    if missing or ignored:
-        reasons = [f'"{mode}" also needs {" and ".join(missing)}'] * bool(missing) + [
-            f'"{mode}" would ignore {" and ".join(ignored)}'
-        ] * bool(ignored)
-        raise refuse(f"the mode of the references given ({', '.join(reasons)})", sent=f'"{mode}"', nearest=_MODES.get(given))
 
 
 class WanRequest(Request):
@@ -204,7 +172,7 @@ class WanRequest(Request):
         ReferenceMode,
         # In metadata the plain name is SDXL's, and its words mean nothing here.
         Wire("config.reference_mode", ("metadata.video_reference_mode", "video_reference_mode"), places=("config", "top")),
-        Otherwise(_mode_of_the_references, "from the references given"),
+        Otherwise(mode_of, "from the references given"),
         Field(description="Must go with the references given: a job never ignores one, and never runs without one that it needs."),
     ] = UNSET
     reference_strength: Annotated[
@@ -266,8 +234,8 @@ class WanRequest(Request):
     @classmethod
     def _goes_with_the_references(cls, mode: ReferenceMode, info: ValidationInfo) -> ReferenceMode:
         # A reference that is itself wrong is missing here, and nobody knows what was meant by the mode.
-        if all(name in info.data for name in _REFERENCES):
-            _ensure_fitting(mode, _given_references(info.data))
+        if all(name in info.data for name in CLIP_REFERENCES):
+            ensure_fitting(mode, info.data)
         return mode
 
     @property
