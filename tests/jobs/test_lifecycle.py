@@ -218,6 +218,21 @@ def test_the_deadline_counts_for_uploads_too(worker: Workers, disk: WatchedDisk)
     assert end.error.code == "JOB_TIMEOUT"
 
 
+def test_an_upload_that_fails_because_the_time_is_over_says_that(worker: Workers, disk: WatchedDisk) -> None:
+    def too_late(key: str) -> None:
+        time.sleep(0.3)
+        raise UploadError("Storage did not answer in time.")
+
+    disk.before_put = too_late
+
+    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+        yield picture()
+
+    end = asyncio.run(run_job(job(), worker(making), run(deadline=0.2)))
+    assert isinstance(end, Failed)
+    assert end.error.code == "JOB_TIMEOUT"
+
+
 def test_what_was_warned_about_is_said_of_failed_jobs_too(worker: Workers) -> None:
     def making(request: SdxlRequest, run: Run) -> Generator[Product]:
         yield from ()
@@ -241,6 +256,7 @@ def test_a_deadline_that_passes_is_a_failure_of_its_own(worker: Workers) -> None
     end = asyncio.run(run_job(job(), worker(making), run(deadline=0.1)))
     assert isinstance(end, Failed)
     assert (end.error.code, end.error.retryable) == ("JOB_TIMEOUT", True)
+    assert not end.error.replaces_worker, "the work has ended by itself"
 
 
 def test_each_end_is_made_on_one_line_and_there_is_one_blind_except() -> None:

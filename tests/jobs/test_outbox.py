@@ -84,7 +84,7 @@ def test_an_entry_that_names_a_path_outside_of_its_folder_is_no_entry(tmp_path: 
     fill(outbox)
     (entry,) = outbox.waiting()
     manifest = entry / MANIFEST
-    manifest.write_bytes(manifest.read_bytes().replace(KEY.encode(), b"user-1/job/../../../secret.png"))
+    manifest.write_bytes(manifest.read_bytes().replace(KEY.encode(), b"user-1/job/../../0.png"))
     assert read_entry(entry) is None
     assert delivering(outbox, tmp_path).run() == Tally(waiting=1)
 
@@ -96,6 +96,7 @@ def test_the_newest_run_of_a_job_takes_the_place_of_earlier_ones(tmp_path: Path)
     assert len(outbox.waiting()) == 1
     delivering(outbox, tmp_path).run()
     assert (tmp_path / "out" / KEY).read_bytes() == b"second"
+    assert list((tmp_path / "outbox").iterdir()) == [], "the first would be delivered over it the next time"
 
 
 def test_a_job_that_was_delivered_after_all_waits_no_more(tmp_path: Path) -> None:

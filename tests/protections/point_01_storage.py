@@ -88,6 +88,7 @@ POINT = Point(
             "    if size > MAX_RESULT_BYTES:",
             "    if False:",
             (fault("F40"), "tests/serverless/test_results.py::test_a_result_that_runpod_would_lose_fails_with_its_size"),
+            shows="KeyError: 'error'",
         ),
         Protection(
             "A number that is not finite never becomes a payload.",

@@ -17,6 +17,7 @@ POINT = Point(
             "        return code not in _RECOVERABLE_CUDA_CODES",
             "        return False",
             (_ROW, f"{_ENDS}test_a_worker_that_lost_its_gpu_answers_and_takes_no_further_job"),
+            shows="KeyError: 'stopPod'",
         ),
         Protection(
             "A wrong argument does not cost the worker.",
@@ -38,6 +39,7 @@ POINT = Point(
             '            self.config["refresh_worker"] = True\n',
             "",
             (f"{_ENDS}test_a_worker_that_lost_its_gpu_answers_and_takes_no_further_job",),
+            shows="KeyError: 'stopPod'",
         ),
         Protection(
             "Work that waits for the lost GPU does not begin.",

@@ -56,11 +56,18 @@ POINT = Point(
             (_HANGS,),
         ),
         Protection(
-            "Uploads end by the job's deadline.",
+            "What was stored too late does not complete its job.",
+            "shared/jobs/products.py",
+            "    if not parcel.keeps:\n        token.check()\n",
+            "",
+            ("tests/jobs/test_lifecycle.py::test_the_deadline_counts_for_uploads_too",),
+        ),
+        Protection(
+            "An upload that fails because the job's time is over says that.",
             "shared/jobs/products.py",
             "    except UploadError:\n        token.check()\n        raise",
             "    except UploadError:\n        raise",
-            ("tests/jobs/test_lifecycle.py::test_the_deadline_counts_for_uploads_too",),
+            ("tests/jobs/test_lifecycle.py::test_an_upload_that_fails_because_the_time_is_over_says_that",),
         ),
         Protection(
             "The C library's timer ends an interpreter that stands still.",

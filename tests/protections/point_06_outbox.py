@@ -43,7 +43,7 @@ POINT = Point(
             " if _NAME.fullmatch(path.name)]",
             "]",
             (f"{_KEPT}test_what_else_lies_there_is_left_alone",),
-            shows="ValueError",
+            shows="IndexError",
         ),
         Protection(
             "A file has its name only when it is on the disk.",

@@ -132,6 +132,7 @@ POINT = Point(
             "    if _stamped(weights) == state:",
             "    if False:",
             (f"{_VERIFY}test_whole_weights_pass_and_are_hashed_only_once",),
+            shows="shared.settings.SettingsError",
         ),
         Protection(
             "Another lock makes the stamp worthless.",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tests.faults import cases_a, cases_b, cases_c, cases_d, cases_e  # noqa: F401 - they register their cases
+from tests.faults.registry import CASES
 from tests.protections.page import page
 from tests.protections.removal import Result, TableError, remove, without
-from tests.protections.table import Protection, points
+from tests.protections.table import Protection, fault, points
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = [pytest.param(each, id=f"{point.title}-{index}") for point in points() for index, each in enumerate(point.protections)]
@@ -45,18 +48,20 @@ def removed(folder: Path, *tests: str, text: str = GUARD, instead: str = "", sho
     return remove(Protection("Nothing is shared by none.", "divider.py", text, instead, ids, shows), folder)
 
 
+@cache
+def functions_of(file: str) -> frozenset[str]:
+    """The names of all functions in a file."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return frozenset(node.name for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8"))) if isinstance(node, kinds))
+
+
 @pytest.mark.parametrize("protection", ENTRIES)
 def test_what_is_to_be_removed_is_there_once_and_so_are_its_tests(protection: Protection) -> None:
     assert without(protection, ROOT) != (ROOT / protection.file).read_text(encoding="utf-8")
     assert protection.tests
     for test in protection.tests:
         file, _, name = test.partition("::")
-        functions = [
-            node.name
-            for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8")))
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        ]
-        assert name.partition("[")[0] in functions, test
+        assert name.partition("[")[0] in functions_of(file), test
 
 
 def test_the_page_of_protections_is_current() -> None:
@@ -67,6 +72,11 @@ def test_every_module_has_the_number_of_its_point() -> None:
     files = sorted(path.stem for path in Path(__file__).parent.glob("point_*.py"))
     assert [int(file.split("_")[1]) for file in files] == [point.number for point in points()]
     assert {point.number for point in points()} <= set(range(1, 13))
+
+
+def test_every_fault_has_a_protection_without_which_it_is_not_survived() -> None:
+    named = {test for point in points() for each in point.protections for test in each.tests}
+    assert [number for number in sorted(CASES) if fault(number) not in named] == []
 
 
 def test_only_what_fails_by_an_assertion_has_noticed_the_removal(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shared.settings import SettingsError
-from shared.weights.lock import Lock, LockedFile, write_lock
+from shared.weights.lock import Lock, LockedFile, read_lock, write_lock
 from shared.weights.verify import stamp_path, verify
 
 CONTENT = b"numbers " * 1000
@@ -80,8 +81,9 @@ def test_weights_that_were_not_downloaded_with_a_lock_pass(tmp_path: Path) -> No
 
 def test_another_lock_makes_the_stamp_worthless(weights: Path) -> None:
     verify("sdxl", weights)
-    wrong = LockedFile("config.json", 2, "0" * 64)
-    write_lock(weights, Lock("owner/name", "1" * 40, "MIT", (wrong,)))
+    lock = read_lock(weights)
+    assert lock is not None
+    write_lock(weights, replace(lock, files=tuple(replace(file, sha256="0" * 64) for file in lock.files)))  # of the same sizes
     with pytest.raises(SettingsError, match="SHA-256"):
         verify("sdxl", weights)
 
