@@ -48,7 +48,7 @@ class Gateway(Loopback):
         pings: The query of each ping.
         takes: When jobs were asked for: `(seconds, jobs in progress)`.
         taken: The ids of the jobs that were handed out, in order.
-        most_in_hand: How many of them were, at most, without a result at once. A job that was stopped has none.
+        most_in_hand: How many of them, at most, had no result at once and were not stopped.
         on_the_way: Called with the job's id while a progress update is on its way.
         progress_delay: Seconds that a progress update is on its way.
         stream_delay: Seconds that a piece of a stream is on its way.
@@ -69,6 +69,7 @@ class Gateway(Loopback):
         self.loses_results: Callable[[], object] | None = None
         self._jobs: deque[dict[str, Any]] = deque()
         self._stops: deque[str] = deque()
+        self._stopped = 0
         self._draining = False
         self._changed = threading.Condition()
 
@@ -137,7 +138,7 @@ class Gateway(Loopback):
             self._changed.wait_for(lambda: bool(self._jobs), timeout=HOLD_TAKE)
             jobs = [self._jobs.popleft() for _ in range(min(count, len(self._jobs)))]
             self.taken += [job["id"] for job in jobs]
-            ended = sum(post.is_result for post in self.posts)
+            ended = sum(post.is_result for post in self.posts) + self._stopped
             self.most_in_hand = max(self.most_in_hand, len(self.taken) - ended)
             return jobs
 
@@ -146,6 +147,7 @@ class Gateway(Loopback):
             self._changed.wait_for(lambda: bool(self._stops) or self._draining, timeout=HOLD_STOP)
             stops = list(self._stops)
             self._stops.clear()
+            self._stopped += len(stops)
             return stops
 
     def keep(self, kind: str, job_id: str, body: Any) -> int:

@@ -98,6 +98,11 @@ class Around:
     environment: dict[str, str]
 
     @property
+    def receivers(self) -> list[Inbox]:
+        """The one that is configured, and those that jobs may ask for."""
+        return [self.loop.inbox, *self.inboxes]
+
+    @property
     def outbox(self) -> Path:
         return self.loop.worker.folder / "volume" / "outbox"
 
@@ -117,7 +122,7 @@ class Around:
 
     def told(self, job_id: str) -> list[Message]:
         """The callbacks about a job, whoever got them."""
-        messages = [message for inbox in (self.loop.inbox, *self.inboxes) for message in inbox.messages]
+        messages = [message for inbox in self.receivers for message in inbox.messages]
         return [message for message in messages if message.payload["job_id"] == job_id]
 
     def wait_for_step_of(self, job_id: str, step: str) -> None:

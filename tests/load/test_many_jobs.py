@@ -95,14 +95,18 @@ def told_its_own(load: Around, job: Job, output: Any) -> None:
     assert [message.headers["webhook-id"] for message in messages] == [f"{job['id']}_processing", f"{job['id']}_completed"]
     asked = job["input"].get("callback_url", load.loop.inbox.url)
     assert all(asked.endswith(message.path) for message in messages)
+    (receiver,) = {inbox.url for inbox in load.receivers for message in inbox.messages if message.payload["job_id"] == job["id"]}
+    assert asked.startswith(receiver)
 
 
 def progressed(load: Around, job: Job) -> None:
     """Progress was the job's own, never went back, and ended before its result."""
     posts = [post for post in load.loop.gateway.posts if post.job_id == job["id"]]
     assert [post.is_result for post in posts] == [False] * (len(posts) - 1) + [True]
-    steps = [update["step"] for update in load.loop.gateway.progress(job["id"])]
+    updates = load.loop.gateway.progress(job["id"])
+    steps = [update["step"] for update in updates]
     assert steps == sorted(set(steps))
+    assert len({update["steps"] for update in updates}) <= 1, "of one job, and of no other"
 
 
 def all_at_once(shop: Shop, numbers: range) -> None:
@@ -174,7 +178,7 @@ def test_a_job_that_is_stopped_with_a_lora_on_leaves_the_pictures_of_its_neighbo
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_forty_jobs_at_once_are_bit_for_bit_what_they_are_alone(sdxl: Shop) -> None:
     all_at_once(sdxl, range(100, 140))
 
