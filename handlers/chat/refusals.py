@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from shared.contract.chat import ChatRequest
+from shared.contract.names import quote_name
 from shared.errors import ContextLengthExceeded, ModelUnavailable
 
 
@@ -15,7 +16,7 @@ def no_such_model(request: ChatRequest, names: Iterable[str]) -> ModelUnavailabl
         request: What was asked.
         names: The models that are.
     """
-    return ModelUnavailable(f"This worker has no model {request.model!r}; it has {', '.join(sorted(names))}.")
+    return ModelUnavailable(f"This worker has no model {quote_name(request.model)}; it has {', '.join(sorted(names))}.")
 
 
 def too_long(request: ChatRequest, prompt: int | None, window: int) -> ContextLengthExceeded:

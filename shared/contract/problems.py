@@ -13,6 +13,7 @@ from pydantic import ValidationError as PydanticError
 from pydantic_core import ErrorDetails
 
 from shared.contract.allowed import Schema, grouped, nearest, resolve, sentence
+from shared.contract.names import looks_like_a_key
 from shared.errors import Problem, ValidationError
 
 _MOST = 25
@@ -34,7 +35,8 @@ def describe(value: object, *, show_text: bool = True) -> str:
         case float():
             return repr(value) if math.isfinite(value) else "a number that is not finite"
         case str():
-            return f'"{value}"' if show_text and _WORD.fullmatch(value) else _describe_text(value)
+            shown = show_text and _WORD.fullmatch(value) and not looks_like_a_key(value)
+            return f'"{value}"' if shown else _describe_text(value)
         case Mapping():
             return "an object"
         case Sequence():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from shared.contract.names import quote_name
 from shared.errors import ModelUnavailable
 from shared.settings import SettingsError
 from shared.weights.kept import Kept
@@ -94,7 +95,7 @@ class Shelf:
         if name not in paths:
             there = f"there is {', '.join(sorted(paths))}" if paths else "there is none"
             raise ModelUnavailable(
-                f"{board.field}: this worker has no {board.noun} {name!r}; {there}. "
+                f"{board.field}: this worker has no {board.noun} {quote_name(name)}; {there}. "
                 "Name another one, leave it out, or ask the operator to add it."
             )
         return paths[name]

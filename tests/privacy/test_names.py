@@ -1,0 +1,58 @@
+"""A key that somebody has put in the place of a name comes back in no message; names that are names do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers.chat.refusals import no_such_model
+from shared.contract.chat import ChatRequest
+from shared.contract.names import looks_like_a_key
+from shared.contract.sdxl import SdxlRequest
+from shared.errors import ModelUnavailable, ValidationError
+from shared.weights.shelf import BOARDS, Kind, Shelf
+
+KEYS = (
+    "sk-canary0123456789abcdef", "sk-proj-canary0123456789abcdef", "hf_canary0123456789abcdefghij", "sb_secret_canary0123456789abcdef",
+    "rpa_CANARY0123456789ABCDEFGHIJ", "whsec_canary0123456789abcdef", "ghp_canary0123456789abcdefghij", "github_pat_canary0123456789abc",
+    "eyJhbGciOiJIUzI1NiJ9.eyJjYW5hcnkiOiJjYW5hcnkifQ.canary", "AKIACANARY0123456789", "r8_canary0123456789abcdefghij",
+)  # fmt: skip
+NAMES = (
+    "skin_texture_detailer_xl_v2_final",
+    "hf-detail",
+    "pk_style",
+    "sd_xl_offset_example-lora_1.0",
+    "keyboard-of-an-old-typewriter",
+    "sk-1",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_said_back(name: str, tmp_path: Path) -> None:
+    assert not looks_like_a_key(name)
+    with pytest.raises(ModelUnavailable, match=f"no LoRA '{name}'; there is none"):
+        Shelf(tmp_path).find("loras", name)
+
+
+@pytest.mark.parametrize("kind", BOARDS)
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_in_the_place_of_a_name_is_not_said_back(key: str, kind: Kind, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable) as refused:
+        Shelf(tmp_path).find(kind, key)
+    assert f"(a name of {len(key)} characters)" in refused.value.message
+    assert "canary" not in refused.value.message.lower()
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_in_the_place_of_anything_else_is_not_said_back(key: str) -> None:
+    asked: dict[str, Any] = {"id": "j", "user_id": "u", "type": key, "prompt": "p", key: 1, "metadata": {"reference_type": key}}
+    asked["config"] = {"scheduler": key, "steps": key, "output_format": key, key: key, "loras": [{"name": "a", key: key}]}
+    with pytest.raises(ValidationError) as refused:
+        SdxlRequest.parse(asked, job_id="j")
+    assert key not in refused.value.message
+    assert not any(key in warning for warning in refused.value.warnings)
+    assert len(refused.value.problems) >= 5
+    chat = ChatRequest.parse({"messages": [{"role": "user", "content": "Hello"}]}, job_id="j").model_copy(update={"model": key})
+    assert key not in no_such_model(chat, ["qwen_instruct"]).message
