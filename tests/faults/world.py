@@ -22,6 +22,7 @@ SERVICE_KEY = "canary-service-key"
 CALLBACK_SECRET = "canary-callback-secret-0123456789"
 URL_TOKEN = "canary-url-token"
 PROMPT = "canary-prompt-heron-over-the-bay"
+NEGATIVE = "canary-negative-prompt-fog"
 
 # Enough for retries, and little enough that a test waits for no receiver that stays away.
 DEADLINES = {"UPLOAD_DEADLINE": "5", "CALLBACK_DEADLINE": "2", "REFERENCE_DEADLINE": "1.5", "REFERENCE_MAX_BYTES": str(2 * 1024**2)}
@@ -242,13 +243,33 @@ class World:
 def sdxl(job_id: str, *, prompt: str = PROMPT, **config: Any) -> dict[str, Any]:
     """A small SDXL job."""
     settings = {"resolution": "64x64", "steps": 10, "seed": 7} | config
-    return {"id": job_id, "input": {"id": job_id, "user_id": "user-1", "type": "sdxl_image_fast", "prompt": prompt, "config": settings}}
+    return {
+        "id": job_id,
+        "input": {
+            "id": job_id,
+            "user_id": "user-1",
+            "type": "sdxl_image_fast",
+            "prompt": prompt,
+            "negative_prompt": NEGATIVE,
+            "config": settings,
+        },
+    }
 
 
 def wan(job_id: str, **config: Any) -> dict[str, Any]:
     """A small clip."""
     settings = {"width": 64, "height": 64, "frames": 6, "fps": 8, "steps": 3, "seed": 7} | config
-    return {"id": job_id, "input": {"id": job_id, "user_id": "user-1", "type": "video_fast", "prompt": PROMPT, "config": settings}}
+    return {
+        "id": job_id,
+        "input": {
+            "id": job_id,
+            "user_id": "user-1",
+            "type": "video_fast",
+            "prompt": PROMPT,
+            "negative_prompt": NEGATIVE,
+            "config": settings,
+        },
+    }
 
 
 def chat(job_id: str, callback_url: str, **fields: Any) -> dict[str, Any]:

@@ -1,0 +1,17 @@
+"""A worker that the SDK fails in, with a secret in the error: `python -m tests.privacy.broken_worker`."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from shared.serverless import _start_sdk
+from shared.telemetry import configure_logging
+
+
+def _fail(_concurrency: int) -> NoReturn:
+    raise RuntimeError("canary-in-the-sdk")
+
+
+if __name__ == "__main__":
+    configure_logging("INFO")
+    _start_sdk({"handler": lambda _job: {}, "concurrency_modifier": _fail})
