@@ -74,7 +74,7 @@ def _undefined_in_a_template() -> None:
     jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=True).from_string("{{ " + CANARY.replace("-", "_") + " }}").render()
 
 
-def _chained() -> NoReturn:
+def _chained() -> None:
     try:
         _refused_by_status()
     except httpx.HTTPStatusError as error:
@@ -150,10 +150,13 @@ def _fails_at(place: str, fail: Callable[[], object], worker: Workers, disk: Wat
     made = worker(making)
     recipe = made.recipe
     assert isinstance(recipe, Made)
-    if place == "upload":
-        disk.before_put = lambda key: None if key.endswith("json") else fail()  # type: ignore[func-returns-value]
-    if place == "store the payload":
-        disk.before_put = lambda key: fail() if key.endswith("json") else None  # type: ignore[func-returns-value]
+    if place in ("upload", "store the payload"):
+
+        def before_put(key: str) -> None:
+            if key.endswith("json") == (place == "store the payload"):
+                fail()
+
+        disk.before_put = before_put
     overridden = {"validate": "accept", "summarize": "summarize"}.get(place)
     if overridden is not None:
         setattr(recipe, overridden, lambda *_: fail())

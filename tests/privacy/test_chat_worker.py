@@ -85,8 +85,11 @@ def test_a_job_that_cannot_be_answered_is_not_printed(loop: Loop) -> None:
     """RunPod refuses the result again and again; the SDK says so, with the URL and without its own key."""
     loop.gateway.answers.extend([500] * 3)
     loop.gateway.submit({"id": "unanswered", "input": {"type": "chat", "messages": SAID, "max_tokens": 2}})
-    refused = lambda: [post.status for post in loop.gateway.posts if post.job_id == "unanswered" and post.is_result]  # noqa: E731
-    loop.gateway.wait_for(lambda: refused() == [500] * 3)
+
+    def tries() -> list[int]:
+        return [post.status for post in loop.gateway.posts if post.job_id == "unanswered" and post.is_result]
+
+    loop.gateway.wait_for(lambda: tries() == [500] * 3)
     loop.gateway.submit({"id": "next", "input": {"type": "chat", "messages": SAID, "max_tokens": 2}})
     loop.gateway.result("next")
     assert "Failed to return job results" in loop.worker.log
