@@ -90,8 +90,8 @@ POINT = Point(
         Protection(
             "A request names no path and no URL.",
             "shared/contract/fields.py",
-            """    if not re.fullmatch(r"[A-Za-z0-9_](?:[A-Za-z0-9_ +-]|\\.(?!\\.)){0,127}", name):\n        raise refuse(_PLAIN)\n""",
-            "",
+            'Field(pattern=r"^[A-Za-z0-9_](\\.?[A-Za-z0-9_ +-])*\\.?$", ',
+            "Field(",
             (f"{_SHELF}::test_no_name_leads_out_of_the_folder",),
         ),
     ),
