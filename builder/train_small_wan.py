@@ -45,7 +45,7 @@ class Plan:
     pictures: int = 750
     clips: int = 800
     transformer: int = 4000
-    motion: int = 3000
+    motion: int = 6000
 
 
 def train_small_wan(folder: Path, work: Path, plan: Plan, *, seed: int) -> None:
