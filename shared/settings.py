@@ -148,7 +148,9 @@ class Settings(BaseSettings):
     chat_engine_start: Seconds = Field(600.0, description="Seconds that it may take to become ready.")
     chat_streaming: bool = Field(False, description="Chat yields pieces of text while it writes them.")
     sfw_words: Words = Field((), description="Words and phrases that `sfw_mode` masks, separated by commas.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level that is logged.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="The least level that is logged. At `DEBUG` errors are logged in full, and may hold what callers wrote."
+    )
 
     # What RunPod sets
     runpod_pod_id: str = Field("local", description="Set by RunPod: names the worker in payloads.")

@@ -47,6 +47,16 @@ protection were missing is shown by taking each away once: [protections](protect
 - **Start.** The configuration, the bucket, the encoder, the disk, the outbox and the weights are looked at before anything is loaded, and
   all that is wrong is said in one message. Weights are compared with their lock: sizes at each start, hashes once per place.
 
+- **What is said.** Above `LOG_LEVEL=DEBUG` an error is its type and the line that raised it, and a line of a library is whose it is and
+  where it was written: the texts of both may hold a prompt, a URL with its token, or a header with its key. That is so for errors that
+  nobody catches, in any thread, for warnings, and for what asyncio finds out too late. No object shows what somebody wrote: a test gives
+  every field of every class a text and looks at its `repr`. Keys are held by `SecretStr` alone: a test walks through a working worker. At
+  DEBUG the texts are there; switch it on only where the log may hold them. A job's own `callback_url` waits in the outbox with its query,
+  because it could not be called otherwise.
+- **Files of others.** Weights are `.safetensors`, whatever an index, a configuration or an adapter in their folder says; pickles are not
+  opened, under whatever name. Names are compared with what lies in the operator's folders and never made into paths; what a link brings
+  from outside of them is not there. Nothing that came with weights is imported or run: configurations, tokenizers, schedulers, templates.
+  Tests load hostile folders in a process whose audit hook sees every file that is opened and every name that an unpickler looks up.
 - **A killed worker.** Every file is there as a whole or not at all, whatever moment SIGKILL comes at: objects are named only when they are
   stored, an entry of the outbox counts only when it is complete, and ceases to count before it is removed. RunPod hands the job out
   again; its files are the same, and so is its `webhook-id`. What was being written into the outbox is cleared away after a day, because
