@@ -52,7 +52,7 @@ def alone(loop: Loop) -> dict[int, tuple[Any, ...]]:
     texts = {}
     for number in NUMBERS:
         loop.gateway.submit(conversation(loop, f"alone-{number}", number))
-        texts[number] = written(read(loop, f"alone-{number}"))
+        texts[number] = written(loop.gateway.result(f"alone-{number}", PATIENCE)["output"][-1])
     return texts
 
 
