@@ -25,6 +25,7 @@ POINT = Point(
             "        return min(timeout, 0.95 * milliseconds / 1000)",
             "        return timeout",
             ("tests/serverless/test_progress_and_stop.py::test_a_job_that_takes_longer_than_runpod_allows_says_so_itself",),
+            shows="KeyError: 'error_code'",
         ),
         Protection(
             "Each handler may have a deadline of its own.",
@@ -49,11 +50,12 @@ POINT = Point(
             shows="subprocess.TimeoutExpired",
         ),
         Protection(
-            "What waits behind work that hangs is answered, too.",
+            "A GPU on which work hangs is given up, and the worker with it.",
             "shared/jobs/lifecycle.py",
             "        worker.gpu.condemn()",
             "        pass",
             (_HANGS,),
+            shows="subprocess.TimeoutExpired",
         ),
         Protection(
             "What was stored too late does not complete its job.",

@@ -185,6 +185,7 @@ POINT = Point(
             "        if done:\n",
             "        if True:\n",
             (_PAYLOAD_IS_KEPT,),
+            shows="ValueError: not enough values to unpack",
         ),
         Protection(
             "What was delivered is gone.",
