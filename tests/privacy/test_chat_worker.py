@@ -11,6 +11,8 @@ import pytest
 
 from tests.serverless.conftest import Loop, started
 
+pytestmark = pytest.mark.slow
+
 SAID = [
     {"role": "system", "content": "canary-system"},
     {"role": "user", "content": "canary-user"},

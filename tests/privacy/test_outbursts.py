@@ -62,6 +62,7 @@ def test_every_library_is_heard_by_its_name(printed: dict[str, str]) -> None:
     assert [name for name in LOGGERS if f"{name}: a line without its text" not in printed["by_libraries"]] == []
 
 
+@pytest.mark.slow
 def test_at_debug_the_text_is_there() -> None:
     in_full = burst_out("DEBUG")
     assert [name for name in IN_FULL if CANARY not in in_full[name]] == []

@@ -50,6 +50,7 @@ def is_private(text: str) -> None:
     assert "Traceback" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_wrong_configuration_is_not_repeated(tmp_path: Path, command: str) -> None:
     for wrong in WRONG.values():

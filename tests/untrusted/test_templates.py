@@ -10,6 +10,8 @@ import pytest
 from tests.untrusted.conftest import Guest
 from tests.untrusted.hostile import edited
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = "{% for message in messages %}{{ message.content }}{% endfor %}"
 ACT = "system('mkdir {canary}')"
 REACHING = {
