@@ -33,49 +33,59 @@ EVERYWHERE = frozenset(
         "enhancement_source", "enhancement_type",
     }
 )  # fmt: skip
-# Where each stands alone, because elsewhere the same name may mean something else.
-HERE = {
-    "shared.contract.assets": {
-        "_StoredAsset": {"url", "temp_storage_path", "thumbnail_url", "thumbnail_path"},  # keys of storage: ids and a number
-        "ImageAsset": {"url", "temp_storage_path", "thumbnail_url", "thumbnail_path"},
-        "VideoAsset": {"url", "temp_storage_path", "thumbnail_url", "thumbnail_path"},
-        "ExtraFile": {"url"},
+# By class, because elsewhere the same name may mean something else.
+HERE: dict[str, set[str]] = {
+    "_StoredAsset": {"temp_storage_path", "thumbnail_path", "thumbnail_url", "url"},
+    "ImageAsset": {"temp_storage_path", "thumbnail_path", "thumbnail_url", "url"},  # keys of storage: ids and a number
+    "VideoAsset": {"temp_storage_path", "thumbnail_path", "thumbnail_url", "url"},
+    "ExtraFile": {"url"},
+    "FailedMetadata": {"assets_pending"},
+    "FailedPayload": {"error_message"},
+    "Operator": {"callback_hosts", "chat_models"},
+    "Context": {"sources"},  # names of fields
+    "Gathered": {"sources"},  # the same
+    "OpenAIErrorBody": {"message", "param"},
+    "Reference": {"value"},  # cut down before it is shown: see below
+    "Wire": {"aliases"},
+    "Otherwise": {"text"},  # the contract's own words
+    "Problem": {"allowed", "nearest", "sent"},  # made fit to be shown by `describe`
+    "Worker": {"recipe", "request"},
+    "KeptFile": {"key"},
+    "Encoded": {"facts"},
+    "Picture": {"metadata"},
+    "Clip": {"metadata"},
+    "Text": {"metadata"},
+    "Summary": {"metadata"},
+    "WanPipelines": {"pictures", "text", "vace"},
+    "Eye": {"encoder", "preparation"},
+    "IpAdapter": {"layers", "sees"},
+    "Rung": {"done"},
+    "ChatModel": {"tokenizer"},
+    "Target": {"beginnings", "layers", "originals"},
+    "Handler": {"checks", "libraries", "request"},
+    "Settings": {
+        "callback_allowed_hosts",
+        "chat_base_name",
+        "chat_engine_model",
+        "chat_instruct_name",
+        "reference_allowed_hosts",
+        "runpod_pod_id",
+        "sfw_words",
+        "storage_bucket",
     },
-    "shared.contract.callback": {"FailedMetadata": {"assets_pending"}, "FailedPayload": {"error_message"}},
-    "shared.contract.context": {"Operator": {"callback_hosts", "chat_models"}, "Context": {"sources"}},
-    "shared.contract.gather": {"Gathered": {"sources"}},  # names of fields
-    "shared.contract.openai_answer": {"OpenAIErrorBody": {"message", "param"}},
-    "shared.contract.references": {"Reference": {"value"}},  # cut down before it is shown: see below
-    "shared.contract.wire": {"Wire": {"aliases"}, "Otherwise": {"text"}},  # the contract's own words
-    "shared.errors": {"Problem": {"sent", "allowed", "nearest"}},  # made fit to be shown by `describe`
-    "shared.jobs.lifecycle": {"Worker": {"request", "recipe"}},
-    "shared.jobs.outbox": {"KeptFile": {"key"}},
-    "shared.jobs.products": {"Encoded": {"facts"}},
-    "shared.jobs.recipe": {"Picture": {"metadata"}, "Clip": {"metadata"}, "Text": {"metadata"}, "Summary": {"metadata"}},
-    "shared.models.diffusion": {"WanPipelines": {"text", "vace", "pictures"}},
-    "shared.models.ip_adapters": {"Eye": {"encoder", "preparation"}, "IpAdapter": {"layers", "sees"}},
-    "shared.models.ladder": {"Rung": {"done"}},
-    "shared.models.language": {"ChatModel": {"tokenizer"}},
-    "shared.models.lora_files": {"Target": {"layers", "beginnings", "originals"}},
-    "shared.serverless": {"Handler": {"request", "checks", "libraries"}},
-    "shared.settings": {
-        "Settings": {
-            "storage_bucket", "callback_allowed_hosts", "reference_allowed_hosts", "chat_instruct_name", "chat_base_name",
-            "chat_engine_model", "sfw_words", "runpod_pod_id",
-        }
-    },
-    "shared.storage.protocol": {"Stored": {"key"}},
-    "shared.webhooks": {"Delivery": {"reason"}},
-    "shared.weights.additions": {"Addition": {"place", "serves"}},
-    "shared.weights.catalogue": {"Weights": {"patterns"}},
-    "shared.weights.hub": {"PublishedFile": {"blob"}},
-    "shared.weights.shelf": {"Board": {"folder", "only"}},
-    "handlers.chat.generate": {"ChatSettings": {"sfw_words"}},
-    "handlers.sdxl.adapters": {"Wanted": {"picture"}},
-    "handlers.sdxl.refiner": {"Network": {"unet"}, "Refinement": {"pipeline"}},
-    "handlers.sdxl.schedulers": {"Sampler": {"scheduler", "options"}},
-    "handlers.sdxl.stage": {"Stage": {"pipeline", "notes", "words"}},
-}  # fmt: skip
+    "Stored": {"key"},
+    "Delivery": {"reason"},
+    "Addition": {"place", "serves"},
+    "Weights": {"patterns"},
+    "PublishedFile": {"blob"},
+    "Board": {"folder", "only"},
+    "ChatSettings": {"sfw_words"},
+    "Wanted": {"picture"},
+    "Network": {"unet"},
+    "Refinement": {"pipeline"},
+    "Sampler": {"options", "scheduler"},
+    "Stage": {"notes", "pipeline", "words"},
+}
 
 
 def classes() -> Iterator[type]:
@@ -136,7 +146,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def fit_to_be_shown(kind: type) -> set[str]:
-    return set(EVERYWHERE) | HERE.get(kind.__module__, {}).get(kind.__name__, set())
+    return set(EVERYWHERE) | HERE.get(kind.__name__, set())
 
 
 @pytest.fixture(scope="module")
@@ -170,11 +180,11 @@ def test_a_new_class_with_a_text_would_be_noticed() -> None:
 
 
 def test_what_is_named_as_fit_to_be_shown_is_there(found: list[type]) -> None:
-    fields = {(kind.__module__, kind.__name__): set(filled(kind)[1]) for kind in found if filled(kind)}  # type: ignore[index]
-    gone = [
-        (module, name, sorted(names - fields.get((module, name), set()))) for module, kinds in HERE.items() for name, names in kinds.items()
-    ]
-    assert [each for each in gone if each[2]] == []
+    fields: dict[str, set[str]] = {}
+    for kind in found:
+        if (made := filled(kind)) is not None:
+            fields.setdefault(kind.__name__, set()).update(made[1])
+    assert {name: names - fields.get(name, set()) for name, names in HERE.items() if names - fields.get(name, set())} == {}
 
 
 def test_errors_show_their_message_and_nothing_else(found: list[type]) -> None:
