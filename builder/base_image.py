@@ -5,12 +5,14 @@ It needs root, buildah and debootstrap. Pass it on with `ARGS="BASE_IMAGE=localh
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from builder.command_line import parser_of
 from builder.engine import ENGINES
 
 TAG = "localhost/python-debian:3.11"
@@ -54,6 +56,15 @@ def _run(command: Sequence[str]) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
-if __name__ == "__main__":
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns the exit status."""
+    parser_of("base_image", __doc__).parse_args(arguments)
+    if missing := [tool for tool in ("buildah", "debootstrap") if shutil.which(tool) is None]:
+        print(f"Not on this machine: {', '.join(missing)}. Run `apt-get install {' '.join(missing)}`.", file=sys.stderr)
+        return 1
     print(f"{TAG}  {'made' if make_base_image() else 'already there'}")
-    sys.exit(0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
