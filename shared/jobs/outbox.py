@@ -32,7 +32,8 @@ MANIFEST = "entry.json"
 """The file of an entry that says what it is. It is written last."""
 
 _PART = ".part"
-# Whose it is, when it was begun, and what tells it from others of that moment. What else an operator may have put there is left alone.
+# Whose it is, when it was begun or sealed, and what tells it from others of that moment. What else an operator may have put there is left
+# alone.
 _NAME = re.compile(r"[0-9a-f]{32}\.[0-9]+\.[0-9a-f]{8}")
 # Another worker on the same volume may still be writing one that is younger.
 _PART_SECONDS = 24 * 3600.0
@@ -229,7 +230,7 @@ class Draft:
                 with replacing(part / MANIFEST) as file:
                     file.write(content)
             sync_folder(part)
-            part.rename(part.with_name(part.name.removesuffix(_PART)))
+            part.rename(_as_entry(part))
             sync_folder(part.parent)
             self._part = None
         finally:
@@ -278,6 +279,12 @@ def _sha256(path: Path) -> str:
 def _digest(identity: Identity) -> str:
     """A name for a job's entries that any file system can take: RunPod's own ids may hold anything."""
     return hashlib.sha256(f"{identity.user_id}\n{identity.job_id}".encode()).hexdigest()[:32]
+
+
+def _as_entry(part: Path) -> Path:
+    """What a part is called from now on. Its moment is that of its end: a result that took long is newer than what was kept meanwhile."""
+    job, _, told_apart = part.name.removesuffix(_PART).split(".")
+    return part.with_name(f"{job}.{time.time_ns()}.{told_apart}")
 
 
 def _job_of(path: Path) -> str:

@@ -99,6 +99,17 @@ def test_the_newest_run_of_a_job_takes_the_place_of_earlier_ones(tmp_path: Path)
     assert list((tmp_path / "outbox").iterdir()) == [], "the first would be delivered over it the next time"
 
 
+def test_what_is_sealed_last_counts_however_early_it_was_begun(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    result = outbox.entry(IDENTITY)
+    result.keep(KEY, b"a result of many pictures", "image/png")
+    outbox.entry(IDENTITY).seal(IDENTITY, a_payload("Another run has failed."), webhook_id="job_failed", calls_back=False)
+    result.seal(IDENTITY, a_payload(), webhook_id="job_failed", calls_back=False)
+    (entry,) = outbox.waiting()
+    assert [file.name for file in entry.glob("*.png")] == ["0.png"]
+    assert delivering(outbox, tmp_path).run() == Tally(delivered=1)
+
+
 def test_a_job_that_was_delivered_after_all_waits_no_more(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     fill(outbox)
