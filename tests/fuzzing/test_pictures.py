@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -49,3 +51,11 @@ def test_a_damaged_picture_opens_within_the_limits_or_is_refused_in_words(count:
 
     explore(damaged(), check, count)
     assert min(ends["opened"], ends["refused"]) > count / 10, "damage is neither always fatal nor without effect"
+
+
+@examples(60, 3000)
+def test_no_picture_takes_more_memory_than_the_largest_animation_that_is_allowed(count: int) -> None:
+    command = [sys.executable, "-m", "tests.fuzzing.memory", str(count)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=500, check=True).stdout
+    rise, allowed = map(int, said.split())
+    assert rise < allowed
