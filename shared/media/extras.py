@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from PIL import Image
 
 from shared.media.images import IMAGE_TYPES, Pixels, encode_image
-from shared.media.videos import open_stream, write_frame
+from shared.media.videos import open_container, open_stream, write_frame
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
@@ -85,9 +85,7 @@ def _poster(path: Path, _fps: int) -> Iterator[Take]:
 
 @contextmanager
 def _webm(path: Path, fps: int) -> Iterator[Take]:
-    import av
-
-    with av.open(str(path), "w", format="webm", options=_WEBM) as container:
+    with open_container(path, "webm", _WEBM) as container:
         streams: list[VideoStream] = []
 
         def take(frame: Pixels) -> None:

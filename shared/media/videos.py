@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 import numpy as np
 
@@ -153,8 +155,6 @@ def _removed_on_failure(path: Path) -> Iterator[None]:
 
 def _encode(frames: Iterator[Pixels], path: Path, fps: int, encoding: Encoding) -> None:
     # PyAV itself, because what imageio's plugin for it lets one choose ends before the quality, the threads and the tags of the colours.
-    import av
-
     first = next(frames, None)
     if first is None:
         raise ValueError("A clip needs at least one frame.")
@@ -162,7 +162,7 @@ def _encode(frames: Iterator[Pixels], path: Path, fps: int, encoding: Encoding) 
     # milliseconds, the length of most clips would be rounded.
     options = {"movflags": "+faststart", "movie_timescale": str(1000 * fps)}
     settings = {_QUALITY_OPTION[encoding.encoder]: str(encoding.quality), **_OPTIONS[encoding.encoder]}
-    with av.open(str(path), "w", format="mp4", options=options) as container:
+    with open_container(path, "mp4", options) as container:
         stream = open_stream(container, _checked(first, first), fps, encoding.encoder, settings)
         write_frame(container, stream, first)
         for frame in frames:
@@ -178,6 +178,45 @@ def _checked(frame: Pixels, first: Pixels) -> Pixels:
     if frame.shape[0] % _SIZE_STEP or frame.shape[1] % _SIZE_STEP or not frame.size:
         raise ValueError(f"Width and height of a clip must be multiples of {_SIZE_STEP}, not {frame.shape[1]} × {frame.shape[0]}.")
     return frame
+
+
+@contextmanager
+def open_container(path: Path, format: str, options: Mapping[str, str]) -> Iterator[OutputContainer]:
+    """Opens a file for streams. However that ends the file is closed: FFmpeg alone leaves it open when it cannot end it, and what was
+    removed then still takes its place on the disk.
+
+    Args:
+        path: The file to write, over what is there.
+        format: What FFmpeg calls the kind of file.
+        options: Of that.
+    """
+    import av
+
+    with path.open("wb", buffering=0) as file, ExitStack() as again:
+
+        def read_again(_url: str, _flags: int, _options: object) -> BinaryIO:
+            """For what moves the index to the front."""
+            return again.enter_context(path.open("rb"))
+
+        with av.open(_Sink(file), "w", format=format, options=dict(options), io_open=read_again) as container:
+            yield container
+
+
+class _Sink:
+    """A file that refuses as FFmpeg's own do, by numbers below zero: an exception PyAV would print, or keep for who comes next."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def write(self, content: bytes) -> int:
+        left = memoryview(content)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            return -(error.errno or errno.EIO)
+        return len(content)
 
 
 def open_stream(container: OutputContainer, like: Pixels, fps: int, codec: Codec, options: Mapping[str, str]) -> VideoStream:

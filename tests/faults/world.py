@@ -72,7 +72,7 @@ class Running:
         return len(os.listdir(f"/proc/{self.process.process.pid}/fd"))
 
     def memory(self, line: str = "VmRSS") -> int:
-        """Bytes: `VmRSS` now, `VmHWM` at most since `forget_peak`."""
+        """Bytes: `VmRSS` now, `VmHWM` at most since `forget_peak`, and what else the system says of a process."""
         status = Path(f"/proc/{self.process.process.pid}/status").read_text()
         return int(status.partition(f"{line}:")[2].split()[0]) * 1024
 

@@ -134,6 +134,24 @@ def test_when_the_frames_fail_nothing_is_left(tmp_path: Path, count: int) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def files_open() -> list[str]:
+    """What this process has open, by name."""
+    return sorted(str(handle.readlink()) for handle in Path("/proc/self/fd").iterdir() if handle.is_symlink())
+
+
+@pytest.mark.parametrize("count", [1, 60])
+def test_a_clip_that_could_not_be_written_does_not_stay_open(tmp_path: Path, count: int, capfd: pytest.CaptureFixture[str]) -> None:
+    full = tmp_path / "full.mp4"
+    full.symlink_to("/dev/full")  # a disk without a byte left
+    with pytest.raises(OSError, match="No space left"):
+        write_video(moving(count), full, fps=8)
+    with pytest.raises(ZeroDivisionError):
+        write_video(closed_by(moving(count), ZeroDivisionError()), tmp_path / "0.mp4", fps=8)
+    assert [name for name in files_open() if name == "/dev/full" or name.startswith(str(tmp_path))] == []
+    assert write_video(moving(count), tmp_path / "0.mp4", fps=8).frames == count, "and nothing of it meets the next one"
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_folder_that_is_missing_is_the_disks_fault(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         write_video(moving(2), tmp_path / "missing" / "0.mp4", fps=8)

@@ -51,6 +51,13 @@ POINT = Point(
             ("tests/handlers/test_chat_engine.py::test_when_the_engine_fails_while_it_reads_those_who_are_read_are_told",),
         ),
         Protection(
+            "A clip that could not be written does not stay open.",
+            "shared/media/videos.py",
+            'with av.open(_Sink(file), "w", format=format, options=dict(options), io_open=read_again) as container:',
+            'with av.open(str(path), "w", format=format, options=dict(options)) as container:',
+            ("tests/media/test_videos.py::test_a_clip_that_could_not_be_written_does_not_stay_open",),
+        ),
+        Protection(
             "A job that is done again stores over what a killed worker had stored of it.",
             "shared/storage/supabase.py",
             '"upsert": "true"',

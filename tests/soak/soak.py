@@ -32,7 +32,7 @@ class Held:
     """What the workers of one handler held after each of their jobs; a list for each process.
 
     Attributes:
-        memory: Bytes.
+        memory: Bytes of its own, in memory or moved out of it: that a machine in need takes pages away is no shrinking.
         files: Open ones, sockets included.
     """
 
@@ -46,7 +46,7 @@ class Held:
             self.process = running.process.process.pid
             self.memory.append([])
             self.files.append([])
-        self.memory[-1].append(running.memory())
+        self.memory[-1].append(running.memory("RssAnon") + running.memory("VmSwap"))
         self.files[-1].append(running.files_open)
 
 
