@@ -83,11 +83,14 @@ def test_latents_of_a_clip_that_are_not_finite_are_not_even_decoded(wan_recipe: 
     assert decoding.samples == []
 
 
-@pytest.mark.parametrize(("network", "value"), [("transformer", NAN), ("decoder", NAN), ("decoder", BLACK)])
-def test_a_clip_that_is_nothing_fails_before_it_is_whole(wan_recipe: Any, network: str, value: float) -> None:
+@pytest.mark.parametrize(
+    ("network", "value", "reason"),
+    [("transformer", NAN, "not finite"), ("decoder", NAN, "not finite"), ("decoder", BLACK, "single colour")],
+)
+def test_a_clip_that_is_nothing_fails_before_it_is_whole(wan_recipe: Any, network: str, value: float, reason: str) -> None:
     pipelines = wan_recipe._pipelines
     spoiled = pipelines.vae.decoder if network == "decoder" else pipelines.text.transformer
-    with spoiling(spoiled, value), pytest.raises(GenerationError):
+    with spoiling(spoiled, value), pytest.raises(GenerationError, match=reason):
         list(clip(make(wan_recipe, wan())).frames)
 
 
