@@ -71,7 +71,7 @@ def refused(form: Form, raw: object) -> set[str]:
 
 
 @forms
-@examples(60, 2000)
+@examples(60, 300)
 def test_what_a_schema_allows_is_read_or_breaks_a_rule_that_is_listed(form: Form, count: int) -> None:
     listed, schema = set(blamed(form.rules)), Draft202012Validator(form.schema)
     ends: Counter[str] = Counter()
@@ -89,7 +89,7 @@ def test_what_a_schema_allows_is_read_or_breaks_a_rule_that_is_listed(form: Form
 
 
 @forms
-@examples(60, 2000)
+@examples(60, 300)
 def test_a_valid_request_is_read_and_as_often_as_it_is_sent_it_says_the_same(form: Form, count: int) -> None:
     seen: set[str] = set()
 
@@ -108,7 +108,7 @@ def test_a_valid_request_is_read_and_as_often_as_it_is_sent_it_says_the_same(for
 
 
 @forms
-@examples(80, 4000)
+@examples(80, 600)
 def test_the_one_thing_that_is_wrong_is_named_alone_before_any_work_and_is_not_repeated(
     form: Form, count: int, refusals: Refusals, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,7 +136,7 @@ def outcome(read: Callable[[], Request]) -> object:
 
 
 @forms
-@examples(40, 2000)
+@examples(40, 200)
 def test_null_is_as_if_it_were_not_there(form: Form, count: int) -> None:
     @st.composite
     def drawn(draw: st.DrawFn) -> tuple[Any, Any]:
@@ -152,7 +152,7 @@ def test_null_is_as_if_it_were_not_there(form: Form, count: int) -> None:
 
 
 @forms
-@examples(40, 2000)
+@examples(40, 200)
 def test_a_name_that_means_nothing_changes_nothing_and_is_named(form: Form, count: int) -> None:
     """At the top, in `config` and in the objects within; what stands in `metadata`, or beside the text of a part, nobody asks about."""
 
