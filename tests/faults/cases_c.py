@@ -236,7 +236,8 @@ def _(world: World) -> None:
 
 @contextlib.contextmanager
 def filled(disk: Path) -> Iterator[None]:
-    """With not a byte left."""
+    """With not a byte left. Only a small disk of its own is filled, never the machine's."""
+    assert disk.is_mount()
     filling = disk / "filling"
     with filling.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
