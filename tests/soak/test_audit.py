@@ -62,19 +62,19 @@ def test_a_job_of_which_a_file_is_not_there_as_it_was_is_lost(world: World, cont
     store(world, "u/a/0.thumb.webp", b"thumb")
     if content:
         store(world, "u/a/0.png", content)
-    assert "u/a/0.png is not stored" in lost(world, ["a"])["a"]
+    assert "u/a/0.png is not stored" in lost(world, ["a"]).get("a", "")
 
 
 def test_a_file_with_other_bytes_is_not_what_was_stored(world: World) -> None:
     tell_receiver(world, "a", "completed")
     store(world, "u/a/0.thumb.webp", b"thumb")
     world.storage.objects["u/a/0.png"] = StoredObject(b"fill", "image/png", {"sha256": hashlib.sha256(b"file").hexdigest()})
-    assert "u/a/0.png is not stored" in lost(world, ["a"])["a"]
+    assert "u/a/0.png is not stored" in lost(world, ["a"]).get("a", "")
 
 
 def test_a_job_whose_files_were_promised_and_never_came_is_lost(world: World) -> None:
     tell_receiver(world, "a", "failed", assets_pending=["u/a/0.png"])
-    assert "were not" in lost(world, ["a"])["a"]
+    assert "were not" in lost(world, ["a"]).get("a", "")
 
 
 def report(**changes: Any) -> Report:
