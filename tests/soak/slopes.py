@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-WARM_UP = 20
-"""Jobs of a worker that are not looked at: meanwhile it takes its threads and buffers, imports what it needs late, and keeps them."""
+WARM_UP = 80
+"""Jobs of a worker that are not looked at: meanwhile it takes its threads and buffers, imports what it needs late, and keeps them. Each
+kind of fault is such an occasion of its own: a worker of clips that meets them takes some MiB more until then, and none later."""
 
 LEAST = 20
 """Jobs after that, below which nothing is said of a slope."""
@@ -46,13 +47,14 @@ class Slope:
         return self.low > 0.0 and self.per_100 > material
 
 
-def slope(lives: Sequence[Sequence[float]]) -> Slope | None:
+def slope(lives: Sequence[Sequence[float]], warm_up: int = WARM_UP) -> Slope | None:
     """The slope that all lives of a worker have in common. None: there is too little to say it.
 
     Args:
         lives: For each process, what was measured after each of its jobs, the first of them included.
+        warm_up: So many jobs of each are not looked at.
     """
-    warm = [np.asarray(life[WARM_UP:], float) for life in lives if len(life) > WARM_UP + 1]
+    warm = [np.asarray(life[warm_up:], float) for life in lives if len(life) > warm_up + 1]
     count = sum(map(len, warm))
     if count < LEAST:
         return None

@@ -19,7 +19,7 @@ def life(jobs: int, *, leak: float = 0.0, level: float = 500.0, seed: int = 0) -
 
 
 def test_a_leak_is_seen_and_measured() -> None:
-    found = slope([life(166, leak=0.05)])
+    found = slope([life(166, leak=0.05)], 20)
     assert found is not None
     assert found.low < 5.0 < found.high
     assert found.is_seen
@@ -27,31 +27,31 @@ def test_a_leak_is_seen_and_measured() -> None:
 
 
 def test_noise_is_not_taken_for_a_leak() -> None:
-    found = [slope([life(166, seed=seed)]) for seed in range(100)]
+    found = [slope([life(166, seed=seed)], 20) for seed in range(100)]
     assert sum(each is not None and each.grows(1.0) for each in found) <= 5
 
 
 def test_the_beginning_is_not_looked_at() -> None:
     steep = [100.0 * job for job in range(WARM_UP)]
-    found = slope([[*steep, *life(120)[WARM_UP:]]])
+    found = slope([[*steep, *life(120)[20:]]])
     assert found is not None
     assert not found.grows(1.0)
 
 
 def test_a_process_that_begins_on_another_level_is_no_growth() -> None:
-    found = slope([life(60, level=400.0), life(60, level=800.0, seed=1)])
+    found = slope([life(60, level=400.0), life(60, level=800.0, seed=1)], 20)
     assert found is not None
     assert not found.grows(1.0)
 
 
 def test_a_leak_is_seen_over_several_processes() -> None:
-    found = slope([life(80, leak=0.2, level=400.0), life(80, leak=0.2, level=200.0, seed=1)])
+    found = slope([life(80, leak=0.2, level=400.0), life(80, leak=0.2, level=200.0, seed=1)], 20)
     assert found is not None
     assert found.grows(1.0)
 
 
 def test_growth_that_does_not_matter_is_said_and_is_no_fault() -> None:
-    found = slope([[500.0 + 0.001 * job for job in range(100)]])
+    found = slope([[500.0 + 0.001 * job for job in range(100)]], 20)
     assert found is not None
     assert found.is_seen
     assert not found.grows(1.0)

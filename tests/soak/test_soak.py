@@ -9,9 +9,10 @@ import pytest
 
 from tests.faults.world import World
 from tests.soak.__main__ import ENVIRONMENT
-from tests.soak.slopes import LEAST, MATERIAL, WARM_UP, slope
+from tests.soak.slopes import LEAST, MATERIAL, slope
 from tests.soak.soak import Report, Soak
 
+WARM_UP = 10  # a worker without a model is soon as it will be
 ENOUGH = WARM_UP + LEAST
 
 
@@ -33,7 +34,8 @@ def test_a_worker_that_keeps_what_it_should_give_back_is_seen(world: World) -> N
 
     report = Soak(world, 1, handlers=("paint",), share=0.0).run(ENOUGH, leak)
     assert (report.failures, report.lost) == ({}, {})
-    files, memory = slope(report.held["paint"].files), slope([[size / 2**20 for size in life] for life in report.held["paint"].memory])
+    mebibytes = [[size / 2**20 for size in life] for life in report.held["paint"].memory]
+    files, memory = slope(report.held["paint"].files, WARM_UP), slope(mebibytes, WARM_UP)
     assert files is not None
     assert files.grows(MATERIAL["files"])
     assert 90 < files.per_100 < 110, "one for each job"
