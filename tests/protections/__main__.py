@@ -39,7 +39,7 @@ def show(number: int, result: Result) -> None:
 
 def failing(whole: Path, tests: Sequence[str]) -> list[str]:
     """The tests that do not even pass while everything is there."""
-    verdicts = run_tests(whole, tests)
+    verdicts = run_tests(whole, tests, seconds=3600.0)
     return [test for test in tests if {verdict.end for verdict in of_test(test, verdicts)} != {"passed"}]
 
 
