@@ -42,7 +42,7 @@ POINT = Point(
             "An upload that is never answered ends by its deadline.",
             "shared/storage/supabase.py",
             "            self._ask(upload, Deadline(min(self._deadline, seconds)))",
-            "            self._ask(upload, Deadline(math.inf))",
+            "            self._ask(upload, Deadline(1000.0))",
             (fault("F33"),),
         ),
         Protection(

@@ -108,7 +108,8 @@ def run_tests(root: Path, tests: Sequence[str], seconds: float = _SECONDS) -> li
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, 9)
         process.wait()
-    if process.returncode not in (0, 1) or not report.is_file():
+    # An empty report was begun and not written, as on a disk that is full.
+    if process.returncode not in (0, 1) or not report.is_file() or not report.stat().st_size:
         return []
     return [_verdict(case) for case in ElementTree.parse(report).iter("testcase")]
 
