@@ -32,6 +32,7 @@ POINT = Point(
                 "tests/soak/test_audit.py::test_a_file_with_other_bytes_is_not_what_was_stored",
                 "tests/soak/test_soak.py::test_a_job_that_was_stored_and_is_no_more_is_lost",
             ),
+            shows="KeyError: 'a'",
         ),
         Protection(
             "Growth is a fault.",
