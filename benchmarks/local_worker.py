@@ -12,12 +12,12 @@ from typing import Any
 
 from shared.contract.request import Operator
 from shared.fetch import Fetcher
+from shared.handler import Handler
 from shared.jobs.cancel import CancelToken
 from shared.jobs.deliver import Courier
 from shared.jobs.gpu import GpuThread
 from shared.jobs.lifecycle import Worker
 from shared.jobs.recipe import Recipe, Run
-from shared.serverless import Handler
 from shared.settings import Settings
 from shared.storage.local_disk import LocalDisk
 from shared.storage.protocol import Storage

@@ -39,8 +39,6 @@ from shared.storage import open_storage
 from shared.telemetry import configure_logging, logger, watch_errors
 from shared.webhooks import Webhook
 
-__all__ = ["Handler", "serve"]
-
 RequestT = TypeVar("RequestT", bound=Request)
 T = TypeVar("T")
 

@@ -16,13 +16,13 @@ import pytest
 
 from shared.contract.request import Operator
 from shared.fetch import Fetcher
+from shared.handler import Handler
 from shared.jobs.cancel import CancelToken
 from shared.jobs.deliver import Courier
 from shared.jobs.gpu import GpuThread
 from shared.jobs.lifecycle import Completed, Failed, Job, Worker, run_job
 from shared.jobs.recipe import Run
 from shared.media.images import encode_image
-from shared.serverless import Handler
 from shared.settings import Settings
 from shared.storage.local_disk import LocalDisk
 from shared.webhooks import Webhook

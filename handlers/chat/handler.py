@@ -6,7 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from shared.contract.chat import ChatRequest
-from shared.serverless import Handler, serve
+from shared.handler import Handler
+from shared.serverless import serve
 from shared.settings import Settings
 from shared.weights.catalogue import QWEN_BASE, QWEN_INSTRUCT
 from shared.weights.resolve import find, resolve

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from shared.contract.sdxl import SdxlRequest
+from shared.handler import Handler
 from shared.jobs.recipe import Recipe
-from shared.serverless import Handler, serve
+from shared.serverless import serve
 from shared.settings import Settings, SettingsError
 from shared.weights.catalogue import SDXL
 from shared.weights.resolve import resolve

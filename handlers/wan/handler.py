@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from shared.contract.wan import WanRequest
+from shared.handler import Handler
 from shared.jobs.recipe import Recipe
 from shared.media.videos import Encoding, check_encoder
-from shared.serverless import Handler, serve
+from shared.serverless import serve
 from shared.settings import Settings, SettingsError
 from shared.weights.catalogue import WAN
 from shared.weights.resolve import resolve

@@ -18,8 +18,9 @@ from handlers.chat.generate import ChatRecipe, ChatSettings
 from handlers.chat.texts import Answer
 from shared.contract.chat import ChatRequest
 from shared.errors import GenerationError
+from shared.handler import Handler
 from shared.jobs.cancel import CancelToken
-from shared.serverless import Handler, serve
+from shared.serverless import serve
 from shared.settings import Settings
 
 BREAK = "[break]"

@@ -19,8 +19,9 @@ from pydantic import JsonValue
 
 from shared.contract.sdxl import SdxlRequest
 from shared.errors import ModelUnavailable
+from shared.handler import Handler
 from shared.jobs.recipe import Picture, Product, Run, Summary
-from shared.serverless import Handler, serve
+from shared.serverless import serve
 from shared.settings import Settings
 
 STEPS_LOG = Path("steps.log")
