@@ -49,6 +49,19 @@ def ask(content: str = "hello", *, system: str | None = None, **fields: Any) -> 
     )
 
 
+WORDS = ("hello", "a heron", "over the bay", "why?", "tell me more", "one two three four", "and then", "snow falls at night on the hills")
+EIGHT = [ask(words, max_tokens=10 + 5 * index) for index, words in enumerate(WORDS)]
+ENDLESS = ask(max_tokens=1900, repetition_penalty=0.5)
+"""Words that are there are made likelier, so that it goes on and on."""
+PER_TOKEN = 768
+"""What a token takes in the small model: 2 × 3 layers × 2 heads × 16 × 4 bytes."""
+
+
+def cost(rows: int, columns: int) -> int:
+    """A budget for exactly so many rows of so many columns."""
+    return ((rows + 1) * columns + 1) * PER_TOKEN * 16 // 15
+
+
 def answer(engine: BatchingEngine, request: ChatRequest, cancel: CancelToken | None = None) -> Finished:
     """The answer to one request."""
     engine.check(request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
@@ -17,6 +17,7 @@ from handlers.sdxl.rrdbnet import Form, RRDBNet
 from shared.models.original_names import unet_name, vae_name
 
 Spelling = Literal["kohya", "kohya with diffusers' names", "diffusers", "peft"]
+SPELLINGS: tuple[Spelling, ...] = get_args(Spelling)
 
 _COMPONENTS = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
 RANK = 4

@@ -49,7 +49,7 @@ POINT = Point(
             "handlers/chat/batching/batch.py",
             "            read += self._read(self._readings[0])\n            self._readings.popleft()\n",
             "            read += self._read(self._readings.popleft())\n",
-            ("tests/handlers/test_chat_engine.py::test_when_the_engine_fails_while_it_reads_those_who_are_read_are_told",),
+            ("tests/handlers/test_chat_engine_ends.py::test_when_the_engine_fails_while_it_reads_those_who_are_read_are_told",),
         ),
         Protection(
             "A clip that could not be written does not stay open.",
