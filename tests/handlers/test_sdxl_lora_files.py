@@ -141,9 +141,10 @@ def test_a_lora_may_be_in_eight_bits(pipeline: Any, tmp_path: Path) -> None:
     save_file(eight, tmp_path / "b.safetensors")
     full, rounded = (read_lora(tmp_path / f"{name}.safetensors", target(pipeline)) for name in "ab")
     layer = next(iter(full))
+    module: Any = target(pipeline).layers[layer][0]
     torch.testing.assert_close(rounded[layer].up.float(), full[layer].up, rtol=0.07, atol=0.01)
     with merged(target(pipeline), [(rounded, 1.0)]):
-        assert target(pipeline).layers[layer][0].weight.isfinite().all()
+        assert module.weight.isfinite().all()
 
 
 def test_a_damaged_file_is_refused(pipeline: Any, tmp_path: Path) -> None:
