@@ -27,7 +27,7 @@ class Kept:
         return sum(size for _, size in self._results.values())
 
     def get(self, path: Path, read: Callable[[Path], T], size_of: Callable[[T], int], *, form: object = None) -> T:
-        """What `read` makes of a file or a folder; it is called only when that is not kept, or the file has changed since.
+        """What `read` makes of a file or a folder; it is called only when that is not kept, or has changed since.
 
         Args:
             path: What is read.
@@ -35,8 +35,7 @@ class Kept:
             size_of: How many bytes its result takes.
             form: What distinguishes results of the same path.
         """
-        status = path.stat()
-        key = (path, form, status.st_mtime_ns, status.st_size)
+        key = (path, form, _state(path))
         if key not in self._results:
             result = read(path)
             self._results[key] = (result, size_of(result))
@@ -52,3 +51,9 @@ class Kept:
     def _forget(self) -> None:
         while len(self._results) > 1 and self.size > self._limit:
             self._results.popitem(last=False)
+
+
+def _state(path: Path) -> tuple[tuple[int, int], ...]:
+    """What is another when a file is written anew, or one in a folder: a folder's own time tells only of those that come and go."""
+    files = [each for each in sorted(path.rglob("*")) if each.is_file()] if path.is_dir() else []
+    return tuple((status.st_mtime_ns, status.st_size) for status in (each.stat() for each in (path, *files)))

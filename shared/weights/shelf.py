@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -91,14 +91,15 @@ class Shelf:
         Raises:
             ModelUnavailable: There is no such thing. The message names the field and what there is.
         """
-        paths, board = self._paths(kind), BOARDS[kind]
-        if name not in paths:
-            there = f"there is {', '.join(sorted(paths))}" if paths else "there is none"
+        path = self._paths(kind, name).get(name)
+        if path is None:
+            board, names = BOARDS[kind], self.names(kind)
+            there = f"there is {', '.join(names)}" if names else "there is none"
             raise ModelUnavailable(
                 f"{board.field}: this worker has no {board.noun} {quote_name(name)}; {there}. "
                 "Name another one, leave it out, or ask the operator to add it."
             )
-        return paths[name]
+        return path
 
     def load(self, kind: Kind, name: str, read: Callable[[Path], T], size_of: Callable[[T], int]) -> T:
         """What `read` makes of a thing, kept in memory for the next job that asks for it; loaded again when its file has changed.
@@ -125,13 +126,20 @@ class Shelf:
         """Lets go of what was kept for the next jobs: memory is short."""
         self._kept.clear()
 
-    def _paths(self, kind: Kind) -> dict[str, Path]:
+    def _paths(self, kind: Kind, wanted: str | None = None) -> dict[str, Path]:
+        """What there is of a kind, by its name; or of that only what is wanted: a volume may hold many files, and answer slowly."""
         board = BOARDS[kind]
         home = (self._folder / board.folder).resolve()
-        if not home.is_dir():
-            return {}
-        found = {_name(path): path for path in sorted(home.iterdir()) if _counts(path, board) and _is_within(path, home)}
-        return {name: path for name, path in _plain(found) if board.only in (None, name)}
+        entries = [(_name(path), path) for path in sorted(home.iterdir())] if home.is_dir() else []
+        return {
+            name: path
+            for name, path in entries
+            if board.only in (None, name)
+            and wanted in (None, name)
+            and _PLAIN.fullmatch(name)
+            and _counts(path, board)
+            and _is_within(path, home)
+        }
 
 
 def _name(path: Path) -> str:
@@ -147,7 +155,3 @@ def _counts(path: Path, board: Board) -> bool:
     if path.is_file():
         return board.files and path.suffix == _SUFFIX
     return board.folders and any((path / name).is_file() for name in _CONFIGURATIONS)
-
-
-def _plain(paths: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
-    return ((name, path) for name, path in paths.items() if _PLAIN.fullmatch(name))

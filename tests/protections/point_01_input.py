@@ -76,10 +76,9 @@ POINT = Point(
         Protection(
             "A name is compared with the names that there are, and never made into a path.",
             "shared/weights/shelf.py",
-            "        if name not in paths:",
+            "        if path is None:",
             "        if False:",
             (fault("F06"), "tests/weights/test_shelf.py::test_what_is_not_there_is_refused_with_its_field_and_what_there_is"),
-            shows="KeyError",
         ),
         Protection(
             "A link leads out of no folder of a shelf.",

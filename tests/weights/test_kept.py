@@ -58,6 +58,16 @@ def test_a_file_that_has_changed_is_read_again(tmp_path: Path) -> None:
     assert len(kept.get(path, read, len)) == 11
 
 
+def test_a_folder_in_which_a_file_was_written_over_is_read_again(tmp_path: Path) -> None:
+    """Its own time is that of its entries, which are the same ones."""
+    kept, folder = Kept(100), tmp_path / "canny"
+    (folder / "unet").mkdir(parents=True)
+    (path,) = write(folder / "unet", "weights")
+    kept.get(folder, lambda _: path.read_bytes(), len)
+    write(folder / "unet", "weights", size=11)
+    assert len(kept.get(folder, lambda _: path.read_bytes(), len)) == 11
+
+
 def test_nothing_is_kept_of_what_cannot_be_read(tmp_path: Path) -> None:
     kept = Kept(100)
     (path,) = write(tmp_path, "a")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +85,25 @@ def test_a_folder_that_is_itself_a_link_is_the_operators_choice(shelf: Shelf, tm
 def test_what_is_added_later_counts_at_once(shelf: Shelf, tmp_path: Path) -> None:
     (tmp_path / "models" / "loras" / "oil.safetensors").touch()
     assert "oil" in shelf.names("loras")
+
+
+def test_what_is_looked_for_is_all_that_is_looked_through(shelf: Shelf, tmp_path: Path) -> None:
+    """A volume may hold thousands of files and answer slowly, and every job asks."""
+    assert entered(tmp_path, lambda: shelf.find("refiner", "refiner")) == ["models", "models/refiner"]
+    assert entered(tmp_path, lambda: shelf.find("vaes", "sharp")) == ["models/vaes", "models/vaes/sharp"]
+    assert entered(tmp_path, lambda: shelf.find("loras", "ink")) == ["models/loras"]
+
+
+def entered(root: Path, look: Callable[[], object]) -> list[str]:
+    """The folders below `root` whose entries are listed by a look."""
+    listed: list[Path] = []
+    looking = True
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if looking and event in ("os.listdir", "os.scandir"):
+            listed.append(Path(arguments[0]))
+
+    sys.addaudithook(note)  # which cannot be taken off again
+    look()
+    looking = False
+    return sorted({path.relative_to(root).as_posix() for path in listed if path.is_relative_to(root)})
