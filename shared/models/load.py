@@ -44,21 +44,7 @@ def load_network(kind: Any, folder: Path, *, name: str, device: torch.device, dt
         raise _unusable(name, reasons)
     files = weight_files(folder, half=dtype == torch.float16)
     variant = "fp16" if files and is_half(files[0]) else None
-    try:
-        network, report = kind.from_pretrained(
-            folder,
-            dtype=dtype,
-            device_map={"": device},
-            use_safetensors=True,
-            local_files_only=True,
-            variant=variant,
-            output_loading_info=True,
-            **options,
-        )
-    except (torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise unusable(name, error) from error
+    network, report = _read(kind, folder, name, dtype=dtype, device_map={"": device}, variant=variant, **options)
     network.requires_grad_(False)
     network.eval()
     check_network(network, name=name, dtype=dtype, missing=report["missing_keys"])
@@ -132,25 +118,6 @@ def quiet(*libraries: Any) -> None:
         library.disable_progress_bar()
 
 
-def _may_be_full(key: str, tensor: torch.Tensor, kept: Sequence[str]) -> bool:
-    return tensor.dtype == torch.float32 and any(part in key for part in kept)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-
-
-def _reason(error: Exception) -> str:
-    # What torch says when it is asked to move a tensor that has no numbers, which here is one that no file had.
-    if isinstance(error, NotImplementedError):
-        return "tensors are missing from its files"
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _unusable(name: str, reasons: Sequence[str]) -> SettingsError:
-    return SettingsError(f"The weights of {name} cannot be used: {'; '.join(reasons)}. Copy them again, or name other ones.")
-
-
 def log_loaded(name: str, size: int, seconds: float, *, unused: int = 0) -> None:
     """Logs that a network is there, and how fast it came.
 
@@ -173,3 +140,40 @@ def unusable(name: str, error: Exception) -> SettingsError:
         error: What the library raised.
     """
     return _unusable(name, [_reason(error)])
+
+
+def _read(kind: Any, folder: Path, name: str, **options: Any) -> tuple[Any, Any]:
+    """What the library makes of a folder, and its report of what it found there."""
+    try:
+        network, report = kind.from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise  # of the device, not of the files
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise unusable(name, error) from error
+    return network, report
+
+
+def _may_be_full(key: str, tensor: torch.Tensor, kept: Sequence[str]) -> bool:
+    return tensor.dtype == torch.float32 and any(part in key for part in kept)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+
+
+def _reason(error: Exception) -> str:
+    # What torch says when it is asked to move a tensor that has no numbers, which here is one that no file had. An operation that it lacks
+    # in some precision is of the same type.
+    if isinstance(error, NotImplementedError) and "meta tensor" in str(error):
+        return "tensors are missing from its files"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _unusable(name: str, reasons: Sequence[str]) -> SettingsError:
+    return SettingsError(f"The weights of {name} cannot be used: {'; '.join(reasons)}. Copy them again, or name other ones.")

@@ -158,6 +158,16 @@ def test_memory_that_does_not_suffice_is_not_taken_for_damage(tiny_models: Path)
         load_network(TooLarge, tiny_models / "sdxl" / "unet", name="unet", device=torch.device("cpu"), dtype=torch.float32)
 
 
+def test_a_precision_that_torch_cannot_reckon_in_is_not_taken_for_missing_tensors(tiny_models: Path) -> None:
+    class InEightBits:
+        @classmethod
+        def from_pretrained(cls, *_: object, **__: object) -> torch.Tensor:
+            return torch.ones(2, dtype=torch.float8_e4m3fn).sum()
+
+    with pytest.raises(SettingsError, match="cannot be used: \"sum_cpu\" not implemented for 'Float8_e4m3fn'"):
+        load_network(InEightBits, tiny_models / "sdxl" / "unet", name="unet", device=torch.device("cpu"), dtype=torch.float32)
+
+
 @pytest.mark.parametrize(
     ("dtype", "files", "read"),
     [
