@@ -71,21 +71,7 @@ def store(product: Product, index: int, request: Request, parcel: Parcel, token:
             stored = upload.put(encoded.type[1], encoded.content, encoded.type[0])
             preview = upload.put("thumb.webp", encoded.preview, _WEBP)
             extras = tuple(_store_extra(kind, path, upload) for kind, path in encoded.extras.items())
-    facts = {**encoded.facts, **product.metadata, "seed": product.seed, "file_size_bytes": stored.size, "asset_index": index}
-    described = {
-        "asset_index": index,
-        "url": stored.key,
-        "temp_storage_path": stored.key,
-        "thumbnail_url": preview.key,
-        "thumbnail_path": preview.key,
-        "mime_type": encoded.type[0],
-        "file_size_bytes": stored.size,
-        "generation_seed": product.seed,
-        "metadata": facts,
-    }
-    if isinstance(product, Clip):
-        return VideoAsset.model_validate({**described, "duration_seconds": encoded.facts["duration"], "extras": extras or None})
-    return ImageAsset.model_validate(described)
+    return _describe(product, index, encoded, stored, preview, extras)
 
 
 def _encode(product: Picture | Clip, folder: Path) -> Encoded:
@@ -109,6 +95,26 @@ def _encode(product: Picture | Clip, folder: Path) -> Encoded:
     }
     extras = {kind: extra_path(folder, kind) for kind in product.extras}
     return Encoded(path, (VIDEO_MIME, VIDEO_EXTENSION), thumbnail(video.middle), facts, extras)
+
+
+def _describe(
+    product: Picture | Clip, index: int, encoded: Encoded, stored: Stored, preview: Stored, extras: tuple[ExtraFile, ...]
+) -> Asset:
+    facts = {**encoded.facts, **product.metadata, "seed": product.seed, "file_size_bytes": stored.size, "asset_index": index}
+    described = {
+        "asset_index": index,
+        "url": stored.key,
+        "temp_storage_path": stored.key,
+        "thumbnail_url": preview.key,
+        "thumbnail_path": preview.key,
+        "mime_type": encoded.type[0],
+        "file_size_bytes": stored.size,
+        "generation_seed": product.seed,
+        "metadata": facts,
+    }
+    if isinstance(product, Clip):
+        return VideoAsset.model_validate({**described, "duration_seconds": encoded.facts["duration"], "extras": extras or None})
+    return ImageAsset.model_validate(described)
 
 
 @contextmanager
