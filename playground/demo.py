@@ -20,13 +20,13 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # its types are a package
 
 from playground.gallery import contact_sheet, preview
 from playground.inbox import Inbox
+from shared.settings import unconfigured
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = Path("out")
 SHEET, ANIMATION, CONVERSATION, TRANSCRIPT = (OUTPUT / name for name in ("contact_sheet.png", "clip.gif", "conversation.txt", "demo.txt"))
 
 TITLES = {"sdxl": "SDXL: pictures", "wan": "WAN: a clip", "chat": "Chat: a conversation"}
-_OURS = ("RUNPOD", "SUPABASE", "JOB_", "CALLBACK_", "REFERENCE_", "MODELS_", "OUTPUT_", "QWEN_", "SDXL_", "WAN_", "CHAT_", "STORAGE_")
 
 
 @dataclass
@@ -57,7 +57,8 @@ class Stage:
         text = json.dumps({"id": job["id"], "input": job | {"callback_url": self.inbox.url}})
         started = time.perf_counter()
         command = [sys.executable, "-m", f"handlers.{handler}.handler", "--test_input", text]
-        done = subprocess.run(command, cwd=ROOT, env=_environment(self), capture_output=True, text=True, check=False)
+        environment = worker_environment(self.models, self.inbox)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         payloads = self.inbox.payloads
         if done.returncode != 0 or not payloads or payloads[-1]["job_id"] != job["id"]:
             self.bar.close()
@@ -130,15 +131,22 @@ def converse(stage: Stage, jobs: list[dict[str, Any]]) -> None:
     CONVERSATION.write_text("".join(f"{names[turn['role']]}: {turn['content']}\n" for turn in said), encoding="utf-8")
 
 
-def _environment(stage: Stage) -> dict[str, str]:
-    """Nothing of a real project's configuration reaches the demo."""
+def worker_environment(models: Path, inbox: Inbox) -> dict[str, str]:
+    """The environment of the demo's workers. Nothing of a real project's configuration reaches them.
+
+    Args:
+        models: The folder with the small models.
+        inbox: Receives the callbacks.
+    """
     # One thread is enough for small models, and threads that wait for each other beside other work take many times as long.
-    kept = {"OMP_NUM_THREADS": "1"} | {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-    return kept | {
-        "MODELS_DIR": str(stage.models.absolute()),
+    return {
+        "OMP_NUM_THREADS": "1",
+        **unconfigured(os.environ),
+        "MODELS_DIR": str(models.absolute()),
         "OUTPUT_DIR": str(OUTPUT.absolute()),
-        "JOB_CALLBACK_URL": stage.inbox.url,
-        "JOB_CALLBACK_SECRET": stage.inbox.secret,
+        "OUTBOX_DIR": str(OUTPUT.absolute() / "outbox"),
+        "JOB_CALLBACK_URL": inbox.url,
+        "JOB_CALLBACK_SECRET": inbox.secret,
         "CALLBACK_ALLOWED_HOSTS": "127.0.0.1",
     }
 

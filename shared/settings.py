@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -202,6 +203,18 @@ def allow_hub() -> None:
     """Lets this process ask a model hub. To be called before huggingface_hub is imported, by commands that exist to download."""
     os.environ["HF_HUB_OFFLINE"] = "0"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def variables_of(name: str) -> tuple[str, ...]:
+    """The environment variables that a field is read from, by the field's name."""
+    alias = Settings.model_fields[name].validation_alias
+    return tuple(str(each) for each in alias.choices) if isinstance(alias, AliasChoices) else (name.upper(),)
+
+
+def unconfigured(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment configures no worker: for workers that are started to show or to test something."""
+    ours = {variable for name in Settings.model_fields for variable in variables_of(name)}
+    return {name: value for name, value in environment.items() if name.upper() not in ours and not name.startswith("RUNPOD")}
 
 
 def load_settings() -> Settings:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from shared.settings import unconfigured
 from tests.doubles.gateway import Gateway
 
 ROOT = Path(__file__).parents[2]
@@ -18,9 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 def clean_environment(**variables: str) -> dict[str, str]:
     """This process's environment without anything that configures a worker, and with `variables`."""
-    own = ("RUNPOD", "SUPABASE", "JOB_", "CALLBACK_", "REFERENCE_", "MODELS_", "OUTPUT_", "QWEN_", "SDXL_", "WAN_", "CHAT_", "STORAGE_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-    return kept | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)} | variables
+    return unconfigured(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)} | variables
 
 
 class WorkerProcess:

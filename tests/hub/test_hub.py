@@ -16,12 +16,12 @@ from shared.contract.chat import ChatRequest
 from shared.contract.request import Request
 from shared.contract.sdxl import SdxlRequest
 from shared.contract.wan import WanRequest
-from shared.settings import Settings
+from shared.settings import Settings, variables_of
 from shared.weights.catalogue import CATALOGUE, QWEN_BASE
 
 HERE = Path(__file__).parent
 REQUESTS: dict[str, type[Request]] = {"sdxl": SdxlRequest, "wan": WanRequest, "chat": ChatRequest}
-VARIABLES = {name.upper() for name in Settings.model_fields} - {"SUPABASE_KEY"} | {"SUPABASE_SERVICE_ROLE_KEY"}
+VARIABLES = {variables_of(name)[0] for name in Settings.model_fields}
 
 every_handler = pytest.mark.parametrize("handler", HANDLERS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,9 @@ from PIL import Image
 from builder.make_models import make_models
 from builder.small.captions import sentences
 from builder.small.detector import read
-from playground.demo import TITLES, requests
+from playground.demo import OUTPUT, TITLES, requests, worker_environment
 from playground.gallery import ENLARGED, contact_sheet, preview
+from playground.inbox import Inbox
 from playground.keep import MOST_BYTES, keep
 from shared.contract.chat import ChatRequest
 from shared.contract.sdxl import SdxlRequest
@@ -47,6 +49,19 @@ def test_every_job_of_the_demo_is_valid_without_a_warning(handler: str) -> None:
     for job in requests(handler):
         assert REQUESTS[handler].parse(job, job_id=job["id"]).warnings == ()
         assert job["id"].replace("-", "").isalnum()
+
+
+def test_nothing_of_a_real_projects_configuration_reaches_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Least of all its outbox: what waits there would be delivered to nobody, and be gone."""
+    page = (Path(__file__).parents[2] / "docs/environment.md").read_text("utf-8")
+    variables = {name for row in page.splitlines() if row.startswith("| `") for name in re.findall("`([A-Z_]+)`", row.split("|")[1])}
+    assert len(variables) > 50
+    for name in (*variables, "RUNPOD_WEBHOOK_GET_JOB", "outbox_dir"):
+        monkeypatch.setenv(name, "canary")
+    with Inbox("secret") as inbox:
+        environment = worker_environment(Path("models"), inbox)
+    assert [name for name, value in environment.items() if value == "canary"] == []
+    assert Path(environment["OUTBOX_DIR"]).is_relative_to(OUTPUT.absolute())
 
 
 def test_the_demo_asks_for_pictures_in_words_that_the_small_model_knows() -> None:
