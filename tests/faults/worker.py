@@ -75,9 +75,11 @@ def _kill() -> NoReturn:
     raise AssertionError("nobody survives that")
 
 
-def _raise(error: Exception) -> Callable[[], NoReturn]:
+def _raise(make: Callable[[], Exception]) -> Callable[[], NoReturn]:
+    """Raises another error each time: one that is raised again keeps its earlier tracebacks, and with them the tensors of their frames."""
+
     def act() -> NoReturn:
-        raise error
+        raise make()
 
     return act
 
@@ -85,9 +87,12 @@ def _raise(error: Exception) -> Callable[[], NoReturn]:
 def _lost(code: int, text: str) -> Callable[[], NoReturn]:
     import torch
 
-    error = torch.AcceleratorError(f"CUDA error: {text}")
-    error.error_code = code  # type: ignore[attr-defined]  # torch sets it where it is raised
-    return _raise(error)
+    def make() -> Exception:
+        error = torch.AcceleratorError(f"CUDA error: {text}")
+        error.error_code = code  # type: ignore[attr-defined]  # torch sets it where it is raised
+        return error
+
+    return _raise(make)
 
 
 def _hang() -> NoReturn:
@@ -103,15 +108,18 @@ def _leak() -> None:
     LEAKED.append((os.open(os.devnull, os.O_RDONLY), os.urandom(2**19)))
 
 
+_NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.68 GiB"
+
+
 def _deeds() -> dict[str, Callable[[], Any]]:
     import torch
 
     return {
-        "oom": _raise(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.68 GiB")),
+        "oom": _raise(lambda: torch.OutOfMemoryError(_NO_MEMORY)),
         "illegal access": _lost(700, "an illegal memory access was encountered"),
         "ecc": _lost(214, "uncorrectable ECC error encountered"),
         "launch failure": _lost(719, "unspecified launch failure"),
-        "lost by text": _raise(RuntimeError("CUDA error: an illegal memory access was encountered")),
+        "lost by text": _raise(lambda: RuntimeError("CUDA error: an illegal memory access was encountered")),
         "hang": _hang,
         "kill": _kill,
         "slow": lambda: time.sleep(0.2),
@@ -199,7 +207,9 @@ def _sabotage_clips() -> None:
 
     def open_(*arguments: Any, **options: Any) -> Any:
         if (order := _due("encoder")) is not None:
-            _kill() if order["what"] == "kill" else _raise(av.error.ExternalError(-542398533, "Generic error in an external library"))()
+            if order["what"] == "kill":
+                _kill()
+            raise av.error.ExternalError(-542398533, "Generic error in an external library")
         return opened(*arguments, **options)
 
     av.open = open_
