@@ -82,7 +82,8 @@ def serving(reference: Wanted, shelf: Shelf) -> tuple[str, Layers]:
     if name is not None and _EYE in shelf.names("image_encoder"):
         return name, files[name]
     lacking = f"one of {', '.join(f'{file}.safetensors' for file in files)}" if name is None else f"the folder {_EYE}"
-    instead = "send reference_mode 'modify' or set SDXL_REFERENCE_METHOD=img2img for image→image, " * (reference.picture == REFERENCE)
+    is_main = reference.picture == REFERENCE
+    instead = "send reference_mode 'modify' or set SDXL_REFERENCE_METHOD=img2img for image→image, " if is_main else ""
     raise ModelUnavailable(
         f"{reference.fields}type: this worker has no adapter for {reference.type!r}: its folder ip_adapters lacks {lacking}. "
         f"Ask the operator to add it, {instead}or leave the reference out."

@@ -15,6 +15,7 @@ from shared.contract.sdxl import Method, SdxlRequest
 from shared.contract.sdxl_parts import Control
 from shared.errors import ModelUnavailable, Problem, ValidationError
 from shared.media.images import fit
+from shared.models.device import size_of
 from shared.models.load import load_network
 from shared.settings import SettingsError
 from shared.weights.shelf import Shelf
@@ -85,11 +86,7 @@ def _load(kind: str, pipeline: Any, shelf: Shelf) -> Any:
             raise SettingsError(f"The ControlNet {kind!r} was made for another model.")
         return network
 
-    return shelf.load("controlnets", kind, read, _size_of)
-
-
-def _size_of(network: Any) -> int:
-    return sum(tensor.nbytes for tensor in network.parameters())
+    return shelf.load("controlnets", kind, read, size_of)
 
 
 def _guide(stage: Stage, controls: Sequence[Control], networks: Sequence[Any], hints: Sequence[Image.Image]) -> None:

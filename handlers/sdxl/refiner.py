@@ -19,6 +19,7 @@ from handlers.sdxl.prompts import Embeddings
 from handlers.sdxl.steps import Steps
 from shared.contract.sdxl import SdxlRequest
 from shared.errors import Problem, ValidationError
+from shared.models.device import size_of
 from shared.models.load import load_network
 from shared.models.pipelines import call_pipeline
 from shared.settings import SettingsError
@@ -155,7 +156,7 @@ def _prepare(stage: Stage, request: SdxlRequest, shelf: Shelf, start: float, ste
     from diffusers import StableDiffusionXLImg2ImgPipeline
 
     base = stage.pipeline
-    network = shelf.load("refiner", "refiner", lambda folder: _load(folder, base), _size_of)
+    network = shelf.load("refiner", "refiner", lambda folder: _load(folder, base), lambda loaded: size_of(loaded.unet))
     names = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
     parts = {name: getattr(base, name) for name in names} | {"unet": network.unet}
     pipeline = StableDiffusionXLImg2ImgPipeline(**parts, requires_aesthetics_score=network.scored, add_watermarker=False)
@@ -182,10 +183,6 @@ def _load(folder: Path, base: Any) -> Network:
     except (OSError, ValueError) as error:
         raise SettingsError(f"The refiner's model_index.json cannot be read: {type(error).__name__}.") from error
     return Network(unet, scored)
-
-
-def _size_of(network: Network) -> int:
-    return sum(tensor.nbytes for tensor in network.unet.parameters())
 
 
 def _is_crowded(stage: Stage, request: SdxlRequest) -> bool:

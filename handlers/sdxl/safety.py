@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from shared.media.images import Pixels
+from shared.models.device import size_of
 from shared.models.load import load_network
 from shared.weights.shelf import Shelf
 
@@ -28,7 +29,7 @@ def is_flagged(pixels: Pixels, shelf: Shelf, device: torch.device, dtype: torch.
     Raises:
         ModelUnavailable: It is not there, or cannot be used.
     """
-    checker = shelf.load("safety_checker", NAME, lambda folder: _load(folder, device, dtype), _size_of)
+    checker = shelf.load("safety_checker", NAME, lambda folder: _load(folder, device, dtype), size_of)
     from transformers import CLIPImageProcessorPil
 
     side = checker.vision_model.config.image_size
@@ -43,7 +44,3 @@ def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
     return load_network(StableDiffusionSafetyChecker, folder, name=NAME, device=device, dtype=dtype)
-
-
-def _size_of(checker: Any) -> int:
-    return sum(tensor.nbytes for tensor in checker.parameters())

@@ -18,6 +18,7 @@ from handlers.sdxl.refiner import Refinement
 from handlers.sdxl.textual_inversions import Inversion
 from shared.contract.sdxl import Method, SdxlRequest
 from shared.media.images import Pixels
+from shared.models.device import size_of
 from shared.weights.shelf import Shelf
 
 
@@ -70,13 +71,9 @@ class Stage:
             refined=request.refiner is not None,
             unet_bytes=pipeline.unet.dtype.itemsize,
             vae_bytes=pipeline.vae.dtype.itemsize,
-            encoders=_size(pipeline.text_encoder) + _size(pipeline.text_encoder_2),
-            unet=_size(pipeline.unet),
+            encoders=size_of(pipeline.text_encoder, pipeline.text_encoder_2),
+            unet=size_of(pipeline.unet),
         )
-
-
-def _size(network: Any) -> int:
-    return sum(tensor.nbytes for tensor in network.parameters())
 
 
 class Attachment(Protocol):

@@ -18,6 +18,7 @@ from shared.contract.sdxl_parts import Upscale
 from shared.errors import ModelUnavailable, OutOfMemory
 from shared.jobs.recipe import Run
 from shared.media.images import Pixels
+from shared.models.device import size_of
 from shared.models.ladder import attempt
 from shared.models.pixels import to_pixels
 from shared.settings import SettingsError
@@ -97,7 +98,7 @@ def upscale(pixels: Pixels, asked: Upscale, shelf: Shelf, device: torch.device, 
         JobTimeout: Its deadline has passed.
     """
     name = choose(asked, shelf)
-    network = shelf.load("upscalers", name, lambda file: load_upscaler(file, device, dtype), _size_of)
+    network = shelf.load("upscalers", name, lambda file: load_upscaler(file, device, dtype), size_of)
     for tile in (TILE, TILE // 2, TILE // 4):
         if tile < TILE:
             run.warn("Memory did not suffice; the picture was enlarged in smaller tiles.")
@@ -161,7 +162,3 @@ def _inner(own: slice, seen: slice, factor: int) -> slice:
 
 def _times(own: slice, factor: int) -> slice:
     return slice(factor * own.start, factor * own.stop)
-
-
-def _size_of(network: RRDBNet) -> int:
-    return sum(tensor.nbytes for tensor in network.parameters())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from shared.contract.sdxl import SdxlRequest
+from shared.models.device import size_of
 from shared.models.vae_files import load_vae
 from shared.weights.shelf import Shelf
 
@@ -52,4 +53,4 @@ def _load(name: str, pipeline: Any, shelf: Shelf) -> Any:
         unet = pipeline.unet
         return load_vae(path, pipeline.vae.config, name=f"vaes/{name}", device=unet.device, dtype=unet.dtype)
 
-    return shelf.load("vaes", name, read, lambda vae: sum(tensor.nbytes for tensor in vae.parameters()))
+    return shelf.load("vaes", name, read, size_of)

@@ -96,8 +96,10 @@ class WanRecipe:
         if request.references:
             method = "vace" if self._pipelines.vace is not None else "image_to_video"
             metadata |= {"reference_method": method, "reference_strength": request.reference_strength}
-        idle = request.acceleration != "none" and not self._ways(request)
-        return Summary(metadata, warnings=[f"config.acceleration: {request.acceleration} does nothing on this worker's device"] * idle)
+        warnings = []
+        if request.acceleration != "none" and not self._ways(request):
+            warnings.append(f"config.acceleration: {request.acceleration} does nothing on this worker's device")
+        return Summary(metadata, warnings=warnings)
 
     @property
     def _device(self) -> torch.device:

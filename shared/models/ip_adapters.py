@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shared.errors import ModelUnavailable
+from shared.models.device import size_of
 from shared.models.load import load_network
 
 _PARTS = ("image_proj", "ip_adapter")
@@ -98,7 +99,7 @@ def read_eye(folder: Path, unet: Any) -> Eye:
 
 def size_of_eye(eye: Eye) -> int:
     """Bytes."""
-    return sum(tensor.nbytes for tensor in eye.encoder.parameters())
+    return size_of(eye.encoder)
 
 
 def read_ip_adapter(path: Path, pipeline: Any) -> IpAdapter:
@@ -128,8 +129,7 @@ def read_ip_adapter(path: Path, pipeline: Any) -> IpAdapter:
 
 def size_of_adapter(adapter: IpAdapter) -> int:
     """Bytes."""
-    modules = [adapter.projection, *(module for pair in adapter.layers.values() for module in pair)]
-    return sum(tensor.nbytes for module in modules for tensor in module.parameters())
+    return size_of(adapter.projection, *(module for pair in adapter.layers.values() for module in pair))
 
 
 @contextmanager
