@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from tests.doubles.models import tiny_models_at
 # Before torch is imported, and for every process that a test starts: where others use the cores too, threads that wait for each other
 # in a spin turn a second into a quarter of a minute, and the small models gain nothing from a second thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported by now stays. The collector then need not look through it whenever a recipe wants its memory back."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +24,7 @@ from shared.settings import Settings
 from tests.handlers.conftest import Watched, make, pictures, sdxl
 
 Sdxl = Recipe[SdxlRequest]
+Drawn = Callable[[str], tuple[Pixels, list[tuple[int, int]]]]
 # As the documentation of diffusers names what users of other interfaces call their samplers.
 EXPECTED: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"set_alpha_to_one": False, "clip_sample": False}),
@@ -63,6 +66,19 @@ def recipe(tiny_models: Path) -> Sdxl:
     return load(Settings(models_dir=tiny_models, device="cpu"))
 
 
+@pytest.fixture(scope="module")
+def drawn(recipe: Sdxl) -> Drawn:
+    """The picture of each sampler, and the steps that were reported meanwhile. Each is drawn once."""
+
+    @cache
+    def draw_once(name: str) -> tuple[Pixels, list[tuple[int, int]]]:
+        watched = Watched()
+        (pixels,) = draw(recipe, name, watched)
+        return pixels, watched.steps
+
+    return draw_once
+
+
 def draw(recipe: Sdxl, scheduler: str | None, watched: Watched | None = None, **config: Any) -> list[Pixels]:
     request = sdxl(negative="", **({"scheduler": scheduler} if scheduler else {}), **config)
     return [picture.pixels for picture in pictures(make(recipe, request, watched))]
@@ -84,11 +100,10 @@ def test_the_table_has_every_name_of_the_contract_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_sampler_draws_what_diffusers_draws_bit_for_bit(recipe: Sdxl, direct: Any, base: Any, name: str) -> None:
+def test_a_sampler_draws_what_diffusers_draws_bit_for_bit(drawn: Drawn, direct: Any, base: Any, name: str) -> None:
     kind, options = EXPECTED[name]
     (expected,) = plain(direct, getattr(diffusers, kind).from_config(base.config, **options), 7)
-    (drawn,) = draw(recipe, name)
-    assert np.array_equal(drawn, expected)
+    assert np.array_equal(drawn(name)[0], expected)
 
 
 @pytest.mark.parametrize("count", [1, 3, 6])
@@ -97,18 +112,15 @@ def test_without_one_the_checkpoints_own_draws_bit_for_bit(recipe: Sdxl, direct:
     assert all(np.array_equal(one, other) for one, other in zip(draw(recipe, None, num_images=count), expected, strict=True))
 
 
-def test_samplers_differ_from_each_other(recipe: Sdxl) -> None:
-    drawn = {name: draw(recipe, name)[0].tobytes() for name in EXPECTED}
+def test_samplers_differ_from_each_other(drawn: Drawn) -> None:
     # Euler's method on these few steps is the checkpoint's own; all others lead elsewhere.
-    assert len(set(drawn.values())) == len(drawn)
+    assert len({drawn(name)[0].tobytes() for name in EXPECTED}) == len(EXPECTED)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_progress_counts_the_steps_that_a_sampler_really_makes(recipe: Sdxl, name: str) -> None:
-    watched = Watched()
-    draw(recipe, name, watched)
+def test_progress_counts_the_steps_that_a_sampler_really_makes(drawn: Drawn, name: str) -> None:
     made = 19 if name in TWICE else 11 if name == "pndm" else 10
-    assert watched.steps == [(step, made) for step in range(1, made + 1)]
+    assert drawn(name)[1] == [(step, made) for step in range(1, made + 1)]
 
 
 @pytest.mark.parametrize("name", ["lcm", "tcd"])

@@ -143,10 +143,18 @@ def _damaged(recipe: SdxlRecipe, name: str) -> Iterator[None]:
         file.unlink()
 
 
-ENDINGS = (complete, stop_at_a_step, stop_after_a_picture, fail_to_decode, fail_to_look)
+Ending = Callable[[SdxlRecipe, Mapping[str, Any]], None]
+ENDINGS: tuple[Ending, ...] = (complete, stop_at_a_step, stop_after_a_picture, fail_to_decode, fail_to_look)
 DECODED_DIFFERENTLY = ("plain", "vae", "inpainting", "all together")
 """What is decoded by another VAE, or changed afterwards; for all others the last remedies for memory are the same, and take their time."""
-CASES = [(kind, end) for kind in KINDS for end in ENDINGS] + [(kind, run_out_of_memory) for kind in DECODED_DIFFERENTLY]
+
+
+def every_end_of_every_kind() -> Iterator[Any]:
+    """Of each kind two ends and of each end two kinds every day, the others in the slower run."""
+    for kind in KINDS:
+        for end in (*ENDINGS, *([run_out_of_memory] if kind in DECODED_DIFFERENTLY else [])):
+            everyday = end in (complete, stop_at_a_step) or kind in ("plain", "all together")
+            yield pytest.param(kind, end, id=f"{kind}-{end.__name__}", marks=[] if everyday else [pytest.mark.slow])
 
 
 @contextmanager
@@ -159,11 +167,17 @@ def _nothing_decodes(error: Exception) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(("kind", "end"), CASES, ids=lambda value: value if isinstance(value, str) else value.__name__)
-def test_a_job_leaves_no_trace(recipe: SdxlRecipe, kind: str, end: Callable[[SdxlRecipe, Mapping[str, Any]], None]) -> None:
-    before = fingerprint(recipe._pipeline)
+@pytest.fixture(scope="module")
+def seen(recipe: SdxlRecipe) -> list[Mapping[str, object]]:
+    """What the pipeline was at each look: the one after a job is the one before the next, for looking takes as long as a job."""
+    return [fingerprint(recipe._pipeline)]
+
+
+@pytest.mark.parametrize(("kind", "end"), every_end_of_every_kind())
+def test_a_job_leaves_no_trace(recipe: SdxlRecipe, seen: list[Mapping[str, object]], kind: str, end: Ending) -> None:
     end(recipe, KINDS[kind])
-    assert differences(before, fingerprint(recipe._pipeline)) == []
+    seen.append(fingerprint(recipe._pipeline))
+    assert differences(seen.pop(0), seen[0]) == []
 
 
 def test_the_fingerprint_sees_every_kind_of_change(recipe: SdxlRecipe) -> None:
