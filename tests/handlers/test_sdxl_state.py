@@ -173,7 +173,7 @@ def seen(recipe: SdxlRecipe) -> list[Mapping[str, object]]:
     return [fingerprint(recipe._pipeline)]
 
 
-@pytest.mark.parametrize(("kind", "end"), every_end_of_every_kind())
+@pytest.mark.parametrize(("kind", "end"), [*every_end_of_every_kind()])
 def test_a_job_leaves_no_trace(recipe: SdxlRecipe, seen: list[Mapping[str, object]], kind: str, end: Ending) -> None:
     end(recipe, KINDS[kind])
     seen.append(fingerprint(recipe._pipeline))
