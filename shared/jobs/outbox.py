@@ -1,7 +1,7 @@
 """What storage or a receiver did not take, kept on disk until it can be delivered: assets, and the payload that names them.
 
-An entry is a folder: the files, and `entry.json`, which is written last. Its name ends in `.part` until it is complete, so that what a
-crash leaves behind is never taken for an entry. No key and no signature is in it: payloads are signed when they are sent.
+An entry is a folder: the files, and `entry.json`, which is written last (`shared/jobs/entry.py`). Its name ends in `.part` until it is
+complete, so that what a crash leaves behind is never taken for an entry.
 """
 
 from __future__ import annotations
@@ -16,20 +16,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from shared.contract.callback import CompletedPayload, FailedPayload, to_json
 from shared.contract.request import Identity
+from shared.jobs.entry import MANIFEST, Entry, KeptFile
 from shared.settings import SettingsError
 from shared.storage.files import replacing, sync_folder
-from shared.storage.protocol import Stored, checked_key, describe
+from shared.storage.protocol import Stored, describe
 from shared.telemetry import logger
-from shared.webhooks import WEBHOOK_ID
-
-MANIFEST = "entry.json"
-"""The file of an entry that says what it is. It is written last."""
 
 _PART = ".part"
 # Whose it is, when it was begun or sealed, and what tells it from others of that moment. What else an operator may have put there is left
@@ -37,46 +31,6 @@ _PART = ".part"
 _NAME = re.compile(r"[0-9a-f]{32}\.[0-9]+\.[0-9a-f]{8}")
 # Another worker on the same volume may still be writing one that is younger.
 _PART_SECONDS = 24 * 3600.0
-
-
-class KeptFile(BaseModel):
-    """One asset that is to be stored: its key, its media type, and what it must be."""
-
-    model_config = ConfigDict(frozen=True)
-
-    key: Annotated[str, AfterValidator(checked_key)]
-    content_type: str
-    size: int
-    sha256: str
-
-    @property
-    def name(self) -> str:
-        """Of the file in the entry's folder."""
-        return self.key.rpartition("/")[2]
-
-
-class Kept(BaseModel):
-    """What an entry says of itself.
-
-    Attributes:
-        job_id: Whose it is.
-        calls_back: Whether the payload is to be sent. Where it is not, nobody waits for it.
-        webhook_id: The id that receivers know a repetition by.
-        callback_url: What the request asked for, if it did.
-        payload: The body, byte for byte.
-        files: What is to be stored before it is sent.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    version: Literal[1] = 1
-    job_id: str
-    user_id: str | None
-    calls_back: bool
-    webhook_id: Annotated[str, Field(pattern=WEBHOOK_ID)]
-    callback_url: Annotated[str | None, Field(repr=False)]
-    payload: Annotated[str, Field(repr=False)]
-    files: tuple[KeptFile, ...] = ()
 
 
 class Outbox:
@@ -214,7 +168,7 @@ class Draft:
         Raises:
             OSError: It cannot be kept. Nothing of it is left then.
         """
-        kept = Kept(
+        entry = Entry(
             job_id=identity.job_id,
             user_id=identity.user_id,
             calls_back=calls_back,
@@ -223,7 +177,7 @@ class Draft:
             payload=to_json(payload).decode(),
             files=self.files,
         )
-        content = kept.model_dump_json().encode()
+        content = entry.model_dump_json().encode()
         try:
             with self._outbox.room_for(len(content)):
                 part = self._folder()
@@ -251,16 +205,6 @@ class Draft:
             return self._part
 
 
-def read_entry(folder: Path) -> Kept | None:
-    """What an entry says, or None where it was delivered meanwhile, or it or one of its files is damaged."""
-    try:
-        kept = Kept.model_validate_json((folder / MANIFEST).read_bytes())
-        whole = all(_sha256(folder / file.name) == file.sha256 for file in kept.files)
-    except (OSError, ValidationError):
-        return None
-    return kept if whole else None
-
-
 def _size(folder: Path) -> int:
     """Bytes of all files in a folder, from which other jobs and other workers may be taking some away."""
     total = 0
@@ -269,11 +213,6 @@ def _size(folder: Path) -> int:
             with contextlib.suppress(FileNotFoundError):
                 total += (Path(inside) / name).stat().st_size
     return total
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(identity: Identity) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from shared.errors import UploadError
 from shared.jobs.deliver import CALLBACK_FILE
-from shared.jobs.outbox import Kept, Outbox, read_entry
+from shared.jobs.entry import Entry, read_entry
+from shared.jobs.outbox import Outbox
 from shared.storage.protocol import Storage, object_key
 from shared.telemetry import job_context, logger
 from shared.webhooks import Webhook
@@ -58,32 +59,32 @@ class Redelivery:
         """Delivers every entry that can be delivered, the oldest first."""
         try:
             self._outbox.give_up_the_old()
-            entries = self._outbox.waiting()
+            folders = self._outbox.waiting()
         except OSError as error:
             logger().error("the outbox cannot be read", reason=error.strerror)
             return Tally()
-        delivered = [self._deliver(entry) for entry in entries]
+        delivered = [self._deliver(folder) for folder in folders]
         return Tally(delivered.count(True), delivered.count(False))
 
     def _deliver(self, folder: Path) -> bool:
-        kept = read_entry(folder)
-        if kept is None:
+        entry = read_entry(folder)
+        if entry is None:
             if folder.is_dir():
                 logger().error("a waiting result is damaged and is not delivered", entry=folder.name)
             return not folder.is_dir()
-        with job_context(kept.job_id):
-            done = self._store(folder, kept) and self._send(kept)
-            logger().info("redelivery", delivered=done, files=len(kept.files))
+        with job_context(entry.job_id):
+            done = self._store(folder, entry) and self._send(entry)
+            logger().info("redelivery", delivered=done, files=len(entry.files))
         if done:
             self._outbox.remove(folder)
         return done
 
-    def _store(self, folder: Path, kept: Kept) -> bool:
+    def _store(self, folder: Path, entry: Entry) -> bool:
         try:
-            for file in kept.files:
+            for file in entry.files:
                 self._storage.put(file.key, folder / file.name, file.content_type)
-            if self._storage.keeps_callbacks and kept.user_id is not None:
-                self._storage.put(object_key(kept.user_id, kept.job_id, CALLBACK_FILE), kept.payload.encode(), "application/json")
+            if self._storage.keeps_callbacks and entry.user_id is not None:
+                self._storage.put(object_key(entry.user_id, entry.job_id, CALLBACK_FILE), entry.payload.encode(), "application/json")
         except UploadError as error:
             logger().warning("a waiting result was not stored", reason=error.message)
             return False
@@ -91,8 +92,8 @@ class Redelivery:
             return not folder.is_dir()
         return True
 
-    def _send(self, kept: Kept) -> bool:
-        url = self._webhook.target(kept.callback_url) if kept.calls_back else None
+    def _send(self, entry: Entry) -> bool:
+        url = self._webhook.target(entry.callback_url) if entry.calls_back else None
         if url is None:
             return True
-        return self._webhook.send(url, kept.payload.encode(), webhook_id=kept.webhook_id).delivered
+        return self._webhook.send(url, entry.payload.encode(), webhook_id=entry.webhook_id).delivered

@@ -16,7 +16,8 @@ import pytest
 
 from shared.contract.callback import FailedPayload
 from shared.contract.request import Identity
-from shared.jobs.outbox import MANIFEST, Outbox, read_entry
+from shared.jobs.entry import MANIFEST, read_entry
+from shared.jobs.outbox import Outbox
 from shared.jobs.redelivery import Redelivery, Tally
 from shared.settings import Settings, SettingsError
 from shared.storage.local_disk import LocalDisk

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shared.jobs.outbox import MANIFEST, read_entry
+from shared.jobs.entry import MANIFEST, read_entry
 from tests.faults.invariants import Before, check
 from tests.faults.payloads import files_of, is_whole
 from tests.faults.world import Running, World, chat, sdxl, wan

@@ -8,11 +8,11 @@ does it for all entries (`ONLY=6` for a point, `ONLY="redirect"` for the entries
 To add an entry, append to the tuple of its point:
 
     Protection(
-        "An entry is no entry before its manifest is written.",            # one sentence; it stands in the page
+        "What else lies in the folder is left alone.",                     # one sentence; it stands in the page
         "shared/jobs/outbox.py",                                           # the file that protects
-        'and (path / MANIFEST).is_file()',                                 # occurs exactly once in it
-        "",                                                                # what stands there when the protection is gone
-        ("tests/jobs/test_outbox.py::test_what_was_not_sealed_is_never_delivered",),  # all of these must fail
+        " if _NAME.fullmatch(path.name)]",                                 # occurs exactly once in it
+        "]",                                                               # what stands there when the protection is gone
+        ("tests/jobs/test_outbox.py::test_what_else_lies_there_is_left_alone",),  # all of these must fail
     )
 
 The rest of the file must still be Python. A test must fail by an assertion (`pytest.raises` that sees nothing is one); where it fails by an

@@ -125,8 +125,8 @@ POINT = Point(
         Protection(
             "What waits is stored before it is called back.",
             "shared/jobs/redelivery.py",
-            "done = self._store(folder, kept) and self._send(kept)",
-            "done = self._send(kept)",
+            "done = self._store(folder, entry) and self._send(entry)",
+            "done = self._send(entry)",
             (_JOBS,),
         ),
         Protection(
