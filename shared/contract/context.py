@@ -43,8 +43,11 @@ class Notes:
 
     def add(self, text: str) -> None:
         """Adds a sentence unless it is already there. Beyond twenty they are only counted."""
+        short = text[:_LONGEST_NOTE]
+        if short in self._texts:
+            return
         if len(self._texts) < _MOST_NOTES:
-            self._texts[text[:_LONGEST_NOTE]] = None
+            self._texts[short] = None
         else:
             self.leave_out(1)
 
@@ -55,7 +58,7 @@ class Notes:
     def __iter__(self) -> Iterator[str]:
         yield from self._texts
         if self._left_out:
-            yield f"and {self._left_out} more warnings"
+            yield f"and {self._left_out} more warning{'s' * (self._left_out > 1)}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from shared.contract.context import Notes
 from tests.contract.requests import chat, problem, sdxl, wan
 
 
@@ -110,3 +111,10 @@ def test_warnings_are_few_and_short_whatever_is_sent() -> None:
     assert max(map(len, warnings)) <= 240
     assert all(warning.isprintable() for warning in warnings)
     assert warnings[-1].startswith("and ")
+
+
+def test_of_more_warnings_than_are_named_each_counts_once() -> None:
+    notes = Notes()
+    for index in (*range(20), 0, 1, 20):
+        notes.add(f"config.unknown_{index}: not a known field, ignored")
+    assert [*notes][20:] == ["and 1 more warning"]
