@@ -39,6 +39,7 @@ class Plan:
         clips: The VAE, on clips.
         transformer: The transformer, on all that it learns.
         motion: The transformer, with changes from frame to frame counted more.
+        references: The transformer, with pictures and frames given whose colors captions leave out.
     """
 
     text: int = 700
@@ -46,6 +47,7 @@ class Plan:
     clips: int = 800
     transformer: int = 4000
     motion: int = 6000
+    references: int = 2500
 
 
 def train_small_wan(folder: Path, work: Path, plan: Plan, *, seed: int) -> None:
@@ -61,7 +63,7 @@ def train_small_wan(folder: Path, work: Path, plan: Plan, *, seed: int) -> None:
     import torch
 
     from builder.small.training import Stage
-    from builder.small.wan.denoiser import BROAD, MOTION, train_transformer
+    from builder.small.wan.denoiser import BROAD, MOTION, REFERENCES, train_transformer
     from builder.small.wan.examples import load_examples
     from builder.small.wan.networks import make_scheduler
     from builder.small.wan.text import Texts, judge_reader, train_reader, write_tokenizer
@@ -82,6 +84,7 @@ def train_small_wan(folder: Path, work: Path, plan: Plan, *, seed: int) -> None:
     passes = (
         (BROAD, Stage("transformer", plan.transformer, 1e-3, work / "transformer.pt")),
         (MOTION, Stage("transformer, motion", plan.motion, 1e-3, work / "motion.pt")),
+        (REFERENCES, Stage("transformer, references", plan.references, 5e-4, work / "references.pt")),
     )
     transformer = train_transformer(pool, texts, passes, device, seed)
     parts: dict[str, Any] = {"vae": vae, "text_encoder": reader.encoder, "transformer": transformer}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from builder.small.shapes import PALETTE, SIZE, Pixels
-from builder.small.wan.captions import caption, sentences
+from builder.small.wan.captions import caption, colorless, sentences
 from builder.small.wan.clips import MOTIONS, SHAPES, SPEED, Scene, draw, draw_scene, render
 from builder.small.wan.detector import ClipReading, centre, read_clip
 from builder.small.wan.text import write_tokenizer
@@ -83,6 +83,14 @@ def test_a_caption_names_what_is_shown() -> None:
 def test_a_scene_has_many_captions() -> None:
     rng = np.random.default_rng(0)
     assert len({caption(RIGHT, rng) for _ in range(100)}) > 60
+
+
+def test_a_caption_without_colors_leaves_them_to_a_picture() -> None:
+    rng = np.random.default_rng(0)
+    said = [colorless(scene, rng) for scene in scenes(200)]
+    assert not [words for words in said if any(color in words for color in PALETTE)]
+    assert all(said)
+    assert {shape for shape in SHAPES if any(shape in words for words in said)} == set(SHAPES)
 
 
 @pytest.fixture(scope="module")

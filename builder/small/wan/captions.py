@@ -17,6 +17,7 @@ _WAYS = {
     "down": ("down", "downwards", "to the bottom"),
 }
 _OPENINGS = ("", "", "a video of ", "a clip of ")
+_VAGUE = ("a video", "a clip", "a picture")
 _GROUNDS = (" on a {} background", " on {}", " over a {} background", " in front of a {} background", ", {} background")
 
 
@@ -35,6 +36,18 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     if rng.random() < 0.2:
         words = words[0].upper() + words[1:]
     return words + ("." if rng.random() < 0.2 else "")
+
+
+def colorless(scene: Scene, rng: np.random.Generator) -> str:
+    """Says less of a scene than it shows: no color, which a picture then has to tell.
+
+    Args:
+        scene: What is shown.
+        rng: Chooses the words.
+    """
+    if rng.random() < 0.3:
+        return pick(_VAGUE, rng)
+    return pick(_OPENINGS, rng) + _moving(f"a {scene.shape}", scene.motion, rng)
 
 
 def sentences() -> tuple[str, ...]:

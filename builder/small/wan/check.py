@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from PIL import Image
 from builder.small.floors import demand
 from builder.small.shapes import SIZE, Pixels
 from builder.small.tables import table
-from builder.small.wan.captions import caption
-from builder.small.wan.clips import Scene, draw_scene, render
+from builder.small.wan.captions import caption, colorless
+from builder.small.wan.clips import Scene, draw, draw_scene, render
 from builder.small.wan.detector import read_clip
 from builder.small.wan.examples import GREY
 from builder.small.wan.text import ATTRIBUTES
@@ -69,6 +69,10 @@ def wan_tables(folder: Path, count: int) -> Iterator[tuple[str, str]]:
     for name in ("color", "motion"):
         right, of = (sum(values) for values in zip(*((right[name], of) for right, of in columns.values()), strict=True))
         demand(f"WAN, {name} right in clips of held-out captions", right / of, _LEAST)
+    yield (
+        "WAN, a picture to resemble, captions without colors",
+        _shares({f"{frames} frames": resemble(recipe, count // 2, frames) for frames in (9, 17)}, ("background", "color")),
+    )
     pipeline = load_vace(folder)
     kept = {(mode, frames): keep(pipeline, mode, frames, count // 4) for frames in (9, 17) for mode in MODES}
     yield "WAN, frames given", _errors(kept, count // 4)
@@ -82,7 +86,7 @@ def load_recipe(folder: Path) -> Recipe[WanRequest]:
     return load(Settings(wan_model=folder))
 
 
-def make(recipe: Recipe[WanRequest], prompt: str, *, frames: int, seed: int, **config: Any) -> Pixels:
+def make(recipe: Recipe[WanRequest], prompt: str, *, frames: int, seed: int, picture: Pixels | None = None, **config: Any) -> Pixels:
     """Has the recipe make one clip, frames × 64 × 64 × 3.
 
     Args:
@@ -90,12 +94,15 @@ def make(recipe: Recipe[WanRequest], prompt: str, *, frames: int, seed: int, **c
         prompt: What is to be seen.
         frames: How many.
         seed: Where the noise starts.
+        picture: One to resemble, 64 × 64 × 3.
         config: Other fields of the request's `config`.
     """
     given = {"width": SIZE, "height": SIZE, "frames": frames, "seed": seed, "steps": _STEPS, "guidance_scale": _GUIDANCE} | config
+    references = {} if picture is None else {"config.image": Image.fromarray(picture)}
+    given |= dict.fromkeys((name.removeprefix("config.") for name in references), "https://check.example/picture.png")
     raw = {"id": "check", "user_id": "check", "type": "video_fast", "prompt": prompt, "config": given}
     request = WanRequest.parse(raw, job_id="check")
-    (product,) = recipe.generate(request, {}, Run("check", CancelToken(600), lambda done, total, *, text=None, preview=None: None))
+    (product,) = recipe.generate(request, references, Run("check", CancelToken(600), lambda done, total, *, text=None, preview=None: None))
     assert isinstance(product, Clip)
     return np.stack(list(product.frames))
 
@@ -111,6 +118,21 @@ def follow(recipe: Recipe[WanRequest], count: int, frames: int) -> tuple[Counter
     for seed in range(count):
         scene = draw_scene(rng, held_out=True)
         right += compare(make(recipe, caption(scene, rng), frames=frames, seed=seed), scene)
+    return right, count
+
+
+def resemble(recipe: Recipe[WanRequest], count: int, frames: int) -> tuple[Counter[str], int]:
+    """Gives pictures of held-out scenes, with captions that name no color, and reads the clips. The figure stands elsewhere in them.
+
+    Returns:
+        How often each attribute is right, and out of how many.
+    """
+    rng = np.random.default_rng((_SEED, frames, count))
+    right: Counter[str] = Counter()
+    for seed in range(count):
+        scene = draw_scene(rng, held_out=True)
+        picture = draw(scene, *rng.uniform(20, SIZE - 20, 2))
+        right += compare(make(recipe, colorless(scene, rng), frames=frames, seed=seed, picture=picture), scene)
     return right, count
 
 
@@ -186,8 +208,8 @@ def _difference(first: Pixels, second: Pixels) -> float:
     return float(np.abs(first.astype(np.float32) - second).mean())
 
 
-def _shares(columns: dict[str, tuple[Counter[str], int]]) -> str:
-    rows = [(name, *(f"{right[name]} / {count} ({right[name] / count:.0%})" for right, count in columns.values())) for name in ATTRIBUTES]
+def _shares(columns: dict[str, tuple[Counter[str], int]], names: Iterable[str] = ATTRIBUTES) -> str:
+    rows = [(name, *(f"{right[name]} / {count} ({right[name] / count:.0%})" for right, count in columns.values())) for name in names]
     return table(("attribute", *columns), rows)
 
 

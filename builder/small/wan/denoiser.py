@@ -14,7 +14,7 @@ from torch import Tensor
 
 from builder.small.training import Stage, train
 from builder.small.wan.attention import PaddedText, set_text_attention
-from builder.small.wan.captions import caption
+from builder.small.wan.captions import caption, colorless
 from builder.small.wan.clips import Scene
 from builder.small.wan.examples import Examples
 from builder.small.wan.networks import make_transformer, without_vace
@@ -37,18 +37,24 @@ class Diet:
         given: How often a batch has nothing given but `text`, or `frames`, or a `picture`.
         shift: How far the times are shifted towards noise.
         change: How much errors count that change from one latent frame to the next, beside those that stay.
+        colorless: How many captions of what is given something leave its colors out, so that it is looked at for them.
     """
 
     lengths: Mapping[int, float]
     given: Mapping[str, float]
     shift: float
     change: float = 0.0
+    colorless: float = 0.0
 
 
 BROAD = Diet({1: 0.03, 5: 0.07, 9: 0.5, 13: 0.2, 17: 0.2}, {"text": 0.5, "frames": 0.4, "picture": 0.1}, shift=3.0)
 """First: what clips look like. Colors are learned soon; which way a figure moves is decided in the noisiest steps, and hardly learned."""
 MOTION = Diet({9: 0.8, 13: 0.1, 17: 0.1}, {"text": 0.8, "frames": 0.2}, shift=8.0, change=2.0)
 """Then: which way a figure moves."""
+REFERENCES = Diet(
+    {1: 0.1, 5: 0.05, 9: 0.55, 13: 0.15, 17: 0.15}, {"text": 0.35, "frames": 0.2, "picture": 0.45}, shift=5.0, change=1.0, colorless=0.6
+)
+"""Last: to look at what is given. While captions name every color there is no need to, and the stage before has forgotten it."""
 
 
 def train_transformer(
@@ -82,7 +88,7 @@ def _loss(
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((seed, step))
         clean, views, scenes = _batch(pool[_draw(diet.lengths, rng)], _draw(diet.given, rng), rng)
-        words = texts(["" if rng.random() < _DROPPED else caption(scene, rng) for scene in scenes])
+        words = texts([_caption(scene, 0.0 if views is None else diet.colorless, rng) for scene in scenes])
         clean = clean.to(transformer.device)
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32)).to(clean)
         sigmas = _sigmas(diet.shift, rng).to(clean)
@@ -95,6 +101,13 @@ def _loss(
         return _squares(flow - (noise - clean), diet.change)
 
     return loss_at
+
+
+def _caption(scene: Scene, share: float, rng: np.random.Generator) -> str:
+    """One that names all, or no color in this share of them, or nothing."""
+    if rng.random() < _DROPPED:
+        return ""
+    return colorless(scene, rng) if rng.random() < share else caption(scene, rng)
 
 
 def _squares(error: Tensor, change: float) -> Tensor:
