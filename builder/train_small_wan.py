@@ -1,7 +1,7 @@
 """Trains a small WAN with VACE blocks that follows its prompts: one figure that moves, 64 × 64 pixels, in the published layout.
 
-`python -m builder.train_small_wan small_models/wan` takes an hour and a quarter on one CPU core and downloads nothing. A run that was stopped goes
-on from what it left in `--work`; for a fresh one, remove that folder.
+`python -m builder.train_small_wan small_models/wan` takes an hour and a quarter on one CPU core and downloads nothing. A run that was
+stopped goes on from what it left in `--work`; for a fresh one, remove that folder.
 """
 
 from __future__ import annotations
