@@ -65,6 +65,21 @@ def read_entry(folder: Path) -> Entry | None:
     return entry if whole else None
 
 
+class _Said(BaseModel):
+    """What a payload is asked for."""
+
+    status: str
+
+
+def holds_result(folder: Path) -> bool:
+    """Whether an entry, and a whole one, says that its job was completed."""
+    entry = read_entry(folder)
+    try:
+        return entry is not None and _Said.model_validate_json(entry.payload).status == "completed"
+    except ValidationError:
+        return False
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from shared.contract.callback import CompletedPayload, FailedPayload, to_json
 from shared.contract.request import Identity
-from shared.jobs.entry import MANIFEST, Entry, KeptFile
+from shared.jobs.entry import MANIFEST, Entry, KeptFile, holds_result
 from shared.settings import SettingsError
 from shared.storage.files import replacing, sync_folder
 from shared.storage.protocol import Stored, describe
@@ -68,13 +68,13 @@ class Outbox:
         return Draft(self, _digest(identity))
 
     def waiting(self) -> list[Path]:
-        """The folders of all entries, the oldest first. Of several for one job only the newest counts; the others are removed."""
-        newest: dict[str, Path] = {}
-        for path in sorted(self._complete(), key=_made_at):
-            if (older := newest.pop(_job_of(path), None)) is not None:
-                self.remove(older)
-            newest[_job_of(path)] = path
-        return list(newest.values())
+        """The folders of all entries, the oldest first. Of several for one job only the newest counts, and no failure beside a result; the
+        others are removed. That is judged here, not when they are sealed: runs of one job may seal at once, in several workers.
+        """
+        of_jobs: dict[str, list[Path]] = {}
+        for path in self._complete():
+            of_jobs.setdefault(_job_of(path), []).append(path)
+        return sorted(map(self._foremost, of_jobs.values()), key=_made_at)
 
     def forget(self, identity: Identity) -> None:
         """Removes what was kept of earlier runs of a job that has now been delivered."""
@@ -122,6 +122,15 @@ class Outbox:
         path = self._folder / f"{digest}.{time.time_ns()}.{secrets.token_hex(4)}{_PART}"
         path.mkdir(mode=0o700)
         return path
+
+    def _foremost(self, entries: list[Path]) -> Path:
+        """Which entry of a job counts. The others are removed."""
+        if len(entries) == 1:
+            return entries[0]
+        *others, foremost = sorted(entries, key=lambda path: (holds_result(path), _made_at(path)))
+        for other in others:
+            self.remove(other)
+        return foremost
 
     def _complete(self) -> Iterator[Path]:
         if self._folder.is_dir():

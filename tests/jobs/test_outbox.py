@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from shared.jobs.redelivery import Redelivery, Tally
 from shared.settings import Settings, SettingsError
 from shared.storage.local_disk import LocalDisk
 from shared.webhooks import Webhook
+from tests.contract.payloads import completed, image
 from tests.doubles.worker import clean_environment
 
 KEY = "user-1/job/0.png"
@@ -109,6 +111,34 @@ def test_what_is_sealed_last_counts_however_early_it_was_begun(tmp_path: Path) -
     (entry,) = outbox.waiting()
     assert [file.name for file in entry.glob("*.png")] == ["0.png"]
     assert delivering(outbox, tmp_path).run() == Tally(delivered=1)
+
+
+@pytest.mark.parametrize("order", [("result", "failure"), ("failure", "result")], ids=" then ".join)
+def test_a_failure_does_not_take_the_place_of_a_result_whichever_is_sealed_first(tmp_path: Path, order: tuple[str, str]) -> None:
+    outbox = outbox_in(tmp_path)
+    drafts = {"result": outbox.entry(IDENTITY), "failure": outbox.entry(IDENTITY)}
+    drafts["result"].keep(KEY, b"pixels", "image/png")
+    for name in order:
+        said = completed(image()) if name == "result" else a_payload("Another run has failed.")
+        drafts[name].seal(IDENTITY, said, webhook_id=f"job_{said.status}", calls_back=False)
+    (entry,) = outbox.waiting()
+    said_then = read_entry(entry)
+    assert said_then is not None
+    assert json.loads(said_then.payload)["status"] == "completed"
+    assert len(list((tmp_path / "outbox").iterdir())) == 1
+    delivering(outbox, tmp_path).run()
+    assert (tmp_path / "out" / KEY).read_bytes() == b"pixels"
+
+
+def test_a_result_whose_file_is_damaged_does_not_hide_a_failure(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    result = outbox.entry(IDENTITY)
+    result.keep(KEY, b"pixels", "image/png")
+    result.seal(IDENTITY, completed(image()), webhook_id="job_completed", calls_back=False)
+    (outbox.waiting()[0] / "0.png").write_bytes(b"other")
+    outbox.entry(IDENTITY).seal(IDENTITY, a_payload("Another run has failed."), webhook_id="job_failed", calls_back=False)
+    (entry,) = outbox.waiting()
+    assert not list(entry.glob("*.png"))
 
 
 def test_a_job_that_was_delivered_after_all_waits_no_more(tmp_path: Path) -> None:
