@@ -132,9 +132,23 @@ POINT = Point(
         Protection(
             "Of several runs of a job the newest counts.",
             "shared/jobs/outbox.py",
-            "                self.remove(older)",
-            "                pass",
+            "            self.remove(other)",
+            "            pass",
             (f"{_KEPT}test_the_newest_run_of_a_job_takes_the_place_of_earlier_ones",),
+        ),
+        Protection(
+            "Of several runs of a job a result counts more than a failure.",
+            "shared/jobs/outbox.py",
+            "(holds_result(path), _made_at(path))",
+            "_made_at(path)",
+            (f"{_KEPT}test_a_failure_does_not_take_the_place_of_a_result_whichever_is_sealed_first",),
+        ),
+        Protection(
+            "A damaged result does not count.",
+            "shared/jobs/entry.py",
+            "    entry = read_entry(folder)\n    try:",
+            "    entry = Entry.model_validate_json((folder / MANIFEST).read_bytes())\n    try:",
+            (f"{_KEPT}test_a_result_whose_file_is_damaged_does_not_hide_a_failure",),
         ),
         Protection(
             "A job that completes after all leaves no older result to be delivered.",
