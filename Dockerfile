@@ -60,13 +60,15 @@ LABEL org.opencontainers.image.title="gpu-handlers ${HANDLER}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.licenses="MIT"
 # Without the two thresholds glibc keeps more the larger what it has given out, some clips' worth of frames (benchmarks/clip_memory.py).
+# Without the third it makes up to eight heaps for each CPU, of which each keeps what is free in it, and each job has threads of its own.
 ENV HANDLER=${HANDLER} \
     PYTHONUNBUFFERED=1 \
     RUNPOD_LOG_LEVEL=INFO \
     HF_HUB_OFFLINE=1 \
     TRANSFORMERS_OFFLINE=1 \
     MALLOC_MMAP_THRESHOLD_=131072 \
-    MALLOC_TRIM_THRESHOLD_=131072
+    MALLOC_TRIM_THRESHOLD_=131072 \
+    MALLOC_ARENA_MAX=2
 RUN useradd --create-home worker && chown worker /app
 COPY --from=weights /opt/models /opt/models
 USER ${RUN_AS}

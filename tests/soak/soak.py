@@ -85,12 +85,20 @@ class Soak:
         self._share = share
         self._left_out: set[str] = set()
 
-    def run(self, count: int, progress: Callable[[Report], object] = lambda report: None) -> Report:
-        """Does so many jobs, then delivers what still waits and looks for what was lost."""
+    def run(self, count: int, progress: Callable[[Report], object] = lambda report: None, *, first: int = 0) -> Report:
+        """Does so many jobs, then delivers what still waits and looks for what was lost.
+
+        Args:
+            count: Jobs.
+            progress: Called after each.
+            first: So many of each handler come before, meet nothing and are neither counted nor measured: its worker has been at work then.
+        """
         report = Report(held={handler: Held() for handler in self._handlers})
         with ExitStack() as stack:
             if "wan" in self._handlers:
                 self._give_a_disk(stack)
+            for handler in self._handlers:
+                self._work_in(handler, first)
             for number in range(count):
                 self._job(number, report)
                 progress(report)
@@ -106,6 +114,12 @@ class Soak:
             stack.enter_context(small_disk(self._world.worker("wan").temporary, "32m"))
         except pytest.skip.Exception:
             self._left_out.add("F26")  # only who may mount can fill a disk
+
+    def _work_in(self, handler: str, count: int) -> None:
+        for number in range(count):
+            chance = random.Random(f"{self._seed} {handler} {number}")
+            end = self._world.worker(handler).do(good_job(handler, f"first-{handler}-{number}", self._world, chance))
+            assert end["status"] == COMPLETED, "nothing was in its way"
 
     def _job(self, number: int, report: Report) -> None:
         # Of its own, so that what a job meets does not depend on how the one before went.

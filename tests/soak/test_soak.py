@@ -51,3 +51,12 @@ def test_a_job_that_was_stored_and_is_no_more_is_lost(world: World) -> None:
 
     report = Soak(world, 1, handlers=("paint",), share=0.0).run(3, forget)
     assert report.lost == {"soak-1": "user-1/soak-1/0.png is not stored as it should be"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_first_jobs_of_a_worker_are_done_and_neither_counted_nor_measured(world: World) -> None:
+    report = Soak(world, 1, handlers=("paint",), share=0.0).run(2, first=3)
+    completed = [payload["job_id"] for payload in world.inbox.payloads if payload["status"] == "completed"]
+    assert completed == ["first-paint-0", "first-paint-1", "first-paint-2", "soak-0", "soak-1"]
+    assert (report.count, report.failures, len(report.held["paint"].memory[0])) == (2, {}, 2)
