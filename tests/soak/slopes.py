@@ -20,7 +20,7 @@ and every job brings new ones: such a worker of chat grows by 0.4 MiB in its job
 
 WARM_UP = 80
 """Jobs of a worker after those that are not looked at: meanwhile it takes its threads and buffers, imports what it needs late, and keeps
-them. Each kind of fault is such an occasion of its own: a worker of clips that meets them takes some MiB more until then, and none later."""
+them. Each kind of fault is such an occasion of its own: a worker of clips that meets them takes some MiB more until then, none later."""
 
 LEAST = 20
 """Jobs after that, below which nothing is said of a slope."""
