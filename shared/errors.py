@@ -26,6 +26,7 @@ or a traceback, because it leaves the worker.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -205,6 +206,18 @@ def classify(error: BaseException, job_id: str) -> JobError:
     if _is_lost_device(error):
         return DeviceError("The GPU failed while the job ran; the worker is replaced. Send the job again.")
     return InternalError(f"The worker failed unexpectedly. Send the job again, or ask the operator to look for job {job_id} in the log.")
+
+
+def let_go(error: BaseException) -> None:
+    """Frees what the frames of an error hold, and those of what it came of. Its traceback stays, and can still be shown.
+
+    These frames hold the tensors that were being computed with, and what waited for the work holds the error: a circle, which nobody but
+    the collector would undo, and that has so many objects of libraries to look through that it comes many jobs later.
+    """
+    chain = [error]
+    for each in chain:
+        traceback.clear_frames(each.__traceback__)
+        chain.extend(of for of in (each.__cause__, each.__context__) if of is not None and of not in chain)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

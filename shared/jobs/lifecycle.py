@@ -18,7 +18,7 @@ from PIL import Image
 
 from shared.contract.callback import Asset, CompletedPayload, FailedPayload
 from shared.contract.request import Identity, Operator, Request, identify
-from shared.errors import Cancelled, JobError, classify
+from shared.errors import Cancelled, JobError, classify, let_go
 from shared.fetch import Fetcher
 from shared.jobs import payload
 from shared.jobs.deliver import Courier, deliverable
@@ -202,4 +202,5 @@ def _failed(identity: Identity, worker: Worker[RequestT], error: Exception, cloc
         worker.gpu.condemn()
     # What the caller can mend is no fault of the worker.
     log_error("job failed", error, "error" if known.retryable else "warning", code=known.code)
+    let_go(error)
     return Failed(payload.failed(identity, worker.id, known, clock, warnings), known)
