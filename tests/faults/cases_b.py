@@ -5,17 +5,22 @@ from __future__ import annotations
 import base64
 import gzip
 import random
+import ssl
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import Any
 
 import numpy as np
+import trustme
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from shared.media.images import UnreadableImage, open_image
-from tests.doubles.reference_host import Behaviour, answers, drips, hangs, pours, redirects, resets, stops_short
+from tests.doubles.reference_host import Behaviour, ReferenceHost, answers, drips, hangs, pours, redirects, resets, stops_short
 from tests.faults.registry import fault
 from tests.faults.world import URL_TOKEN, World, sdxl, with_fields
 
@@ -135,9 +140,33 @@ def _(world: World) -> None:
     assert worker.memory("VmHWM") - before < 50 * 2**20
 
 
+@contextmanager
+def https_host(world: World, certificate: trustme.LeafCert) -> Iterator[str]:
+    """A picture at `https://pictures.test`, whose host shows this certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    with ReferenceHost(tls=context) as host:
+        host.serve("/a.png", answers(picture()))
+        world.worker().names(pictures_test=[[PUBLIC]])
+        world.worker().lead(PUBLIC, host.port)
+        yield f"https://pictures.test/a.png?token={URL_TOKEN}"
+
+
+def bad_certificates(world: World) -> dict[str, trustme.LeafCert]:
+    """For another name, of the past, of an authority that nobody knows."""
+    now = datetime.now(UTC)
+    began, ended = now - timedelta(days=9), now - timedelta(days=1)
+    return {
+        "other": world.authority.issue_cert("other.test"),
+        "expired": world.authority.issue_cert("pictures.test", not_before=began, not_after=ended),
+        "unknown": trustme.CA().issue_cert("pictures.test"),
+    }
+
+
 @fault(
     "F15",
-    "Bodies cut short and connections reset, 429 and 503 and then the picture; 401, 403, 404, 410",
+    "Bodies cut short and connections reset, 429 and 503 and then the picture; 401, 403, 404, 410; certificates for another name, of the past, "
+    "of an authority that nobody knows",
     "tried again, or refused for good",
 )
 def _(world: World) -> None:
@@ -147,6 +176,11 @@ def _(world: World) -> None:
     for status in (401, 403, 404, 410):
         url = world.storage.serve(f"/refs/{status}", answers(b"", status=status)) + f"?token={URL_TOKEN}"
         assert str(status) in refused(world, f"F15-{status}", url)
+    for name, certificate in bad_certificates(world).items():
+        with https_host(world, certificate) as url:
+            assert "no valid certificate" in refused(world, f"F15-{name}", url)
+    with https_host(world, world.authority.issue_cert("pictures.test")) as url:
+        assert world.do(referring("F15-valid", url))["status"] == "completed"
 
 
 @fault("F16", "HTML, JSON, SVG, MP4, GIF, TIFF, BMP, nothing, random bytes, all called `image/png`", "refused by what they are")

@@ -2,7 +2,8 @@
 
 Faults of the GPU are raised where they would be: inside a network, while it computes. `sabotage.json` in the worker's folder says which
 network, what, and how often. Hooks of Python's own watch from below everything of ours: every connection is written to
-`connections.log`, the names of `names.json` are resolved as it says, and what is done to files of the outbox can be sabotaged, too.
+`connections.log`, the names of `names.json` are resolved as it says, what is public leads to where `routes.json` says, and what is done to
+files of the outbox can be sabotaged, too. The only authority for certificates that it knows is that of `FAULTS_AUTHORITY`.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-SABOTAGE, NAMES = Path("sabotage.json"), Path("names.json")
+SABOTAGE, NAMES, ROUTES = Path("sabotage.json"), Path("names.json"), Path("routes.json")
 CALLS, CONNECTIONS = Path("calls.log"), Path("connections.log")
 
-_look_up = socket.getaddrinfo
+_look_up, _connect = socket.getaddrinfo, socket.create_connection
 _counting = threading.Lock()
 
 
@@ -38,6 +39,23 @@ def _resolve(host: Any, port: Any, *rest: Any, **more: Any) -> Any:
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
 
+def _routes() -> dict[str, int]:
+    routes: dict[str, int] = json.loads(ROUTES.read_text()) if ROUTES.exists() else {}
+    return routes
+
+
+def _lead(address: tuple[str, int], *rest: Any, **more: Any) -> socket.socket:
+    """Connects to what stands for an address here, on port 443 only."""
+    host, port = address
+    return _connect(("127.0.0.1", _routes()[host]) if port == 443 and host in _routes() else address, *rest, **more)
+
+
+def _meant(host: Any, port: int) -> str:
+    """Where a connection was to lead."""
+    stands_for = {led: f"{public} 443" for public, led in _routes().items()}
+    return stands_for.get(port, f"{host} {port}")
+
+
 _FILES = {"open": "outbox open", "os.rename": "outbox rename", "os.remove": "outbox remove"}
 """What is done to files of the outbox, by the names of Python's own events."""
 
@@ -47,7 +65,7 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
         _meet(_FILES[event])
     if event == "socket.connect" and isinstance(arguments[1], tuple):
         with CONNECTIONS.open("a") as log:
-            log.write(f"{arguments[1][0]} {arguments[1][1]}\n")
+            log.write(f"{_meant(*arguments[1][:2])}\n")
         if not str(arguments[1][0]).startswith(("127.", "::1", "localhost")):
             raise OSError(errno.ENETUNREACH, "Network is unreachable")  # a test leaves this machine alone
 
@@ -230,9 +248,13 @@ def _sabotage_disk() -> None:
 def main() -> None:
     """Serves the handler."""
     sys.addaudithook(_watch)
-    socket.getaddrinfo = _resolve  # before anything that could remember the original is imported
+    # Before anything that could remember the originals is imported.
+    socket.getaddrinfo, socket.create_connection = _resolve, _lead  # type: ignore[assignment]
     import importlib
 
+    import certifi
+
+    certifi.where = lambda: os.environ["FAULTS_AUTHORITY"]
     name = os.environ["FAULTS_HANDLER"]
     handler = importlib.import_module("tests.doubles.paint" if name == "paint" else f"handlers.{name}.handler").HANDLER
     from shared.serverless import serve

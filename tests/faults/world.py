@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import trustme
+
 from playground.inbox import Answer, Inbox, Message
 from tests.doubles.gateway import Gateway
 from tests.doubles.storage_server import StorageServer
@@ -111,6 +113,10 @@ class Running:
         """Lets names resolve so: each look-up takes the next list of addresses."""
         (self.folder / "names.json").write_text(json.dumps({name.replace("_", "."): list(lists) for name, lists in names.items()}))
 
+    def lead(self, address: str, port: int) -> None:
+        """Lets connections to port 443 of a public address end at a port of this machine."""
+        (self.folder / "routes.json").write_text(json.dumps({address: port}))
+
     def do(self, job: dict[str, Any], *, refused: bool = False, seconds: float = 90.0) -> dict[str, Any]:
         """Has a job done and returns the payload that RunPod gets."""
         before = len(self.gateway.results(job["id"]))
@@ -130,6 +136,7 @@ class World:
         environment: What every worker is configured with beside the usual.
 
     Attributes:
+        authority: Whose certificates the workers believe, and no others.
         on_callback: Called with each callback as it arrives, before it is kept and answered.
         newest: The process that was started last; it may still be starting.
     """
@@ -140,6 +147,8 @@ class World:
         self.models.mkdir()
         for each in models.iterdir():
             (self.models / each.name).symlink_to(each)
+        self.authority = trustme.CA()
+        self.authority.cert_pem.write_to_path(str(folder / "authority.pem"))
         self._stack = ExitStack()
         self.storage = self._stack.enter_context(StorageServer(SERVICE_KEY))
         self.on_callback: Callable[[Message], None] = _nothing
@@ -164,6 +173,7 @@ class World:
         return {
             **DEADLINES,
             "FAULTS_HANDLER": handler,
+            "FAULTS_AUTHORITY": str(self.folder / "authority.pem"),
             "SUPABASE_URL": self.storage.url,
             "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,
             "JOB_CALLBACK_URL": f"{self.inbox.url}?token={URL_TOKEN}",
@@ -230,7 +240,7 @@ class World:
         self.inbox.recover()
         self.on_callback = _nothing
         for running in self._workers.values():
-            for name in ("sabotage.json", "names.json"):
+            for name in ("sabotage.json", "names.json", "routes.json"):
                 (running.folder / name).unlink(missing_ok=True)
 
     def settle(self, seconds: float = 10.0) -> None:
