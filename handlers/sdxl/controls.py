@@ -93,7 +93,7 @@ def _guide(stage: Stage, controls: Sequence[Control], networks: Sequence[Any], h
     import diffusers
 
     kind = getattr(diffusers, _GUIDED.get(stage.method, "StableDiffusionXLControlNetPipeline"))
-    kind = sparing(kind) if stage.method == "inpaint" else kind
+    kind = sparing(kind, stage.warn) if stage.method == "inpaint" else kind
     stage.pipeline = kind(**stage.pipeline.components, controlnet=list(networks), add_watermarker=False)
     stage.pipeline.set_progress_bar_config(disable=True)
     stage.arguments |= {

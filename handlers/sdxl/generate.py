@@ -84,7 +84,7 @@ class SdxlRecipe:
             yield from _copies(request, references[REFERENCE])
             return
         # 1. What the request puts on the pipeline, for this job alone
-        with staged(self._pipeline, request, references, self._shelf, method, self._free) as stage:
+        with staged(self._pipeline, request, references, self._shelf, method, self._free, run.warn) as stage:
             # 2. What to draw
             embeddings = embed(stage.pipeline, request.phrases, request.negative_phrases, request.clip_skip, stage.words)
             # 3. As many pictures together as there is memory for

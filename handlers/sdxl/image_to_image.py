@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from shared.contract.sdxl import SdxlRequest
 from shared.media.images import fit
+from shared.models.ladder import FREED, Rung, climb, in_tiles
 from shared.weights.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def attached(stage: Stage, request: SdxlRequest, references: Mapping[str, Image.
         from diffusers import StableDiffusionXLImg2ImgPipeline
 
         pixels = stage.pipeline.image_processor.preprocess(fit(references[REFERENCE], request.width, request.height))
-        start = encode(stage.pipeline, pixels, stage.noise)
+        start = encode(stage.pipeline, pixels, stage.noise, stage.warn)
         stage.pipeline = StableDiffusionXLImg2ImgPipeline(**stage.pipeline.components, add_watermarker=False)
         stage.pipeline.set_progress_bar_config(disable=True)
         stage.arguments, stage.each = {"strength": effective_strength(request)}, {"image": start}  # the size is the start's
@@ -69,7 +70,7 @@ def warnings(request: SdxlRequest) -> list[str]:
     return [f"metadata.denoise_strength: {asked}; one step is made, at {effective_strength(request):.3g}"]
 
 
-def encode(pipeline: Any, pixels: Tensor, noise: list[torch.Generator]) -> Tensor:
+def encode(pipeline: Any, pixels: Tensor, noise: list[torch.Generator], warn: Callable[[str], None]) -> Tensor:
     """Encodes a picture, drawn once for each generator, as the pipeline would do.
 
     The pipeline would also cast the VAE to half precision afterwards, in which most of SDXL's overflow.
@@ -78,12 +79,17 @@ def encode(pipeline: Any, pixels: Tensor, noise: list[torch.Generator]) -> Tenso
         pipeline: Any SDXL pipeline.
         pixels: 1 × 3 × height × width, -1 … 1.
         noise: One generator for each picture that will start from it.
+        warn: Is told what had to be done.
 
     Returns:
         Pictures × 4 × height/8 × width/8, in the precision of the UNet.
+
+    Raises:
+        OutOfMemory: Memory did not suffice with every remedy.
     """
     vae = pipeline.vae
-    distribution = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    tiles = Rung("the reference was encoded in tiles", lambda: in_tiles(vae))
+    distribution = climb(lambda: vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist, (FREED, tiles), warn)
     drawn = [distribution.sample(generator) for generator in noise]
     latents: Tensor = torch.cat(drawn).to(pipeline.unet.dtype) * vae.config.scaling_factor
     return latents

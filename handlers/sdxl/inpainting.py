@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ def attached(stage: Stage, request: SdxlRequest, references: Mapping[str, Image.
 
         picture, mask = (fit(references[name], request.width, request.height) for name in (REFERENCE, MASK))
         mask = mask.convert("L")
-        stage.pipeline = sparing(StableDiffusionXLInpaintPipeline)(**stage.pipeline.components, add_watermarker=False)
+        stage.pipeline = sparing(StableDiffusionXLInpaintPipeline, stage.warn)(**stage.pipeline.components, add_watermarker=False)
         stage.pipeline.set_progress_bar_config(disable=True)
         stage.arguments |= {"image": picture, "mask_image": mask, "strength": effective_strength(request)}
         stage.notes |= describe(request)
@@ -50,7 +50,7 @@ def attached(stage: Stage, request: SdxlRequest, references: Mapping[str, Image.
     yield
 
 
-def sparing(kind: Any) -> Any:
+def sparing(kind: Any, warn: Callable[[str], None]) -> Any:
     """A pipeline for inpainting that spares the VAE.
 
     The library's own would cast it to half precision, in which most of SDXL's overflow, and of a batch it would start all pictures from
@@ -58,10 +58,11 @@ def sparing(kind: Any) -> Any:
 
     Args:
         kind: One of the pipelines for inpainting.
+        warn: Is told what had to be done to encode the reference.
     """
 
     def encode_once(pipeline: Any, image: Tensor, generator: list[torch.Generator]) -> Tensor:
-        return encode(pipeline, image, generator)
+        return encode(pipeline, image, generator, warn)
 
     return type(kind.__name__, (kind,), {"_encode_vae_image": encode_once})
 

@@ -34,6 +34,7 @@ class Stage:
         each: Arguments with a row for each picture, of which a batch has its own.
         refine: What makes the last steps.
         free: Bytes of memory that new tensors can have; None where nobody knows.
+        warn: Is told what had to be done to make it.
         notes: What was done, for the metadata of the job's pictures.
         words: What names in the prompts stand for.
         afterwards: What is done to each picture when it is decoded, in this order.
@@ -46,6 +47,7 @@ class Stage:
     each: dict[str, Tensor] = field(default_factory=dict, repr=False)
     refine: Refinement | None = None
     free: Callable[[], int | None] = lambda: None
+    warn: Callable[[str], None] = lambda text: None
     notes: dict[str, JsonValue] = field(default_factory=dict)
     words: dict[str, Inversion] = field(default_factory=dict)
     afterwards: list[Callable[[Pixels], Pixels]] = field(default_factory=list)
@@ -114,6 +116,7 @@ def staged(
     shelf: Shelf,
     method: Method = "none",
     free: Callable[[], int | None] = lambda: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Stage]:
     """Puts on a pipeline what a request asks for, while the body runs.
 
@@ -124,12 +127,13 @@ def staged(
         shelf: What the operator put beside the model.
         method: What the reference is for.
         free: Says how many bytes of memory new tensors can have.
+        warn: Is told what had to be done.
 
     Raises:
         ModelUnavailable: Something cannot be used after all. The pipeline is then as it was.
     """
     noise = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
-    stage = Stage(pipeline, noise, method, {"width": request.width, "height": request.height}, free=free)
+    stage = Stage(pipeline, noise, method, {"width": request.width, "height": request.height}, free=free, warn=warn)
     with ExitStack() as stack:
         for attachment in ATTACHMENTS:
             stack.enter_context(attachment.attached(stage, request, references, shelf))

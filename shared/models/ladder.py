@@ -104,7 +104,7 @@ def attempt(work: Callable[[], T]) -> tuple[bool, T | None]:
 
 @contextmanager
 def in_tiles(vae: Any) -> Iterator[None]:
-    """Lets a VAE decode in tiles, of which less is in memory at once. Tiles meet in seams that one may see."""
+    """Lets a VAE work in tiles, of which less is in memory at once. Tiles meet in seams that one may see."""
     before = bool(vae.use_tiling)
     vae.enable_tiling()
     try:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from shared.contract.sdxl import SdxlRequest
 from shared.errors import OutOfMemory
 from tests.doubles.sabotage import failing
 from tests.handlers.conftest import Watched, clip, make, pictures, sdxl, wan
@@ -86,6 +88,38 @@ def test_a_picture_that_cannot_be_decoded_at_once_is_decoded_in_tiles_and_not_de
         "memory that was kept in reserve was freed.",
         "the picture was decoded in tiles.",
     ]
+
+
+def repainted(recipe: Any, watched: Watched, *, mask: bool = False) -> Any:
+    """A picture made from a reference, all of it or what a mask covers."""
+    picture, url = Image.fromarray(np.random.default_rng(4).integers(0, 255, (64, 64, 3), dtype=np.uint8)), "https://a.example/b.png"
+    raw = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "a red circle"}
+    config = {"resolution": "64x64", "steps": 10, "seed": 7} | ({"mask": url} if mask else {})
+    metadata = {"reference_image_url": url, "reference_mode": "modify"}
+    request = SdxlRequest.parse({**raw, "config": config, "metadata": metadata}, job_id="j")
+    (made,) = pictures(make(recipe, request, watched, references=dict.fromkeys(request.references, picture)))
+    return made.pixels
+
+
+@pytest.mark.parametrize("mask", [False, True], ids=["the whole", "a part"])
+def test_a_reference_that_cannot_be_encoded_at_once_is_encoded_in_tiles(sdxl_recipe: Any, mask: bool) -> None:
+    _, vae = sdxl_networks(sdxl_recipe)
+    expected, watched = repainted(sdxl_recipe, Watched(), mask=mask), Watched()
+    with as_it_was(vae), failing(vae.encoder, times=2):
+        made = repainted(sdxl_recipe, watched, mask=mask)
+    assert np.abs(made.astype(int) - expected).mean() < 1
+    assert [warning.partition("; ")[2] for warning in watched.run.warnings][:2] == [
+        "memory that was kept in reserve was freed.",
+        "the reference was encoded in tiles.",
+    ]
+
+
+def test_a_reference_that_cannot_be_encoded_at_all_fails_its_job_alone(sdxl_recipe: Any) -> None:
+    _, vae = sdxl_networks(sdxl_recipe)
+    expected = repainted(sdxl_recipe, Watched())
+    with as_it_was(vae), failing(vae.encoder, times=ALWAYS), pytest.raises(OutOfMemory, match="whatever was tried"):
+        repainted(sdxl_recipe, Watched())
+    assert np.array_equal(repainted(sdxl_recipe, Watched()), expected)
 
 
 def test_tiles_are_really_used(sdxl_recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:

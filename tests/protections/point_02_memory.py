@@ -45,6 +45,13 @@ POINT = Point(
             (f"{_MEMORY}test_a_picture_that_cannot_be_decoded_at_once_is_decoded_in_tiles_and_not_denoised_again",),
         ),
         Protection(
+            "A reference is encoded by the same remedies.",
+            "handlers/sdxl/image_to_image.py",
+            "climb(lambda: vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist, (FREED, tiles), warn)",
+            "vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist",
+            (f"{_MEMORY}test_a_reference_that_cannot_be_encoded_at_once_is_encoded_in_tiles",),
+        ),
+        Protection(
             "Pictures that do not fit together are made in smaller batches.",
             "handlers/sdxl/generate.py",
             "    done, latents = attempt(work)",
