@@ -65,10 +65,6 @@ class LocalDisk:
             ) from None
         return stored
 
-    def locate(self, key: str) -> str:
-        """The file's path."""
-        return str(self._folder / checked_key(key))
-
 
 def _reading(content: bytes | Path) -> BinaryIO:
     return BytesIO(content) if isinstance(content, bytes) else content.open("rb")

@@ -28,8 +28,19 @@ class Stored:
     sha256: str
 
 
-class Receiver(Protocol):
-    """What takes a result's files. Safe to be used by several threads at once."""
+class Storage(Protocol):
+    """Where results go. Safe to be used by several threads at once."""
+
+    @property
+    def keeps_callbacks(self) -> bool:
+        """Whether `callback.json` is stored beside the assets."""
+
+    def check(self) -> None:
+        """Proves, before the first job, that results can be stored.
+
+        Raises:
+            SettingsError: They cannot. The message says what to do.
+        """
 
     def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> Stored:
         """Stores an object, over what was there before. It is there as a whole or not at all.
@@ -44,24 +55,6 @@ class Receiver(Protocol):
             UploadError: It is not stored, or nobody knows.
             ValueError: The key was not made by `object_key`.
         """
-
-
-class Storage(Receiver, Protocol):
-    """Where results go."""
-
-    @property
-    def keeps_callbacks(self) -> bool:
-        """Whether `callback.json` is stored beside the assets."""
-
-    def check(self) -> None:
-        """Proves, before the first job, that results can be stored.
-
-        Raises:
-            SettingsError: They cannot. The message says what to do.
-        """
-
-    def locate(self, key: str) -> str:
-        """Says where a person finds an object: a path on disk, or bucket and key."""
 
 
 def object_key(user_id: str, job_id: str, name: str) -> str:

@@ -122,10 +122,6 @@ class SupabaseStorage:
             raise UploadError(f"The result could not be stored: {error}.", retryable=error.again) from None
         return stored
 
-    def locate(self, key: str) -> str:
-        """Bucket and key."""
-        return f"{self._bucket}/{checked_key(key)}"
-
     def _ask(self, request: Callable[[SyncStorageClient], T], deadline: Deadline) -> T:
         for attempt in tries(deadline, attempts=_ATTEMPTS, first_pause=_FIRST_PAUSE, longest_pause=_LONGEST_PAUSE):
             with attempt, _as_failed_try(), self._open_client(deadline) as api:

@@ -83,9 +83,6 @@ class WatchedDisk:
     def check(self) -> None:
         self.disk.check()
 
-    def locate(self, key: str) -> str:
-        return self.disk.locate(key)
-
     def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> Stored:
         self.before_put(key)
         stored = self.disk.put(key, content, content_type)

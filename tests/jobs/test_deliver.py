@@ -118,12 +118,12 @@ def test_a_start_that_nobody_hears_does_not_hold_up_the_job(worker: Workers) -> 
         assert statuses(inbox) == ["processing", "completed"], "the start was tried once"
 
 
-def test_a_receiver_that_stays_away_never_fails_a_finished_job(worker: Workers, disk: WatchedDisk) -> None:
+def test_a_receiver_that_stays_away_never_fails_a_finished_job(worker: Workers, tmp_path: Path) -> None:
     with Inbox(SECRET, answers=[Answer(503)] * 20) as inbox, stamina.set_testing(True, attempts=3):
         end = asyncio.run(run_job(job(), calling_back(worker(making), inbox), run()))
         assert isinstance(end, Completed)
         assert len(inbox.messages) == 3
-    stored = json.loads(Path(disk.locate("user-1/job/callback.json")).read_bytes())
+    stored = json.loads((tmp_path / "user-1/job/callback.json").read_bytes())
     assert stored["status"] == "completed", "the payload lies beside the assets"
 
 

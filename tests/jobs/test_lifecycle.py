@@ -160,7 +160,7 @@ def test_a_job_that_is_stopped_while_it_waits_for_the_gpu_never_starts(worker: W
     assert started == ["first"]
 
 
-def test_a_job_that_is_stopped_after_its_end_stays_as_it_ended(worker: Workers, disk: WatchedDisk) -> None:
+def test_a_job_that_is_stopped_after_its_end_stays_as_it_ended(worker: Workers, disk: WatchedDisk, tmp_path: Path) -> None:
     """Its callback is on its way and says completed; nothing may say something else."""
     delivering, release = threading.Event(), threading.Event()
 
@@ -183,8 +183,7 @@ def test_a_job_that_is_stopped_after_its_end_stays_as_it_ended(worker: Workers, 
         return await task
 
     assert isinstance(asyncio.run(stop_while_delivering()), Completed)
-    stored = Path(disk.locate("user-1/job/callback.json"))
-    assert json.loads(stored.read_bytes())["status"] == "completed"
+    assert json.loads((tmp_path / "user-1/job/callback.json").read_bytes())["status"] == "completed"
 
 
 def test_a_request_that_takes_long_to_judge_holds_up_nobody_else(worker: Workers) -> None:

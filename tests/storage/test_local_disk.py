@@ -35,9 +35,8 @@ def test_what_is_stored_is_there_and_is_described(folder: Path) -> None:
 
 def test_a_file_is_stored_like_its_bytes(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "clip").write_bytes(bytes(range(256)) * 9000)
-    storage = LocalDisk(folder)
-    stored = storage.put("u/j/0.mp4", tmp_path / "clip", "video/mp4")
-    assert Path(storage.locate("u/j/0.mp4")).read_bytes() == (tmp_path / "clip").read_bytes()
+    stored = LocalDisk(folder).put("u/j/0.mp4", tmp_path / "clip", "video/mp4")
+    assert (folder / "u/j/0.mp4").read_bytes() == (tmp_path / "clip").read_bytes()
     assert (stored.size, stored.sha256) == (2_304_000, hashlib.sha256(bytes(range(256)) * 9000).hexdigest())
 
 
