@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from builder.checkpoint import describe, take
+from builder.command_line import parser_of
 from shared.settings import Settings, SettingsError, allow_hub, load_settings
 from shared.weights.catalogue import CATALOGUE, SDXL, Weights
 from shared.weights.download import THREADS, carry_out, check_space, locked, plan
@@ -90,9 +91,7 @@ def _bar(name: str, total: int, came: int) -> Iterator[Advance]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m builder.download_weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("download_weights", __doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(weights.name for weights in CATALOGUE)}, or a handler")
     parser.add_argument("--to", type=Path, metavar="DIR", help="the folder to fill (default: MODELS_DIR)")
     parser.add_argument("--threads", type=int, default=THREADS, metavar="N", help=f"files at a time (default {THREADS})")

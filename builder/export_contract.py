@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from builder.command_line import parser_of
 from builder.contract_pages import contract_page, environment_page, errors_page
 from builder.contract_schemas import DIALECT, ENDPOINTS, Node, openai_schema, payload_schema, request_schema
 from builder.contract_types import has_converter, typescript
@@ -38,7 +38,7 @@ def stale(files: Mapping[str, str], root: Path = ROOT) -> list[str]:
 
 def main() -> int:
     """Returns 1 when something is stale, or cannot be made."""
-    parser = argparse.ArgumentParser(description="Writes schemas/ and the generated pages of docs/.")
+    parser = parser_of("export_contract", __doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, and fail when a file is stale")
     check = parser.parse_args().check
     if not has_converter():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+from builder.command_line import parser_of
 from builder.engine import ENGINES, NoEngine, build_command, find_engine
 from builder.pip_settings import pip_options
 
@@ -30,7 +30,7 @@ def tag_of(handler: str, registry: str = "") -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status, which is the engine's."""
-    parser = argparse.ArgumentParser(prog="python -m builder.image", description=__doc__)
+    parser = parser_of("image", __doc__)
     parser.add_argument("handler", choices=HANDLERS)
     parser.add_argument("--registry", default="", help="where it will be pushed to, such as docker.io/you")
     parser.add_argument("--engine", choices=tuple(ENGINES), help="default: the first that is installed")

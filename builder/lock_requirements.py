@@ -6,12 +6,13 @@ needs: it is installed before, in the build that fits the machine, and the locks
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from builder.command_line import parser_of
 
 FOLDER = Path(__file__).parent / "requirements"
 NAMES = ("dev", "shared", "sdxl", "wan", "chat")
@@ -50,7 +51,7 @@ def compile_lock(name: str, *, upgrade: bool = False) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m builder.lock_requirements", description=__doc__)
+    parser = parser_of("lock_requirements", __doc__)
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions that fit")
     options = parser.parse_args(arguments)
     for name in NAMES:
