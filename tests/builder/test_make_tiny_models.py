@@ -31,6 +31,7 @@ def copy(tiny_models: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_models, tmp_path / "models"))
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_bytes(tiny_models: Path, tmp_path: Path) -> None:
     # Another hash seed and another number of threads: neither the order of sets nor the splitting of work may show.
     environment = {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1", "PATH": ""}
