@@ -170,37 +170,48 @@ def _does_not_start(world: World, word: str, **environment: str) -> None:
         assert word in worker.process.log
 
 
-@fault(
-    "F29",
-    "LoRAs and embeddings that are pickles, archives or of other models, `.pt`, `.ckpt`, `.bin`",
-    "refused, nothing of them runs, the model is as before",
-)
-def _(world: World) -> None:
-    ran = world.folder / "F29-ran"
+STRANGE = ("evil", "zip", "huge", "other", "evil.pt", "evil.ckpt", "evil.bin")
+"""Names of `strange_files`."""
+
+
+@contextlib.contextmanager
+def strange_files(world: World) -> Iterator[None]:
+    """LoRAs and embeddings that are none. What of them runs would be seen at the end."""
+    ran = world.folder / "ran"
 
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (ran,)
 
-    folders = [world.models / "loras", world.models / "textual_inversions"]
     strange = {"evil.safetensors": pickle.dumps(Evil()), "zip.safetensors": b"PK\x03\x04" + bytes(100), "huge.safetensors": b"\xff" * 64}
     strange |= {f"evil.{ending}": pickle.dumps(Evil()) for ending in ("pt", "ckpt", "bin")}
+    folders = [world.models / "loras", world.models / "textual_inversions"]
     for folder in folders:
         folder.mkdir()
         for name, content in strange.items():
             (folder / name).write_bytes(content)
         save_file({"some.layer.weight": torch.zeros(3, 3)}, folder / "other.safetensors")
     try:
-        before = world.storage.objects[world.do(sdxl("F29-before"))["assets"][0]["url"]].content
-        for name in ("evil", "zip", "huge", "other", "evil.pt", "evil.ckpt", "evil.bin"):
-            for kind, config in (("lora", {"loras": [{"name": name}]}), ("ti", {"textual_inversions": [name]})):
-                output = world.do(sdxl(f"F29-{kind}-{name.replace('.', '-')}", **config))
-                assert output["metadata"].get("error_code") in {"MODEL_UNAVAILABLE", "VALIDATION_ERROR"}, output["error_message"]
+        yield
         assert not ran.exists()
-        assert world.storage.objects[world.do(sdxl("F29-after"))["assets"][0]["url"]].content == before
     finally:
         for folder in folders:
             shutil.rmtree(folder)
+
+
+@fault(
+    "F29",
+    "LoRAs and embeddings that are pickles, archives or of other models, `.pt`, `.ckpt`, `.bin`",
+    "refused, nothing of them runs, the model is as before",
+)
+def _(world: World) -> None:
+    with strange_files(world):
+        before = world.storage.objects[world.do(sdxl("F29-before"))["assets"][0]["url"]].content
+        for name in STRANGE:
+            for kind, config in (("lora", {"loras": [{"name": name}]}), ("ti", {"textual_inversions": [name]})):
+                output = world.do(sdxl(f"F29-{kind}-{name.replace('.', '-')}", **config))
+                assert output["metadata"].get("error_code") in {"MODEL_UNAVAILABLE", "VALIDATION_ERROR"}, output["error_message"]
+        assert world.storage.objects[world.do(sdxl("F29-after"))["assets"][0]["url"]].content == before
 
 
 @fault(

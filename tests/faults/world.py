@@ -109,9 +109,9 @@ class Running:
         orders = json.loads(path.read_text()) if path.exists() else []
         path.write_text(json.dumps([*orders, {"where": where, "what": what, "times": times, "after": after}]))
 
-    def names(self, **names: Sequence[Sequence[str]]) -> None:
+    def names(self, names: Mapping[str, Sequence[Sequence[str]]]) -> None:
         """Lets names resolve so: each look-up takes the next list of addresses."""
-        (self.folder / "names.json").write_text(json.dumps({name.replace("_", "."): list(lists) for name, lists in names.items()}))
+        (self.folder / "names.json").write_text(json.dumps(dict(names)))
 
     def lead(self, address: str, port: int) -> None:
         """Lets connections to port 443 of a public address end at a port of this machine."""

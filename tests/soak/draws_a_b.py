@@ -70,6 +70,13 @@ def an_address_that_is_not_public(turn: Turn) -> None:
     turn.refused = True
 
 
+@draw("F10", "REFERENCE_IMAGE_ERROR", handlers=PICTURES)
+def an_address_that_changes(turn: Turn) -> None:
+    turn.running.names(cases_b.UNSTEADY)
+    turn.refer(url=f"https://{turn.chance.choice(list(cases_b.UNSTEADY))}/a.png")
+    turn.refused = True
+
+
 @draw("F11", "REFERENCE_IMAGE_ERROR", handlers=PICTURES)
 def a_hostile_redirect(turn: Turn) -> None:
     turn.refer(redirects(turn.chance.choice(cases_b.TARGETS)))
@@ -88,6 +95,12 @@ def a_host_that_drips(turn: Turn) -> None:
     turn.refused = True
 
 
+@draw("F14", "REFERENCE_IMAGE_ERROR", handlers=PICTURES)
+def a_packed_body(turn: Turn) -> None:
+    turn.refer(turn.chance.choice(cases_b.encoded()))
+    turn.refused = True
+
+
 @draw("F15", COMPLETED, "REFERENCE_IMAGE_ERROR", handlers=PICTURES)
 def a_host_in_trouble(turn: Turn) -> None:
     turn.refer(turn.chance.choice(cases_b.troubles()), answers(cases_b.picture()))
@@ -99,12 +112,24 @@ def no_picture(turn: Turn) -> None:
     turn.refused = True
 
 
+@draw("F17", "REFERENCE_IMAGE_ERROR", handlers=PICTURES)
+def a_picture_that_is_a_bomb(turn: Turn) -> None:
+    bomb, _ = turn.chance.choice(cases_b.bombs())
+    turn.refer(answers(bomb))
+    turn.refused = True
+
+
 @draw("F18", COMPLETED, "REFERENCE_IMAGE_ERROR", handlers=PICTURES)
 def a_picture_with_flipped_bits(turn: Turn) -> None:
     content = bytearray(cases_b.picture(turn.chance.choice(("PNG", "JPEG", "WEBP"))))
     for _ in range(turn.chance.randint(1, 8)):
         content[turn.chance.randrange(len(content))] ^= 1 << turn.chance.randrange(8)
     turn.refer(answers(bytes(content[: turn.chance.randint(1, len(content))])))
+
+
+@draw("F19", COMPLETED, handlers=PICTURES)
+def an_odd_picture(turn: Turn) -> None:
+    turn.refer(answers(turn.chance.choice(cases_b.legal_pictures())))
 
 
 @draw("F20", "REFERENCE_IMAGE_ERROR", handlers=PICTURES)

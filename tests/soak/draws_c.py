@@ -6,7 +6,7 @@ import signal
 import time
 from typing import Any
 
-from tests.faults.cases_c import filled
+from tests.faults.cases_c import STRANGE, filled, strange_files
 from tests.soak.turns import COMPLETED, KILLED, PICTURES, STOPPED, Turn, draw
 
 
@@ -41,6 +41,13 @@ def a_full_disk(turn: Turn) -> None:
 def an_encoder_that_fails(turn: Turn) -> None:
     turn.ask(frames=6)
     turn.running.sabotage("encoder", "fails")
+
+
+@draw("F29", "MODEL_UNAVAILABLE", "VALIDATION_ERROR", handlers=("sdxl",))
+def a_lora_that_is_none(turn: Turn) -> None:
+    turn.afterwards.enter_context(strange_files(turn.world))
+    name = turn.chance.choice(STRANGE)
+    turn.ask(**turn.chance.choice(({"loras": [{"name": name}]}, {"textual_inversions": [name]})))
 
 
 def _slowly(turn: Turn) -> None:
