@@ -209,6 +209,13 @@ POINT = Point(
             (f"{_KEPT}test_what_was_kept_is_delivered_whole_and_is_gone_then", _PAYLOAD_IS_KEPT),
         ),
         Protection(
+            "The demo takes nothing out of a real project's outbox.",
+            "shared/settings.py",
+            "if name.upper() not in ours and not name.startswith",
+            "if not name.startswith",
+            ("tests/playground/test_demo.py::test_nothing_of_a_real_projects_configuration_reaches_the_demo",),
+        ),
+        Protection(
             "The caller is told what waits.",
             "shared/jobs/payload.py",
             '        metadata["assets_pending"] = list(error.pending)',
