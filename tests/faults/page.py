@@ -72,7 +72,7 @@ more; a job that was in hand of a killed one is handed out again, to a worker th
 storage and the receiver are asked what has become of each job: one whose caller was not told its end, or of which a named file is not
 stored byte for byte, is lost.
 
-Memory and open files of the workers that live are measured after each job. Each handler has {before} jobs done before, which meet
+Memory in use and open files of the workers that live are measured after each job. Each handler has {before} jobs done before, which meet
 nothing and are not counted: libraries keep what they have made of the last hundred or so URLs, and every job brings new ones. A line is
 drawn through what was measured, from a worker's job {first} after those on, with an interval that is right with 95 % certainty for all
 lines together. The workers have the allocator's settings of the images: with a heap for each thread, memory grows until each heap has seen

@@ -8,6 +8,7 @@ files of the outbox can be sabotaged, too. The only authority for certificates t
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -23,6 +24,7 @@ from typing import Any, NoReturn
 
 SABOTAGE, NAMES, ROUTES = Path("sabotage.json"), Path("names.json"), Path("routes.json")
 CALLS, CONNECTIONS = Path("calls.log"), Path("connections.log")
+GIVEN_BACK = Path("given-back")
 
 _look_up, _connect = socket.getaddrinfo, socket.create_connection
 _counting = threading.Lock()
@@ -126,6 +128,22 @@ def _leak() -> None:
     LEAKED.append((os.open(os.devnull, os.O_RDONLY), os.urandom(2**19)))
 
 
+def _hoard() -> None:
+    """Memory that is given back to the allocator, and stays there: a piece that lies behind is still in use."""
+    library = ctypes.CDLL(None)
+    library.malloc.restype = ctypes.c_void_p
+    pieces = [library.malloc(2**16) for _ in range(256)]
+    LEAKED.append(pieces.pop())
+    for piece in pieces:
+        ctypes.memset(piece, 1, 2**16)
+        library.free(ctypes.c_void_p(piece))
+
+
+def _give_back(_signal: int, _frame: object) -> None:
+    ctypes.CDLL(None).malloc_trim(0)
+    GIVEN_BACK.touch()
+
+
 _NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.68 GiB"
 
 
@@ -142,6 +160,7 @@ def _deeds() -> dict[str, Callable[[], Any]]:
         "kill": _kill,
         "slow": lambda: time.sleep(0.2),
         "leak": _leak,
+        "hoard": _hoard,
     }
 
 
@@ -247,6 +266,7 @@ def _sabotage_disk() -> None:
 
 def main() -> None:
     """Serves the handler."""
+    signal.signal(signal.SIGUSR1, _give_back)
     sys.addaudithook(_watch)
     # Before anything that could remember the originals is imported.
     socket.getaddrinfo, socket.create_connection = _resolve, _lead  # type: ignore[assignment]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -77,6 +78,15 @@ class Running:
         """Bytes: `VmRSS` now, `VmHWM` at most since `forget_peak`, and what else the system says of a process."""
         status = Path(f"/proc/{self.process.process.pid}/status").read_text()
         return int(status.partition(f"{line}:")[2].split()[0]) * 1024
+
+    def give_back(self, seconds: float = 30.0) -> None:
+        """Has its allocator give back to the system what is free: what is left is in use."""
+        done, ends = self.folder / "given-back", time.monotonic() + seconds
+        done.unlink(missing_ok=True)
+        self.process.process.send_signal(signal.SIGUSR1)
+        while not done.exists():
+            assert time.monotonic() < ends, "the worker does not heed a signal"
+            time.sleep(0.005)
 
     def forget_peak(self) -> None:
         Path(f"/proc/{self.process.process.pid}/clear_refs").write_text("5")

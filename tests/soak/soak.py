@@ -32,7 +32,8 @@ class Held:
     """What the workers of one handler held after each of their jobs; a list for each process.
 
     Attributes:
-        memory: Bytes of its own, in memory or moved out of it: that a machine in need takes pages away is no shrinking.
+        memory: Bytes of its own that are in use, in memory or moved out of it: that a machine in need takes pages away is no shrinking, and
+            what is free in a heap comes and goes by several MiB, behind which growth would not be seen.
         files: Open ones, sockets included.
     """
 
@@ -46,6 +47,7 @@ class Held:
             self.process = running.process.process.pid
             self.memory.append([])
             self.files.append([])
+        running.give_back()
         self.memory[-1].append(running.memory("RssAnon") + running.memory("VmSwap"))
         self.files[-1].append(running.files_open)
 

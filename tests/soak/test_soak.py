@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.world import World
+from tests.faults.world import World, sdxl
 from tests.soak.__main__ import ENVIRONMENT
 from tests.soak.slopes import LEAST, MATERIAL, slope
-from tests.soak.soak import Report, Soak
+from tests.soak.soak import Held, Report, Soak
 
 WARM_UP = 10  # a worker without a model is soon as it will be
 ENOUGH = WARM_UP + LEAST
@@ -60,3 +60,16 @@ def test_the_first_jobs_of_a_worker_are_done_and_neither_counted_nor_measured(wo
     completed = [payload["job_id"] for payload in world.inbox.payloads if payload["status"] == "completed"]
     assert completed == ["first-paint-0", "first-paint-1", "first-paint-2", "soak-0", "soak-1"]
     assert (report.count, report.failures, len(report.held["paint"].memory[0])) == (2, {}, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_memory_that_is_free_in_a_heap_does_not_count(world: World) -> None:
+    running, held = world.worker("paint"), Held()
+    running.do(sdxl("before"))
+    held.note(running)
+    running.sabotage("denoiser", "hoard")
+    running.do(sdxl("after"))
+    assert running.memory("RssAnon") > held.memory[0][0] + 12 * 2**20
+    held.note(running)
+    assert held.memory[0][1] < held.memory[0][0] + 4 * 2**20
