@@ -13,8 +13,6 @@ MOTIONS: dict[str, tuple[int, int]] = {"still": (0, 0), "left": (-1, 0), "right"
 """Each motion's direction, across and down."""
 SPEED = 2.0
 """Pixels per frame: one cell of the latents per latent frame."""
-LENGTHS = (1, 5, 9, 13, 17)
-"""Frames that a clip may have."""
 
 _RADIUS = 12.0
 _LOOSE_RADIUS = 1.5  # pixels
