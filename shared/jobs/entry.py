@@ -68,7 +68,7 @@ def read_entry(folder: Path) -> Entry | None:
 class _Said(BaseModel):
     """What a payload is asked for."""
 
-    status: str
+    status: Literal["processing", "completed", "failed"]
 
 
 def holds_result(folder: Path) -> bool:
