@@ -45,6 +45,13 @@ POINT = Point(
             (f"{_MEMORY}test_a_picture_that_cannot_be_decoded_at_once_is_decoded_in_tiles_and_not_denoised_again",),
         ),
         Protection(
+            "What a failed job was computing with is free when it has ended, and not only when the collector comes.",
+            "shared/jobs/lifecycle.py",
+            "    let_go(error)\n",
+            "",
+            ("tests/jobs/test_freed.py::test_of_a_job_that_fails",),
+        ),
+        Protection(
             "A reference is encoded by the same remedies.",
             "handlers/sdxl/image_to_image.py",
             "climb(lambda: vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist, (FREED, tiles), warn)",
