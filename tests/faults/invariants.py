@@ -10,7 +10,8 @@ from typing import Any
 
 from shared.contract.callback import FailedPayload
 from shared.network import is_public
-from tests.faults.world import Done, Running, World, sdxl, wan
+from tests.faults.running import Done, Running
+from tests.faults.world import World, sdxl, wan
 
 HOLDS = {
     "S1": "The job is answered: strict JSON with its id, `completed` or `failed`, and when failed a code of the table and one sentence.",

@@ -16,7 +16,8 @@ import pytest
 from shared.jobs.entry import MANIFEST, read_entry
 from tests.faults.invariants import Before, check
 from tests.faults.payloads import files_of, is_whole
-from tests.faults.world import Running, World, chat, sdxl, wan
+from tests.faults.running import Running
+from tests.faults.world import World, chat, sdxl, wan
 
 
 class Mortals:

@@ -12,7 +12,8 @@ from tests.doubles.reference_host import Handler as Reference
 from tests.doubles.reference_host import answers
 from tests.doubles.storage_server import Fault, Handler, fails_with, stores
 from tests.faults.cases_b import picture
-from tests.faults.world import Running, World
+from tests.faults.running import Running
+from tests.faults.world import World
 
 PICTURES = ("sdxl", "wan")
 ALL = ("sdxl", "wan", "chat")

@@ -14,7 +14,8 @@ import pytest
 
 from tests.faults.cases_c import small_disk
 from tests.faults.invariants import Before, check
-from tests.faults.world import Done, Running, World
+from tests.faults.running import Done, Running
+from tests.faults.world import World
 from tests.soak.audit import lost
 from tests.soak.draws import COMPLETED, DRAWS, HANDLERS, KILLED, STOPPED, Draw, Turn, calm_again, good_job
 

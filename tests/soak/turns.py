@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.doubles.reference_host import Behaviour
-from tests.faults.world import Running, World, chat, sdxl, wan
+from tests.faults.running import Running
+from tests.faults.world import World, chat, sdxl, wan
 
 HANDLERS = ("sdxl", "wan", "chat")
 PICTURES = ("sdxl", "wan")
