@@ -73,7 +73,8 @@ storage and the receiver are asked what has become of each job: one whose caller
 stored byte for byte, is lost.
 
 Memory in use and open files of the workers that live are measured after each job. Each handler has {before} jobs done before, which meet
-nothing and are not counted: libraries keep what they have made of the last hundred or so URLs, and every job brings new ones. A line is
+nothing, and one with each fault that its worker outlives; these are not counted. Libraries keep what they have made of the last hundred
+or so URLs, and every job brings new ones; and what a fault needs is imported and set aside when it comes for the first time. A line is
 drawn through what was measured, from a worker's job {first} after those on, with an interval that is right with 95 % certainty for all
 lines together. The workers have the allocator's settings of the images: with a heap for each thread, memory grows until each heap has seen
 the largest of all jobs. Growth fails the soak when it is certainly there and more than

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 FIRST = 100
 """Jobs of each handler that meet nothing and come before all others. Libraries keep what they have made of the last 128 URLs and the like,
-and every job brings new ones: such a worker of chat grows by 0.4 MiB in its jobs 40 … 160, and by 0.03 in the 90 that follow."""
+and every job brings new ones: such a worker of chat grows by 0.4 MiB in its jobs 40 … 160, and by 0.03 in the 90 that follow. Then come
+jobs with each kind of fault once: the first picture with a profile takes 0.3 MiB, the first lack of memory 1.2."""
 
 WARM_UP = 80
 """Jobs of a worker after those that are not looked at: meanwhile it takes its threads and buffers, imports what it needs late, and keeps
-them. Each kind of fault is such an occasion of its own: a worker of clips that meets them takes some MiB more until then, none later."""
+them."""
 
 LEAST = 20
 """Jobs after that, below which nothing is said of a slope."""

@@ -94,14 +94,15 @@ class Soak:
         Args:
             count: Jobs.
             progress: Called after each.
-            first: So many of each handler come before, meet nothing and are neither counted nor measured: its worker has been at work then.
+            first: So many of each handler come before and meet nothing, then one for each fault that its worker outlives. They are neither
+                counted nor measured: the worker has met everything once.
         """
         report = Report(held={handler: Held() for handler in self._handlers})
         with ExitStack() as stack:
             if "wan" in self._handlers:
                 self._give_a_disk(stack)
             for handler in self._handlers:
-                self._work_in(handler, first)
+                self._work_in(handler, first, report)
             for number in range(count):
                 self._job(number, report)
                 progress(report)
@@ -118,11 +119,15 @@ class Soak:
         except pytest.skip.Exception:
             self._left_out.add("F26")  # only who may mount can fill a disk
 
-    def _work_in(self, handler: str, count: int) -> None:
+    def _work_in(self, handler: str, count: int, report: Report) -> None:
         for number in range(count):
             chance = random.Random(f"{self._seed} {handler} {number}")
             end = self._world.worker(handler).do(good_job(handler, f"first-{handler}-{number}", self._world, chance))
             assert end["status"] == COMPLETED, "nothing was in its way"
+        for number, draw in enumerate(self._fitting(handler) if count else []):
+            if draw.exits is None:
+                chance = random.Random(f"{self._seed} {handler} {draw.name}")
+                self._try(handler, good_job(handler, f"first-{handler}-fault-{number}", self._world, chance), draw, chance, report)
 
     def _job(self, number: int, report: Report) -> None:
         # Of its own, so that what a job meets does not depend on how the one before went.
@@ -133,19 +138,29 @@ class Soak:
         name = "nothing" if draw is None else f"{draw.number} {draw.name}"
         report.count += 1
         report.met[name] = report.met.get(name, 0) + 1
+        if self._try(handler, job, draw, chance, report):
+            report.held[handler].note(self._world.worker(handler))
+
+    def _try(self, handler: str, job: dict[str, Any], draw: Draw | None, chance: random.Random, report: Report) -> bool:
+        """Has a job done, and returns whether it was survived."""
         try:
             self._do(handler, job, draw, chance)
-            report.held[handler].note(self._world.worker(handler))
         except _NOT_SURVIVED as error:
+            name = "nothing" if draw is None else f"{draw.number} {draw.name}"
             report.failures[job["id"]] = f"{handler}, {name}: {type(error).__name__}: {str(error)[:500]}"
             self._world.calm()
             if self._world.worker(handler).process.process.poll() is not None:
                 self._world.forget(handler)
+            return False
+        return True
+
+    def _fitting(self, handler: str) -> list[Draw]:
+        return [draw for draw in DRAWS if handler in draw.handlers and draw.number not in self._left_out]
 
     def _draw(self, handler: str, chance: random.Random) -> Draw | None:
         if chance.random() >= self._share:
             return None
-        fitting = [draw for draw in DRAWS if handler in draw.handlers and draw.number not in self._left_out]
+        fitting = self._fitting(handler)
         return chance.choices(fitting, [draw.weight for draw in fitting])[0]
 
     def _do(self, handler: str, job: dict[str, Any], draw: Draw | None, chance: random.Random) -> None:
