@@ -185,7 +185,8 @@ class Jobs(RuleBasedStateMachine):
 
     @invariant()
     def no_temporary_file_stays(self) -> None:
-        assert not list(Path(tempfile.gettempdir()).iterdir())
+        """A picture's folder goes a moment after it was uploaded."""
+        wait_until(lambda: not list(Path(tempfile.gettempdir()).iterdir()))
 
     def teardown(self) -> None:
         """Everything is up again, all jobs come to their end, and what waits is delivered once: nothing is lost."""
