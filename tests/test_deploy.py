@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,13 @@ def test_a_download_needs_no_code_but_what_its_stage_of_the_image_has(tmp_path: 
             (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, new)
     code = "import builder.download_weights, shared.weights.download, shared.weights.transfer"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=clean_environment(PYTHONPATH=str(tmp_path)), timeout=60, check=True)
+
+
+def test_every_file_that_the_images_copy_is_given_to_their_build() -> None:
+    given = [line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")]
+    copied = [source for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, flags=re.MULTILINE) for source in line.split()[:-1]]
+    assert "builder/download_weights.py" in copied
+    assert [path for path in copied if path.partition("/")[0] not in given and not any(fnmatch(path, each) for each in given)] == []
 
 
 def test_there_is_one_target_for_each_handler() -> None:
