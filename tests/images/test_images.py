@@ -79,7 +79,8 @@ def test_only_the_code_of_its_handler_is_in_it(image: Image, images: Images) -> 
     handlers = {path.name for path in (app / "handlers").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert handlers == {handler_of(image)}
     assert {path.name for path in app.iterdir()} == {"builder", "handlers", "requirements", "shared", "test_input.json"}
-    assert {path.name for path in (app / "builder").glob("*.py")} == {"__init__.py", "checkpoint.py", "download_weights.py"}
+    downloads = {"__init__.py", "checkpoint.py", "command_line.py", "download_weights.py"}
+    assert {path.name for path in (app / "builder").glob("*.py")} == downloads
 
 
 def test_only_what_its_lock_names_is_installed(image: Image, images: Images) -> None:
