@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 from handlers.chat.engine import ModelFacts
-from handlers.chat.http_engine import HttpEngine, connect
+from handlers.chat.http_engine import connect
 from shared.settings import Settings, SettingsError
 from tests.doubles.openai_server import OpenAIServer
 from tests.doubles.worker import ROOT, clean_environment
-from tests.handlers.chat_http import configured, write
-
-
-@pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as server:
-        yield server
-
-
-@pytest.fixture
-def engine(server: OpenAIServer) -> Iterator[HttpEngine]:
-    engine = connect(configured(server))
-    yield engine
-    engine.close()
+from tests.handlers.chat_http.conftest import configured, write
 
 
 def test_it_waits_until_the_server_is_ready(server: OpenAIServer) -> None:

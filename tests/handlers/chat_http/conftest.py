@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from handlers.chat.engine import Finished
-from handlers.chat.http_engine import HttpEngine
+from handlers.chat.http_engine import HttpEngine, connect
 from shared.contract.chat import ChatRequest
 from shared.jobs.cancel import CancelToken
 from shared.settings import Settings
 from tests.doubles.openai_server import Asked, OpenAIServer
 from tests.handlers.conftest import chat
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as server:
+        yield server
+
+
+@pytest.fixture
+def engine(server: OpenAIServer) -> Iterator[HttpEngine]:
+    engine = connect(configured(server))
+    yield engine
+    engine.close()
 
 
 def configured(server: OpenAIServer, **changes: Any) -> Settings:

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from handlers.chat.http_engine import HttpEngine, connect
+from handlers.chat.http_engine import HttpEngine
 from shared.errors import GenerationError, JobError
 from tests.doubles.openai_server import Asked, OpenAIServer, Script, say
-from tests.handlers.chat_http import configured, started, write
+from tests.handlers.chat_http.conftest import started, write
 from tests.handlers.conftest import chat
 
 CANARY = "canary-prompt-of-the-caller"
-
-
-@pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as server:
-        yield server
-
-
-@pytest.fixture
-def engine(server: OpenAIServer) -> Iterator[HttpEngine]:
-    engine = connect(configured(server))
-    yield engine
-    engine.close()
 
 
 def failure(engine: HttpEngine, server: OpenAIServer, script: Script) -> JobError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,21 +13,8 @@ from handlers.chat.http_engine import HttpEngine, Served, connect
 from shared.errors import Cancelled, ContextLengthExceeded, DeviceError, JobTimeout, ModelUnavailable
 from shared.jobs.cancel import CancelToken
 from tests.doubles.openai_server import MODEL, Asked, OpenAIServer, say
-from tests.handlers.chat_http import configured, started, write
+from tests.handlers.chat_http.conftest import configured, started, write
 from tests.handlers.conftest import chat
-
-
-@pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as server:
-        yield server
-
-
-@pytest.fixture
-def engine(server: OpenAIServer) -> Iterator[HttpEngine]:
-    engine = connect(configured(server))
-    yield engine
-    engine.close()
 
 
 def test_an_answer_arrives_piece_by_piece_with_all_that_is_known_of_it(engine: HttpEngine, server: OpenAIServer) -> None:
