@@ -58,7 +58,7 @@ class Notes:
     def __iter__(self) -> Iterator[str]:
         yield from self._texts
         if self._left_out:
-            yield f"and {self._left_out} more warning{'s' * (self._left_out > 1)}"
+            yield f"and {self._left_out} more {'warning' if self._left_out == 1 else 'warnings'}"
 
 
 @dataclass(frozen=True)

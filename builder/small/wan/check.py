@@ -96,8 +96,9 @@ def make(recipe: Recipe[WanRequest], prompt: str, *, frames: int, seed: int, pic
         config: Other fields of the request's `config`.
     """
     given = {"width": SIZE, "height": SIZE, "frames": frames, "seed": seed, "steps": _STEPS, "guidance_scale": _GUIDANCE} | config
-    references = {} if picture is None else {"config.image": Image.fromarray(picture)}
-    given |= dict.fromkeys((name.removeprefix("config.") for name in references), "https://check.example/picture.png")
+    references = {}
+    if picture is not None:
+        references["config.image"], given["image"] = Image.fromarray(picture), "https://check.example/picture.png"
     raw = {"id": "check", "user_id": "check", "type": "video_fast", "prompt": prompt, "config": given}
     request = WanRequest.parse(raw, job_id="check")
     (product,) = recipe.generate(request, references, Run("check", CancelToken(600), lambda done, total, *, text=None, preview=None: None))
