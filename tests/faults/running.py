@@ -62,14 +62,15 @@ class Running:
         status = Path(f"/proc/{self.process.process.pid}/status").read_text()
         return int(status.partition(f"{line}:")[2].split()[0]) * 1024
 
-    def give_back(self, seconds: float = 30.0) -> None:
-        """Has its allocator give back to the system what is free: what is left is in use."""
-        done, ends = self.folder / "given-back", time.monotonic() + seconds
-        done.unlink(missing_ok=True)
+    def memory_in_use(self, seconds: float = 30.0) -> int:
+        """Bytes that are in use of what the allocator has, when it has given back to the system what is free."""
+        said, ends = self.folder / "in-use", time.monotonic() + seconds
+        said.unlink(missing_ok=True)
         self.process.process.send_signal(signal.SIGUSR1)
-        while not done.exists():
+        while not said.exists():
             assert time.monotonic() < ends, "the worker does not heed a signal"
             time.sleep(0.005)
+        return int(said.read_text())
 
     def forget_peak(self) -> None:
         Path(f"/proc/{self.process.process.pid}/clear_refs").write_text("5")
@@ -109,6 +110,16 @@ class Running:
     def lead(self, address: str, port: int) -> None:
         """Lets connections to port 443 of a public address end at a port of this machine."""
         (self.folder / "routes.json").write_text(json.dumps({address: port}))
+
+    def do_all(self, jobs: Sequence[dict[str, Any]], seconds: float = 600.0) -> list[dict[str, Any]]:
+        """Has jobs done, all handed out at once, and returns the payloads that RunPod gets."""
+        for job in jobs:
+            self.gateway.submit(job)
+        for job in jobs:
+            self.gateway.result(job["id"], seconds)
+        done = [Done(job, self.gateway.results(job["id"])[0], refused=False) for job in jobs]
+        self.done.extend(done)
+        return [each.output for each in done]
 
     def do(self, job: dict[str, Any], *, refused: bool = False, seconds: float = 90.0) -> dict[str, Any]:
         """Has a job done and returns the payload that RunPod gets."""

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 SABOTAGE, NAMES, ROUTES = Path("sabotage.json"), Path("names.json"), Path("routes.json")
 CALLS, CONNECTIONS = Path("calls.log"), Path("connections.log")
-GIVEN_BACK = Path("given-back")
+IN_USE = Path("in-use")
 
 _look_up, _connect = socket.getaddrinfo, socket.create_connection
 _counting = threading.Lock()
@@ -139,9 +139,23 @@ def _hoard() -> None:
         library.free(ctypes.c_void_p(piece))
 
 
-def _give_back(_signal: int, _frame: object) -> None:
-    ctypes.CDLL(None).malloc_trim(0)
-    GIVEN_BACK.touch()
+class _Allocated(ctypes.Structure):
+    """What `mallinfo2` of the C library says of all its heaps; `uordblks` and `hblkhd` are bytes in use, within them and beside them."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    ]
+
+
+def _tell_memory(_signal: int, _frame: object) -> None:
+    library = ctypes.CDLL(None)
+    library.malloc_trim(0)
+    library.mallinfo2.restype = _Allocated
+    allocated = library.mallinfo2()
+    told = IN_USE.with_suffix(".part")
+    told.write_text(str(allocated.uordblks + allocated.hblkhd))
+    told.rename(IN_USE)
 
 
 _NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.68 GiB"
@@ -266,7 +280,7 @@ def _sabotage_disk() -> None:
 
 def main() -> None:
     """Serves the handler."""
-    signal.signal(signal.SIGUSR1, _give_back)
+    signal.signal(signal.SIGUSR1, _tell_memory)
     sys.addaudithook(_watch)
     # Before anything that could remember the originals is imported.
     socket.getaddrinfo, socket.create_connection = _resolve, _lead  # type: ignore[assignment]

@@ -13,18 +13,15 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # its types are a package
 from tests.doubles.models import tiny_models_at
 from tests.faults.world import World
 from tests.soak.draws import HANDLERS
+from tests.soak.held import ENVIRONMENT as MEASURED
 from tests.soak.slopes import FIRST, LEAST, MATERIAL, WARM_UP, slope
 from tests.soak.soak import Report, Soak
 
 ROOT = Path(__file__).parents[2]
 
-# As the images have it. A job deadline is followed soon by the end of what does not answer.
-ENVIRONMENT = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**17),
-    "MALLOC_TRIM_THRESHOLD_": str(2**17),
-    "MALLOC_ARENA_MAX": "2",
-    "JOB_GRACE": "1",
-}
+# A job deadline is followed soon by the end of what does not answer.
+ENVIRONMENT = MEASURED | {"JOB_GRACE": "1"}
+_UNITS = {"memory": ("memory in use, MiB", 2**20), "pages": ("pages held, MiB", 2**20), "files": ("open files", 1)}
 
 
 def main() -> int:
@@ -68,12 +65,12 @@ def tell(report: Report) -> int:
 
 def _measured(report: Report, handler: str) -> list[tuple[str, list[list[float]]]]:
     held = report.held[handler]
-    return [("memory", [[size / 2**20 for size in life] for life in held.memory]), ("files", held.files)]
+    return [(what, [[value / unit for value in life] for life in getattr(held, what)]) for what, (_, unit) in _UNITS.items()]
 
 
 def _tell_slope(handler: str, what: str, lives: list[list[float]]) -> bool:
     """Prints one line, and returns whether what it says is a fault."""
-    line = f"  {handler:5} {'memory, MiB' if what == 'memory' else 'open files':12}"
+    line = f"  {handler:5} {_UNITS[what][0]:18}"
     found = slope(lives)
     if found is None:
         sys.stdout.write(f"{line} too few jobs to say ({LEAST} are needed)\n")

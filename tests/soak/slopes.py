@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FIRST = 100
+FIRST = 200
 """Jobs of each handler that meet nothing and come before all others. Libraries keep what they have made of the last 128 URLs and the like,
-and every job brings new ones: such a worker of chat grows by 0.4 MiB in its jobs 40 … 160, and by 0.03 in the 90 that follow. Then come
-jobs with each kind of fault once: the first picture with a profile takes 0.3 MiB, the first lack of memory 1.2."""
+and every job brings new ones; threads are started when several jobs come at once. Then come jobs with each kind of fault once: the first
+picture with a profile takes 0.3 MiB, the first lack of memory 1.2."""
 
 WARM_UP = 80
 """Jobs of a worker after those that are not looked at: meanwhile it takes its threads and buffers, imports what it needs late, and keeps
@@ -26,17 +26,17 @@ them."""
 LEAST = 20
 """Jobs after that, below which nothing is said of a slope."""
 
-MATERIAL = {"memory": 1.0, "files": 1.0}
+MATERIAL = {"memory": 1.0, "pages": 1.0, "files": 1.0}
 """What growth per 100 jobs matters: MiB, and open files. A worker that never rests does a hundred thousand jobs of ten seconds in twelve
 days. By then it would have grown by one GiB of the tens that a pod has, and would be near the 1024 files that a process may have open."""
 
-# Of the normal distribution: 95 % for all six slopes of a soak together, by Bonferroni's inequality.
-_SURE = 2.64
+# Of the normal distribution: 95 % for all nine slopes of a soak together, by Bonferroni's inequality.
+_SURE = 2.77
 
 
 @dataclass(frozen=True)
 class Slope:
-    """By how much something grows in 100 jobs: the best guess, and between what it lies with 95 % certainty, of six slopes together."""
+    """By how much something grows in 100 jobs: the best guess, and between what it lies with 95 % certainty, of nine slopes together."""
 
     per_100: float
     low: float

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from playground.inbox import Answer
 from tests.faults.cases_c import small_disk
 from tests.faults.invariants import Before, check
-from tests.faults.running import Done, Running
+from tests.faults.running import Done
 from tests.faults.world import World
 from tests.soak.audit import lost
 from tests.soak.draws import COMPLETED, DRAWS, HANDLERS, KILLED, STOPPED, Draw, Turn, calm_again, good_job
+from tests.soak.held import Held
 
 SHARE = 0.3
 """Of the jobs that meet a fault."""
@@ -26,31 +28,6 @@ SHARE = 0.3
 _PATIENCE = 90.0
 # Of a check that does not hold, or of something that is not there at all.
 _NOT_SURVIVED = (AssertionError, LookupError, ValueError, OSError, subprocess.SubprocessError)
-
-
-@dataclass
-class Held:
-    """What the workers of one handler held after each of their jobs; a list for each process.
-
-    Attributes:
-        memory: Bytes of its own that are in use, in memory or moved out of it: that a machine in need takes pages away is no shrinking, and
-            what is free in a heap comes and goes by several MiB, behind which growth would not be seen.
-        files: Open ones, sockets included.
-    """
-
-    memory: list[list[float]] = field(default_factory=list)
-    files: list[list[float]] = field(default_factory=list)
-    process: int = 0
-
-    def note(self, running: Running) -> None:
-        """Measures a worker now."""
-        if self.process != running.process.process.pid:
-            self.process = running.process.process.pid
-            self.memory.append([])
-            self.files.append([])
-        running.give_back()
-        self.memory[-1].append(running.memory("RssAnon") + running.memory("VmSwap"))
-        self.files[-1].append(running.files_open)
 
 
 @dataclass
@@ -94,8 +71,8 @@ class Soak:
         Args:
             count: Jobs.
             progress: Called after each.
-            first: So many of each handler come before and meet nothing, then one for each fault that its worker outlives. They are neither
-                counted nor measured: the worker has met everything once.
+            first: So many of each handler come before, all at once, and meet nothing, then one for each fault that its worker outlives.
+                They are neither counted nor measured: the worker has met everything once.
         """
         report = Report(held={handler: Held() for handler in self._handlers})
         with ExitStack() as stack:
@@ -120,14 +97,23 @@ class Soak:
             self._left_out.add("F26")  # only who may mount can fill a disk
 
     def _work_in(self, handler: str, count: int, report: Report) -> None:
-        for number in range(count):
-            chance = random.Random(f"{self._seed} {handler} {number}")
-            end = self._world.worker(handler).do(good_job(handler, f"first-{handler}-{number}", self._world, chance))
-            assert end["status"] == COMPLETED, "nothing was in its way"
+        if count > 0:
+            self._leave_waiting(handler)
+        jobs = [
+            good_job(handler, f"first-{handler}-{number}", self._world, random.Random(f"{self._seed} {number}")) for number in range(count)
+        ]
+        assert all(end["status"] == COMPLETED for end in self._world.worker(handler).do_all(jobs)), "nothing was in its way"
         for number, draw in enumerate(self._fitting(handler) if count else []):
             if draw.exits is None:
                 chance = random.Random(f"{self._seed} {handler} {draw.name}")
                 self._try(handler, good_job(handler, f"first-{handler}-fault-{number}", self._world, chance), draw, chance, report)
+
+    def _leave_waiting(self, handler: str) -> None:
+        """A result that nobody has received. The handler's worker delivers it as it starts, or only minutes later, when it is measured."""
+        job = good_job(handler, f"first-{handler}-waiting", self._world, random.Random(self._seed))
+        with self._world.own_worker(handler) as running:
+            self._world.answers(Answer(404))
+            assert running.do(job).get("callback_pending") is True
 
     def _job(self, number: int, report: Report) -> None:
         # Of its own, so that what a job meets does not depend on how the one before went.

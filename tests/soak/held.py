@@ -1,0 +1,47 @@
+"""What workers hold after each of their jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tests.faults.running import Running
+
+ENVIRONMENT = {
+    # What is free is known as free: Python's own allocator, the C library for each thread, and MKL for each thread and each size of
+    # matrices keep something of what was given back as if it were in use, and more of it with every new mixture of jobs.
+    "PYTHONMALLOC": "malloc",
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
+    "MKL_DISABLE_FAST_MM": "1",
+    # As the images have it.
+    "MALLOC_MMAP_THRESHOLD_": str(2**17),
+    "MALLOC_TRIM_THRESHOLD_": str(2**17),
+    "MALLOC_ARENA_MAX": "2",
+}
+"""How a worker is configured whose memory is measured."""
+
+
+@dataclass
+class Held:
+    """What the workers of one handler held after each of their jobs; a list for each process.
+
+    Attributes:
+        memory: Bytes that the process has asked its allocator for and not given back.
+        pages: Bytes in memory that are its own, or moved out of it, when the allocator has given back what it can. Beside what is in use
+            they have what is free between two pieces that are: each heap grows by some until its pieces fit into each other.
+        files: Open ones, sockets included.
+    """
+
+    memory: list[list[float]] = field(default_factory=list)
+    pages: list[list[float]] = field(default_factory=list)
+    files: list[list[float]] = field(default_factory=list)
+    process: int = 0
+
+    def note(self, running: Running) -> None:
+        """Measures a worker now."""
+        if self.process != running.process.process.pid:
+            self.process = running.process.process.pid
+            for lives in (self.memory, self.pages, self.files):
+                lives.append([])
+        self.memory[-1].append(running.memory_in_use())
+        self.pages[-1].append(running.memory("RssAnon") + running.memory("VmSwap"))
+        self.files[-1].append(running.files_open)
