@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.doubles.gateway import Gateway
 from tests.doubles.worker import WorkerProcess
+from tests.faults.memory import IN_USE
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Running:
 
     def memory_in_use(self, seconds: float = 30.0) -> int:
         """Bytes that are in use of what the allocator has, when it has given back to the system what is free."""
-        said, ends = self.folder / "in-use", time.monotonic() + seconds
+        said, ends = self.folder / IN_USE, time.monotonic() + seconds
         said.unlink(missing_ok=True)
         self.process.process.send_signal(signal.SIGUSR1)
         while not said.exists():

@@ -8,26 +8,22 @@ files of the outbox can be sabotaged, too. The only authority for certificates t
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
 import signal
 import socket
 import sys
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-SABOTAGE, NAMES, ROUTES = Path("sabotage.json"), Path("names.json"), Path("routes.json")
-CALLS, CONNECTIONS = Path("calls.log"), Path("connections.log")
-IN_USE = Path("in-use")
+from tests.faults.memory import tell_memory
+from tests.faults.sabotage import due, kill, meet, sabotage
+
+NAMES, ROUTES, CONNECTIONS = Path("names.json"), Path("routes.json"), Path("connections.log")
 
 _look_up, _connect = socket.getaddrinfo, socket.create_connection
-_counting = threading.Lock()
 
 
 def _resolve(host: Any, port: Any, *rest: Any, **more: Any) -> Any:
@@ -64,7 +60,7 @@ _FILES = {"open": "outbox open", "os.rename": "outbox rename", "os.remove": "out
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     if event in _FILES and _in_outbox(_path(event, arguments)):
-        _meet(_FILES[event])
+        meet(_FILES[event])
     if event == "socket.connect" and isinstance(arguments[1], tuple):
         with CONNECTIONS.open("a") as log:
             log.write(f"{_meant(*arguments[1][:2])}\n")
@@ -81,145 +77,6 @@ def _path(event: str, arguments: tuple[Any, ...]) -> object:
 
 def _in_outbox(path: object) -> bool:
     return isinstance(path, str | os.PathLike) and os.fspath(path).startswith(os.environ.get("OUTBOX_DIR", "outbox") + os.sep)
-
-
-def _meet(name: str) -> None:
-    """Does what `sabotage.json` has for a moment that is no network's."""
-    if _due(name) is not None:
-        _kill()
-
-
-def _kill() -> NoReturn:
-    """As from outside: nothing is put in order any more."""
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("nobody survives that")
-
-
-def _raise(make: Callable[[], Exception]) -> Callable[[], NoReturn]:
-    """Raises another error each time: one that is raised again keeps its earlier tracebacks, and with them the tensors of their frames."""
-
-    def act() -> NoReturn:
-        raise make()
-
-    return act
-
-
-def _lost(code: int, text: str) -> Callable[[], NoReturn]:
-    import torch
-
-    def make() -> Exception:
-        error = torch.AcceleratorError(f"CUDA error: {text}")
-        error.error_code = code  # type: ignore[attr-defined]  # torch sets it where it is raised
-        return error
-
-    return _raise(make)
-
-
-def _hang() -> NoReturn:
-    while True:
-        threading.Event().wait()
-
-
-LEAKED: list[Any] = []
-
-
-def _leak() -> None:
-    """A file and some memory that nobody gives back."""
-    LEAKED.append((os.open(os.devnull, os.O_RDONLY), os.urandom(2**19)))
-
-
-def _hoard() -> None:
-    """Memory that is given back to the allocator, and stays there: a piece that lies behind is still in use."""
-    library = ctypes.CDLL(None)
-    library.malloc.restype = ctypes.c_void_p
-    pieces = [library.malloc(2**16) for _ in range(256)]
-    LEAKED.append(pieces.pop())
-    for piece in pieces:
-        ctypes.memset(piece, 1, 2**16)
-        library.free(ctypes.c_void_p(piece))
-
-
-class _Allocated(ctypes.Structure):
-    """What `mallinfo2` of the C library says of all its heaps; `uordblks` and `hblkhd` are bytes in use, within them and beside them."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
-    ]
-
-
-def _tell_memory(_signal: int, _frame: object) -> None:
-    library = ctypes.CDLL(None)
-    library.malloc_trim(0)
-    library.mallinfo2.restype = _Allocated
-    allocated = library.mallinfo2()
-    told = IN_USE.with_suffix(".part")
-    told.write_text(str(allocated.uordblks + allocated.hblkhd))
-    told.rename(IN_USE)
-
-
-_NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.68 GiB"
-
-
-def _deeds() -> dict[str, Callable[[], Any]]:
-    import torch
-
-    return {
-        "oom": _raise(lambda: torch.OutOfMemoryError(_NO_MEMORY)),
-        "illegal access": _lost(700, "an illegal memory access was encountered"),
-        "ecc": _lost(214, "uncorrectable ECC error encountered"),
-        "launch failure": _lost(719, "unspecified launch failure"),
-        "lost by text": _raise(lambda: RuntimeError("CUDA error: an illegal memory access was encountered")),
-        "hang": _hang,
-        "kill": _kill,
-        "slow": lambda: time.sleep(0.2),
-        "leak": _leak,
-        "hoard": _hoard,
-    }
-
-
-def _due(name: str) -> dict[str, Any] | None:
-    """The sabotage that meets `name` now, counted down."""
-    with _counting:
-        if not SABOTAGE.exists():
-            return None
-        orders = json.loads(SABOTAGE.read_text())
-        for order in orders:
-            if order["where"] == name and order["times"] > 0:
-                counted = "after" if order["after"] > 0 else "times"
-                order[counted] -= 1
-                SABOTAGE.write_text(json.dumps(orders))
-                found: dict[str, Any] = order
-                return found if counted == "times" else None
-        return None
-
-
-def sabotage(name: str, network: Any) -> None:
-    """Lets a network meet what `sabotage.json` has for its name."""
-    import torch
-
-    deeds = _deeds()
-    spoils: dict[str, Callable[[Any], Any]] = {
-        "nan": lambda tensor: torch.full_like(tensor, float("nan")),
-        "black": lambda tensor: torch.full_like(tensor, -1.0),
-    }
-
-    def before(_network: Any, _arguments: Any) -> None:
-        with CALLS.open("a") as log:
-            log.write(f"{name}\n")
-        order = _due(name)
-        if order is not None and order["what"] in deeds:
-            deeds[order["what"]]()
-
-    def after(_network: Any, _arguments: Any, result: Any) -> Any:
-        order = _due(f"{name} result")
-        if order is None:
-            return result
-        spoil = spoils[order["what"]]
-        return spoil(result) if isinstance(result, torch.Tensor) else (spoil(result[0]), *result[1:])
-
-    network.register_forward_pre_hook(before)
-    network.register_forward_hook(after)
 
 
 def _networks(recipe: Any) -> dict[str, Any]:
@@ -244,7 +101,7 @@ def _sabotage_pictures() -> None:
     save = Image.Image.save
 
     def save_(*arguments: Any, **options: Any) -> None:
-        _meet("encoder")
+        meet("encoder")
         save(*arguments, **options)
 
     Image.Image.save = save_  # type: ignore[method-assign]
@@ -257,9 +114,9 @@ def _sabotage_clips() -> None:
     opened = av.open
 
     def open_(*arguments: Any, **options: Any) -> Any:
-        if (order := _due("encoder")) is not None:
+        if (order := due("encoder")) is not None:
             if order["what"] == "kill":
-                _kill()
+                kill()
             raise av.error.ExternalError(-542398533, "Generic error in an external library")
         return opened(*arguments, **options)
 
@@ -272,7 +129,7 @@ def _sabotage_disk() -> None:
 
     def fsync_(handle: int) -> None:
         if _in_outbox(os.readlink(f"/proc/self/fd/{handle}") + os.sep):
-            _meet("outbox fsync")
+            meet("outbox fsync")
         fsync(handle)
 
     os.fsync = fsync_  # type: ignore[assignment]
@@ -280,7 +137,7 @@ def _sabotage_disk() -> None:
 
 def main() -> None:
     """Serves the handler."""
-    signal.signal(signal.SIGUSR1, _tell_memory)
+    signal.signal(signal.SIGUSR1, tell_memory)
     sys.addaudithook(_watch)
     # Before anything that could remember the originals is imported.
     socket.getaddrinfo, socket.create_connection = _resolve, _lead  # type: ignore[assignment]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.faults.worker import SABOTAGE, sabotage
+from tests.faults.sabotage import SABOTAGE, sabotage
 
 
 @pytest.mark.parametrize("what", ["oom", "illegal access", "lost by text"])
