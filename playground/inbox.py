@@ -9,9 +9,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 
+from playground.loopback import Loopback, Request
 from shared.webhooks import WebhookInvalid, verify
 
 
@@ -59,7 +59,7 @@ class Answer:
     reset: bool = False
 
 
-class Inbox:
+class Inbox(Loopback):
     """Receives callbacks on loopback, inside a `with` block.
 
     Args:
@@ -69,29 +69,17 @@ class Inbox:
     """
 
     def __init__(self, secret: str, *, answers: Iterable[Answer] = (), on_message: Callable[[Message], None] | None = None) -> None:
+        super().__init__(_Request)
         self.secret = secret
         self._answers = deque(answers)
         self._on_message = on_message
         self._messages: list[Message] = []
         self._changed = threading.Condition()
-        self._closing = threading.Event()
-        self._server = _Server(self)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="inbox", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
     @property
     def url(self) -> str:
         """Where to send callbacks."""
-        return f"http://127.0.0.1:{self._server.server_port}/job-callback"
+        return f"{super().url}/job-callback"
 
     @property
     def messages(self) -> list[Message]:
@@ -139,7 +127,7 @@ class Inbox:
             self._messages.append(message)
             self._changed.notify_all()
             answer = self._answers.popleft() if self._answers else Answer()
-        self._closing.wait(answer.delay)
+        self.closing.wait(answer.delay)
         return answer
 
     def _problem_of(self, headers: Mapping[str, str], body: bytes) -> str | None:
@@ -150,33 +138,15 @@ class Inbox:
         return None
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, inbox: Inbox) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.inbox = inbox
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A sender that has gone away is no event."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    protocol_version = "HTTP/1.1"
-
+class _Request(Request[Inbox]):
     def do_POST(self) -> None:
         """Receives one callback."""
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        answer = self.server.inbox.receive(self.path, dict(self.headers), body)
+        answer = self.double.receive(self.path, dict(self.headers), self.body())
         if answer.reset:
             self._reset()
             return
         content = b'{"received": true}'
-        self.send_response(answer.status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **answer.headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
+        self.start(answer.status, {"Content-Type": "application/json", "Content-Length": str(len(content)), **answer.headers})
         self.wfile.write(content)
 
     def _reset(self) -> None:
@@ -184,6 +154,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
         self.close_connection = True
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing is printed: what arrived is in `Inbox.messages`."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.doubles.loopback import Loopback, Request
+from playground.loopback import Loopback, Request
 
 # Seconds that a take is held open. An immediate "nothing" makes the SDK ask again at once, all the time.
 HOLD_TAKE = 0.25

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from tests.doubles.loopback import Loopback, Request
+from playground.loopback import Loopback, Request
 
 _PIECE = 1 << 16
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from playground.loopback import Loopback, Request
 from tests.doubles.gateway import Gateway
-from tests.doubles.loopback import Loopback, Request
 
 
 class OpenAIProxy(Loopback):

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tests.doubles.loopback import Loopback, Request
+from playground.loopback import Loopback, Request
 
 MODEL = "Qwen/Qwen2.5-7B-Instruct"
 

@@ -8,7 +8,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from tests.doubles.loopback import Loopback, Request
+from playground.loopback import Loopback, Request
 
 Behaviour = Callable[["Handler"], None]
 

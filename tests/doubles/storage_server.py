@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from werkzeug.formparser import FormDataParser
 from werkzeug.http import parse_options_header
 
-from tests.doubles.loopback import Loopback, Request
+from playground.loopback import Loopback, Request
 
 Fault = Callable[["Handler"], None]
 Behaviour = Callable[[Any], None]

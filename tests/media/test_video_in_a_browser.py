@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from playground.loopback import Loopback, Request
 from shared.media.extras import extra_path, passing
 from shared.media.videos import write_video
-from tests.doubles.loopback import Loopback, Request
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 FRAMES, FPS, WIDTH, HEIGHT = 33, 16, 160, 96

@@ -1,4 +1,4 @@
-"""What every stand-in for a service has in common: a server on loopback, for as long as a `with` block lasts."""
+"""A server on this machine, for as long as a `with` block lasts: the receiver of the playground, and what tests have for services."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class Loopback:
 
     @property
     def port(self) -> int:
+        """Of this machine, and free until now."""
         return self._server.server_port
 
     @property
@@ -86,7 +87,7 @@ class Request(BaseHTTPRequestHandler, Generic[D]):
         self.answer(status, json.dumps(content).encode())
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Keeps the output of tests quiet."""
+        """Nothing is printed: what arrived is kept."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -108,4 +109,4 @@ class _Server(ThreadingHTTPServer):
         super().finish_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that hangs up, or is ended, is what many tests are about."""
+        """A caller that hangs up, or is ended, is no event."""
