@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from pathlib import Path
-from typing import Any
 
 from shared.contract.callback import FailedPayload
 from shared.network import is_public
@@ -87,9 +85,10 @@ def _answered(done: Done) -> None:
 def _ended_once(world: World, done: Done) -> None:
     output = {name: value for name, value in done.output.items() if name != "callback_pending"}
     job_id = output["job_id"]
+    # Looked for first: another worker may deliver it before the next line.
+    waiting = any(json.loads(entry)["job_id"] == job_id for entry in world.waiting())
     told = [message for message in world.inbox.messages if message.payload["job_id"] == job_id]
     assert all(message.verified for message in told)
-    waiting = any(json.loads(entry.read_text())["job_id"] == job_id for entry in world.outbox.glob("*/entry.json"))
     if done.output.get("callback_pending") and waiting:
         return
     assert output in [message.payload for message in told]
@@ -136,10 +135,6 @@ def _left_nothing(held: Before) -> None:
 def _kept_quiet(world: World, running: Running) -> None:
     said: list[str] = [running.process.log, json.dumps([done.body for done in running.done])]
     said += [message.body.decode() for message in world.inbox.messages]
-    said += [path.read_text(errors="replace") for path in _texts(world.outbox)]
+    said += world.waiting()
     for canary in _CANARIES:
         assert not [text for text in said if canary in text], f"{canary} was said"
-
-
-def _texts(folder: Path) -> list[Any]:
-    return [path for path in folder.rglob("entry.json")] if folder.is_dir() else []

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import trustme
 
 from playground.inbox import Answer, Inbox, Message
+from shared.jobs.entry import MANIFEST
 from tests.doubles.gateway import Gateway
 from tests.doubles.storage_server import StorageServer
 from tests.doubles.worker import WorkerProcess, clean_environment
@@ -68,6 +69,14 @@ class World:
     def outbox(self) -> Path:
         """The folder that outlives the workers."""
         return self.folder / "volume" / "outbox"
+
+    def waiting(self) -> list[str]:
+        """What the outbox says of each result in it, without those that a worker delivers meanwhile."""
+        said = []
+        for entry in self.outbox.iterdir() if self.outbox.is_dir() else ():
+            with suppress(FileNotFoundError, NotADirectoryError):
+                said.append((entry / MANIFEST).read_text(errors="replace"))
+        return said
 
     def environment(self, handler: str) -> dict[str, str]:
         """What a worker is configured with."""
