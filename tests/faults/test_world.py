@@ -34,12 +34,13 @@ def test_what_waits_can_be_read_while_some_of_it_is_delivered(world: World) -> N
 
     def deliver() -> None:
         while not ends.is_set():
-            shutil.rmtree(put(world, "goes"))
+            for each in [put(world, f"goes-{number}") for number in range(50)]:
+                shutil.rmtree(each)
 
     delivering = threading.Thread(target=deliver)
     delivering.start()
     try:
-        assert all("stays" in world.waiting() for _ in range(500))
+        assert all("stays" in world.waiting() for _ in range(1000))
     finally:
         ends.set()
         delivering.join()
