@@ -1,29 +1,15 @@
-"""What a worker has in use, by its allocator's own account."""
+"""A worker's memory, so that it can be measured from outside: what is free in its heaps is given back to the system first."""
 
 from __future__ import annotations
 
 import ctypes
 from pathlib import Path
 
-IN_USE = Path("in-use")
-"""Where it is told, in the worker's folder."""
+GIVEN_BACK = Path("given-back")
+"""Made in the worker's folder when it is done."""
 
 
-class _Allocated(ctypes.Structure):
-    """What `mallinfo2` of the C library says of all its heaps; `uordblks` and `hblkhd` are bytes in use, within them and beside them."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
-    ]
-
-
-def tell_memory(_signal: int, _frame: object) -> None:
-    """Gives back to the system what is free, and writes down how many bytes are not."""
-    library = ctypes.CDLL(None)
-    library.malloc_trim(0)
-    library.mallinfo2.restype = _Allocated
-    allocated = library.mallinfo2()
-    told = IN_USE.with_suffix(".part")
-    told.write_text(str(allocated.uordblks + allocated.hblkhd))
-    told.rename(IN_USE)
+def give_back(_signal: int, _frame: object) -> None:
+    """Gives back what is free. Pages that hold anything that is in use stay."""
+    ctypes.CDLL(None).malloc_trim(0)
+    GIVEN_BACK.touch()

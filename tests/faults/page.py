@@ -72,16 +72,15 @@ more; a job that was in hand of a killed one is handed out again, to a worker th
 storage and the receiver are asked what has become of each job: one whose caller was not told its end, or of which a named file is not
 stored byte for byte, is lost.
 
-Three things of the workers that live are measured after each job: what is in use by their allocator's own account, the pages of memory
-that they hold, and their open files. Each handler has {before} jobs done before, which meet nothing, and one with each fault that its
-worker outlives; these are not counted. Libraries keep what they have made of the last hundred or so URLs, and every job brings new ones;
-and what a fault needs is imported and set aside when it comes for the first time. A line is drawn through what was measured, from a
-worker's job {first} after those on, with an interval that is right with 95 % certainty for all lines together.
+Memory in use and open files of the workers that live are measured after each job. Each handler has {before} jobs done before, which meet
+nothing, and one with each fault that its worker outlives; these are not counted. Libraries keep what they have made of the last hundred
+or so URLs, and every job brings new ones; and what a fault needs is imported and set aside when it comes for the first time. A line is
+drawn through what was measured, from a worker's job {first} after those on, with an interval that is right with 95 % certainty for all
+lines together.
 
-What is in use is exact, because the workers of a soak have every cache in front of the allocator switched off (`tests/soak/held.py`): with
-those, a chat worker seems to grow by 0.2 MiB in 100 jobs for hundreds of jobs, of which nobody holds anything. Pages also hold what is
-free between two pieces in use, and a heap takes some hundred jobs until its pieces fit into each other. Heaps are as many as in the
-images: with one for each thread, pages grow until each heap has seen the largest of all jobs.
+The workers of a soak have every cache in front of the allocator switched off (`tests/soak/held.py`): with those, a chat worker takes
+0.2 MiB more in 100 jobs, for hundreds of jobs, of which nobody holds anything. Heaps are as many as in the images: with one for each
+thread, memory grows until each heap has seen the largest of all jobs.
 
 Growth fails the soak when it is certainly there and more than
 {memory:g} MiB or {files:g} open file in 100 jobs: a worker that never rests, with jobs of ten seconds, would then have grown by one GiB

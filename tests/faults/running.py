@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.doubles.gateway import Gateway
 from tests.doubles.worker import WorkerProcess
-from tests.faults.memory import IN_USE
+from tests.faults.memory import GIVEN_BACK
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,14 @@ class Running:
         status = Path(f"/proc/{self.process.process.pid}/status").read_text()
         return int(status.partition(f"{line}:")[2].split()[0]) * 1024
 
-    def memory_in_use(self, seconds: float = 30.0) -> int:
-        """Bytes that are in use of what the allocator has, when it has given back to the system what is free."""
-        said, ends = self.folder / IN_USE, time.monotonic() + seconds
-        said.unlink(missing_ok=True)
+    def give_back(self, seconds: float = 30.0) -> None:
+        """Has its allocator give back to the system what is free: what is left is in use."""
+        done, ends = self.folder / GIVEN_BACK, time.monotonic() + seconds
+        done.unlink(missing_ok=True)
         self.process.process.send_signal(signal.SIGUSR1)
-        while not said.exists():
+        while not done.exists():
             assert time.monotonic() < ends, "the worker does not heed a signal"
             time.sleep(0.005)
-        return int(said.read_text())
 
     def forget_peak(self) -> None:
         Path(f"/proc/{self.process.process.pid}/clear_refs").write_text("5")

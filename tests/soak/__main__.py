@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 # A job deadline is followed soon by the end of what does not answer.
 ENVIRONMENT = MEASURED | {"JOB_GRACE": "1"}
-_UNITS = {"memory": ("memory in use, MiB", 2**20), "pages": ("pages held, MiB", 2**20), "files": ("open files", 1)}
+_UNITS = {"memory": ("memory, MiB", 2**20), "files": ("open files", 1)}
 
 
 def main() -> int:
@@ -70,7 +70,7 @@ def _measured(report: Report, handler: str) -> list[tuple[str, list[list[float]]
 
 def _tell_slope(handler: str, what: str, lives: list[list[float]]) -> bool:
     """Prints one line, and returns whether what it says is a fault."""
-    line = f"  {handler:5} {_UNITS[what][0]:18}"
+    line = f"  {handler:5} {_UNITS[what][0]:12}"
     found = slope(lives)
     if found is None:
         sys.stdout.write(f"{line} too few jobs to say ({LEAST} are needed)\n")

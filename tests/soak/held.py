@@ -25,14 +25,12 @@ class Held:
     """What the workers of one handler held after each of their jobs; a list for each process.
 
     Attributes:
-        memory: Bytes that the process has asked its allocator for and not given back.
-        pages: Bytes in memory that are its own, or moved out of it, when the allocator has given back what it can. Beside what is in use
-            they have what is free between two pieces that are: each heap grows by some until its pieces fit into each other.
+        memory: Bytes of its own that are in use, in memory or moved out of it: that a machine in need takes pages away is no shrinking, and
+            what is free in a heap comes and goes by several MiB, behind which growth would not be seen.
         files: Open ones, sockets included.
     """
 
     memory: list[list[float]] = field(default_factory=list)
-    pages: list[list[float]] = field(default_factory=list)
     files: list[list[float]] = field(default_factory=list)
     process: int = 0
 
@@ -40,8 +38,8 @@ class Held:
         """Measures a worker now."""
         if self.process != running.process.process.pid:
             self.process = running.process.process.pid
-            for lives in (self.memory, self.pages, self.files):
-                lives.append([])
-        self.memory[-1].append(running.memory_in_use())
-        self.pages[-1].append(running.memory("RssAnon") + running.memory("VmSwap"))
+            self.memory.append([])
+            self.files.append([])
+        running.give_back()
+        self.memory[-1].append(running.memory("RssAnon") + running.memory("VmSwap"))
         self.files[-1].append(running.files_open)

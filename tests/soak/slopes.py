@@ -26,17 +26,17 @@ them."""
 LEAST = 20
 """Jobs after that, below which nothing is said of a slope."""
 
-MATERIAL = {"memory": 1.0, "pages": 1.0, "files": 1.0}
+MATERIAL = {"memory": 1.0, "files": 1.0}
 """What growth per 100 jobs matters: MiB, and open files. A worker that never rests does a hundred thousand jobs of ten seconds in twelve
 days. By then it would have grown by one GiB of the tens that a pod has, and would be near the 1024 files that a process may have open."""
 
-# Of the normal distribution: 95 % for all nine slopes of a soak together, by Bonferroni's inequality.
-_SURE = 2.77
+# Of the normal distribution: 95 % for all six slopes of a soak together, by Bonferroni's inequality.
+_SURE = 2.64
 
 
 @dataclass(frozen=True)
 class Slope:
-    """By how much something grows in 100 jobs: the best guess, and between what it lies with 95 % certainty, of nine slopes together."""
+    """By how much something grows in 100 jobs: the best guess, and between what it lies with 95 % certainty, of six slopes together."""
 
     per_100: float
     low: float

@@ -40,10 +40,9 @@ def test_a_worker_that_keeps_what_it_should_give_back_is_seen(world: World) -> N
     assert files is not None
     assert files.grows(MATERIAL["files"])
     assert 90 < files.per_100 < 110, "one for each job"
-    for memory in (held.memory, held.pages):
-        grown = slope([[size / 2**20 for size in life] for life in memory], WARM_UP)
-        assert grown is not None
-        assert grown.grows(MATERIAL["memory"])
+    memory = slope([[size / 2**20 for size in life] for life in held.memory], WARM_UP)
+    assert memory is not None
+    assert memory.grows(MATERIAL["memory"])
 
 
 @pytest.mark.slow
@@ -75,7 +74,7 @@ def test_memory_that_is_free_in_a_heap_does_not_count(world: World) -> None:
     held.note(running)
     running.sabotage("denoiser", "hoard")
     running.do(sdxl("after"))
-    assert running.memory("RssAnon") > held.pages[0][0] + 12 * 2**20
+    assert running.memory("RssAnon") > held.memory[0][0] + 12 * 2**20
     held.note(running)
-    for before, after in (*held.memory, *held.pages):
-        assert after < before + 4 * 2**20
+    ((before, after),) = held.memory
+    assert after < before + 4 * 2**20
