@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.faults.memory import give_back
+from tests.faults.memory import give_back, sweep_timers
 from tests.faults.sabotage import due, kill, meet, sabotage
 
 NAMES, ROUTES, CONNECTIONS = Path("names.json"), Path("routes.json"), Path("connections.log")
@@ -138,6 +138,7 @@ def _sabotage_disk() -> None:
 def main() -> None:
     """Serves the handler."""
     signal.signal(signal.SIGUSR1, give_back)
+    sweep_timers()
     sys.addaudithook(_watch)
     # Before anything that could remember the originals is imported.
     socket.getaddrinfo, socket.create_connection = _resolve, _lead  # type: ignore[assignment]
