@@ -79,8 +79,8 @@ drawn through what was measured, from a worker's job {first} after those on, wit
 lines together.
 
 The workers of a soak have every cache in front of the allocator switched off (`tests/soak/held.py`): with those, a chat worker takes
-0.2 MiB more in 100 jobs, for hundreds of jobs, of which nobody holds anything. Heaps are as many as in the images: with one for each
-thread, memory grows until each heap has seen the largest of all jobs.
+0.2 MiB more in 100 jobs, for hundreds of jobs, of which nobody holds anything. Python's collector comes by before each measurement.
+Heaps are as many as in the images: with one for each thread, memory grows until each heap has seen the largest of all jobs.
 
 Growth fails the soak when it is certainly there and more than
 {memory:g} MiB or {files:g} open file in 100 jobs: a worker that never rests, with jobs of ten seconds, would then have grown by one GiB
