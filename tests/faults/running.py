@@ -115,9 +115,7 @@ class Running:
         """Has jobs done, all handed out at once, and returns the payloads that RunPod gets."""
         for job in jobs:
             self.gateway.submit(job)
-        for job in jobs:
-            self.gateway.result(job["id"], seconds)
-        done = [Done(job, self.gateway.results(job["id"])[0], refused=False) for job in jobs]
+        done = [Done(job, self.gateway.result(job["id"], seconds), refused=False) for job in jobs]
         self.done.extend(done)
         return [each.output for each in done]
 

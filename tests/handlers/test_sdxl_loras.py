@@ -60,14 +60,15 @@ def test_a_lora_adds_to_weights_what_the_library_adds_to_outputs(tiny_models: Pa
     write_lora(path, ours, spelling, alpha=2 if spelling.startswith("kohya") else 4)
     theirs.load_lora_weights(str(path), adapter_name="a")
     theirs.set_adapters(["a"], [0.7])
-    call: dict[str, Any] = {"prompt": "a red circle", "height": 64, "width": 64, "num_inference_steps": 2, "output_type": "latent"}
+    # One step: with random weights, a second one makes what was rounded in the first a thousand times larger.
+    call: dict[str, Any] = {"prompt": "a red circle", "height": 64, "width": 64, "num_inference_steps": 1, "output_type": "latent"}
     with torch.inference_mode():
         plain = ours(**call, generator=torch.Generator().manual_seed(1)).images
         with merged(target(ours), [(read_lora(path, target(ours)), 0.7)]):
             mine = ours(**call, generator=torch.Generator().manual_seed(1)).images
         other = theirs(**call, generator=torch.Generator().manual_seed(1)).images
     difference = (mine - other).abs().max()
-    assert difference < 1e-3 * (mine - plain).abs().max()
+    assert difference < 1e-4 * (mine - plain).abs().max()
 
 
 def test_a_convolution_may_have_a_lora(pipeline: Any, tmp_path: Path) -> None:

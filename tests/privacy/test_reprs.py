@@ -75,7 +75,6 @@ HERE: dict[str, set[str]] = {
     },
     "Stored": {"key"},
     "Delivery": {"reason"},
-    "Addition": {"place", "serves"},
     "Weights": {"patterns"},
     "PublishedFile": {"blob"},
     "Board": {"folder", "only"},

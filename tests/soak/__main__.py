@@ -21,7 +21,6 @@ ROOT = Path(__file__).parents[2]
 
 # A job deadline is followed soon by the end of what does not answer.
 ENVIRONMENT = MEASURED | {"JOB_GRACE": "1"}
-_UNITS = {"memory": ("memory, MiB", 2**20), "files": ("open files", 1)}
 
 
 def main() -> int:
@@ -65,12 +64,12 @@ def tell(report: Report) -> int:
 
 def _measured(report: Report, handler: str) -> list[tuple[str, list[list[float]]]]:
     held = report.held[handler]
-    return [(what, [[value / unit for value in life] for life in getattr(held, what)]) for what, (_, unit) in _UNITS.items()]
+    return [("memory", [[size / 2**20 for size in life] for life in held.memory]), ("files", held.files)]
 
 
 def _tell_slope(handler: str, what: str, lives: list[list[float]]) -> bool:
     """Prints one line, and returns whether what it says is a fault."""
-    line = f"  {handler:5} {_UNITS[what][0]:12}"
+    line = f"  {handler:5} {'memory, MiB' if what == 'memory' else 'open files':12}"
     found = slope(lives)
     if found is None:
         sys.stdout.write(f"{line} too few jobs to say ({LEAST} are needed)\n")

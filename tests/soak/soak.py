@@ -97,13 +97,15 @@ class Soak:
             self._left_out.add("F26")  # only who may mount can fill a disk
 
     def _work_in(self, handler: str, count: int, report: Report) -> None:
-        if count > 0:
-            self._leave_waiting(handler)
-        jobs = [
-            good_job(handler, f"first-{handler}-{number}", self._world, random.Random(f"{self._seed} {number}")) for number in range(count)
-        ]
-        assert all(end["status"] == COMPLETED for end in self._world.worker(handler).do_all(jobs)), "nothing was in its way"
-        for number, draw in enumerate(self._fitting(handler) if count else []):
+        if count == 0:
+            return
+        self._leave_waiting(handler)
+        # Of their own: no job that is counted is one of these once more.
+        chances = [random.Random(f"{self._seed} {handler} {number}") for number in range(count)]
+        jobs = [good_job(handler, f"first-{handler}-{number}", self._world, chance) for number, chance in enumerate(chances)]
+        ends = self._world.worker(handler).do_all(jobs)
+        assert all(end["status"] == COMPLETED for end in ends), "nothing was in its way"
+        for number, draw in enumerate(self._fitting(handler)):
             if draw.exits is None:
                 chance = random.Random(f"{self._seed} {handler} {draw.name}")
                 self._try(handler, good_job(handler, f"first-{handler}-fault-{number}", self._world, chance), draw, chance, report)
