@@ -1,4 +1,4 @@
-"""A worker's memory, so that it can be measured from outside: what nobody needs any more is given back to the system first."""
+"""What a worker has in use of its memory: what somebody holds, and not what is free between two things that are held."""
 
 from __future__ import annotations
 
@@ -7,15 +7,40 @@ import ctypes
 import gc
 from pathlib import Path
 
-GIVEN_BACK = Path("given-back")
-"""Made in the worker's folder when it is done."""
+IN_USE = Path("in-use")
+"""Where it is told, in the worker's folder."""
 
 
-def give_back(_signal: int, _frame: object) -> None:
-    """Gives back what is free, and what waits for Python's collector. Pages that hold anything that is in use stay."""
+class _Allocated(ctypes.Structure):
+    """What `mallinfo2` of the C library says of its heaps; `uordblks` are the bytes that were asked for and not given back."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    ]
+
+
+def tell_heap(_signal: int, _frame: object) -> None:
+    """Has what waits for Python's collector let go, gives back to the system what is free, and writes down how many bytes are in use."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    GIVEN_BACK.touch()
+    library = ctypes.CDLL(None)
+    library.malloc_trim(0)
+    library.mallinfo2.restype = _Allocated
+    told = IN_USE.with_suffix(".part")
+    told.write_text(str(library.mallinfo2().uordblks))
+    told.rename(IN_USE)
+
+
+def beside_heap(process: int) -> int:
+    """Bytes of a process that are its own, in memory or moved out of it, and in no heap of the C library that has one only."""
+    count, heap = 0, False
+    for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if "-" in name.split()[0]:
+            heap = line.endswith("[heap]")
+        elif name in {"Anonymous", "Swap"} and not heap:
+            count += int(value.split()[0]) * 1024
+    return count
 
 
 def sweep_timers() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.doubles.gateway import Gateway
 from tests.doubles.worker import WorkerProcess
-from tests.faults.memory import GIVEN_BACK
+from tests.faults.memory import IN_USE, beside_heap
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,15 @@ class Running:
         status = Path(f"/proc/{self.process.process.pid}/status").read_text()
         return int(status.partition(f"{line}:")[2].split()[0]) * 1024
 
-    def give_back(self, seconds: float = 30.0) -> None:
-        """Has its allocator give back to the system what is free: what is left is in use."""
-        done, ends = self.folder / GIVEN_BACK, time.monotonic() + seconds
-        done.unlink(missing_ok=True)
+    def memory_in_use(self, seconds: float = 30.0) -> int:
+        """Bytes that somebody holds: of the heap what was given out, and all pages beside it."""
+        told, ends = self.folder / IN_USE, time.monotonic() + seconds
+        told.unlink(missing_ok=True)
         self.process.process.send_signal(signal.SIGUSR1)
-        while not done.exists():
+        while not told.exists():
             assert time.monotonic() < ends, "the worker does not heed a signal"
             time.sleep(0.005)
+        return int(told.read_text()) + beside_heap(self.process.process.pid)
 
     def forget_peak(self) -> None:
         Path(f"/proc/{self.process.process.pid}/clear_refs").write_text("5")

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.faults.memory import give_back, sweep_timers
+from tests.faults.memory import sweep_timers, tell_heap
 from tests.faults.sabotage import due, kill, meet, sabotage
 
 NAMES, ROUTES, CONNECTIONS = Path("names.json"), Path("routes.json"), Path("connections.log")
@@ -137,7 +137,7 @@ def _sabotage_disk() -> None:
 
 def main() -> None:
     """Serves the handler."""
-    signal.signal(signal.SIGUSR1, give_back)
+    signal.signal(signal.SIGUSR1, tell_heap)
     sweep_timers()
     sys.addaudithook(_watch)
     # Before anything that could remember the originals is imported.

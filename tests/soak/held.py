@@ -12,10 +12,11 @@ ENVIRONMENT = {
     "PYTHONMALLOC": "malloc",
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
     "MKL_DISABLE_FAST_MM": "1",
+    # One heap, so that all other mappings are known to be none.
+    "MALLOC_ARENA_MAX": "1",
     # As the images have it.
     "MALLOC_MMAP_THRESHOLD_": str(2**17),
     "MALLOC_TRIM_THRESHOLD_": str(2**17),
-    "MALLOC_ARENA_MAX": "2",
 }
 """How a worker is configured whose memory is measured."""
 
@@ -25,8 +26,8 @@ class Held:
     """What the workers of one handler held after each of their jobs; a list for each process.
 
     Attributes:
-        memory: Bytes of its own that are in use, in memory or moved out of it: that a machine in need takes pages away is no shrinking, and
-            what is free in a heap comes and goes by several MiB, behind which growth would not be seen.
+        memory: Bytes that are in use, to the byte within the heap. Pages are not: beside what is in use they have what is free between two
+            things that are, and for hundreds of jobs a heap takes and gives back some of that.
         files: Open ones, sockets included.
     """
 
@@ -40,6 +41,5 @@ class Held:
             self.process = running.process.process.pid
             self.memory.append([])
             self.files.append([])
-        running.give_back()
-        self.memory[-1].append(running.memory("RssAnon") + running.memory("VmSwap"))
+        self.memory[-1].append(running.memory_in_use())
         self.files[-1].append(running.files_open)
