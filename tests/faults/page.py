@@ -78,9 +78,10 @@ or so URLs, and every job brings new ones; and what a fault needs is imported an
 drawn through what was measured, from a worker's job {first} after those on, with an interval that is right with 95 % certainty for all
 lines together.
 
-The workers of a soak have every cache in front of the allocator switched off (`tests/soak/held.py`): with those, a chat worker takes
-0.2 MiB more in 100 jobs, for hundreds of jobs, of which nobody holds anything. Python's collector comes by before each measurement.
-Heaps are as many as in the images: with one for each thread, memory grows until each heap has seen the largest of all jobs.
+In use is what the C library's heap has given out, to the byte, and every page beside the heap. The heap's own pages are more: they have
+what is free between two things in use, which comes and goes for hundreds of jobs. So that free is free, the workers of a soak have every
+cache in front of the allocator switched off (`tests/soak/held.py`): with those, a chat worker seems to take 0.2 MiB more in 100 jobs, of
+which nobody holds anything. Python's collector comes by before each measurement.
 
 Growth fails the soak when it is certainly there and more than
 {memory:g} MiB or {files:g} open file in 100 jobs: a worker that never rests, with jobs of ten seconds, would then have grown by one GiB

@@ -58,8 +58,8 @@ LEAKED: list[Any] = []
 
 
 def _leak() -> None:
-    """A file and some memory that nobody gives back."""
-    LEAKED.append((os.open(os.devnull, os.O_RDONLY), os.urandom(2**19)))
+    """A file and one MiB that nobody gives back: half of it in the heap, half in a mapping of its own."""
+    LEAKED.append((os.open(os.devnull, os.O_RDONLY), os.urandom(2**19), [os.urandom(2**12) for _ in range(2**7)]))
 
 
 def _hoard() -> None:

@@ -43,6 +43,7 @@ def test_a_worker_that_keeps_what_it_should_give_back_is_seen(world: World) -> N
     memory = slope([[size / 2**20 for size in life] for life in held.memory], WARM_UP)
     assert memory is not None
     assert memory.grows(MATERIAL["memory"])
+    assert 95 < memory.per_100 < 105, "one MiB for each job"
 
 
 @pytest.mark.slow
