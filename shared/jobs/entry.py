@@ -43,7 +43,8 @@ class Entry(BaseModel):
         files: What is to be stored before it is sent.
     """
 
-    model_config = ConfigDict(frozen=True)
+    # Values come once: pydantic would remember each, thousands of them.
+    model_config = ConfigDict(frozen=True, cache_strings="keys")
 
     version: Literal[1] = 1
     job_id: str

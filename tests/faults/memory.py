@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio.base_events
 import ctypes
 import gc
+import linecache
+import urllib.parse
 from pathlib import Path
+
+import yarl
 
 IN_USE = Path("in-use")
 """Where it is told, in the worker's folder."""
@@ -21,7 +25,8 @@ class _Allocated(ctypes.Structure):
 
 
 def tell_heap(_signal: int, _frame: object) -> None:
-    """Has what waits for Python's collector let go, gives back to the system what is free, and writes down how many bytes are in use."""
+    """Gives back to the system what is free, and writes down how many bytes are in use."""
+    _forget()
     gc.collect()
     library = ctypes.CDLL(None)
     library.malloc_trim(0)
@@ -29,6 +34,13 @@ def tell_heap(_signal: int, _frame: object) -> None:
     told = IN_USE.with_suffix(".part")
     told.write_text(str(library.mallinfo2().uordblks))
     told.rename(IN_USE)
+
+
+def _forget() -> None:
+    """Empties what libraries keep of the last 128 URLs, long ones and short ones, and of files that a traceback came from."""
+    urllib.parse.clear_cache()  # type: ignore[attr-defined]  # its stubs lack it
+    yarl._url.encode_url.cache_clear()  # `yarl.cache_clear` leaves this one
+    linecache.clearcache()
 
 
 def beside_heap(process: int) -> int:

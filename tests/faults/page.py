@@ -73,15 +73,15 @@ storage and the receiver are asked what has become of each job: one whose caller
 stored byte for byte, is lost.
 
 Memory in use and open files of the workers that live are measured after each job. Each handler has {before} jobs done before, which meet
-nothing, and one with each fault that its worker outlives; these are not counted. Libraries keep what they have made of the last hundred
-or so URLs, and every job brings new ones; and what a fault needs is imported and set aside when it comes for the first time. A line is
-drawn through what was measured, from a worker's job {first} after those on, with an interval that is right with 95 % certainty for all
-lines together.
+nothing, and one with each fault that its worker outlives; these are not counted: threads are started, and what a fault needs is imported
+and set aside, when it comes for the first time. A line is drawn through what was measured, from a worker's job {first} after those on, with
+an interval that is right with 95 % certainty for all lines together.
 
 In use is what the C library's heap has given out, to the byte, and every page beside the heap. The heap's own pages are more: they have
 what is free between two things in use, which comes and goes for hundreds of jobs. So that free is free, the workers of a soak have every
 cache in front of the allocator switched off (`tests/soak/held.py`): with those, a chat worker seems to take 0.2 MiB more in 100 jobs, of
-which nobody holds anything. Python's collector comes by before each measurement.
+which nobody holds anything. Before each measurement Python's collector comes by, and the last 128 URLs that libraries keep are forgotten:
+they are long or short by chance.
 
 Growth fails the soak when it is certainly there and more than
 {memory:g} MiB or {files:g} open file in 100 jobs: a worker that never rests, with jobs of ten seconds, would then have grown by one GiB

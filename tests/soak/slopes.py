@@ -2,7 +2,9 @@
 
 Ordinary least squares, for as many independent measurements as there are (B. Santer et al., *Statistical significance of trends and trend
 differences in layer-average atmospheric temperature time series*, Journal of Geophysical Research 105, 2000): memory that an allocator has
-just taken is still there one job later, and who took that for a measurement of its own would see slopes everywhere.
+just taken is still there one job later, and who took that for a measurement of its own would see slopes everywhere. What stays has some
+beside it that does not, so how long it stays is told by how its autocorrelation fades (an ARMA(1, 1) process: G. Box, G. Jenkins and
+G. Reinsel, *Time Series Analysis*, 1994, section 3.4).
 """
 
 from __future__ import annotations
@@ -15,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FIRST = 200
-"""Jobs of each handler that meet nothing and come before all others. Libraries keep what they have made of the last 128 URLs and the like,
-and every job brings new ones; threads are started when several jobs come at once. Then come jobs with each kind of fault once: the first
-picture with a profile takes 0.3 MiB, the first lack of memory 1.2."""
+"""Jobs of each handler that meet nothing and come before all others, all at once: threads are started when several come together. Then
+come jobs with each kind of fault once: the first picture with a profile takes 0.3 MiB, the first lack of memory 1.2."""
 
 WARM_UP = 80
 """Jobs of a worker after those that are not looked at: meanwhile it takes its threads and buffers, imports what it needs late, and keeps
@@ -32,6 +33,9 @@ days. By then it would have grown by one GiB of the tens that a pod has, and wou
 
 # Of the normal distribution: 95 % for all six slopes of a soak together, by Bonferroni's inequality.
 _SURE = 2.64
+
+_FADES = 4
+"""So many ratios of one autocorrelation to the one before it are averaged. Later ones are noise."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +72,38 @@ def slope(lives: Sequence[Sequence[float]], warm_up: int = WARM_UP) -> Slope | N
     spread = sum(float(x @ x) for x in jobs)
     best = sum(float(x @ life) for x, life in zip(jobs, warm, strict=True)) / spread
     rest = [life - life.mean() - best * x for x, life in zip(jobs, warm, strict=True)]
-    noise, stays = _noise(rest)
-    independent = count * (1 - stays) / (1 + stays)
-    error = math.sqrt(noise / max(independent - len(warm) - 1, 1.0) * count / spread)
-    return Slope(100 * best, 100 * (best - _SURE * error), 100 * (best + _SURE * error))
+    noise = sum(float(each @ each) for each in rest) / count
+    free = max(count / _repeats(rest) - len(warm) - 1, 1.0)
+    sure = _sure(free) * math.sqrt(noise / free * count / spread)
+    return Slope(100 * best, 100 * (best - sure), 100 * (best + sure))
 
 
-def _noise(lives: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
-    """The variance of what no line explains, and how much of it is still there one job later, from 0 to 0.99."""
-    count, total = sum(map(len, lives)), sum(float(rest @ rest) for rest in lives)
+def _sure(free: float) -> float:
+    """The quantile of Student's distribution with so many degrees of freedom (M. Abramowitz and I. Stegun, *Handbook*, 26.7.5)."""
+    z = _SURE
+    return (
+        z
+        + (z**3 + z) / (4 * free)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * free**3)
+    )
+
+
+def _repeats(rests: Sequence[NDArray[np.float64]]) -> float:
+    """How many measurements say together what one of independent ones would say. At least 1."""
+    near = np.array([_autocorrelation(rests, jobs) for jobs in range(1, _FADES + 2)])
+    if not near[:-1].any():
+        return 1.0
+    fades = float(near[1:] @ near[:-1]) / float(near[:-1] @ near[:-1])
+    return 1 + 2 * float(near[0]) / (1 - min(max(fades, float(near[0])), 0.99))
+
+
+def _autocorrelation(rests: Sequence[NDArray[np.float64]], jobs: int) -> float:
+    """How much of what no line explains is still there so many jobs later, from 0 to 0.99."""
+    count, total = sum(map(len, rests)), sum(float(rest @ rest) for rest in rests)
     if total == 0.0:
-        return 0.0, 0.0
-    stays = sum(float(rest[1:] @ rest[:-1]) for rest in lives) / total
+        return 0.0
+    stays = sum(float(rest[jobs:] @ rest[: max(len(rest) - jobs, 0)]) for rest in rests) / total
     # A line follows its own noise, so what is left seems to stay for less long than it does (M. Kendall, *Note on Bias in the Estimation
     # of Autocorrelation*, Biometrika 41, 1954, for a line).
-    stays += (2 + 4 * stays) / count
-    return total / count, min(max(stays, 0.0), 0.99)
+    return min(max(stays + (2 + 4 * stays) / count, 0.0), 0.99)

@@ -9,12 +9,12 @@ import numpy as np
 from tests.soak.slopes import LEAST, WARM_UP, slope
 
 
-def life(jobs: int, *, leak: float = 0.0, level: float = 500.0, seed: int = 0, rough: float = 1.5) -> list[float]:
-    """Measurements as they are: noise that stays for some jobs, on a level, after a steep beginning."""
+def life(jobs: int, *, leak: float = 0.0, level: float = 500.0, seed: int = 0, rough: float = 0.5) -> list[float]:
+    """Measurements as they are: noise that stays for some jobs and noise that does not, on a level, after a steep beginning."""
     chance, noise, held = np.random.default_rng(seed), 0.0, list[float]()
     for job in range(jobs):
-        noise = 0.7 * noise + chance.normal(0.0, rough)
-        held.append(level + noise + leak * job - 40.0 * math.exp(-job / 4))
+        noise = 0.8 * noise + chance.normal(0.0, rough)
+        held.append(level + noise + chance.normal(0.0, rough) + leak * job - 40.0 * math.exp(-job / 4))
     return held
 
 
@@ -27,14 +27,14 @@ def test_a_leak_is_seen_and_measured() -> None:
 
 
 def test_a_slow_leak_is_seen_in_the_third_of_a_soak_that_is_one_workers() -> None:
-    """Memory in use is smoother than what a process holds: it is as rough as this, where no fault is met for the first time."""
-    found = [slope([life(500 // 3, leak=0.015, seed=seed, rough=0.2)]) for seed in range(100)]
+    """Memory in use is ten times smoother than this."""
+    found = [slope([life(500 // 3, leak=0.015, seed=seed, rough=0.1)]) for seed in range(100)]
     assert sum(each is not None and each.grows(1.0) for each in found) >= 90
 
 
 def test_noise_is_not_taken_for_a_leak() -> None:
-    found = [slope([life(166, seed=seed)], 20) for seed in range(100)]
-    assert sum(each is not None and each.grows(1.0) for each in found) <= 5
+    found = [slope([life(166, seed=seed)], 20) for seed in range(500)]
+    assert sum(each is not None and each.is_seen for each in found) <= 15
 
 
 def test_the_beginning_is_not_looked_at() -> None:
