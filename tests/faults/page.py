@@ -75,7 +75,8 @@ stored byte for byte, is lost.
 Memory in use and open files of the workers that live are measured after each job. Each handler has {before} jobs done before, which meet
 nothing, and one with each fault that its worker outlives; these are not counted: threads are started, and what a fault needs is imported
 and set aside, when it comes for the first time. A line is drawn through what was measured, from a worker's job {first} after those on, with
-an interval that is right with 95 % certainty for all lines together.
+an interval for 95 % certainty of all lines together. It allows for noise that stays for some jobs, of which a hundred jobs tell little:
+of simulated lines that do not rise, three in a hundred are still said to.
 
 In use is what the C library's heap has given out, to the byte, and every page beside the heap. The heap's own pages are more: they have
 what is free between two things in use, which comes and goes for hundreds of jobs. So that free is free, the workers of a soak have every
