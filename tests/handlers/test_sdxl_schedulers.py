@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
 
@@ -47,6 +48,8 @@ EXPECTED: dict[str, tuple[str, dict[str, Any]]] = {
     "lcm": ("LCMScheduler", {}),
     "tcd": ("TCDScheduler", {}),
 }
+# In other variables: bytes may round alike.
+ONE_METHOD = {("ddim", "euler"), ("ddpm", "euler_a")}
 TWICE = {"heun", "dpm2", "dpm2_a"}  # a second evaluation in each step but the last
 
 
@@ -113,9 +116,8 @@ def test_without_one_the_checkpoints_own_draws_bit_for_bit(recipe: Sdxl, direct:
 
 
 def test_samplers_differ_from_each_other(drawn: Drawn) -> None:
-    # DDIM is Euler's method, and DDPM the ancestral one, in other variables: bytes may round alike.
-    methods = EXPECTED.keys() - {"ddim", "ddpm"}
-    assert len({drawn(name)[0].tobytes() for name in methods}) == len(methods)
+    alike = {(one, other) for one, other in combinations(EXPECTED, 2) if np.array_equal(drawn(one)[0], drawn(other)[0])}
+    assert alike <= ONE_METHOD
 
 
 @pytest.mark.parametrize("name", EXPECTED)
