@@ -9,6 +9,7 @@ import linecache
 import urllib.parse
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # its types are a package of their own
 import yarl
 
 IN_USE = Path("in-use")
@@ -45,14 +46,8 @@ def _forget() -> None:
 
 def beside_heap(process: int) -> int:
     """Bytes of a process that are its own, in memory or moved out of it, and in no heap of the C library that has one only."""
-    count, heap = 0, False
-    for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if "-" in name.split()[0]:
-            heap = line.endswith("[heap]")
-        elif name in {"Anonymous", "Swap"} and not heap:
-            count += int(value.split()[0]) * 1024
-    return count
+    mappings = psutil.Process(process).memory_maps(grouped=False)
+    return sum(each.anonymous + each.swap for each in mappings if each.path != "[heap]")
 
 
 def sweep_timers() -> None:

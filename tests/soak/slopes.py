@@ -91,19 +91,18 @@ def _sure(free: float) -> float:
 
 def _repeats(rests: Sequence[NDArray[np.float64]]) -> float:
     """How many measurements say together what one of independent ones would say. At least 1."""
-    near = np.array([_autocorrelation(rests, jobs) for jobs in range(1, _FADES + 2)])
+    near = _autocorrelations(rests)
     if not near[:-1].any():
         return 1.0
     fades = float(near[1:] @ near[:-1]) / float(near[:-1] @ near[:-1])
     return 1 + 2 * float(near[0]) / (1 - min(max(fades, float(near[0])), 0.99))
 
 
-def _autocorrelation(rests: Sequence[NDArray[np.float64]], jobs: int) -> float:
-    """How much of what no line explains is still there so many jobs later, from 0 to 0.99."""
+def _autocorrelations(rests: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """How much of what no line explains is still there one job later, two jobs later and so on: (_FADES + 1,), from 0 to 0.99."""
     count, total = sum(map(len, rests)), sum(float(rest @ rest) for rest in rests)
-    if total == 0.0:
-        return 0.0
-    stays = sum(float(rest[jobs:] @ rest[: max(len(rest) - jobs, 0)]) for rest in rests) / total
+    later = [sum(float(rest[jobs:] @ rest[: max(len(rest) - jobs, 0)]) for rest in rests) for jobs in range(1, _FADES + 2)]
+    stays = np.array(later) / (total or 1.0)
     # A line follows its own noise, so what is left seems to stay for less long than it does (M. Kendall, *Note on Bias in the Estimation
     # of Autocorrelation*, Biometrika 41, 1954, for a line).
-    return min(max(stays + (2 + 4 * stays) / count, 0.0), 0.99)
+    return np.clip(stays + (2 + 4 * stays) / count, 0.0, 0.99)
