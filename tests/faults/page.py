@@ -76,7 +76,8 @@ Memory in use and open files of the workers that live are measured after each jo
 nothing, and one with each fault that its worker outlives; these are not counted: threads are started, and what a fault needs is imported
 and set aside, when it comes for the first time. A line is drawn through what was measured, from a worker's job {first} after those on, with
 an interval for 95 % certainty of all lines together. It allows for noise that stays for some jobs, of which a hundred jobs tell little:
-of simulated lines that do not rise, three in a hundred are still said to.
+of simulated lines that do not rise, three in a hundred are still said to. And it allows for what stays for good, one more connection that
+is kept for the next job: that is no growth, and beside it three files in 100 jobs are still seen.
 
 In use is what the C library's heap has given out, to the byte, and every page beside the heap. The heap's own pages are more: they have
 what is free between two things in use, which comes and goes for hundreds of jobs. So that free is free, the workers of a soak have every

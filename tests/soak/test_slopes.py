@@ -37,6 +37,22 @@ def test_noise_is_not_taken_for_a_leak() -> None:
     assert sum(each is not None and each.is_seen for each in found) <= 15
 
 
+def test_one_thing_more_that_is_kept_is_no_growth() -> None:
+    found = [slope([[17.0 + (job >= step) for job in range(87)]], 0) for step in range(1, 87)]
+    assert [each for each in found if each is None or each.is_seen] == []
+
+
+def test_a_leak_is_seen_beside_one_thing_more_that_is_kept() -> None:
+    found = [slope([[17.0 + (job >= step) + 0.03 * job for job in range(87)]], 0) for step in range(1, 87)]
+    assert [each for each in found if each is None or not each.grows(1.0)] == []
+
+
+def test_a_thing_that_is_kept_now_and_then_is_growth() -> None:
+    found = slope([[float(job // 8) for job in range(87)]], 0)
+    assert found is not None
+    assert found.grows(1.0)
+
+
 def test_the_beginning_is_not_looked_at() -> None:
     steep = [100.0 * job for job in range(WARM_UP)]
     found = slope([[*steep, *life(120)[20:]]])
