@@ -31,3 +31,12 @@ def tiny_models(pytestconfig: pytest.Config) -> Path:
 def small_models(pytestconfig: pytest.Config) -> Path:
     """The trained models of the repository, which do what they are asked: `sdxl`, `wan` and attachments. Never to be written to."""
     return pytestconfig.rootpath / "small_models"
+
+
+@pytest.fixture(scope="session")
+def models(pytestconfig: pytest.Config) -> Path:
+    """The folder of `make models`: what the demo runs on. Never to be written to."""
+    folder = pytestconfig.rootpath / "models"
+    if not (folder / "qwen_instruct" / "config.json").is_file():
+        pytest.skip("`make models` makes it")
+    return folder

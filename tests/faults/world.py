@@ -92,7 +92,8 @@ class World:
             "MODELS_DIR": str(self.models),
             "DEVICE": "cpu",
             "CALLBACK_ALLOWED_HOSTS": "127.0.0.1",  # chat calls back only who was asked for
-            "JOB_CONCURRENCY": "2",  # at 1 the SDK rests for a second before each job
+            # The SDK counts a job that waits for its turn twice, and rests for a second before each one that it has no room for.
+            "JOB_CONCURRENCY": "3",
             **self._environment,
         }
 

@@ -246,7 +246,7 @@ def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Around]:
         yield around
 
 
-@examples(20, 200)
+@examples(20, 120)
 def test_whatever_happens_to_jobs_nothing_is_lost_and_nothing_is_said_that_is_not_so(count: int, around: Around) -> None:
     ended: Counter[str] = Counter()
 

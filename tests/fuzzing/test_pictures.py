@@ -32,7 +32,7 @@ def opened(content: bytes) -> Image.Image | str:
         return str(error)
 
 
-@examples(400, 15_000)
+@examples(400, 8000)
 def test_a_damaged_picture_opens_within_the_limits_or_is_refused_in_words(count: int) -> None:
     ends: Counter[str] = Counter()
 

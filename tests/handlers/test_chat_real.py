@@ -28,11 +28,8 @@ SEEDED = [ask(question, max_tokens=12, temperature=0.8, top_p=0.95, seed=index) 
 
 
 @pytest.fixture(scope="module")
-def talker(pytestconfig: pytest.Config) -> ChatModel:
-    folder: Path = pytestconfig.rootpath / "models"
-    if not (folder / "qwen_instruct" / "config.json").is_file():
-        pytest.skip("`make models` makes it")
-    return own_copy(folder)
+def talker(models: Path) -> ChatModel:
+    return own_copy(models)
 
 
 @pytest.fixture(scope="module")

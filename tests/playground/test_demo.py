@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from builder.make_models import make_models
 from builder.small.captions import sentences
 from builder.small.detector import read
 from playground.demo import OUTPUT, TITLES, requests, worker_environment
@@ -123,9 +122,7 @@ def test_an_animation_that_is_too_large_for_a_page_is_not_kept(tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_demo_shows_what_its_prompts_say_and_a_conversation_that_remembers(tmp_path: Path) -> None:
-    models = tmp_path / "models"
-    list(make_models(models))
+def test_the_demo_shows_what_its_prompts_say_and_a_conversation_that_remembers(models: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "playground.demo", str(models)]
     environment = clean_environment(OUTPUT_DIR="elsewhere", SDXL_MODEL="nowhere")
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=590)

@@ -50,7 +50,7 @@ class Handled:
 @pytest.fixture(scope="module", params=list(INPUTS))
 def handled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[Handled]:
     handler: str = request.param
-    environment = {"MODELS_DIR": str(tiny_models), "CALLBACK_ALLOWED_HOSTS": "127.0.0.1", "JOB_CONCURRENCY": "2"}
+    environment = {"MODELS_DIR": str(tiny_models), "CALLBACK_ALLOWED_HOSTS": "127.0.0.1", "JOB_CONCURRENCY": "3"}
     with started(tmp_path_factory.mktemp(handler), f"handlers.{handler}.handler", **environment) as loop:
         yield Handled(handler, loop)
 
