@@ -16,10 +16,13 @@ from tests.doubles.gateway import Gateway
 
 ROOT = Path(__file__).parents[2]
 
+# The second has a `cpuinfo` that measures nothing.
+_MODULES = os.pathsep.join(map(str, (ROOT, Path(__file__).with_name("processor"))))
+
 
 def clean_environment(**variables: str) -> dict[str, str]:
     """This process's environment without anything that configures a worker, and with `variables`."""
-    return unconfigured(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)} | variables
+    return unconfigured(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": _MODULES} | variables
 
 
 class WorkerProcess:
