@@ -27,10 +27,13 @@ from shared.telemetry import configure_logging
 
 WIDTH, HEIGHT = 480, 832
 SHORT, LONG = 9, 81
-RAW = LONG * WIDTH * HEIGHT * 3
-"""Bytes of the long clip as frames of 8 bits."""
 
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_TRIM_THRESHOLD_": str(2**17), "MALLOC_ARENA_MAX": "1"}
+
+
+def raw(frames: int) -> int:
+    """Bytes of a clip as frames of 8 bits."""
+    return frames * WIDTH * HEIGHT * 3
 
 
 def measure(models: Path, way: str, frames: int) -> int:
@@ -49,10 +52,10 @@ def measure(models: Path, way: str, frames: int) -> int:
 def report(models: Path) -> str:
     """All figures, as text."""
     megabytes = {(way, frames): measure(models, way, frames) / 1e6 for way in ("job", "plain") for frames in (SHORT, LONG)}
-    lines = [f"{LONG} frames of {WIDTH} × {HEIGHT} are {RAW / 1e6:.0f} MB. Peak of host memory, and what the long clip adds:"]
+    lines = [f"{LONG} frames of {WIDTH} × {HEIGHT} are {raw(LONG) / 1e6:.0f} MB. Peak of host memory, and what the long clip adds:"]
     for way, name in (("job", "a job, stored as a file"), ("plain", "diffusers, frames in memory")):
         short, long = megabytes[way, SHORT], megabytes[way, LONG]
-        lines.append(f"  {name}: {short:.0f} MB and {long:.0f} MB, {long - short:+.0f} MB: {(long - short) / (RAW / 1e6):.2f} clips")
+        lines.append(f"  {name}: {short:.0f} MB and {long:.0f} MB, {long - short:+.0f} MB: {(long - short) / (raw(LONG) / 1e6):.2f} clips")
     return "\n".join(lines)
 
 

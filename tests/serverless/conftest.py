@@ -57,7 +57,7 @@ def started(folder: Path, module: str = "tests.doubles.paint", **environment: st
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     """One worker for all tests of a module: a job leaves nothing behind that the next could notice."""
-    with started(tmp_path_factory.mktemp("worker"), JOB_CONCURRENCY="3") as running:  # above 1 the SDK does not rest a second per job
+    with started(tmp_path_factory.mktemp("worker"), JOB_CONCURRENCY="3") as running:  # above 2 the SDK does not rest a second per job
         yield running
 
 

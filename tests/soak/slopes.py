@@ -86,7 +86,7 @@ def _of_line(warm: Sequence[NDArray[np.float64]]) -> Slope:
     noise = sum(float(each @ each) for each in rest) / count
     free = max(count / _repeats(rest) - len(warm) - 1, 1.0)
     sure = _sure(free) * math.sqrt(noise / free * count / spread)
-    return Slope(100 * best, 100 * (best - sure), 100 * (best + sure))
+    return _between(best, sure)
 
 
 def _of_steps(warm: Sequence[NDArray[np.float64]]) -> Slope:
@@ -94,6 +94,11 @@ def _of_steps(warm: Sequence[NDArray[np.float64]]) -> Slope:
     steps = np.concatenate([np.diff(life) for life in warm])
     best = float(steps.mean())
     sure = _sure(len(steps) - 1) * float(steps.std(ddof=1)) / math.sqrt(len(steps))
+    return _between(best, sure)
+
+
+def _between(best: float, sure: float) -> Slope:
+    """What grows by `best` in a job, give or take `sure`."""
     return Slope(100 * best, 100 * (best - sure), 100 * (best + sure))
 
 

@@ -14,7 +14,7 @@ from tests.soak.slopes import LEAST, MATERIAL, slope
 from tests.soak.soak import Report, Soak
 
 WARM_UP = 10  # a worker without a model is soon as it will be
-ENOUGH = WARM_UP + LEAST
+ENOUGH = WARM_UP + 2 * LEAST  # one more connection that is kept weighs little
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_worker_that_keeps_what_it_should_give_back_is_seen(world: World) -> N
     files = slope(held.files, WARM_UP)
     assert files is not None
     assert files.grows(MATERIAL["files"])
-    assert 90 < files.per_100 < 115, "one for each job, and a connection or two that are kept"
+    assert 90 < files.per_100 < 110, "one for each job, and a connection or two that are kept"
     memory = slope([[size / 2**20 for size in life] for life in held.memory], WARM_UP)
     assert memory is not None
     assert memory.grows(MATERIAL["memory"])
