@@ -28,7 +28,8 @@ ARG HF_ENDPOINT=https://huggingface.co
 WORKDIR /code
 COPY shared/__init__.py shared/settings.py shared/telemetry.py shared/
 COPY shared/weights shared/weights
-COPY builder/__init__.py builder/checkpoint.py builder/command_line.py builder/download_weights.py builder/
+COPY builder/__init__.py builder/command_line.py builder/download_weights.py builder/
+COPY builder/weights/__init__.py builder/weights/checkpoint.py builder/weights/
 # The hub's token comes as a build secret and stays in no layer. Equal times make equal layers of equal files.
 # hadolint ignore=SC2086
 RUN --mount=type=secret,id=hf_token \

@@ -41,16 +41,16 @@ test-slow: models  ## Run the tests that take longer
 	$(PYTEST) -m slow
 
 faults: setup  ## Inject forty faults into real workers and print what held
-	$(PYTHON) -m tests.faults
+	$(PYTHON) -m tests.chaos.faults
 
 protections: setup  ## Take every protection away, one by one, and see its tests fail (ONLY=6 for a point, ONLY=word for some)
-	$(PYTHON) -m tests.protections $(if $(ONLY),--only "$(ONLY)")
+	$(PYTHON) -m tests.mutations $(if $(ONLY),--only "$(ONLY)")
 
 soak: setup  ## Have 500 jobs done with faults by chance, and print what was lost and what grows (COUNT=60, SEED=7)
-	$(PYTHON) -m tests.soak $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+	$(PYTHON) -m tests.chaos.soak $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
 
 check-models: setup  ## Measure how well the small models do what they are asked (COUNT=40 is quicker)
-	$(PYTHON) -m builder.check_small_models small_models $(if $(COUNT),--count $(COUNT))
+	$(PYTHON) -m small_models.check small_models $(if $(COUNT),--count $(COUNT))
 
 lint: setup  ## Check style, formatting, the direction of imports, the Dockerfile and the workflows
 	$(VENV)/bin/ruff check .
@@ -69,13 +69,13 @@ fix: setup  ## Format, and repair what can be repaired
 	$(VENV)/bin/ruff format .
 
 schemas: setup  ## Make schemas/ and the generated pages of docs/
-	$(PYTHON) -m builder.export_contract
+	$(PYTHON) -m builder.contract.export
 
 requirements: setup  ## Pin what builder/requirements/*.in ask for (UPGRADE=1 takes the newest)
 	$(PYTHON) -m builder.lock_requirements $(if $(UPGRADE),--upgrade)
 
 image: setup  ## Build the image of HANDLER=sdxl|wan|chat with docker, podman or buildah (REGISTRY=…, ARGS="NAME=VALUE …", PIP_SETTINGS=1)
-	$(PYTHON) -m builder.image $(HANDLER) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(PIP_SETTINGS),--pip-settings) \
+	$(PYTHON) -m builder.images.build $(HANDLER) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(PIP_SETTINGS),--pip-settings) \
 		$(foreach argument,$(ARGS),--arg $(argument))
 
 image-test: setup  ## Build and run all three images, on Debian as root, with buildah and debootstrap
@@ -83,7 +83,7 @@ image-test: setup  ## Build and run all three images, on Debian as root, with bu
 	$(PYTHON) -m pytest -m image
 
 hub: setup  ## Make HANDLER=sdxl|wan|chat the listing of this repository on RunPod's Hub
-	$(PYTHON) -m builder.promote_hub $(HANDLER)
+	$(PYTHON) -m builder.images.promote_hub $(HANDLER)
 
 bench: models  ## Measure what a handler adds to a bare pipeline call
 	$(PYTHON) -m benchmarks.overhead $(MODELS)

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from handlers.chat.batching.engine import BatchingEngine
-from handlers.chat.batching.voice import Source
 from handlers.chat.engine import Finished
+from handlers.chat.engines.transformers.chat_format import Source
+from handlers.chat.engines.transformers.engine import BatchingEngine
+from handlers.chat.engines.transformers.load import ChatModel, load_chat
 from shared.contract.chat import ChatRequest
-from shared.jobs.cancel import CancelToken
-from shared.models.language import ChatModel, load_chat
+from shared.jobs.execution.cancel import CancelToken
 from shared.settings import prepare_environment
 from shared.telemetry import configure_logging
 

@@ -17,10 +17,10 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.chat_batching import ask_all
-from handlers.chat.batching.engine import BatchingEngine
-from handlers.chat.batching.voice import Source
+from handlers.chat.engines.transformers.chat_format import Source
+from handlers.chat.engines.transformers.engine import BatchingEngine
+from handlers.chat.engines.transformers.load import ChatModel
 from shared.contract.chat import ChatRequest
-from shared.models.language import ChatModel
 from shared.settings import prepare_environment
 from shared.telemetry import configure_logging
 

@@ -80,7 +80,7 @@ def _job(models: Path) -> Iterator[Make]:
 def _plain(models: Path) -> Iterator[Make]:
     import torch
 
-    from shared.models.diffusion import load_wan
+    from handlers.wan.weights.load import load_wan
 
     pipeline: Any = load_wan(models / "wan", torch.device("cpu"), torch.float32).text
 

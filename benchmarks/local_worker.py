@@ -13,9 +13,9 @@ from typing import Any
 from shared.contract.request import Operator
 from shared.fetch import Fetcher
 from shared.handler import Handler
-from shared.jobs.cancel import CancelToken
-from shared.jobs.deliver import Courier
-from shared.jobs.gpu import GpuThread
+from shared.jobs.delivery.callbacks import Courier
+from shared.jobs.execution.cancel import CancelToken
+from shared.jobs.execution.gpu import GpuThread
 from shared.jobs.lifecycle import Worker
 from shared.jobs.recipe import Recipe, Run
 from shared.settings import Settings

@@ -1,6 +1,6 @@
 """How fast SDXL draws, beside a plain call of diffusers: `python -m benchmarks.sdxl_speed WEIGHTS`.
 
-WEIGHTS is a checkpoint or a diffusers folder; `python -m builder.make_full_size_sdxl FILE` writes one of the full size with random
+WEIGHTS is a checkpoint or a diffusers folder; `python -m builder.weights.make_full_size_sdxl FILE` writes one of the full size with random
 numbers, whose pictures are noise and take as long as others. For each batch the same pictures are made in two ways in turn, on one set
 of networks: as a job of this worker's recipe, without encoding or upload, and as a call of `StableDiffusionXLPipeline`. Printed: seconds
 a picture, the median of the rounds; the most memory of the GPU; and what share of the rate of a large matrix product, measured in the same
@@ -47,9 +47,9 @@ class Speed:
 
 def report(weights: Path, *, side: int, steps: int, batches: Sequence[int], rounds: int) -> str:
     """All figures, as text."""
-    from handlers.sdxl.generate import SdxlRecipe
-    from shared.models.diffusion import load_sdxl
-    from shared.weights.shelf import Shelf
+    from handlers.sdxl.recipe import SdxlRecipe
+    from handlers.sdxl.weights.load import load_sdxl
+    from shared.weights.addons import Shelf
 
     device = choose_device("auto")
     dtype = choose_dtype(device, "sdxl")

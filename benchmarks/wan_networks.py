@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from shared.models.diffusion import WanPipelines
-from shared.models.vace import text_view
+from handlers.wan.weights.load import WanPipelines
+from handlers.wan.weights.vace import text_view
 
 
 def full_size(tokenizer: Path, device: torch.device) -> WanPipelines:

@@ -44,8 +44,8 @@ FULL, TINY = Size(480, 832, 81, (25, 50)), Size(64, 64, 9, (2, 4))
 
 def report(models: Path, *, tiny: bool) -> Iterator[str]:
     """All figures, line by line, as they come."""
-    from handlers.wan.generate import WanRecipe
-    from shared.weights.shelf import Shelf
+    from handlers.wan.recipe import WanRecipe
+    from shared.weights.addons import Shelf
 
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     size, pipelines = (TINY if tiny else FULL), _load(models, device, tiny=tiny)
@@ -81,8 +81,8 @@ def _plainly(pipeline: Any, size: Size, steps: int, forward: float) -> str:
 
 def _load(models: Path, device: torch.device, *, tiny: bool) -> Any:
     from benchmarks.wan_networks import full_size
+    from handlers.wan.weights.load import load_wan
     from shared.models.device import choose_dtype
-    from shared.models.diffusion import load_wan
 
     return load_wan(models / "wan", device, choose_dtype(device, "wan")) if tiny else full_size(models / "wan" / "tokenizer", device)
 

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from builder.checkpoint import describe, take
 from builder.command_line import parser_of
+from builder.weights.checkpoint import describe, take
 from shared.settings import Settings, SettingsError, allow_hub, load_settings
 from shared.weights.catalogue import CATALOGUE, SDXL, Weights
 from shared.weights.download import THREADS, carry_out, check_space, locked, plan

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from builder.command_line import described, parser_of
-from builder.convert_smollm2 import CannotConvert, convert_smollm2
-from builder.make_single_file import make_single_file
 from builder.make_tiny_models import make_tiny_model
-from builder.stamps import NotMadeHere, make_folder, recipe_of
+from builder.weights.convert_smollm2 import CannotConvert, convert_smollm2
+from builder.weights.make_single_file import make_single_file
+from builder.weights.stamps import NotMadeHere, make_folder, recipe_of
 
 SMALL_MODELS = Path(__file__).parents[1] / "small_models"
 """The trained models that belong to the repository."""
@@ -60,7 +60,7 @@ def _copy_files(source: Path, folder: Path) -> None:
 
 def _make_checkpoint(folder: Path) -> bool:
     sdxl = folder / "sdxl"
-    sources = [Path(__file__).with_name("make_single_file.py"), *sorted(path for path in sdxl.rglob("*") if path.is_file())]
+    sources = [Path(__file__).with_name("weights") / "make_single_file.py", *sorted(path for path in sdxl.rglob("*") if path.is_file())]
     target = folder / CHECKPOINT.parent
     return make_folder(target, recipe_of(sources, libraries=("diffusers",)), lambda new: make_single_file(sdxl, new / CHECKPOINT.name))
 

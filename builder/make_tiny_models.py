@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from builder.command_line import described, parser_of
-from builder.stamps import NotMadeHere, make_folder, recipe_of
+from builder.weights.stamps import NotMadeHere, make_folder, recipe_of
 
 FAMILIES = ("sdxl", "wan", "qwen_instruct", "qwen_base")
 """The folders that are made, named as in `shared.weights.catalogue`."""
@@ -48,7 +48,7 @@ def make_tiny_model(family: str, target: Path, *, seed: int = 0) -> bool:
 
 def _recipe(seed: int) -> str:
     here = Path(__file__)
-    sources = (here, here.with_name("sdxl_networks.py"), *sorted((here.parent / "tiny").glob("*.py")))
+    sources = (here, here.with_name("weights") / "sdxl_networks.py", *sorted((here.parents[1] / "small_models/tiny").glob("*.py")))
     return recipe_of(sources, f"seed={seed}", libraries=_LIBRARIES)
 
 
@@ -57,9 +57,9 @@ def _write(family: str, folder: Path, seed: int) -> None:
     import torch
     from transformers.utils import logging
 
-    from builder.tiny.qwen import write_qwen_base, write_qwen_instruct
-    from builder.tiny.sdxl import write_sdxl
-    from builder.tiny.wan import write_wan
+    from small_models.tiny.qwen import write_qwen_base, write_qwen_instruct
+    from small_models.tiny.sdxl import write_sdxl
+    from small_models.tiny.wan import write_wan
 
     logging.disable_progress_bar()
     writers = {"sdxl": write_sdxl, "wan": write_wan, "qwen_instruct": write_qwen_instruct, "qwen_base": write_qwen_base}

@@ -18,8 +18,8 @@ from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]  # its types are a package of their own
 
+from playground.callback_receiver import Inbox
 from playground.gallery import contact_sheet, preview
-from playground.inbox import Inbox
 from shared.settings import unconfigured
 
 ROOT = Path(__file__).parents[1]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from shared.jobs.outbox import Outbox
-from shared.jobs.redelivery import Redelivery
+from shared.jobs.delivery.outbox import Outbox
+from shared.jobs.delivery.redelivery import Redelivery
 from shared.settings import SettingsError, load_settings
 from shared.storage import open_storage
 from shared.telemetry import configure_logging, logger

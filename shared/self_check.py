@@ -14,7 +14,7 @@ from functools import partial
 from importlib import import_module
 from typing import Literal
 
-from shared.jobs.outbox import Outbox
+from shared.jobs.delivery.outbox import Outbox
 from shared.settings import Settings, SettingsError, check_complete, load_settings
 from shared.storage import open_storage
 from shared.telemetry import logger

@@ -16,23 +16,23 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import JsonValue
 
-from shared.contract.openai_request import Look
+from handlers.chat.openai.presentation import Output, list_models, present
+from handlers.chat.openai.request import Look
 from shared.contract.request import Operator, Request
 from shared.fetch import Fetcher
 from shared.handler import Handler
-from shared.jobs.cancel import CancelToken
-from shared.jobs.deliver import Courier
-from shared.jobs.deliveries import Deliveries
-from shared.jobs.gpu import GpuThread
+from shared.jobs.delivery.callbacks import Courier
+from shared.jobs.delivery.outbox import Outbox
+from shared.jobs.delivery.redelivery import Redelivery
+from shared.jobs.execution.cancel import CancelToken
+from shared.jobs.execution.gpu import GpuThread
+from shared.jobs.execution.in_flight import Deliveries
+from shared.jobs.execution.threads import ended
+from shared.jobs.execution.watchdog import Departure, end_process
 from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, Worker, run_job
-from shared.jobs.outbox import Outbox
-from shared.jobs.presentation import Output, list_models, present
-from shared.jobs.progress import Progress
 from shared.jobs.recipe import NamesModels, Run
-from shared.jobs.redelivery import Redelivery
-from shared.jobs.threads import ended
-from shared.jobs.watchdog import Departure, end_process
-from shared.jobs.watched import WatchedText
+from shared.jobs.streaming.progress import Progress
+from shared.jobs.streaming.text import WatchedText
 from shared.self_check import scope_of, self_check, wrong_at_start
 from shared.settings import Settings, SettingsError, on_runpod, prepare_environment, read_settings
 from shared.storage import open_storage

@@ -14,8 +14,8 @@ from typing import Any
 import hcl2
 import pytest
 
-from builder.engine import NoEngine, find_engine
-from builder.image import HANDLERS, main, version
+from builder.images.build import HANDLERS, main, version
+from builder.images.container_engine import NoEngine, find_engine
 from shared.settings import Settings
 from shared.weights.catalogue import CATALOGUE
 from tests.doubles.worker import clean_environment

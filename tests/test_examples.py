@@ -17,9 +17,9 @@ import pytest
 from shared.contract.request import Operator
 from shared.fetch import Fetcher
 from shared.handler import Handler
-from shared.jobs.cancel import CancelToken
-from shared.jobs.deliver import Courier
-from shared.jobs.gpu import GpuThread
+from shared.jobs.delivery.callbacks import Courier
+from shared.jobs.execution.cancel import CancelToken
+from shared.jobs.execution.gpu import GpuThread
 from shared.jobs.lifecycle import Completed, Failed, Job, Worker, run_job
 from shared.jobs.recipe import Run
 from shared.media.images import encode_image

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from shared.contract.chat import ChatRequest
-from shared.jobs.cancel import CancelToken
+from shared.jobs.execution.cancel import CancelToken
 
 
 @dataclass(frozen=True)

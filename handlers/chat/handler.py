@@ -14,7 +14,7 @@ from shared.weights.resolve import find, resolve
 from shared.weights.revision import revision_of
 
 if TYPE_CHECKING:
-    from handlers.chat.generate import ChatRecipe
+    from handlers.chat.recipe import ChatRecipe
 
 
 def load(settings: Settings) -> ChatRecipe:
@@ -23,12 +23,12 @@ def load(settings: Settings) -> ChatRecipe:
         return _load_server(settings)
     folders = {QWEN_INSTRUCT.name: resolve(QWEN_INSTRUCT, settings), QWEN_BASE.name: find(QWEN_BASE, settings)}
     # Imported after that, so that a worker without weights says so before it has imported torch.
-    from handlers.chat.batching.engine import BatchingEngine
-    from handlers.chat.batching.memory import choose_residency
-    from handlers.chat.batching.voice import Source
-    from handlers.chat.generate import ChatRecipe, ChatSettings
+    from handlers.chat.engines.transformers.chat_format import Source
+    from handlers.chat.engines.transformers.engine import BatchingEngine
+    from handlers.chat.engines.transformers.load import load_chat
+    from handlers.chat.engines.transformers.memory import choose_residency
+    from handlers.chat.recipe import ChatRecipe, ChatSettings
     from shared.models.device import choose_device, choose_dtype
-    from shared.models.language import load_chat
 
     device = choose_device(settings.device)
     read = partial(load_chat, device=device, dtype=choose_dtype(device, "chat"))
@@ -48,8 +48,8 @@ def load(settings: Settings) -> ChatRecipe:
 
 def _load_server(settings: Settings) -> ChatRecipe:
     """Without torch, which the image of such a server may have in a build of its own, or not at all."""
-    from handlers.chat.generate import ChatRecipe, ChatSettings
-    from handlers.chat.http_engine import connect
+    from handlers.chat.engines.openai_server.client import connect
+    from handlers.chat.recipe import ChatRecipe, ChatSettings
 
     return ChatRecipe(connect(settings), ChatSettings(settings.sfw_words, settings.chat_streaming))
 
@@ -58,7 +58,12 @@ HANDLER = Handler(
     "chat",
     ChatRequest,
     load,
-    libraries=("handlers.chat.generate", "handlers.chat.batching.engine", "llguidance", "shared.models.language"),
+    libraries=(
+        "handlers.chat.recipe",
+        "handlers.chat.engines.transformers.engine",
+        "llguidance",
+        "handlers.chat.engines.transformers.load",
+    ),
     weights=(QWEN_INSTRUCT,),
     calls_back=False,
     streams=True,

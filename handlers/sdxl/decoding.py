@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shared.errors import GenerationError
 from shared.media.images import Pixels
-from shared.models.ladder import FREED, Rung, climb, in_full_precision, in_tiles, on_the_cpu
+from shared.models.oom import FREED, Rung, climb, in_full_precision, in_tiles, on_the_cpu
 from shared.models.pixels import NOT_FINITE, ONE_COLOUR, check_latents, is_one_colour, to_pixels
 
 

@@ -19,10 +19,10 @@ def load(settings: Settings) -> Recipe[SdxlRequest]:
     """
     weights = resolve(SDXL, settings)
     # Imported after that, so that a worker without weights says so before it has imported torch.
-    from handlers.sdxl.generate import SdxlRecipe
+    from handlers.sdxl.recipe import SdxlRecipe
+    from handlers.sdxl.weights.load import load_sdxl
     from shared.models.device import choose_device, choose_dtype
-    from shared.models.diffusion import load_sdxl
-    from shared.weights.shelf import Shelf
+    from shared.weights.addons import Shelf
 
     shelf = Shelf(settings.models_dir)
     if settings.sdxl_safety_check and not shelf.names("safety_checker"):
@@ -37,7 +37,7 @@ def load(settings: Settings) -> Recipe[SdxlRequest]:
     )
 
 
-HANDLER = Handler("sdxl", SdxlRequest, load, libraries=("handlers.sdxl.generate", "shared.models.diffusion"), weights=(SDXL,))
+HANDLER = Handler("sdxl", SdxlRequest, load, libraries=("handlers.sdxl.recipe", "handlers.sdxl.weights.load"), weights=(SDXL,))
 
 if __name__ == "__main__":
     serve(HANDLER)

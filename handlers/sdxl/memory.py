@@ -1,7 +1,7 @@
 """How many pictures are denoised together: what each takes, against the memory that there is.
 
 What a network works with beside its weights grows with the pixels of the latents, width/8 × height/8, and with the batch, and with nothing
-else: attention is fused and keeps no matrix of all pairs. `python -m builder.sdxl_memory` computes it from the published forms of the
+else: attention is fused and keeps no matrix of all pairs. `python -m builder.weights.sdxl_memory` computes it from the published forms of the
 networks, and a test compares. Per latent pixel in half precision:
 
     10 108 bytes  the UNet, for one sample; guidance needs two samples a picture

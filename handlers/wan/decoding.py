@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shared.errors import GenerationError
 from shared.media.images import Pixels
-from shared.models.ladder import FREED, Ladder, Rung, in_tiles
+from shared.models.oom import FREED, Ladder, Rung, in_tiles
 from shared.models.pixels import ONE_COLOUR, check_latents, is_one_colour, to_pixels
 
 

@@ -24,10 +24,10 @@ def load(settings: Settings) -> Recipe[WanRequest]:
     """Loads WAN to the device that the settings choose."""
     folder = resolve(WAN, settings)
     # Imported after that, so that a worker without weights says so before it has imported torch.
-    from handlers.wan.generate import WanRecipe
+    from handlers.wan.recipe import WanRecipe
+    from handlers.wan.weights.load import load_wan
     from shared.models.device import choose_device, choose_dtype
-    from shared.models.diffusion import load_wan
-    from shared.weights.shelf import Shelf
+    from shared.weights.addons import Shelf
 
     device = choose_device(settings.device)
     pipelines, shelf = load_wan(folder, device, choose_dtype(device, "wan")), Shelf(settings.models_dir)
@@ -43,7 +43,7 @@ HANDLER = Handler(
     WanRequest,
     load,
     checks={"encoder": check_video},
-    libraries=("handlers.wan.generate", "shared.models.diffusion"),
+    libraries=("handlers.wan.recipe", "handlers.wan.weights.load"),
     weights=(WAN,),
 )
 

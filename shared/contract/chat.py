@@ -9,15 +9,15 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from pydantic_core import PydanticKnownError
 from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
 
+from handlers.chat.openai.request import gather_openai, is_openai
+from shared.contract.collect_fields import Gathered
 from shared.contract.context import Context, Notes, Operator
+from shared.contract.field_location import UNSET, Otherwise, Wire, refuse
 from shared.contract.fields import Seed, Text, drawn, ensure_sound
-from shared.contract.gather import Gathered
 from shared.contract.names import Vocabulary
-from shared.contract.openai_request import gather_openai, is_openai
-from shared.contract.parts import Part
+from shared.contract.nested import Part
 from shared.contract.request import Request, type_wire
 from shared.contract.response_format import ResponseFormat
-from shared.contract.wire import UNSET, Otherwise, Wire, refuse
 
 _CHATS = ("chat", "chat_conversation", "generate")
 _ENHANCEMENTS = ("enhance", "chat_enhance", "enhance_base", "enhance_instruct")

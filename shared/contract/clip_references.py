@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from shared.contract.context import Context
-from shared.contract.wire import refuse
+from shared.contract.field_location import refuse
 
 ReferenceMode = Literal["none", "single", "start", "end", "both"]
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticKnownError
 
-from shared.contract.wire import Otherwise, Wire, refuse
+from shared.contract.field_location import Otherwise, Wire, refuse
 
 LARGEST_SEED = 2_147_483_647
 

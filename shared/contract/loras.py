@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from shared.contract.fields import Name
-from shared.contract.parts import Part
+from shared.contract.nested import Part
 
 
 class Lora(Part):

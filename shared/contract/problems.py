@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic import ValidationError as PydanticError
 from pydantic_core import ErrorDetails
 
-from shared.contract.allowed import Schema, grouped, nearest, resolve, sentence
+from shared.contract.constraints import Schema, grouped, nearest, resolve, sentence
 from shared.contract.names import looks_like_a_key
 from shared.errors import Problem, ValidationError
 

@@ -11,8 +11,8 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from shared.contract.field_location import refuse
 from shared.contract.fields import ensure_sound
-from shared.contract.wire import refuse
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _ALLOWED = "an https:// URL, a data: URL with an image, or a storage path"

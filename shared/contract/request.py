@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic import ValidationError as PydanticError
 
+from shared.contract.collect_fields import Gathered, gather
 from shared.contract.context import DEFAULT_OPERATOR, Context, Notes, Operator
+from shared.contract.field_location import UNSET, Otherwise, Wire, refuse
 from shared.contract.fields import Id, Text
-from shared.contract.gather import Gathered, gather
 from shared.contract.problems import explain, fail
 from shared.contract.references import Reference
-from shared.contract.wire import UNSET, Otherwise, Wire, refuse
 
 __all__ = ["Identity", "Operator", "Request", "identify"]
 

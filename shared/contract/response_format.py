@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, ValidationInfo, field_validator
 
+from shared.contract.field_location import refuse
 from shared.contract.fields import Text, ensure_sound
-from shared.contract.parts import Part
-from shared.contract.wire import refuse
+from shared.contract.nested import Part
 
 _DEEPEST = 32
 _MOST_VALUES = 5_000

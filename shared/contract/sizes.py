@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BeforeValidator, WithJsonSchema
 
 from shared.contract.context import Context
+from shared.contract.field_location import Otherwise, refuse
 from shared.contract.problems import describe
-from shared.contract.wire import Otherwise, refuse
 
 _WORD = re.compile(r"([1-9]\d{0,5})[x*]([1-9]\d{0,5})", re.ASCII)
 _ALLOWED = 'a width and a height in pixels, such as "1024x576"'

@@ -7,16 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from shared.contract.allowed import grouped
 from shared.contract.clip_references import CLIP_REFERENCES, ReferenceMode, ensure_fitting, mode_of
 from shared.contract.clip_sizes import LONGEST_SIDE, STEP, is_legal, nearest_legal
+from shared.contract.constraints import grouped
 from shared.contract.context import Context
+from shared.contract.field_location import UNSET, Otherwise, Wire, refuse
 from shared.contract.fields import Id, Preview, Seed, Text, drawn
 from shared.contract.loras import Lora
 from shared.contract.references import Reference
 from shared.contract.request import Request, id_wire, type_wire, user_id_wire
 from shared.contract.sizes import Size, SizeWord
-from shared.contract.wire import UNSET, Otherwise, Wire, refuse
 
 MOST_FRAMES = 83
 

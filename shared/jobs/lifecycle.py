@@ -21,13 +21,13 @@ from shared.contract.request import Identity, Operator, Request, identify
 from shared.errors import Cancelled, JobError, classify, let_go
 from shared.fetch import Fetcher
 from shared.jobs import payload
-from shared.jobs.deliver import Courier, deliverable
-from shared.jobs.gpu import GpuThread
-from shared.jobs.parcel import Parcel
-from shared.jobs.products import store
+from shared.jobs.assets import store
+from shared.jobs.delivery.callbacks import Courier, deliverable
+from shared.jobs.delivery.uploads import Parcel
+from shared.jobs.execution.gpu import GpuThread
+from shared.jobs.execution.threads import finished, settled, submit, threads_of_its_own
+from shared.jobs.execution.watchdog import overseen
 from shared.jobs.recipe import Product, Recipe, Run, Summary
-from shared.jobs.threads import finished, settled, submit, threads_of_its_own
-from shared.jobs.watchdog import overseen
 from shared.storage.protocol import Storage
 from shared.telemetry import Clock, job_context, log_error, logger
 

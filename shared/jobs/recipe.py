@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import JsonValue
 
 from shared.contract.request import Request
-from shared.jobs.cancel import CancelToken
+from shared.jobs.execution.cancel import CancelToken
 from shared.media.extras import ExtraKind
 from shared.media.images import Pixels
 from shared.media.videos import STANDARD, Encoding

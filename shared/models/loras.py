@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.models.lora_files import Factors, Layer, Lora, Target, read_lora, size_of
-from shared.weights.shelf import Shelf
+from shared.weights.addons import Shelf
 
 
 class Chosen(Protocol):

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import httpx
 
-from shared.network.addresses import HostRefused, Resolve, is_loopback, is_public
+from shared.network.address_policy import HostRefused, Resolve, is_loopback, is_public
 from shared.network.deadline import Deadline
 from shared.network.retries import FailedTry, tries
-from shared.network.sockets import guarded_client
+from shared.network.ssrf_guard import guarded_client
 from shared.settings import SettingsError
 
 __all__ = [

@@ -8,7 +8,7 @@ import pytest
 from diffusers import StableDiffusionXLPipeline
 
 from builder.make_models import CHECKPOINT, COPIED, make_models
-from builder.stamps import NotMadeHere
+from builder.weights.stamps import NotMadeHere
 from shared.weights.catalogue import SDXL
 from shared.weights.folders import missing_files
 

@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer, CLIPTokenizer
 
 from builder.make_tiny_models import FAMILIES, main, make_tiny_models
-from builder.stamps import NotMadeHere
+from builder.weights.stamps import NotMadeHere
 from shared.weights.catalogue import CATALOGUE, Weights
 from shared.weights.folders import missing_files
 

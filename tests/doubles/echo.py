@@ -13,13 +13,13 @@ from typing import Any, Self
 
 from transformers import AutoTokenizer
 
+from handlers.chat.detokenizer import Answer
 from handlers.chat.engine import Finished, ModelFacts, Piece
-from handlers.chat.generate import ChatRecipe, ChatSettings
-from handlers.chat.texts import Answer
+from handlers.chat.recipe import ChatRecipe, ChatSettings
 from shared.contract.chat import ChatRequest
 from shared.errors import GenerationError
 from shared.handler import Handler
-from shared.jobs.cancel import CancelToken
+from shared.jobs.execution.cancel import CancelToken
 from shared.serverless import serve
 from shared.settings import Settings
 

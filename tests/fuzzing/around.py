@@ -15,23 +15,23 @@ import numpy as np
 from PIL import Image
 from pydantic import SecretStr
 
-from playground.inbox import Answer, Inbox, Message
+from playground.callback_receiver import Answer, Inbox, Message
 from shared.contract.request import Operator
 from shared.contract.sdxl import SdxlRequest
 from shared.fetch import Fetcher
-from shared.jobs.cancel import CancelToken
-from shared.jobs.deliver import Courier
-from shared.jobs.gpu import GpuThread
+from shared.jobs.delivery.callbacks import Courier
+from shared.jobs.delivery.outbox import Outbox
+from shared.jobs.delivery.redelivery import Redelivery
+from shared.jobs.execution.cancel import CancelToken
+from shared.jobs.execution.gpu import GpuThread
 from shared.jobs.lifecycle import Ended, Job, Worker, run_job
-from shared.jobs.outbox import Outbox
 from shared.jobs.recipe import Picture, Product, Run, Summary
-from shared.jobs.redelivery import Redelivery
 from shared.media.images import Pixels
 from shared.settings import Settings
 from shared.storage import open_storage
 from shared.webhooks import Webhook
 from tests.doubles.storage_server import StorageServer
-from tests.jobs.conftest import nothing
+from tests.shared.jobs.conftest import nothing
 
 KEY, SECRET = "canary-service-key", "canary-callback-secret"
 PATIENCE = 60.0

@@ -11,8 +11,8 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from handlers.chat.openai.request import CHAT_ROUTE, OPENAI_FIELDS
 from shared.contract.chat import ChatRequest
-from shared.contract.openai_request import CHAT_ROUTE, OPENAI_FIELDS
 from shared.contract.request import Operator, Request
 from shared.contract.sdxl import SdxlRequest
 from shared.contract.wan import WanRequest

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from playground.inbox import Answer
+from playground.callback_receiver import Answer
 from shared.contract.callback import FailedPayload, to_dict
 from shared.contract.request import Identity
 from shared.jobs.lifecycle import Completed, Ended, Failed, Stopped

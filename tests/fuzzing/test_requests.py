@@ -18,8 +18,8 @@ from jsonschema import Draft202012Validator
 from shared.contract.request import Request
 from shared.errors import ValidationError
 from shared.fetch import Fetcher
-from shared.jobs.deliver import Courier
-from shared.jobs.gpu import GpuThread
+from shared.jobs.delivery.callbacks import Courier
+from shared.jobs.execution.gpu import GpuThread
 from shared.jobs.lifecycle import Failed, Job, Worker, run_job
 from shared.settings import Settings
 from shared.storage.local_disk import LocalDisk
@@ -28,7 +28,7 @@ from tests.fuzzing.explored import examples, explore
 from tests.fuzzing.mutations import CANARY, Mutant, mutants, put, spots, take
 from tests.fuzzing.requests import FORMS, OPERATOR, Form, allowed, valid
 from tests.fuzzing.rules import Values, blamed
-from tests.jobs.conftest import Made, run
+from tests.shared.jobs.conftest import Made, run
 
 forms = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from shared.contract.chat import ChatRequest
 from shared.contract.sdxl import SdxlRequest
 from shared.contract.wan import WanRequest
-from shared.jobs.cancel import CancelToken
+from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.recipe import Clip, Picture, Product, Recipe, Run, Text
 from shared.settings import Settings
 
@@ -121,6 +121,6 @@ def instruct(tiny_models: Path) -> Any:
     """The small instruct model, a `ChatModel`."""
     import torch
 
-    from shared.models.language import load_chat
+    from handlers.chat.engines.transformers.load import load_chat
 
     return load_chat(tiny_models / "qwen_instruct", torch.device("cpu"), torch.float32)

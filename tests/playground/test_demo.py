@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from builder.small.captions import sentences
-from builder.small.detector import read
+from playground.callback_receiver import Inbox
 from playground.demo import OUTPUT, TITLES, requests, worker_environment
 from playground.gallery import ENLARGED, contact_sheet, preview
-from playground.inbox import Inbox
-from playground.keep import MOST_BYTES, keep
+from playground.readme_pictures import MOST_BYTES, keep
 from shared.contract.chat import ChatRequest
 from shared.contract.sdxl import SdxlRequest
 from shared.contract.wan import WanRequest
+from small_models.training.captions import sentences
+from small_models.training.detector import read
 from tests.doubles.worker import clean_environment
 
 REQUESTS: dict[str, Any] = {"sdxl": SdxlRequest, "wan": WanRequest, "chat": ChatRequest}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.serverless.conftest import Loop, started
+from tests.shared.serverless.conftest import Loop, started
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from playground.inbox import Inbox
+from playground.callback_receiver import Inbox
 from shared.serverless import _Endpoint, _start_worker
 from shared.settings import load_settings
 from tests.doubles.jobs import sdxl_job

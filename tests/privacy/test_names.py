@@ -12,7 +12,7 @@ from shared.contract.chat import ChatRequest
 from shared.contract.names import looks_like_a_key
 from shared.contract.sdxl import SdxlRequest
 from shared.errors import ModelUnavailable, ValidationError
-from shared.weights.shelf import BOARDS, Kind, Shelf
+from shared.weights.addons import BOARDS, Kind, Shelf
 
 KEYS = (
     "sk-canary0123456789abcdef", "sk-proj-canary0123456789abcdef", "hf_canary0123456789abcdefghij", "sb_secret_canary0123456789abcdef",

@@ -51,7 +51,7 @@ def _network(kind: Any, path: Path) -> None:
 def _sdxl(path: Path) -> None:
     import torch
 
-    from shared.models.diffusion import load_sdxl
+    from handlers.sdxl.weights.load import load_sdxl
 
     load_sdxl(path, torch.device("cpu"), torch.float32)
 
@@ -59,7 +59,7 @@ def _sdxl(path: Path) -> None:
 def _wan(path: Path) -> None:
     import torch
 
-    from shared.models.diffusion import load_wan
+    from handlers.wan.weights.load import load_wan
 
     load_wan(path, torch.device("cpu"), torch.float32)
 
@@ -68,9 +68,9 @@ def _chat(path: Path) -> None:
     """Loads a language model, and writes a conversation in its template."""
     import torch
 
-    from handlers.chat.batching.voice import Voice
+    from handlers.chat.engines.transformers.chat_format import Voice
+    from handlers.chat.engines.transformers.load import load_chat
     from shared.contract.chat import Message
-    from shared.models.language import load_chat
 
     Voice(load_chat(path, torch.device("cpu"), torch.float32), transcript=False).prompt([Message(role="user", content="Hello")])
 
@@ -80,12 +80,12 @@ def _job(path: Path) -> None:
     import torch
     from PIL import Image
 
-    from handlers.sdxl.generate import SdxlRecipe
+    from handlers.sdxl.recipe import SdxlRecipe
+    from handlers.sdxl.weights.load import load_sdxl
     from shared.contract.sdxl import SdxlRequest
-    from shared.jobs.cancel import CancelToken
+    from shared.jobs.execution.cancel import CancelToken
     from shared.jobs.recipe import Run
-    from shared.models.diffusion import load_sdxl
-    from shared.weights.shelf import Shelf
+    from shared.weights.addons import Shelf
 
     if "pipeline" not in _KEPT:
         _KEPT["pipeline"] = load_sdxl(Path(os.environ["TINY_MODELS"]) / "sdxl", torch.device("cpu"), torch.float32)
@@ -100,13 +100,13 @@ def _wan_job(path: Path) -> None:
     """The same with the small WAN."""
     import torch
 
-    from handlers.wan.generate import WanRecipe
+    from handlers.wan.recipe import WanRecipe
+    from handlers.wan.weights.load import load_wan
     from shared.contract.wan import WanRequest
-    from shared.jobs.cancel import CancelToken
+    from shared.jobs.execution.cancel import CancelToken
     from shared.jobs.recipe import Run
     from shared.media.videos import STANDARD
-    from shared.models.diffusion import load_wan
-    from shared.weights.shelf import Shelf
+    from shared.weights.addons import Shelf
 
     recipe = WanRecipe(load_wan(Path(os.environ["TINY_MODELS"]) / "wan", torch.device("cpu"), torch.float32), Shelf(path), STANDARD)
     request = WanRequest.parse(json.loads((path / "job.json").read_text()), job_id="j")

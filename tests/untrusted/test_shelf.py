@@ -11,7 +11,7 @@ import pytest
 
 from shared.contract.sdxl import SdxlRequest
 from shared.errors import ModelUnavailable, ValidationError
-from shared.weights.shelf import BOARDS, Kind, Shelf
+from shared.weights.addons import BOARDS, Kind, Shelf
 from tests.untrusted.conftest import Guest, Visit
 from tests.untrusted.hostile import ENDINGS, FORMS
 

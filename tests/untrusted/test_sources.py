@@ -19,9 +19,9 @@ EVALUATORS = {"eval", "exec", "compile", "__import__"}
 # Calls of `from_pretrained` that read a configuration or a vocabulary, and no weights.
 WITHOUT_WEIGHTS = {
     ("shared/models/load.py", "load_tokenizer"),
-    ("shared/models/diffusion.py", "_load_scheduler"),
-    ("shared/models/image_to_video.py", "load_image_to_video"),
-    ("shared/models/checkpoint.py", "_empty"),
+    ("shared/models/diffusers_folder.py", "load_scheduler"),
+    ("handlers/wan/weights/image_to_video.py", "load_image_to_video"),
+    ("handlers/sdxl/weights/checkpoint.py", "_empty"),
 }
 # Imports by name: the names are the handlers' own.
 BY_NAME = {("shared/self_check.py", "_import_all")}

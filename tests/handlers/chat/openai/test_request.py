@@ -1,0 +1,118 @@
+"""What a request in OpenAI's form becomes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.chat.openai.request import OPENAI_REFUSED, Look
+from shared.contract.chat import ChatRequest
+from shared.contract.request import Operator, identify
+from shared.errors import ValidationError
+from tests.shared.contract.requests import problem
+from tests.shared.contract.test_anything import JSON
+
+HELLO = {"role": "user", "content": "hello"}
+
+
+def job(**changes: Any) -> dict[str, Any]:
+    return {"openai_route": "/v1/chat/completions", "openai_input": {"model": "qwen_instruct", "messages": [HELLO]} | changes}
+
+
+def ask(*, streams: Any = False, **changes: Any) -> ChatRequest:
+    return ChatRequest.parse(job(**changes), job_id="r", operator=Operator(streams=streams))
+
+
+def test_a_request_of_each_form_means_the_same() -> None:
+    fields: dict[str, Any] = {
+        "messages": [{"role": "developer", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]}, HELLO],
+        "model": "qwen_base", "temperature": 0.3, "top_p": 0.5, "stop": "END", "seed": 7, "presence_penalty": 1, "frequency_penalty": -1,
+        "response_format": {"type": "json_object"}, "repetition_penalty": 1.1, "sfw_mode": True, "stream": True,
+    }  # fmt: skip
+    assert ask(streams=True, max_completion_tokens=9, **fields) == ChatRequest.parse(fields | {"max_tokens": 9}, job_id="r")
+
+
+def test_absent_values_have_this_contracts_defaults_and_not_openais() -> None:
+    request, native = ask(seed=7), ChatRequest.parse({"messages": [HELLO], "seed": 7}, job_id="r")
+    assert request == native
+    assert (request.temperature, request.top_p, request.max_tokens) == (0.7, 0.9, 512)
+
+
+def test_it_belongs_to_nobody_and_calls_nobody_back() -> None:
+    identity = identify(job(user="u", metadata={"user_id": "u"}, callback_url="https://x.example/"), job_id="r")
+    assert (identity.job_id, identity.user_id, identity.callback_url) == ("r", None, None)
+    assert ask(callback_url="https://x.example/").callback_url is None
+
+
+@pytest.mark.parametrize(("name", "harmless"), [(name, value) for name, values in OPENAI_REFUSED.items() for value in (None, *values)])
+def test_a_value_that_asks_for_nothing_is_no_problem(name: str, harmless: Any) -> None:
+    assert ask(**{name: harmless}).warnings == ()
+
+
+@pytest.mark.parametrize("name", OPENAI_REFUSED)
+@pytest.mark.parametrize("value", [2, 0.5, "auto", ["x"], {"x": 1}, True])
+def test_what_the_models_cannot_do_is_refused_by_name(name: str, value: Any) -> None:
+    found = problem(ask, **{name: value})
+    assert found.field == name
+    assert "left out" in found.allowed
+
+
+@pytest.mark.parametrize("name", ["user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier"])
+def test_what_changes_no_answer_is_accepted_without_a_word(name: str) -> None:
+    assert ask(**{name: "x"}).warnings == ()
+
+
+def test_a_name_that_means_nothing_is_named_and_so_is_the_one_that_was_meant() -> None:
+    assert ask(temprature=0, foo=1).warnings == (
+        "temprature: not a known field, ignored; did you mean temperature?",
+        "foo: not a known field, ignored",
+    )
+
+
+def test_streaming_is_refused_where_the_operator_has_not_allowed_it() -> None:
+    assert problem(ask, stream=True).field == "stream"
+    assert ask(streams=True, stream=True).stream
+
+
+@pytest.mark.parametrize(
+    ("options", "field"), [(5, "stream_options"), ([], "stream_options"), ({"include_usage": 1}, "stream_options.include_usage")]
+)
+def test_wrong_options_of_a_stream_are_refused(options: Any, field: str) -> None:
+    assert problem(ask, streams=True, stream=True, stream_options=options).field == field
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        ({"openai_route": "/v1/embeddings", "openai_input": {}}, "openai_route"),
+        ({"openai_route": None, "openai_input": {}}, "openai_route"),
+        ({"openai_route": ["/v1/chat/completions"]}, "openai_route"),
+        ({"openai_route": "/v1/chat/completions"}, "openai_input"),
+        ({"openai_route": "/v1/chat/completions", "openai_input": [1]}, "openai_input"),
+    ],
+)
+def test_another_call_is_refused(raw: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ChatRequest.parse(raw, job_id="r")
+    assert [problem.field for problem in caught.value.problems] == [field]
+
+
+@given(
+    route=st.sampled_from(["/v1/chat/completions", "/v1/models"]) | JSON,
+    body=JSON
+    | st.dictionaries(
+        st.sampled_from([*OPENAI_REFUSED, "messages", "stop", "stream_options", "max_tokens", "max_completion_tokens", "model", "stream"]),
+        JSON,
+    ),
+)
+def test_anything_is_read_or_refused_in_words(route: Any, body: Any) -> None:
+    raw = {"openai_route": route, "openai_input": body}
+    assert Look.of(raw) is not None
+    try:
+        said = ChatRequest.parse(raw, job_id="r").warnings
+    except ValidationError as error:
+        said = (error.message, *map(str, error.problems))
+    assert all(text.isprintable() and len(text) < 10_000 for text in said)

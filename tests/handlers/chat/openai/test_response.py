@@ -1,0 +1,102 @@
+"""Answers in OpenAI's form: OpenAI's own types read them, and they are those of the schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from openai.types import Model
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from handlers.chat.openai.presentation import OpenAIObjects, list_models
+from handlers.chat.openai.request import Look
+from handlers.chat.openai.response import completion, error, last_chunk, to_text
+from shared.contract.assets import TextAsset
+from shared.contract.callback import CompletedPayload
+from shared.errors import ERRORS, ContextLengthExceeded, JobError, Problem, ValidationError
+from shared.jobs.lifecycle import Completed
+from tests.shared.contract import payloads
+
+SCHEMA = Draft202012Validator(json.loads((Path(__file__).parents[4] / "schemas/chat.openai.schema.json").read_text()))
+
+
+def payload(*warnings: str, text: TextAsset | None = None) -> CompletedPayload:
+    return payloads.completed(text or payloads.text(), metadata=payloads.CHAT | {"warnings": list(warnings)}, **payloads.TOP_LEVEL)
+
+
+def stream(**body: Any) -> list[str]:
+    """What a streamed job yields when its text comes in two pieces."""
+    look = Look.of({"openai_route": "/v1/chat/completions", "openai_input": {"model": "qwen_instruct", "stream": True} | body})
+    assert look is not None
+    presentation = OpenAIObjects("J", look)
+    return [
+        str(output) for output in (presentation.piece("Par"), presentation.piece("is."), *presentation.last(Completed(payload("note"))))
+    ]
+
+
+def events(pieces: list[str]) -> list[str]:
+    return [event.removeprefix("data: ") for event in "".join(pieces).split("\n\n") if event]
+
+
+def test_a_completion_is_what_openais_own_types_expect() -> None:
+    answer = completion(payload(), 5).model_dump(mode="json")
+    SCHEMA.validate(answer)
+    read = ChatCompletion.model_validate(answer, strict=True)
+    assert (read.id, read.created, read.model) == ("chatcmpl-J", 5, "qwen_instruct")
+    assert (read.choices[0].message.content, read.choices[0].finish_reason) == ("Paris.", "stop")
+    assert "warnings" not in answer
+
+
+def test_warnings_are_there_where_there_are_some() -> None:
+    assert completion(payload("note"), 5).model_dump(mode="json")["warnings"] == ["note"]
+    assert last_chunk(payload("note"), 5).model_dump(mode="json")["warnings"] == ["note"]
+
+
+def test_chunks_are_what_openais_own_types_expect() -> None:
+    *chunks, done = events(stream(stream_options={"include_usage": True}))
+    assert done == "[DONE]"
+    for chunk in chunks:
+        SCHEMA.validate(json.loads(chunk))
+    first, second, last, usage = (ChatCompletionChunk.model_validate_json(chunk, strict=True) for chunk in chunks)
+    assert [chunk.choices[0].delta.to_dict() for chunk in (first, second, last)] == [
+        {"role": "assistant", "content": "Par"},
+        {"content": "is."},
+        {},
+    ]
+    assert (usage.choices, usage.usage and usage.usage.total_tokens) == ([], 12)
+    assert len(events(stream())) == 4
+
+
+def test_a_stream_is_ascii_so_that_nobody_on_its_way_cuts_a_character() -> None:
+    look = Look(lists_models=False, model="qwen_instruct", streams=True, counts=False)
+    piece = OpenAIObjects("J", look).piece("🦢 \u2028 中")
+    assert isinstance(piece, str)
+    assert piece.isascii()
+    assert json.loads(piece.removeprefix("data: "))["choices"][0]["delta"]["content"] == "🦢 \u2028 中"
+
+
+def test_the_list_of_models_is_what_openais_own_types_expect() -> None:
+    listed = list_models(["qwen_instruct", "qwen_base"], 5)
+    SCHEMA.validate(listed)
+    assert isinstance(listed, dict)
+    models = listed["data"]
+    assert isinstance(models, list)
+    assert [Model.model_validate(model, strict=True).id for model in models] == ["qwen_instruct", "qwen_base"]
+
+
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.code)
+def test_every_row_of_the_table_of_errors_has_openais_shape(kind: type[JobError]) -> None:
+    failure = ValidationError([Problem("temperature", "3", "less"), Problem("stop", "x", "y")]) if kind is ValidationError else kind("No.")
+    answer = json.loads(to_text(error(failure)))
+    SCHEMA.validate(answer)
+    assert answer["error"]["message"] == failure.message
+    assert answer["error"]["code"] == kind.code.lower()
+    assert answer["error"]["type"] == ("server_error" if failure.retryable else "invalid_request_error")
+    assert answer["error"]["param"] == ("temperature" if kind is ValidationError else None)
+
+
+def test_the_code_of_a_conversation_that_does_not_fit_is_openais_own() -> None:
+    assert error(ContextLengthExceeded("No.")).error.code == "context_length_exceeded"

@@ -1,0 +1,191 @@
+"""ControlNets guide where things are, for one job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel, StableDiffusionXLControlNetImg2ImgPipeline, StableDiffusionXLControlNetPipeline
+from PIL import Image
+
+from handlers.sdxl.features.canny import draw_edges
+from handlers.sdxl.handler import load
+from handlers.sdxl.weights.load import load_sdxl
+from shared.contract.sdxl import SdxlRequest
+from shared.errors import Cancelled, ModelUnavailable, ValidationError
+from shared.jobs.recipe import Recipe
+from shared.media.images import Pixels
+from shared.settings import Settings
+from small_models.training.detector import read
+from small_models.training.edges import edges
+from small_models.training.shapes import Figure, Scene, render
+from tests.handlers.conftest import Watched, make, pictures, sdxl
+
+Sdxl = Recipe[SdxlRequest]
+PROMPT = "a red circle on a white background"
+URL = "https://a.example/b.png"
+
+
+@pytest.fixture(scope="module")
+def recipe(small_models: Path) -> Sdxl:
+    return load(Settings(models_dir=small_models, device="cpu"))
+
+
+def picture(place: str, shape: str = "circle") -> Image.Image:
+    scene = Scene((Figure(shape, "red", place, "large"),), "white", striped=False)
+    return Image.fromarray(render(scene, np.random.default_rng(1)))
+
+
+def hint(place: str) -> Image.Image:
+    return Image.fromarray(edges(np.asarray(picture(place))))
+
+
+def asked(*controls: dict[str, Any], **config: Any) -> SdxlRequest:
+    full = [{"kind": "canny", "image": URL} | control for control in controls]
+    return sdxl(PROMPT, negative="", controls=full, **{"guidance_scale": 2.0, "steps": 20} | config)
+
+
+def draw(
+    recipe: Sdxl, request: SdxlRequest, *given: Image.Image, main: Image.Image | None = None, watched: Watched | None = None
+) -> Pixels:
+    references = {f"config.controls[{index}].image": one for index, one in enumerate(given)}
+    if main is not None:
+        references["metadata.reference_image_url"] = main
+    return pictures(make(recipe, request, watched, references=references))[0].pixels
+
+
+@pytest.mark.parametrize("place", ["left", "right", "top", "bottom"])
+def test_a_figure_stands_where_the_edges_are(recipe: Sdxl, place: str) -> None:
+    shown = read(draw(recipe, asked({"prepared": True}), hint(place)))
+    assert (shown.place, shown.color, shown.background) == (place, "red", "white")
+    assert read(draw(recipe, asked())).place == "centre"
+
+
+def test_edges_are_found_in_any_picture(recipe: Sdxl) -> None:
+    assert read(draw(recipe, asked({}), picture("top"))).place == "top"
+
+
+def test_edges_are_white_lines_on_black_where_a_picture_changes() -> None:
+    square = np.zeros((64, 96, 3), np.uint8)
+    square[16:48, 32:64] = 255
+    drawn = np.asarray(draw_edges(Image.fromarray(square)))
+    assert drawn.shape == (64, 96, 3)
+    assert set(np.unique(drawn)) == {0, 255}
+    rows, columns = np.nonzero(drawn[..., 0])
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == pytest.approx((16, 47, 32, 63), abs=1)
+    assert not drawn[20:44, 36:60].any()
+
+
+def test_a_hint_of_another_shape_is_cropped_in_the_middle(recipe: Sdxl) -> None:
+    wide = Image.new("RGB", (192, 64))
+    wide.paste(hint("top"), (64, 0))
+    request = asked({"prepared": True}, steps=10)
+    assert np.array_equal(draw(recipe, request, wide), draw(recipe, request, hint("top")))
+
+
+@pytest.mark.parametrize("control", [{"strength": 0.0}, {"until": 0.0}])
+def test_a_control_that_guides_nothing_changes_nothing(recipe: Sdxl, control: dict[str, Any]) -> None:
+    assert np.array_equal(draw(recipe, asked({"prepared": True} | control, steps=10), hint("left")), draw(recipe, asked(steps=10)))
+
+
+def test_strength_and_until_move_a_figure_nearer_to_the_edges(recipe: Sdxl) -> None:
+    def left_half(**control: Any) -> float:
+        """How much of the red is in the left half."""
+        pixels = draw(recipe, asked({"prepared": True} | control), hint("left")).astype(np.float32)
+        red = np.clip(pixels[..., 0] - pixels[..., 1], 0, None)
+        return float(red[:, :32].sum() / red.sum())
+
+    assert left_half(strength=0.2) < left_half(strength=1.0)
+    assert left_half(until=0.05) < left_half(until=1.0)
+
+
+def direct(small_models: Path, kind: Any) -> Any:
+    parts = load_sdxl(small_models / "sdxl", torch.device("cpu"), torch.float32).components
+    network = ControlNetModel.from_pretrained(small_models / "controlnets/canny", dtype=torch.float32).requires_grad_(False)
+    pipeline = kind(**parts, controlnet=[network, network], force_zeros_for_empty_prompt=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+CALL: dict[str, Any] = {
+    "negative_prompt": "",
+    "num_inference_steps": 10,
+    "guidance_scale": 2.0,
+    "controlnet_conditioning_scale": [0.7, 0.4],
+    "control_guidance_end": [1.0, 0.5],
+    "output_type": "np",
+}
+TWO = ({"prepared": True, "strength": 0.7}, {"prepared": True, "strength": 0.4, "until": 0.5})
+
+
+def test_two_at_once_are_those_of_diffusers_bit_for_bit(recipe: Sdxl, small_models: Path) -> None:
+    plain, noise = direct(small_models, StableDiffusionXLControlNetPipeline), torch.Generator().manual_seed(7)
+    with torch.inference_mode():
+        (expected,) = plain(PROMPT, image=[hint("left"), hint("top")], width=64, height=64, generator=noise, **CALL).images
+    drawn = draw(recipe, asked(*TWO, steps=10), hint("left"), hint("top"))
+    assert np.array_equal(drawn, (expected * 255).round().astype(np.uint8))
+
+
+def test_they_guide_image_to_image_as_diffusers_does_bit_for_bit(recipe: Sdxl, small_models: Path) -> None:
+    plain, noise = direct(small_models, StableDiffusionXLControlNetImg2ImgPipeline), torch.Generator().manual_seed(7)
+    start = picture("right")
+    with torch.inference_mode():
+        hints = [hint("left"), hint("top")]
+        (expected,) = plain(PROMPT, image=start, control_image=hints, strength=0.8, generator=noise, **CALL).images
+    request = asked(*TWO, steps=10, image=URL, denoise_strength=0.8)
+    drawn = draw(recipe, request, hint("left"), hint("top"), main=start)
+    assert np.array_equal(drawn, (expected * 255).round().astype(np.uint8))
+
+
+def test_the_next_job_is_not_guided_also_after_a_stop(recipe: Sdxl) -> None:
+    before = draw(recipe, asked(steps=10))
+    draw(recipe, asked({"prepared": True}, steps=10), hint("left"))
+    with pytest.raises(Cancelled):
+        draw(recipe, asked({"prepared": True}), hint("left"), watched=Watched(stop_at=3))
+    assert np.array_equal(draw(recipe, asked(steps=10)), before)
+
+
+def test_a_kind_that_is_not_here_is_refused_with_those_that_are(recipe: Sdxl) -> None:
+    with pytest.raises(ModelUnavailable, match=r"config\.controls.*'depth'.*canny"):
+        recipe.accept(asked({"kind": "depth"}))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"cross_attention_dim": 32}, {"block_out_channels": (64, 96, 96)}, {"addition_embed_type": None}],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_network_for_another_model_is_refused(small_models: Path, tmp_path: Path, other: dict[str, Any]) -> None:
+    config = ControlNetModel.load_config(small_models / "controlnets/canny")
+    ControlNetModel.from_config(config | other).save_pretrained(tmp_path / "controlnets/canny")
+    recipe = load(Settings(models_dir=tmp_path, sdxl_model=small_models / "sdxl", device="cpu"))
+    with pytest.raises(ModelUnavailable, match=r"^config\.controls: the ControlNet 'canny' cannot be used: .*made for another model"):
+        draw(recipe, asked({"prepared": True}), hint("left"))
+
+
+@pytest.mark.parametrize("more", [{}, {"image": URL, "denoise_strength": 0.5}])
+def test_guidance_rescale_which_they_would_ignore_is_refused_beside_them(recipe: Sdxl, more: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"config\.guidance_rescale.*config\.controls"):
+        recipe.accept(asked({"prepared": True}, guidance_rescale=0.5, **more))
+    recipe.accept(asked({"prepared": True}, guidance_rescale=0.0, **more))
+    recipe.accept(asked({"prepared": True}, guidance_rescale=0.5, **more | {"image": URL, "mask": URL}))
+
+
+def test_a_picture_that_nobody_can_prepare_is_refused_with_what_to_do(small_models: Path, tmp_path: Path) -> None:
+    (tmp_path / "controlnets").mkdir()
+    for file in ("config.json", "diffusion_pytorch_model.safetensors"):
+        (tmp_path / "controlnets/pose").mkdir(exist_ok=True)
+        (tmp_path / "controlnets/pose" / file).write_bytes((small_models / "controlnets/canny" / file).read_bytes())
+    recipe = load(Settings(models_dir=tmp_path, sdxl_model=small_models / "sdxl", device="cpu"))
+    with pytest.raises(ModelUnavailable, match=r"config\.controls\[0\]\.image.*'pose'.*prepared: true"):
+        recipe.accept(asked({"kind": "pose"}))
+    assert read(draw(recipe, asked({"kind": "pose", "prepared": True}), hint("left"))).place == "left"
+
+
+def test_the_payload_names_what_guided(recipe: Sdxl) -> None:
+    request = asked({"prepared": True, "strength": 0.5}, steps=10)
+    (made,) = pictures(make(recipe, request, references={"config.controls[0].image": hint("left")}))
+    assert made.metadata["controls"] == [{"kind": "canny", "strength": 0.5, "until": 1.0}]

@@ -1,0 +1,224 @@
+"""References to resemble: IP-Adapters look at them, each type in its own layers, for one job."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
+
+from handlers.sdxl.features.ip_adapter import SERVING
+from shared.errors import Cancelled
+from shared.media.images import Pixels
+from shared.weights.addons import Shelf
+from small_models.training.detector import read
+from tests.handlers.conftest import Watched
+from tests.handlers.sdxl.adapters import (
+    FACE,
+    PLAIN,
+    PROMPT,
+    Sdxl,
+    asked,
+    draw,
+    picture,
+    pixels,
+    plain_pipeline,
+    worker,
+    write_all_adapters,
+)
+
+STYLE: dict[str, Any] = {"up": {"block_0": [0.0, 0.8, 0.0]}}
+LAYOUT: dict[str, Any] = {"down": {"block_2": [0.0, 0.8]}}
+"""The scales for style and for layout that the documentation of diffusers gives for SDXL."""
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_models: Path) -> Any:
+    return plain_pipeline(tiny_models)
+
+
+@pytest.fixture(scope="module")
+def shelf(pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_all_adapters(tmp_path_factory.mktemp("shelf"), pipeline)
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_models: Path, shelf: Path) -> Sdxl:
+    return worker(tiny_models, shelf)
+
+
+@contextmanager
+def watching() -> Iterator[list[tuple[int, ...]]]:
+    """What image encoders are given, by its shape."""
+    glances: list[tuple[int, ...]] = []
+
+    def note(module: Any, given: tuple[Any, ...]) -> None:
+        if isinstance(module, CLIPVisionModelWithProjection):
+            glances.append(tuple(given[0].shape))
+
+    with register_module_forward_pre_hook(note):
+        yield glances
+
+
+@pytest.fixture(scope="module")
+def adapted(tiny_models: Path, shelf: Path) -> Callable[..., Any]:
+    """What a user of diffusers would have: the pipeline with adapters loaded from their files, by name."""
+
+    @lru_cache
+    def make_it(*names: str) -> Any:
+        made = plain_pipeline(tiny_models)
+        size = {"height": 32, "width": 32}
+        made.register_modules(feature_extractor=CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size))
+        files = [f"{name}.safetensors" for name in names]
+        made.load_ip_adapter(str(shelf / "ip_adapters"), subfolder="", weight_name=files, image_encoder_folder="image_encoder")
+        made.unet.requires_grad_(False)
+        made.vae.enable_slicing()
+        return made
+
+    return make_it
+
+
+def expected(made: Any, scale: Any, looked_at: Any, count: int = 1, **call: Any) -> list[Pixels]:
+    made.set_ip_adapter_scale(scale)
+    noise = [torch.Generator().manual_seed(7 + index) for index in range(count)]
+    size = {} if "image" in call else {"width": 64, "height": 64}
+    with torch.inference_mode():
+        drawn = made(
+            PROMPT,
+            negative_prompt="",
+            num_inference_steps=10,
+            num_images_per_prompt=count,
+            generator=noise,
+            ip_adapter_image=looked_at,
+            output_type="np",
+            **{"guidance_scale": 2.0} | size | call,
+        ).images
+    return [(one * 255).round().astype(np.uint8) for one in drawn]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "scale", "count", "guidance"),
+    [
+        ("style", PLAIN, STYLE, 1, 2.0),
+        ("style", PLAIN, STYLE, 3, 2.0),
+        ("composition", PLAIN, LAYOUT, 1, 1.0),
+        ("composition", PLAIN, LAYOUT, 1, 2.0),
+        ("character", FACE, 0.8, 1, 1.0),
+        ("character", FACE, 0.8, 3, 2.0),
+    ],
+)
+def test_a_type_is_what_diffusers_draws_with_its_adapter_and_layers_bit_for_bit(
+    recipe: Sdxl, adapted: Callable[..., Any], kind: str, name: str, scale: Any, count: int, guidance: float
+) -> None:
+    made = expected(adapted(name), scale, picture(), count, guidance_scale=guidance)
+    drawn = draw(recipe, asked(type=kind, config={"num_images": count, "guidance_scale": guidance}), picture())
+    assert len(drawn) == count
+    assert all(np.array_equal(one.pixels, other) for one, other in zip(drawn, made, strict=True))
+
+
+def test_types_differ_from_each_other_and_from_no_reference(recipe: Sdxl) -> None:
+    drawn = [pixels(recipe, asked(type=kind), picture()) for kind in SERVING] + [pixels(recipe, asked(main=None))]
+    assert len({one.tobytes() for one in drawn}) == len(drawn)
+
+
+def test_style_of_one_and_composition_of_another_are_two_adapters_at_once_bit_for_bit(recipe: Sdxl, adapted: Callable[..., Any]) -> None:
+    one, other = picture("red", "left"), picture("green", "top")
+    (made,) = expected(adapted(PLAIN, PLAIN, FACE), [STYLE, LAYOUT, 0.4], [one, other, one])
+    alone = asked({"type": "style"}, {"type": "composition"}, {"type": "character", "strength": 0.4}, main=None)
+    assert np.array_equal(pixels(recipe, alone, one, other, one), made)
+    beside = asked({"type": "composition"}, {"type": "character", "strength": 0.4}, type="style")
+    assert np.array_equal(pixels(recipe, beside, one, other, one), made)
+
+
+def test_references_are_looked_at_also_where_another_picture_is_started_from(recipe: Sdxl, adapted: Callable[..., Any]) -> None:
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+
+    seeing = StableDiffusionXLImg2ImgPipeline(**adapted(PLAIN).components)
+    (made,) = expected(seeing, STYLE, picture("green"), image=picture(), strength=0.6)
+    request = asked({"type": "style"}, config={"denoise_strength": 0.6})
+    assert np.array_equal(pixels(recipe, request, picture(), picture("green")), made)
+
+
+@pytest.mark.parametrize("strength", [0.2, 1.0])
+def test_strength_counts(recipe: Sdxl, strength: float) -> None:
+    assert not np.array_equal(
+        pixels(recipe, asked(type="character", strength=strength), picture()), pixels(recipe, asked(type="character"), picture())
+    )
+
+
+def test_at_strength_zero_the_picture_is_the_plain_one_and_a_warning_says_why(recipe: Sdxl) -> None:
+    request = asked({"strength": 0.0}, type="character", strength=0.0)
+    with watching() as glances:
+        (drawn,) = draw(recipe, request, picture(), picture())
+    assert glances == []
+    assert np.array_equal(drawn.pixels, pixels(recipe, asked(main=None)))
+    said = recipe.summarize(request, [drawn])
+    assert said.warnings == [
+        "metadata.reference_strength: at 0 the reference is not looked at",
+        "config.references[0].strength: at 0 the reference is not looked at",
+    ]
+    assert (said.metadata["reference_method"], said.metadata["reference_strength"]) == ("adapter", 0.0)
+
+
+def test_payloads_and_pictures_say_which_adapter_looked_at_what(recipe: Sdxl) -> None:
+    request = asked({"type": "composition", "strength": 0.5}, type="style")
+    (drawn,) = draw(recipe, request, picture(), picture())
+    assert drawn.metadata["references"] == [
+        {"type": "style", "strength": 0.8, "adapter": PLAIN},
+        {"type": "composition", "strength": 0.5, "adapter": PLAIN},
+    ]
+    said = recipe.summarize(request, [drawn]).metadata
+    assert (said["reference_mode"], said["reference_method"]) == ("style, composition", "adapter")
+    assert not {"reference_strength", "denoise_strength"} & set(said)
+    alone = recipe.summarize(asked(type="character"), []).metadata
+    assert (alone["reference_mode"], alone["reference_method"], alone["reference_strength"]) == ("character", "adapter", 0.8)
+
+
+def test_a_picture_is_looked_at_once_for_all_pictures_of_a_job(recipe: Sdxl) -> None:
+    with watching() as glances:
+        draw(recipe, asked(config={"num_images": 6}), picture(size=(200, 90)))
+    assert glances == [(1, 3, 32, 32)]
+
+
+def test_adapters_and_the_image_encoder_are_read_once_and_counted(recipe: Sdxl, shelf: Path) -> None:
+    from handlers.sdxl.recipe import SdxlRecipe
+
+    assert isinstance(recipe, SdxlRecipe)
+    kept = Shelf(shelf)
+    fresh = SdxlRecipe(recipe._pipeline, kept)
+    draw(fresh, asked(type="style"), picture())
+    draw(fresh, asked(type="composition"), picture())
+    encoder = sum(tensor.nbytes for tensor in load_file(shelf / "ip_adapters/image_encoder/model.safetensors").values())
+    adapter = sum(tensor.nbytes for tensor in load_file(shelf / f"ip_adapters/{PLAIN}.safetensors").values())
+    assert 0 <= kept._kept.size - encoder - adapter < 1024, "beside its weights an encoder has the numbers of its positions"
+
+
+@pytest.mark.parametrize("plus", [False, True])
+def test_the_next_job_is_the_plain_one_to_the_bit_also_after_a_stop(recipe: Sdxl, plus: bool) -> None:
+    before, request = pixels(recipe, asked(main=None)), asked(type="character" if plus else "style")
+    assert not np.array_equal(pixels(recipe, request, picture()), before)
+    with pytest.raises(Cancelled):
+        draw(recipe, request, picture(), watched=Watched(stop_at=3))
+    assert np.array_equal(pixels(recipe, asked(main=None)), before)
+
+
+def test_with_the_small_adapter_figures_stand_where_they_do_in_the_reference(small_models: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_models / "ip_adapters", tmp_path / "ip_adapters")
+    (tmp_path / "ip_adapters/small.safetensors").rename(tmp_path / "ip_adapters/character.safetensors")
+    trained = worker(small_models, tmp_path)
+    places = ("left", "right", "top", "bottom")
+
+    def placed(strength: float) -> int:
+        request = asked(prompt=" ", type="character", strength=strength, config={"steps": 20})
+        return sum(read(pixels(trained, request, picture(place=place))).place == place for place in places)
+
+    assert placed(1.0) >= 3 > 1 >= placed(0.0)

@@ -1,0 +1,148 @@
+"""Every sampler of the contract is the one of diffusers, for one job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any, get_args
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from handlers.sdxl.features.scheduler import SAMPLERS
+from handlers.sdxl.handler import load
+from handlers.sdxl.weights.load import load_sdxl
+from shared.contract.schedulers import Scheduler
+from shared.contract.sdxl import SdxlRequest
+from shared.errors import Cancelled
+from shared.jobs.recipe import Recipe
+from shared.media.images import Pixels
+from shared.settings import Settings
+from tests.handlers.conftest import Watched, make, pictures, sdxl
+
+Sdxl = Recipe[SdxlRequest]
+Drawn = Callable[[str], tuple[Pixels, list[tuple[int, int]]]]
+# As the documentation of diffusers names what users of other interfaces call their samplers.
+EXPECTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"set_alpha_to_one": False, "clip_sample": False}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpm2": ("KDPM2DiscreteScheduler", {}),
+    "dpm2_a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_2m_sde_karras": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}),
+    "dpmpp_3m": ("DPMSolverMultistepScheduler", {"solver_order": 3}),
+    "dpmpp_sde": ("DPMSolverSinglestepScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "lcm": ("LCMScheduler", {}),
+    "tcd": ("TCDScheduler", {}),
+}
+# In other variables: bytes may round alike.
+ONE_METHOD = {("ddim", "euler"), ("ddpm", "euler_a")}
+TWICE = {"heun", "dpm2", "dpm2_a"}  # a second evaluation in each step but the last
+
+
+@pytest.fixture(scope="module")
+def direct(tiny_models: Path) -> Any:
+    return load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def base(direct: Any) -> Any:
+    """The checkpoint's own scheduler."""
+    return direct.scheduler
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_models: Path) -> Sdxl:
+    return load(Settings(models_dir=tiny_models, device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def drawn(recipe: Sdxl) -> Drawn:
+    """The picture of each sampler, and the steps that were reported meanwhile. Each is drawn once."""
+
+    @cache
+    def draw_once(name: str) -> tuple[Pixels, list[tuple[int, int]]]:
+        watched = Watched()
+        (pixels,) = draw(recipe, name, watched)
+        return pixels, watched.steps
+
+    return draw_once
+
+
+def draw(recipe: Sdxl, scheduler: str | None, watched: Watched | None = None, **config: Any) -> list[Pixels]:
+    request = sdxl(negative="", **({"scheduler": scheduler} if scheduler else {}), **config)
+    return [picture.pixels for picture in pictures(make(recipe, request, watched))]
+
+
+def plain(direct: Any, scheduler: Any, *seeds: int) -> list[Pixels]:
+    """What diffusers draws. Each picture is decoded alone: together they differ in the last bit."""
+    direct.scheduler = scheduler
+    direct.vae.enable_slicing()
+    noise = [torch.Generator().manual_seed(seed) for seed in seeds]
+    size = {"width": 64, "height": 64, "num_inference_steps": 10, "guidance_scale": 6.0, "num_images_per_prompt": len(seeds)}
+    with torch.inference_mode():
+        made = direct("a red circle", negative_prompt="", generator=noise, output_type="np", **size).images
+    return [(picture * 255).round().astype(np.uint8) for picture in made]
+
+
+def test_the_table_has_every_name_of_the_contract_and_no_other() -> None:
+    assert set(SAMPLERS) == set(get_args(Scheduler)) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_sampler_draws_what_diffusers_draws_bit_for_bit(drawn: Drawn, direct: Any, base: Any, name: str) -> None:
+    kind, options = EXPECTED[name]
+    (expected,) = plain(direct, getattr(diffusers, kind).from_config(base.config, **options), 7)
+    assert np.array_equal(drawn(name)[0], expected)
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_without_one_the_checkpoints_own_draws_bit_for_bit(recipe: Sdxl, direct: Any, base: Any, count: int) -> None:
+    expected = plain(direct, type(base).from_config(base.config), *range(7, 7 + count))
+    assert all(np.array_equal(one, other) for one, other in zip(draw(recipe, None, num_images=count), expected, strict=True))
+
+
+def test_samplers_differ_from_each_other(drawn: Drawn) -> None:
+    alike = {(one, other) for one, other in combinations(EXPECTED, 2) if np.array_equal(drawn(one)[0], drawn(other)[0])}
+    assert alike <= ONE_METHOD
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_progress_counts_the_steps_that_a_sampler_really_makes(drawn: Drawn, name: str) -> None:
+    made = 19 if name in TWICE else 11 if name == "pndm" else 10
+    assert drawn(name)[1] == [(step, made) for step in range(1, made + 1)]
+
+
+@pytest.mark.parametrize("name", ["lcm", "tcd"])
+def test_samplers_of_distilled_models_take_a_single_step(recipe: Sdxl, name: str) -> None:
+    watched = Watched()
+    draw(recipe, name, watched, steps=1)
+    assert watched.steps == [(1, 1)]
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m_sde_karras", "pndm", "euler_a"])
+def test_the_next_job_has_the_checkpoints_own_again(recipe: Sdxl, name: str) -> None:
+    before = draw(recipe, None)
+    draw(recipe, name)
+    with pytest.raises(Cancelled):
+        draw(recipe, name, Watched(stop_at=2))
+    assert np.array_equal(draw(recipe, None), before)
+
+
+def test_the_payload_names_the_sampler(recipe: Sdxl) -> None:
+    (picture,) = pictures(make(recipe, sdxl(scheduler="heun")))
+    assert picture.metadata["scheduler"] == "heun"
+    assert picture.metadata["steps"] == 10

@@ -1,0 +1,120 @@
+"""Another VAE decodes pictures and encodes references, for one job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionXLImg2ImgPipeline
+from PIL import Image
+from safetensors.torch import save_file
+
+from handlers.sdxl.handler import load
+from handlers.sdxl.weights.load import load_sdxl
+from handlers.sdxl.weights.vae_files import load_vae
+from shared.contract.sdxl import SdxlRequest
+from shared.errors import Cancelled, ModelUnavailable
+from shared.jobs.recipe import Recipe
+from shared.media.images import Pixels
+from shared.settings import Settings
+from tests.handlers.conftest import Watched, make, pictures, sdxl
+from tests.handlers.sdxl.files import in_original_spelling, write_vae
+
+CPU = torch.device("cpu")
+REFERENCE = "metadata.reference_image_url"
+SPELLINGS = ("folder", "original", "whole checkpoint", "diffusers")
+
+
+@pytest.fixture(scope="module")
+def vaes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shelf = tmp_path_factory.mktemp("shelf") / "vaes"
+    tensors = write_vae(shelf / "folder")
+    write_vae(shelf / "safe", overflows=False)
+    save_file(in_original_spelling(tensors, ""), shelf / "original.safetensors")
+    save_file(in_original_spelling(tensors, "first_stage_model."), shelf / "whole checkpoint.safetensors")
+    save_file(tensors, shelf / "diffusers.safetensors")
+    save_file({"decoder.conv_in.bias": torch.zeros(3)}, shelf / "foreign.safetensors")
+    (shelf / "damaged.safetensors").write_bytes(b"no tensors")
+    AutoencoderKL(block_out_channels=(32,), latent_channels=4).save_pretrained(shelf / "other latents")
+    return shelf
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_models: Path, vaes: Path) -> Recipe[SdxlRequest]:
+    return load(Settings(models_dir=vaes.parent, sdxl_model=tiny_models / "sdxl", device="cpu"))
+
+
+def draw(recipe: Recipe[SdxlRequest], watched: Watched | None = None, reference: Image.Image | None = None, **config: Any) -> Pixels:
+    image: dict[str, Any] = {} if reference is None else {"image": "https://a.example/b.png", "denoise_strength": 0.5}
+    references = {} if reference is None else {REFERENCE: reference}
+    return pictures(make(recipe, sdxl(**image, **config), watched, references))[0].pixels
+
+
+def pipeline_with(tiny_models: Path, vaes: Path) -> Any:
+    pipeline = load_sdxl(tiny_models / "sdxl", CPU, torch.float32)
+    pipeline.vae = AutoencoderKL.from_pretrained(vaes / "folder").requires_grad_(False).eval()
+    return pipeline
+
+
+CALL: dict[str, Any] = {"negative_prompt": "", "num_inference_steps": 10, "guidance_scale": 6.0, "output_type": "np"}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_it_decodes_as_in_diffusers_bit_for_bit_in_every_spelling(
+    recipe: Recipe[SdxlRequest], tiny_models: Path, vaes: Path, spelling: str
+) -> None:
+    direct, noise = pipeline_with(tiny_models, vaes), torch.Generator().manual_seed(7)
+    with torch.inference_mode():
+        (expected,) = direct("a red circle", width=64, height=64, generator=noise, **CALL).images
+    drawn = draw(recipe, vae=spelling)
+    # Kernels round by how a tensor lies in memory, and those of a file lie as they do there.
+    difference = np.abs(drawn.astype(int) - (expected * 255).round().astype(int))
+    assert difference.max() <= (0 if spelling == "folder" else 1)
+    assert not np.array_equal(drawn, draw(recipe))
+
+
+def test_it_encodes_references_as_in_diffusers_bit_for_bit(recipe: Recipe[SdxlRequest], tiny_models: Path, vaes: Path) -> None:
+    reference = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    direct = StableDiffusionXLImg2ImgPipeline(**pipeline_with(tiny_models, vaes).components)
+    direct.set_progress_bar_config(disable=True)
+    with torch.inference_mode():
+        noise = torch.Generator().manual_seed(7)
+        (expected,) = direct("a red circle", image=reference, strength=0.5, generator=noise, **CALL).images
+    assert np.array_equal(draw(recipe, reference=reference, vae="folder"), (expected * 255).round().astype(np.uint8))
+
+
+def test_the_next_job_has_the_checkpoints_own_also_after_a_stop(recipe: Recipe[SdxlRequest]) -> None:
+    before = draw(recipe)
+    draw(recipe, vae="folder")
+    with pytest.raises(Cancelled):
+        draw(recipe, Watched(stop_at=3), vae="folder")
+    assert np.array_equal(draw(recipe), before)
+
+
+def test_one_that_overflows_in_half_precision_is_in_full(vaes: Path) -> None:
+    own = AutoencoderKL.load_config(vaes / "folder")
+
+    def precision(name: str, dtype: torch.dtype) -> torch.dtype:
+        found: torch.dtype = load_vae(vaes / name, own, name=name, device=CPU, dtype=dtype).dtype
+        return found
+
+    assert precision("folder", torch.float16) == torch.float32
+    assert precision("safe", torch.float16) == torch.float16
+    assert precision("original.safetensors", torch.float16) == torch.float32  # it does not say
+    assert precision("original.safetensors", torch.bfloat16) == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["foreign", "damaged", "other latents"])
+def test_one_that_cannot_be_used_is_refused_by_name(recipe: Recipe[SdxlRequest], vaes: Path, name: str) -> None:
+    with pytest.raises(ModelUnavailable, match=rf"config\.vae: the VAE '{name}' cannot be used") as refused:
+        draw(recipe, vae=name)
+    assert str(vaes) not in refused.value.message
+    assert draw(recipe).shape == (64, 64, 3)
+
+
+def test_the_payload_names_it(recipe: Recipe[SdxlRequest]) -> None:
+    (made,) = pictures(make(recipe, sdxl(vae="folder")))
+    assert made.metadata["vae"] == "folder"

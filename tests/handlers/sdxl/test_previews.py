@@ -1,0 +1,62 @@
+"""Progress shows what is being made, where that is wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from handlers.sdxl.handler import load
+from shared.contract.sdxl import SdxlRequest
+from shared.jobs.recipe import Recipe
+from shared.jobs.streaming.progress import Progress
+from shared.media.images import Pixels
+from shared.settings import Settings
+from small_models.tiny.sdxl import write_refiner
+from tests.handlers.conftest import Watched, make, pictures, sdxl
+from tests.shared.models.test_previews import opened
+
+
+def watch(recipe: Recipe[SdxlRequest], **config: Any) -> tuple[Watched, Pixels]:
+    watched = Watched()
+    return watched, pictures(make(recipe, sdxl(**config), watched))[0].pixels
+
+
+def test_a_preview_comes_every_third_step_and_changes_nothing(sdxl_recipe: Recipe[SdxlRequest]) -> None:
+    watched, shown = watch(sdxl_recipe, preview=True, num_images=3)
+    unwatched, plain = watch(sdxl_recipe, num_images=3)
+    assert len(watched.previews) == 3
+    assert unwatched.previews == []
+    assert watched.steps == unwatched.steps
+    assert np.array_equal(shown, plain)
+
+
+def test_the_one_that_waits_to_be_sent_is_not_lost_to_a_later_step() -> None:
+    sent: list[dict[str, Any]] = []
+    progress = Progress(sent.append, 0.01)
+    progress.report(1, 9, preview="data:a")
+    progress.report(2, 9)
+    with progress:
+        pass
+    assert sent == [{"step": 2, "steps": 9, "percent": 22.2, "preview": "data:a", "seconds_left": sent[0]["seconds_left"]}]
+
+
+def test_the_last_shows_the_first_picture_small(small_models: Path) -> None:
+    recipe = load(Settings(models_dir=small_models, device="cpu"))
+    watched = Watched()
+    request = sdxl("a red circle on a white background", preview=True, guidance_scale=2.0, steps=30, num_images=3)
+    first, *_ = pictures(make(recipe, request, watched))
+    shown = [opened(watched.previews[index]) for index in (0, -1)]
+    small = np.asarray(Image.fromarray(first.pixels).resize((8, 8), Image.Resampling.BOX), np.float32)
+    early, late = (np.corrcoef(one.ravel(), small.ravel())[0, 1] for one in shown)
+    assert shown[1].shape == (8, 8, 3)
+    assert late > max(early, 0.6)
+
+
+def test_the_refiners_steps_are_shown_too(tiny_models: Path, tmp_path: Path) -> None:
+    write_refiner(tmp_path / "refiner")
+    recipe = load(Settings(models_dir=tmp_path, sdxl_model=tiny_models / "sdxl", device="cpu"))
+    watched, _ = watch(recipe, preview=True, refiner={"switch_at": 0.3})
+    assert len(watched.previews) == 3

@@ -1,0 +1,154 @@
+"""Prompts: every word is encoded, and with `compel_enabled` weights count."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from handlers.sdxl.prompts import Embeddings, embed, windows
+from handlers.sdxl.weights.load import load_sdxl
+from shared.contract.emphasis import Phrase, read_emphasis
+from shared.contract.sdxl import SdxlRequest
+from shared.errors import ValidationError
+from shared.jobs.recipe import Recipe
+from shared.media.images import Pixels
+from small_models.training.drawing import load_recipe
+from tests.handlers.conftest import make, pictures
+
+Sdxl = Recipe[SdxlRequest]
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_models: Path) -> Any:
+    return load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float32)
+
+
+def request(prompt: str, *, compel: bool = True, config: dict[str, Any] | None = None, **fields: Any) -> SdxlRequest:
+    raw = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": prompt, "compel_enabled": compel, **fields}
+    return SdxlRequest.parse(raw | {"config": {"resolution": "64x64", "steps": 10, "seed": 7} | (config or {})}, job_id="j")
+
+
+def draw(recipe: Sdxl, request: SdxlRequest) -> list[Pixels]:
+    return [picture.pixels for picture in pictures(make(recipe, request))]
+
+
+@torch.inference_mode()
+def encoded(pipeline: Any, prompt: str, negative: str = "") -> Embeddings:
+    return embed(pipeline, read_emphasis(prompt), read_emphasis(negative), 0)
+
+
+def test_weights_of_one_change_nothing_to_the_bit(sdxl_recipe: Sdxl) -> None:
+    plain = draw(sdxl_recipe, request("a red circle", compel=False))
+    for prompt in ("a red circle", "a (red:1.0) circle", "(a (red:1) circle:1)"):
+        assert np.array_equal(draw(sdxl_recipe, request(prompt)), plain)
+
+
+def test_without_the_switch_brackets_are_text(sdxl_recipe: Sdxl) -> None:
+    typed, meant = (draw(sdxl_recipe, request("a (red:1.5) circle", compel=compel)) for compel in (False, True))
+    assert not np.array_equal(typed, meant)
+    assert np.array_equal(typed, draw(sdxl_recipe, request(r"a \(red:1.5\) circle")))
+
+
+@pytest.mark.parametrize("prompt", ["a (red:1.5) circle", "a (red) circle", "a [red] circle"])
+def test_a_weight_changes_the_picture(sdxl_recipe: Sdxl, prompt: str) -> None:
+    assert not np.array_equal(draw(sdxl_recipe, request(prompt)), draw(sdxl_recipe, request("a red circle")))
+
+
+def test_weights_count_in_negative_prompts_and_for_every_picture_of_a_batch(sdxl_recipe: Sdxl) -> None:
+    plain, weighted = (
+        draw(sdxl_recipe, request("a red circle", negative_prompt=negative, config={"num_images": 3})) for negative in ("blue", "(blue:3)")
+    )
+    assert [np.array_equal(one, other) for one, other in zip(plain, weighted, strict=True)] == [False] * 3
+
+
+def test_words_multiply_their_tokens_and_each_window_keeps_its_mean(pipeline: Any) -> None:
+    plain, weighted = encoded(pipeline, "a red circle"), encoded(pipeline, "a (red:1.5) circle")
+    width = pipeline.text_encoder.config.hidden_size
+    for part in (slice(None, width), slice(width, None)):
+        before, after = plain.prompt[0, :, part], weighted.prompt[0, :, part]
+        ratio = after / before
+        tokens = [len(pipeline.tokenizer(text, add_special_tokens=False).input_ids) for text in ("a", "red")]
+        weights = torch.ones(len(ratio))
+        weights[1 + tokens[0] : 1 + sum(tokens)] = 1.5
+        torch.testing.assert_close(ratio / ratio[:1], weights[:, None].expand_as(ratio), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(after.mean(), before.mean(), rtol=1e-3, atol=1e-5)
+
+
+def test_the_pooled_embedding_comes_from_the_text_without_marks(pipeline: Any) -> None:
+    assert torch.equal(encoded(pipeline, "a red circle").pooled, encoded(pipeline, "a (red:1.5) circle").pooled)
+
+
+def test_the_heavier_words_are_the_more_the_picture_shows_them(small_models: Path) -> None:
+    recipe = load_recipe(small_models / "sdxl")
+
+    def redness(weight: float) -> float:
+        text = f"(a red circle:{weight}), a blue circle"
+        drawn = [draw(recipe, request(text, config={"steps": 12, "seed": seed, "guidance_scale": 2.0})) for seed in (0, 1)]
+        centre = np.array(drawn)[:, 0, 28:36, 28:36].astype(float)
+        return float((centre[..., 0] - centre[..., 1:].max(axis=-1)).mean())
+
+    assert redness(0.3) < redness(0.7) < redness(1.3)
+
+
+LONG = ", ".join(f"red circle {index} 🙂" for index in range(80))
+
+
+@pytest.mark.parametrize(
+    ("fields", "config"),
+    [
+        ({}, {}),
+        ({"compel_weights": "(red circle 3:1.3), (gold:0.8), (gold:0.8)"}, {}),
+        ({"negative_prompt": "(blurry:1.2), bad 🙁"}, {}),
+        ({"negative_prompt": LONG, "compel": False}, {"num_images": 3}),
+    ],
+    ids=["weights", "with duplicates", "negative", "long negative, batch, plain"],
+)
+def test_a_prompt_of_1300_characters_is_encoded_with_every_token(
+    sdxl_recipe: Sdxl, pipeline: Any, fields: dict[str, Any], config: dict[str, Any]
+) -> None:
+    asked = request(LONG, config=config, **fields)
+    assert len(asked.prompt) >= 1300
+    for tokenizer, phrases in product((pipeline.tokenizer, pipeline.tokenizer_2), (asked.phrases, asked.negative_phrases)):
+        text = "".join(phrase.text for phrase in phrases)
+        expected = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        found = [token.number for window in windows(tokenizer, phrases) for token in window[1 : 1 + tokenizer.model_max_length - 2]]
+        assert found[: len(expected)] == expected
+        assert set(found[len(expected) :]) <= {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    assert len(draw(sdxl_recipe, asked)) == asked.num_images
+
+
+def test_what_compel_weights_adds_counts_and_repetitions_count_again(sdxl_recipe: Sdxl) -> None:
+    drawn = [
+        draw(sdxl_recipe, request("a red circle", compel_weights=weights)) for weights in (None, "(gold:1.3)", "(gold:1.3), (gold:1.3)")
+    ]
+    assert not np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[1], drawn[2])
+    assert np.array_equal(drawn[1], draw(sdxl_recipe, request("a red circle, (gold:1.3)")))
+
+
+def test_compel_weights_without_the_switch_are_named_in_a_warning() -> None:
+    asked = request("a red circle", compel=False, compel_weights="(gold:1.3")
+    assert asked.warnings == ("compel_weights: not used, because compel_enabled is false",)
+    assert asked.phrases == (Phrase("a red circle"),)
+
+
+def test_bad_syntax_is_a_problem_of_the_request_with_its_position_and_without_the_prompt() -> None:
+    with pytest.raises(ValidationError) as caught:
+        request("a secret (red circle", negative_prompt="blue)", compel_weights="(gold:1,3)")
+    sent = {problem.field: problem.sent for problem in caught.value.problems}
+    assert sent == {
+        "prompt": 'a "(" that is never closed at character 10',
+        "negative_prompt": 'a ")" that closes nothing at character 5',
+        "compel_weights": "a weight that is no number at character 6",
+    }
+    assert "secret" not in caught.value.message
+
+
+def test_the_payload_says_whether_weights_were_read(sdxl_recipe: Sdxl) -> None:
+    reported = [sdxl_recipe.summarize(request("a", compel=compel), []).metadata["compel_enhancement"] for compel in (False, True)]
+    assert reported == [False, True]

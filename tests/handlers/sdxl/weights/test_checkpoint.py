@@ -1,0 +1,120 @@
+"""SDXL from one file: the same networks as from the folder it was made of."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from structlog.testing import capture_logs
+from transformers import CLIPTokenizer
+
+from builder.weights.make_single_file import make_single_file
+from handlers.sdxl.handler import load
+from handlers.sdxl.weights.checkpoint import CONFIGURATION, _empty
+from handlers.sdxl.weights.load import load_sdxl
+from shared.settings import Settings, SettingsError
+from shared.weights.catalogue import SDXL
+from shared.weights.resolve import resolve
+from small_models.training.drawing import draw
+
+CPU = torch.device("cpu")
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+
+
+def make_checkpoint(folder: Path, target: Path) -> Path:
+    """A folder as one file, with its configuration beside it."""
+    make_single_file(folder, target)
+    shutil.copytree(folder, target.with_suffix(""), ignore=shutil.ignore_patterns("*.safetensors"))
+    return target
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_every_tensor_is_that_of_the_folder(tiny_models: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    folder, file = tiny_models / "sdxl", make_checkpoint(tiny_models / "sdxl", tmp_path / "model.safetensors")
+    expected, found = (load_sdxl(path, CPU, dtype) for path in (folder, file))
+    for part in PARTS:
+        theirs, ours = getattr(expected, part), getattr(found, part)
+        assert [(name, value.dtype) for name, value in theirs.state_dict().items()] == [
+            (name, value.dtype) for name, value in ours.state_dict().items()
+        ]
+        assert all(torch.equal(one, other) for one, other in zip(theirs.state_dict().values(), ours.state_dict().values(), strict=True))
+        assert not any(parameter.requires_grad or parameter.is_meta for parameter in ours.parameters())
+        assert not any(buffer.is_meta for buffer in ours.buffers())
+        assert not ours.training
+    assert found.vae.dtype == torch.float32  # it overflows in half precision
+    assert found.scheduler.config == expected.scheduler.config
+
+
+def test_the_picture_is_that_of_the_folder_to_the_bit(small_models: Path, tmp_path: Path) -> None:
+    file = make_checkpoint(small_models / "sdxl", tmp_path / "sdxl.safetensors")
+    one, other = (draw(load(Settings(sdxl_model=path, device="cpu")), "a red circle", 1) for path in (small_models / "sdxl", file))
+    assert np.array_equal(one, other)
+
+
+def test_a_file_in_models_dir_is_found_and_an_explicit_one_taken(tiny_models: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sdxl.safetensors"
+    file.touch()
+    (tmp_path / "other.safetensors").touch()
+    nowhere: dict[str, Any] = {name: tmp_path / "-" for name in ("baked_models_dir", "huggingface_cache", "volume_models_dir")}
+    assert resolve(SDXL, Settings(models_dir=tmp_path, **nowhere)) == file
+    assert resolve(SDXL, Settings(sdxl_model=tmp_path / "other.safetensors")) == tmp_path / "other.safetensors"
+    with pytest.raises(SettingsError, match=r"must name a complete diffusers folder or a \.safetensors file"):
+        resolve(SDXL, Settings(sdxl_model=tmp_path / "nothing.safetensors"))
+
+
+def test_the_log_has_the_seconds_and_the_speed_of_each_network(tiny_models: Path, tmp_path: Path) -> None:
+    file = make_checkpoint(tiny_models / "sdxl", tmp_path / "model.safetensors")
+    with capture_logs() as lines:
+        load_sdxl(file, CPU, torch.float32)
+    loaded = {line["component"]: line for line in lines if line["event"] == "loaded"}
+    assert loaded.keys() == {f"sdxl/{part}" for part in PARTS}
+    assert all(line["bytes"] > 0 and line["gb_per_s"] >= 0 and "seconds" in line for line in loaded.values())
+
+
+def without_one(tensors: dict[str, Any]) -> None:
+    del tensors["first_stage_model.decoder.conv_in.bias"]
+
+
+def of_another_shape(tensors: dict[str, Any]) -> None:
+    tensors["model.diffusion_model.out.2.weight"] = torch.zeros(3, 3)
+
+
+@pytest.mark.parametrize("spoil", [without_one, of_another_shape])
+def test_a_file_that_lacks_something_stops_the_worker(tiny_models: Path, tmp_path: Path, spoil: Callable[[dict[str, Any]], None]) -> None:
+    file = make_checkpoint(tiny_models / "sdxl", tmp_path / "model.safetensors")
+    tensors = load_file(file)
+    spoil(tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(SettingsError, match=r"The weights of sdxl/(vae|unet) cannot be used"):
+        load_sdxl(file, CPU, torch.float32)
+
+
+def test_a_damaged_file_stops_the_worker(tiny_models: Path, tmp_path: Path) -> None:
+    file = make_checkpoint(tiny_models / "sdxl", tmp_path / "model.safetensors")
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(SettingsError, match="cannot be used"):
+        load_sdxl(file, CPU, torch.float32)
+
+
+def test_the_published_configuration_makes_networks_of_the_published_sizes() -> None:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    kinds = (UNet2DConditionModel, AutoencoderKL, CLIPTextModel, CLIPTextModelWithProjection)
+    networks = {part: _empty(kind, CONFIGURATION / part) for part, kind in zip(PARTS, kinds, strict=True)}
+    counts = {part: sum(parameter.numel() for parameter in network.parameters()) for part, network in networks.items()}
+    assert counts == {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840}
+
+
+@pytest.mark.parametrize(("part", "pad"), [("tokenizer", 49407), ("tokenizer_2", 0)])
+def test_the_published_tokenizers_are_clips(part: str, pad: int) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(CONFIGURATION / part, local_files_only=True)
+    assert len(tokenizer) == 49408
+    assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert tokenizer.pad_token_id == pad

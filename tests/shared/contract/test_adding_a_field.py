@@ -1,0 +1,45 @@
+"""A new field is one declaration: everything else follows from it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import pytest
+from pydantic import Field
+
+from builder.contract.pages import request_table
+from builder.contract.schemas import request_schema
+from shared.contract.field_location import Wire
+from shared.contract.sdxl import SdxlRequest
+from shared.errors import ValidationError
+
+
+class WithTiling(SdxlRequest):
+    """An SDXL request with one field more."""
+
+    tiling: Annotated[int, Field(ge=0, le=4, description="Tiles a side."), Wire("config.tiling", ("tile_count",))] = 0
+
+
+BASE = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "p"}
+
+
+def test_it_is_read_from_every_place_and_by_its_alias() -> None:
+    assert WithTiling.parse(BASE | {"config": {"tiling": 2}}, job_id="r").tiling == 2
+    assert WithTiling.parse(BASE | {"tile_count": 3}, job_id="r").tiling == 3
+    assert WithTiling.parse(BASE, job_id="r").tiling == 0
+
+
+def test_what_is_wrong_with_it_is_said() -> None:
+    with pytest.raises(ValidationError, match=r"config.tiling: must be a whole number from 0 to 4; you sent 9 \(nearest: 4\)"):
+        WithTiling.parse(BASE | {"config": {"tiling": 9}}, job_id="r")
+
+
+def test_a_near_miss_of_it_is_told() -> None:
+    assert "did you mean config.tiling?" in WithTiling.parse(BASE | {"config": {"tilling": 1}}, job_id="r").warnings[0]
+
+
+def test_it_stands_in_the_schema_and_in_the_table() -> None:
+    config = request_schema(WithTiling)["properties"]["config"]["anyOf"][0]["properties"]
+    assert config["tiling"]["description"] == "Tiles a side. Default: 0."
+    assert config["tile_count"]["deprecated"] is True
+    assert "| `config.tiling` | `config.tile_count` | a whole number from 0 to 4 | 0 | Tiles a side. |" in request_table(WithTiling)

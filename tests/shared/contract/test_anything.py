@@ -1,0 +1,54 @@
+"""Whatever is sent, a request is either read or refused in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.contract.schemas import ENDPOINTS, Endpoint
+from shared.contract.field_location import wires
+from shared.contract.request import identify
+from shared.errors import ValidationError
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=20)
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=12
+)
+
+
+def inputs(endpoint: Endpoint) -> st.SearchStrategy[Any]:
+    """Inputs with the right names and values of any kind, so that every field's reading is reached."""
+    names = sorted({name for wire in wires(endpoint.request).values() for _, name in wire.candidates()})
+    objects = st.dictionaries(st.sampled_from(names) | st.text(max_size=8), JSON, max_size=8)
+    types = st.sampled_from(["sdxl_image_fast", "video_fast", "chat"]) | JSON
+    fixed = st.fixed_dictionaries(
+        {"id": st.just("j") | JSON, "user_id": st.just("u"), "type": types, "prompt": st.just("p") | JSON},
+        optional={"config": objects | JSON, "metadata": objects | JSON},
+    )
+    return st.builds(lambda one, other: one | other, objects, fixed) | JSON
+
+
+def answer(endpoint: Endpoint, raw: Any) -> tuple[str, ...]:
+    """What is said about an input: the warnings of a request, or the problems of none."""
+    try:
+        return endpoint.request.parse(raw, job_id="r").warnings
+    except ValidationError as error:
+        return error.message, *map(str, error.problems)
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
+@given(data=st.data())
+def test_anything_is_read_or_refused_in_words(endpoint: Endpoint, data: st.DataObject) -> None:
+    said = answer(endpoint, data.draw(inputs(endpoint)))
+    assert all(text.isprintable() and len(text) < 10_000 for text in said)
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
+@given(data=st.data())
+def test_whatever_is_sent_the_job_is_identified(endpoint: Endpoint, data: st.DataObject) -> None:
+    identity = identify(data.draw(inputs(endpoint)), job_id="r")
+    assert identity.job_id.isascii()
+    assert identity.callback_url is None

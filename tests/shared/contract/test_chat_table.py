@@ -1,0 +1,123 @@
+"""Row by row of the chat table: what is refused, in both forms, with the field that is wrong; what counts as absent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from handlers.chat.openai.request import OPENAI_FIELDS
+from shared.contract.chat import ChatRequest
+from shared.contract.field_location import wires
+from shared.contract.request import Operator
+from shared.errors import Problem, ValidationError
+
+HELLO = [{"role": "user", "content": "hello"}]
+NOT_A_NUMBER: tuple[Any, ...] = ("1", True, [1], {}, math.nan, math.inf, -math.inf)
+NOT_WHOLE: tuple[Any, ...] = (*NOT_A_NUMBER, 1.5)
+NOT_TEXT: tuple[Any, ...] = (5, True, ["a"], {}, "a\x00b", "\ud800")
+NOT_A_SWITCH: tuple[Any, ...] = ("true", 1, 0, "no", [])
+
+
+def turn(role: Any = "user", content: Any = "hello") -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+WRONG: Mapping[str, Sequence[Any]] = {
+    "id": ("", "a b", "a/b", "../x", "x" * 129, 5, True),
+    "user_id": ("", "a b", "a/b", "../x", "x" * 129, 5),
+    "callback_url": ("http://elsewhere.example/x", "https://elsewhere.example/x", "file:///etc/passwd", 5, ""),
+    "type": ("talk", "CHAT", "", 5, True, ["chat"]),
+    "prompt": ("", *NOT_TEXT),
+    "system_prompt": NOT_TEXT,
+    "enhancement_type": ("best", "", 5, True),
+    "target_model": ("sd3", "", 5),
+    "quality": NOT_TEXT,
+    "messages": (
+        [], {}, "hello", 5, True, [turn("system")], [turn("system"), turn("developer")],
+        [None], ["hello"], [[]], [{}], [turn("tool")], [turn("User")], [turn("")], [turn(5)], [turn(None)], [{"content": "x"}],
+        [{"role": "user"}], [turn(content=None)], [turn(content=5)], [turn(content=[])], [turn(content={})], [turn(content=["a"])],
+        [turn(content=[{"type": "image_url", "image_url": {"url": "x"}}])], [turn(content=[{"type": "text"}])],
+        [turn(content="\x00")], [turn(content="\ud800")], [turn(), turn("assistant", 5)],
+    ),
+    "max_tokens": (0, -1, 4097, 10**30, *NOT_WHOLE),
+    "temperature": (-0.1, 2.1, *NOT_A_NUMBER),
+    "top_p": (-0.1, 1.1, *NOT_A_NUMBER),
+    "model": ("gpt-5", "", "Qwen/Qwen2.5-7B", "../qwen", 5, True),
+    "stop": ("", 5, True, {}, ["a"] * 9, [""], [5], [None], ["a", "b\x00"], "x" * 1001),
+    "seed": (-1, 2**31, *NOT_WHOLE),
+    "presence_penalty": (-2.1, 2.1, *NOT_A_NUMBER),
+    "frequency_penalty": (-2.1, 2.1, *NOT_A_NUMBER),
+    "repetition_penalty": (0, -1, 2.1, *NOT_A_NUMBER),
+    "response_format": (
+        "json", 5, [], {}, {"type": "yaml"}, {"type": 5}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {}},
+        {"type": "json_schema", "json_schema": {"schema": 5}}, {"type": "json_schema", "json_schema": {"schema": {"a": math.nan}}},
+    ),
+    "sfw_mode": NOT_A_SWITCH,
+    "stream": NOT_A_SWITCH,
+}  # fmt: skip
+ROWS = [pytest.param(name, value, id=f"{name}={str(value)[:40]!r}") for name, values in WRONG.items() for value in values]
+IN_OPENAIS_FORM = {**{meant: name for name, meant in OPENAI_FIELDS.items()}, "max_tokens": "max_completion_tokens"}
+
+
+def problems(raw: object) -> Sequence[Problem]:
+    with pytest.raises(ValidationError) as caught:
+        ChatRequest.parse(raw, job_id="r", operator=Operator(streams=True))
+    assert caught.value.code == "VALIDATION_ERROR"
+    assert not caught.value.retryable
+    return caught.value.problems
+
+
+def blames(found: Sequence[Problem], field: str) -> bool:
+    return bool(found) and all(problem.field.startswith(field) for problem in found)
+
+
+def test_every_row_of_the_table_is_here() -> None:
+    assert set(WRONG) == {wire.name for wire in wires(ChatRequest).values()} - {"job_id"}
+
+
+@pytest.mark.parametrize(("name", "value"), ROWS)
+def test_a_wrong_value_is_refused_and_its_field_alone_is_blamed(name: str, value: Any) -> None:
+    other = {"prompt": "hello"} if name in ("prompt", "system_prompt") else {"messages": HELLO}
+    found = problems(other | {name: value})
+    assert blames(found, name), found
+    assert "hello" not in str([str(problem) for problem in found])
+
+
+@pytest.mark.parametrize(("name", "value"), [row for row in ROWS if row.values[0] in IN_OPENAIS_FORM])
+def test_the_same_is_refused_in_openais_form_under_openais_name(name: str, value: Any) -> None:
+    body = {"model": "qwen_instruct", "messages": HELLO} | {IN_OPENAIS_FORM[name]: value}
+    found = problems({"openai_route": "/v1/chat/completions", "openai_input": body})
+    assert blames(found, IN_OPENAIS_FORM[name]), found
+
+
+@pytest.mark.parametrize("name", [name for name in WRONG if name not in ("prompt", "messages")])
+def test_null_means_absent(name: str) -> None:
+    given, absent = ({"messages": HELLO, "seed": 7} | extra for extra in ({name: None}, {}))
+    one, other = (ChatRequest.parse(raw, job_id="r").model_dump(exclude={"seed"}) for raw in (given, absent))
+    assert one == other
+
+
+def test_a_whole_number_may_stand_for_a_number() -> None:
+    request = ChatRequest.parse(
+        {"messages": HELLO, "temperature": 1, "top_p": 0, "presence_penalty": -2, "repetition_penalty": 1}, job_id="r"
+    )
+    assert (request.temperature, request.top_p, request.presence_penalty, request.repetition_penalty) == (1.0, 0.0, -2.0, 1.0)
+
+
+def test_all_problems_of_a_request_are_named_at_once() -> None:
+    wrong = {"messages": [turn("tool")], "temperature": 3, "max_tokens": 0, "stop": ["a"] * 9, "seed": -1, "sfw_mode": "yes", "model": "x"}
+    assert {problem.field.partition("[")[0] for problem in problems(wrong)} == set(wrong)
+
+
+def test_all_problems_of_openais_form_are_named_at_once() -> None:
+    wrong = {"n": 2, "tools": [{}], "logprobs": True, "temperature": 3, "stop": [""], "stream_options": 5, "top_logprobs": 3}
+    found = problems({"openai_route": "/v1/chat/completions", "openai_input": {"messages": HELLO, "stream": True} | wrong})
+    assert {problem.field.partition("[")[0] for problem in found} == {*wrong, "model"}
+
+
+@pytest.mark.parametrize("raw", [None, [], "hello", 5, {"messages": HELLO, "config": 5}, {"messages": HELLO, "metadata": "x"}])
+def test_what_is_no_request_at_all_is_refused(raw: object) -> None:
+    assert problems(raw)

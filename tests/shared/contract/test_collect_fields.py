@@ -1,0 +1,120 @@
+"""Where a value is looked for, and what happens to names that mean nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shared.contract.context import Notes
+from tests.shared.contract.requests import chat, problem, sdxl, wan
+
+
+def test_config_wins_over_the_top_level_and_that_over_metadata() -> None:
+    assert sdxl(config={"seed": 1}, seed=2, metadata={"seed": 3}).seed == 1
+    assert sdxl(seed=2, metadata={"seed": 3}).seed == 2
+    assert sdxl(metadata={"seed": 3}).seed == 3
+
+
+def test_within_one_place_the_canonical_name_wins_over_its_aliases() -> None:
+    assert wan(config={"sample_steps": 9, "steps": 7, "num_inference_steps": 8}).steps == 7
+    assert wan(config={"sample_steps": 9, "num_inference_steps": 8}).steps == 8
+
+
+def test_an_alias_in_config_wins_over_the_canonical_name_at_the_top_level() -> None:
+    assert wan(config={"frame_num": 5}, frames=9).frames == 5
+
+
+def test_null_means_absent_so_that_the_next_place_is_asked() -> None:
+    assert sdxl(config={"seed": None}, seed=2).seed == 2
+    assert sdxl(config=None, metadata=None).num_images == 1
+    assert sdxl(config={"loras": [{"name": "ink", "scale": None}]}).loras[0].scale == 1.0
+
+
+@pytest.mark.parametrize(
+    ("alias", "value", "attribute"),
+    [
+        ("num_inference_steps", 20, "steps"),
+        ("batch_size", 3, "num_images"),
+    ],
+)
+def test_sdxl_understands_the_names_of_the_live_caller(alias: str, value: int, attribute: str) -> None:
+    assert getattr(sdxl(config={alias: value}), attribute) == value
+
+
+@pytest.mark.parametrize(
+    ("place", "alias", "value", "attribute"),
+    [
+        ("config", "frame_num", 9, "frames"),
+        ("config", "sample_steps", 9, "steps"),
+        ("config", "num_inference_steps", 9, "steps"),
+        ("config", "sample_guide_scale", 3.5, "guidance_scale"),
+    ],
+)
+def test_wan_understands_the_names_of_the_live_caller(place: str, alias: str, value: float, attribute: str) -> None:
+    assert getattr(wan(**{place: {alias: value}}), attribute) == value
+
+
+def test_the_job_type_may_be_called_so() -> None:
+    assert sdxl(type=None, job_type="sdxl_image_high").type == "sdxl_image_high"
+
+
+def test_a_value_that_another_one_overrules_is_named_in_a_warning() -> None:
+    assert sdxl(config={"steps": 20, "num_inference_steps": 30}).warnings == (
+        "config.num_inference_steps: not used, because config.steps is given",
+    )
+    assert sdxl(config={"steps": 20, "num_inference_steps": 20}).warnings == ()
+
+
+@pytest.mark.parametrize("place", ["config", "metadata"])
+@pytest.mark.parametrize("value", [[], "steps=20", 5, True])
+def test_config_and_metadata_must_be_objects(place: str, value: Any) -> None:
+    assert problem(sdxl, **{place: value}).field == place
+
+
+def test_an_unknown_name_is_ignored_and_named_without_its_value() -> None:
+    request = sdxl(config={"colour": "secret"}, mood="secret")
+    assert set(request.warnings) == {"config.colour: not a known field, ignored", "mood: not a known field, ignored"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [("guidence_scale", "config.guidance_scale"), ("numImages", "config.num_images"), ("stesp", "config.steps"), ("SEED", "config.seed")],
+)
+def test_a_near_miss_is_told_what_it_resembles(sent: str, meant: str) -> None:
+    assert sdxl(config={sent: 1}).warnings == (f"config.{sent}: not a known field, ignored; did you mean {meant}?",)
+
+
+def test_a_near_miss_inside_an_object_of_a_list_is_told_too() -> None:
+    request = sdxl(config={"loras": [{"name": "ink", "weigth": 1, "scal": 2}]})
+    assert set(request.warnings) == {
+        "config.loras[].weigth: not a known field, ignored",
+        "config.loras[].scal: not a known field, ignored; did you mean scale?",
+    }
+
+
+def test_nothing_in_metadata_is_warned_about() -> None:
+    assert sdxl(metadata={"credits": 3, "guidence_scale": 4, "contentType": "sfw"}).warnings == ()
+
+
+def test_the_descriptive_names_of_live_callers_are_not_warned_about() -> None:
+    descriptive = {"pipeline": "x", "quality": "high", "format": "png", "content_type": "sfw", "model": "sdxl", "original_prompt": "p"}
+    assert sdxl(config=descriptive, **descriptive).warnings == ()
+    assert wan(config=descriptive).warnings == ()
+    assert chat(project_context={"a": 1}, content_tier="sfw", conversation_id="c").warnings == ()
+
+
+def test_warnings_are_few_and_short_whatever_is_sent() -> None:
+    names = {"x" * 5000: 1, "a\nb": 1, "\ud800": 1} | {f"unknown_{index}": 1 for index in range(2000)}
+    warnings = sdxl(config=names, **names).warnings
+    assert len(warnings) <= 21
+    assert max(map(len, warnings)) <= 240
+    assert all(warning.isprintable() for warning in warnings)
+    assert warnings[-1].startswith("and ")
+
+
+def test_of_more_warnings_than_are_named_each_counts_once() -> None:
+    notes = Notes()
+    for index in (*range(20), 0, 1, 20):
+        notes.add(f"config.unknown_{index}: not a known field, ignored")
+    assert [*notes][20:] == ["and 1 more warning"]

@@ -1,0 +1,91 @@
+"""Whose job it is, and where its answer may go."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from shared.contract.request import Operator, identify
+from tests.shared.contract.requests import problem, problems, sdxl, wan
+
+ALLOWING = Operator(callback_hosts=frozenset({"hooks.example.com", "127.0.0.1"}))
+BAD_IDS = ["../..", "%2e%2e", "a/b", "a\\b", "a\x00", "a\n", "ä", "🦊", "", "x" * 129, ".", "a b", 5, True, ["a"], {}]
+
+
+@pytest.mark.parametrize("name", ["id", "job_id"])
+def test_a_job_may_be_named_by_either_name(name: str) -> None:
+    request = sdxl(**{"id": None, name: "A-1_z"})
+    assert request.job_id == "A-1_z"
+
+
+def test_both_names_may_be_given_and_then_must_agree() -> None:
+    assert sdxl(id="j", job_id="j").job_id == "j"
+    found = problem(sdxl, id="j", job_id="k")
+    assert (found.field, found.allowed) == ("job_id", "the same as id")
+
+
+@pytest.mark.parametrize("bad", BAD_IDS)
+def test_what_cannot_be_part_of_a_storage_path_is_no_id(bad: Any) -> None:
+    assert problem(sdxl, id=bad).field == "id"
+    assert problem(wan, user_id=bad).field == "user_id"
+
+
+def test_pictures_and_clips_need_both_ids() -> None:
+    assert set(problems(sdxl, id=None, user_id=None)) == {"id", "user_id"}
+    assert set(problems(wan, id=None, user_id=None)) == {"id", "user_id"}
+
+
+def test_an_id_in_config_or_metadata_is_no_id() -> None:
+    assert problem(sdxl, id=None, config={"id": "j"}, metadata={"job_id": "j"}).field == "id"
+
+
+@pytest.mark.parametrize("url", ["https://hooks.example.com/x?y=1", "https://hooks.example.com:8443/", "http://127.0.0.1:9/x"])
+def test_a_callback_goes_to_a_host_that_the_operator_allows(url: str) -> None:
+    assert sdxl(ALLOWING, callback_url=url).callback_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://elsewhere.example.com/",
+        "http://hooks.example.com/",
+        "https://user:pass@hooks.example.com/",
+        "https://hooks.example.com@elsewhere.example.com/",
+        "https://elsewhere.example.com\\@hooks.example.com/",
+        "https://hooks.example.com.elsewhere.example/",
+        "https://hooks.example.com/a b",
+        "https://hooks.example.com/\n",
+        "https://hooks.example.com:99999/",
+        "https://[::1/",
+        "https:///x",
+        "file:///etc/passwd",
+        "http://169.254.169.254/latest/meta-data",
+        "https://hooks.example.com/" + "x" * 2048,
+        "hooks.example.com",
+        "",
+        5,
+    ],
+)
+def test_a_callback_goes_nowhere_else(url: Any) -> None:
+    assert problem(lambda **changes: sdxl(ALLOWING, **changes), callback_url=url).field == "callback_url"
+
+
+def test_without_allowed_hosts_no_request_chooses_its_callback() -> None:
+    assert problem(sdxl, callback_url="https://hooks.example.com/").field == "callback_url"
+
+
+def test_a_valid_request_is_identified() -> None:
+    raw = {"id": "j", "user_id": "u", "job_type": "video_fast", "callback_url": "https://hooks.example.com/x"}
+    assert dataclasses.astuple(identify(raw, job_id="r", operator=ALLOWING)) == ("j", "u", "video_fast", "https://hooks.example.com/x")
+
+
+def test_of_a_wrong_request_whatever_is_valid_is_known() -> None:
+    raw = {"id": "../x", "user_id": "u", "type": ["x"], "callback_url": "https://elsewhere.example.com/", "config": 5}
+    assert dataclasses.astuple(identify(raw, job_id="r", operator=ALLOWING)) == ("r", "u", None, None)
+
+
+@pytest.mark.parametrize("raw", [None, [], "x", 5, {}, {5: 6}, {"id": {"id": {}}}, {"id": "\ud800", "user_id": "\x00", "type": "a b"}])
+def test_identifying_never_fails(raw: Any) -> None:
+    assert dataclasses.astuple(identify(raw, job_id="r")) == ("r", None, None, None)

@@ -1,0 +1,84 @@
+"""The TypeScript types are those of the code, and they catch what a caller may get wrong."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from builder.contract.types import has_converter, typescript
+from tests.doubles.typescript import compile_all
+
+ROOT = Path(__file__).parents[3]
+
+GOOD = """
+import { ChatRequest, OpenAIChunk, SdxlPayload, SdxlRequest, WanPayload, WanRequest } from "./contract";
+
+const picture: SdxlRequest = {
+  id: "j", user_id: "u", type: "sdxl_image_fast", prompt: "p",
+  config: { num_images: 3, resolution: "1024x1024", seed: null, loras: [{ name: "ink" }] },
+  metadata: { reference_strength: 0.5, anything: { at: "all" } },
+};
+const clip: WanRequest = { id: "j", user_id: "u", type: "video_fast", prompt: "p", config: { frames: 49 } };
+const roles: Array<"user" | "assistant"> = ["user", "assistant"];
+const chat: ChatRequest = { messages: roles.map((role) => ({ role, content: "x" })), stop: ["a"] };
+
+function tell(payload: SdxlPayload): string {
+  switch (payload.status) {
+    case "completed": return payload.assets.map((asset) => asset.url).join() + payload.metadata.processing_time.toFixed(1);
+    case "failed": return payload.metadata.error_code + (payload.metadata.problems ?? []).map((problem) => problem.field).join();
+    case "processing": return payload.worker_id;
+  }
+}
+
+function seconds(payload: WanPayload): number {
+  if (payload.status !== "completed") return 0;
+  return payload.assets.reduce((sum, asset) => sum + (asset.type === "video" ? asset.duration_seconds : 0), 0);
+}
+
+const piece = (chunk: OpenAIChunk): string => chunk.choices.map((choice) => choice.delta.content ?? "").join("");
+
+export default [picture, clip, chat, tell, seconds, piece];
+"""
+
+JOB = 'id: "j", user_id: "u", type: "sdxl_image_fast"'
+
+# Each program, and the complaint that it must cause.
+BAD = {
+    "a_misspelt_field": ("TS2561", f'const x: SdxlRequest = {{ {JOB}, prompt: "p", config: {{ guidence_scale: 7 }} }};'),
+    "a_misspelt_name_in_a_list": ("TS2561", f'const x: SdxlRequest = {{ {JOB}, prompt: "p", config: {{ loras: [{{ nam: "a" }}] }} }};'),
+    "a_value_outside_its_set": ("TS2322", f'const x: SdxlRequest = {{ {JOB}, prompt: "p", config: {{ num_images: 2 }} }};'),
+    "a_missing_prompt": ("TS2741", f"const x: SdxlRequest = {{ {JOB} }};"),
+    "a_url_of_a_failed_job": ("TS2493", 'const x = (p: SdxlPayload) => p.status === "failed" && p.assets[0].url;'),
+    "an_unhandled_status": (
+        "TS2366",
+        """function x(payload: SdxlPayload): string {
+  switch (payload.status) { case "completed": return "a"; case "failed": return "b"; }
+}""",
+    ),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "schemas/contract.ts", tmp_path)
+    return tmp_path
+
+
+def test_the_types_are_current() -> None:
+    assert has_converter(), "run `make setup`"
+    assert (ROOT / "schemas/contract.ts").read_text("utf-8") == typescript(), "run `make schemas`"
+
+
+def test_a_right_program_compiles(folder: Path) -> None:
+    (folder / "good.ts").write_text(GOOD)
+    assert compile_all(folder) == ""
+
+
+def test_wrong_programs_do_not_compile(folder: Path) -> None:
+    for name, (_, program) in BAD.items():
+        (folder / f"{name}.ts").write_text(f'import {{ SdxlPayload, SdxlRequest }} from "./contract";\n{program}\nexport default x;\n')
+    complaints = set(re.findall(r"^(\w+)\.ts\(.*?error (TS\d+)", compile_all(folder), flags=re.MULTILINE))
+    assert complaints >= {(name, code) for name, (code, _) in BAD.items()}

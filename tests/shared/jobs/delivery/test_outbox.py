@@ -1,0 +1,275 @@
+"""What waits in the outbox: whole or not at all, bounded, and without secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.contract.callback import FailedPayload
+from shared.contract.request import Identity
+from shared.jobs.delivery.outbox import Outbox
+from shared.jobs.delivery.outbox_entry import MANIFEST, read_entry
+from shared.jobs.delivery.redelivery import Redelivery, Tally
+from shared.settings import Settings, SettingsError
+from shared.storage.local_disk import LocalDisk
+from shared.webhooks import Webhook
+from tests.doubles.worker import clean_environment
+from tests.shared.contract.payloads import completed, image
+
+KEY = "user-1/job/0.png"
+IDENTITY = Identity("job", "user-1", "sdxl_generate", None)
+
+
+def outbox_in(folder: Path, *, max_bytes: int = 10_000, max_age: float = 3600.0) -> Outbox:
+    return Outbox(folder / "outbox", max_bytes=max_bytes, max_age=max_age)
+
+
+def a_payload(text: str = "Storage was away.") -> FailedPayload:
+    metadata = {"error_code": "UPLOAD_ERROR", "error_type": "UploadError", "retryable": True, "processing_time": 1.0, "timings": {}}
+    fields = {"job_id": "job", "worker_id": "w", "completed_at": datetime.now(UTC), "error_message": text, "metadata": metadata}
+    return FailedPayload.model_validate(fields)
+
+
+def fill(outbox: Outbox, content: bytes = b"pixels", identity: Identity = IDENTITY) -> None:
+    draft = outbox.entry(identity)
+    draft.keep(KEY, content, "image/png")
+    draft.seal(identity, a_payload(), webhook_id="job_failed", calls_back=False)
+
+
+def delivering(outbox: Outbox, folder: Path) -> Redelivery:
+    return Redelivery(outbox, LocalDisk(folder / "out"), Webhook(Settings()))
+
+
+def test_what_was_kept_is_delivered_whole_and_is_gone_then(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    fill(outbox, b"all of it")
+    assert delivering(outbox, tmp_path).run() == Tally(delivered=1)
+    assert (tmp_path / "out" / KEY).read_bytes() == b"all of it"
+    assert list((tmp_path / "outbox").iterdir()) == []
+
+
+def test_what_was_not_sealed_is_never_delivered(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    outbox.entry(IDENTITY).keep(KEY, b"half a job", "image/png")
+    assert outbox.waiting() == []
+    assert delivering(outbox, tmp_path).run() == Tally()
+    assert not (tmp_path / "out" / KEY).exists()
+
+
+def test_what_was_dropped_leaves_nothing_behind(tmp_path: Path) -> None:
+    draft = outbox_in(tmp_path).entry(IDENTITY)
+    draft.keep(KEY, b"half a job", "image/png")
+    draft.drop()
+    assert list((tmp_path / "outbox").rglob("*")) == []
+
+
+def test_a_file_that_was_damaged_meanwhile_is_not_delivered(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    fill(outbox)
+    (entry,) = outbox.waiting()
+    (entry / "0.png").write_bytes(b"pixelz")
+    assert delivering(outbox, tmp_path).run() == Tally(waiting=1)
+    assert not (tmp_path / "out" / KEY).exists()
+
+
+def test_an_entry_that_names_a_path_outside_of_its_folder_is_no_entry(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    fill(outbox)
+    (entry,) = outbox.waiting()
+    manifest = entry / MANIFEST
+    manifest.write_bytes(manifest.read_bytes().replace(KEY.encode(), b"user-1/job/../../0.png"))
+    assert read_entry(entry) is None
+    assert delivering(outbox, tmp_path).run() == Tally(waiting=1)
+
+
+def test_the_newest_run_of_a_job_takes_the_place_of_earlier_ones(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    for content in (b"first", b"second"):
+        fill(outbox, content)
+    assert len(outbox.waiting()) == 1
+    delivering(outbox, tmp_path).run()
+    assert (tmp_path / "out" / KEY).read_bytes() == b"second"
+    assert list((tmp_path / "outbox").iterdir()) == [], "the first would be delivered over it the next time"
+
+
+def test_what_is_sealed_last_counts_however_early_it_was_begun(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    result = outbox.entry(IDENTITY)
+    result.keep(KEY, b"a result of many pictures", "image/png")
+    outbox.entry(IDENTITY).seal(IDENTITY, a_payload("Another run has failed."), webhook_id="job_failed", calls_back=False)
+    result.seal(IDENTITY, a_payload(), webhook_id="job_failed", calls_back=False)
+    (entry,) = outbox.waiting()
+    assert [file.name for file in entry.glob("*.png")] == ["0.png"]
+    assert delivering(outbox, tmp_path).run() == Tally(delivered=1)
+
+
+@pytest.mark.parametrize("order", [("result", "failure"), ("failure", "result")], ids=" then ".join)
+def test_a_failure_does_not_take_the_place_of_a_result_whichever_is_sealed_first(tmp_path: Path, order: tuple[str, str]) -> None:
+    outbox = outbox_in(tmp_path)
+    drafts = {"result": outbox.entry(IDENTITY), "failure": outbox.entry(IDENTITY)}
+    drafts["result"].keep(KEY, b"pixels", "image/png")
+    for name in order:
+        said = completed(image()) if name == "result" else a_payload("Another run has failed.")
+        drafts[name].seal(IDENTITY, said, webhook_id=f"job_{said.status}", calls_back=False)
+    (entry,) = outbox.waiting()
+    said_then = read_entry(entry)
+    assert said_then is not None
+    assert json.loads(said_then.payload)["status"] == "completed"
+    assert len(list((tmp_path / "outbox").iterdir())) == 1
+    delivering(outbox, tmp_path).run()
+    assert (tmp_path / "out" / KEY).read_bytes() == b"pixels"
+
+
+def test_a_result_whose_file_is_damaged_does_not_hide_a_failure(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    result = outbox.entry(IDENTITY)
+    result.keep(KEY, b"pixels", "image/png")
+    result.seal(IDENTITY, completed(image()), webhook_id="job_completed", calls_back=False)
+    (outbox.waiting()[0] / "0.png").write_bytes(b"other")
+    outbox.entry(IDENTITY).seal(IDENTITY, a_payload("Another run has failed."), webhook_id="job_failed", calls_back=False)
+    (entry,) = outbox.waiting()
+    assert not list(entry.glob("*.png"))
+
+
+def test_a_job_that_was_delivered_after_all_waits_no_more(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    fill(outbox)
+    fill(outbox, identity=Identity("other", "user-1", None, None))
+    outbox.forget(IDENTITY)
+    assert not outbox.has(IDENTITY)
+    assert len(outbox.waiting()) == 1
+
+
+def test_what_does_not_fit_is_not_kept_and_nothing_is_given_up_for_it(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path, max_bytes=2000)
+    fill(outbox, b"x" * 1000)
+    with pytest.raises(OSError, match="OUTBOX_MAX_BYTES"):
+        outbox.entry(Identity("other", "user-1", None, None)).keep(KEY, b"x" * 1000, "image/png")
+    assert len(outbox.waiting()) == 1
+
+
+class SlowlyRead(type(Path())):  # type: ignore[misc]  # the class of this machine's paths
+    """A file that is read for the second time, to be copied, only when another one was kept or has waited for it for a while."""
+
+    def open(self, *how: Any, **more: Any) -> Any:
+        self.opened = getattr(self, "opened", 0) + 1
+        if self.opened == 2:
+            self.meanwhile.set()
+            self.kept.wait(0.3)
+        return super().open(*how, **more)
+
+
+def test_what_is_kept_at_once_gets_no_more_room_together_than_there_is(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path, max_bytes=1500)
+    (tmp_path / "clip.mp4").write_bytes(bytes(1000))
+    slow, meanwhile, kept = SlowlyRead(tmp_path / "clip.mp4"), threading.Event(), threading.Event()
+    slow.meanwhile, slow.kept = meanwhile, kept
+
+    def keep_meanwhile() -> None:
+        meanwhile.wait(10)
+        try:
+            outbox.entry(Identity("other", "user-1", None, None)).keep(KEY, bytes(1000), "image/png")
+        finally:
+            kept.set()
+
+    with ThreadPoolExecutor(1) as threads:
+        other = threads.submit(keep_meanwhile)
+        outbox.entry(IDENTITY).keep("user-1/job/0.mp4", slow, "video/mp4")
+        with pytest.raises(OSError, match="OUTBOX_MAX_BYTES"):
+            other.result()
+
+
+def test_a_job_that_keeps_its_result_is_not_disturbed_by_others_that_drop_theirs(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path, max_bytes=2**30)
+
+    def keep_and_drop(number: int) -> None:
+        for _ in range(100):
+            draft = outbox.entry(Identity(f"job-{number}", "user-1", None, None))
+            draft.keep(KEY, b"pixels", "image/png")
+            draft.drop()
+            outbox.give_up_the_old()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(keep_and_drop, range(4)))  # raises what was raised there
+    assert list((tmp_path / "outbox").iterdir()) == []
+
+
+def test_what_is_too_old_is_given_up(tmp_path: Path) -> None:
+    fill(outbox_in(tmp_path))
+    time.sleep(0.05)
+    outbox = outbox_in(tmp_path, max_age=0.01)
+    assert delivering(outbox, tmp_path).run() == Tally()
+    assert list((tmp_path / "outbox").iterdir()) == []
+
+
+def test_what_a_crash_left_half_written_is_cleared_away_after_a_day(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    outbox.entry(IDENTITY).keep(KEY, b"half a job", "image/png")
+    outbox.entry(Identity("other", "user-1", None, None)).keep(KEY, b"half a job", "image/png")
+    first, second = sorted((tmp_path / "outbox").iterdir())
+    old = time.time() - 2 * 86400
+    os.utime(first, (old, old))
+    outbox.give_up_the_old()
+    assert list((tmp_path / "outbox").iterdir()) == [second], "another worker may still be writing the younger one"
+
+
+def test_what_else_lies_there_is_left_alone(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    fill(outbox)
+    (tmp_path / "outbox/lost+found").mkdir()
+    (tmp_path / "outbox/lost+found" / MANIFEST).write_text("{}")
+    assert delivering(outbox, tmp_path).run() == Tally(delivered=1)
+    assert (tmp_path / "outbox/lost+found" / MANIFEST).exists()
+
+
+def test_a_payload_alone_does_not_go_beyond_the_limit_either(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path, max_bytes=200)
+    with pytest.raises(OSError, match="OUTBOX_MAX_BYTES"):
+        outbox.entry(IDENTITY).seal(IDENTITY, a_payload(), webhook_id="job_failed", calls_back=False)
+    assert list((tmp_path / "outbox").rglob("*")) == []
+
+
+LOOKING = """
+import time
+from pathlib import Path
+from shared.contract.request import Identity
+from tests.shared.jobs.delivery.test_outbox import delivering, fill, outbox_in
+
+outbox = outbox_in(Path())
+delivering(outbox, Path()).start(interval=0.02)
+for number in range(2):
+    fill(outbox, identity=Identity(f"job-{number}", "user-1", None, None))
+    ends = time.monotonic() + 5
+    while outbox.waiting() and time.monotonic() < ends:
+        time.sleep(0.01)
+print(len(outbox.waiting()), "left")
+"""
+
+
+def test_a_worker_that_runs_looks_into_it_again_and_again(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOOKING]
+    done = subprocess.run(command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.endswith("0 left\n"), done.stderr
+
+
+def test_only_its_owner_may_look_into_it(tmp_path: Path) -> None:
+    outbox = outbox_in(tmp_path)
+    fill(outbox)
+    assert (tmp_path / "outbox").stat().st_mode & 0o077 == 0
+    assert all(entry.stat().st_mode & 0o077 == 0 for entry in outbox.waiting())
+
+
+def test_an_outbox_that_cannot_be_written_to_stops_the_worker_at_its_start(tmp_path: Path) -> None:
+    (tmp_path / "outbox").write_text("a file")
+    with pytest.raises(SettingsError, match="OUTBOX_DIR"):
+        outbox_in(tmp_path).check()

@@ -1,0 +1,48 @@
+"""A process that has to end does end, with a code that says so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+from tests.doubles.worker import clean_environment
+
+HANGING = """
+import threading, time
+from shared.jobs.execution.watchdog import Departure
+
+departure = Departure(1.0, end=threading.Event().wait)
+departure.begin()
+departure.begin()
+time.sleep(10)
+print("still here")
+"""
+FINISHING = """
+import time
+from shared.jobs.execution.watchdog import Departure
+
+departure = Departure(0.5)
+with departure.in_hand(0.5):
+    pass
+time.sleep(2.5)
+print("done")
+"""
+
+
+def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, cwd=folder, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_cleaning_up_that_hangs_is_ended_by_the_timer(tmp_path: Path) -> None:
+    done = run(HANGING, tmp_path)
+    assert done.returncode == 1
+    assert "still here" not in done.stdout
+    assert "File " not in done.stderr, "no line of code is written down"
+
+
+def test_the_timer_is_taken_off_when_the_job_is_answered(tmp_path: Path) -> None:
+    done = run(FINISHING, tmp_path)
+    assert (done.returncode, done.stdout) == (0, "done\n")

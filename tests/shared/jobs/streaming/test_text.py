@@ -1,0 +1,121 @@
+"""Neither waits for the other: a text grows as it can, and a reader takes what is new when he comes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
+from shared.jobs.streaming.progress import Progress
+from shared.jobs.streaming.text import WatchedText
+
+
+class Writer:
+    """Writes a letter every few milliseconds, up to so many."""
+
+    def __init__(self, letters: int) -> None:
+        self.letters = letters
+        self.written = 0
+        self.ended = False
+
+    async def __call__(self, progress: Progress) -> int:
+        try:
+            with progress:
+                while self.written < self.letters:
+                    self.written += 1
+                    progress.report(self.written, self.letters, text="x" * self.written)
+                    await asyncio.sleep(0.002)
+                await asyncio.to_thread(progress.close)
+            return self.written
+        finally:
+            self.ended = True
+
+
+async def read(writer: Writer, pause: float = 0.0) -> list[str]:
+    async with WatchedText(writer, 0.01) as text:
+        pieces = []
+        async for piece in text.pieces():
+            pieces.append(piece)
+            await asyncio.sleep(pause)
+        assert await text.end == writer.letters
+    return pieces
+
+
+def test_the_pieces_are_the_text() -> None:
+    assert "".join(asyncio.run(read(Writer(100)))) == "x" * 100
+
+
+def test_what_is_written_before_anybody_reads_is_one_piece() -> None:
+    async def late() -> list[str]:
+        async with WatchedText(Writer(30), 0.0) as text:
+            await text.end
+            return [piece async for piece in text.pieces()]
+
+    assert asyncio.run(late()) == ["x" * 30]
+
+
+def test_a_slow_reader_gets_fewer_pieces() -> None:
+    assert len(asyncio.run(read(Writer(100), pause=0.1))) < len(asyncio.run(read(Writer(100))))
+
+
+def test_a_text_without_a_letter_has_no_piece() -> None:
+    assert asyncio.run(read(Writer(0))) == []
+
+
+async def stream(writer: Writer) -> AsyncGenerator[str]:
+    async with WatchedText(writer, 0.01) as text:
+        async for piece in text.pieces():
+            yield piece
+
+
+def test_a_reader_who_closes_ends_the_writing() -> None:
+    writer = Writer(100_000)
+
+    async def leave() -> None:
+        pieces = stream(writer)
+        await anext(pieces)
+        await pieces.aclose()
+        assert writer.ended
+
+    asyncio.run(leave())
+    assert writer.written < writer.letters
+
+
+def test_a_reader_who_is_cancelled_while_he_does_something_else_ends_the_writing() -> None:
+    """As RunPod's SDK is while it hands a piece on. It forgets the generator, which is not told, and may live on for long."""
+    writer = Writer(100_000)
+
+    async def leave() -> None:
+        pieces, reading = stream(writer), asyncio.Event()
+
+        async def read_and_wait() -> None:
+            await anext(pieces)
+            reading.set()
+            await asyncio.sleep(60)
+
+        reader = asyncio.create_task(read_and_wait())
+        await reading.wait()
+        reader.cancel()
+        while not writer.ended:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(leave(), 20))
+    assert writer.written < writer.letters
+
+
+def test_work_that_fails_fails_its_reader_after_the_last_piece() -> None:
+    async def fail(progress: Progress) -> None:
+        with progress:
+            progress.report(1, 2, text="half")
+        raise ValueError("no more")
+
+    async def read_on() -> list[str]:
+        pieces = []
+        with contextlib.suppress(ValueError):
+            async with WatchedText(fail, 0.0) as text:
+                pieces = [piece async for piece in text.pieces()]
+                await text.end
+                pieces.append("not reached")
+        return pieces
+
+    assert asyncio.run(read_on()) == ["half"]

@@ -1,0 +1,112 @@
+"""What may be stored beside a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from shared.media.extras import EXTRAS, ExtraKind, extra_path, passing
+from shared.media.images import Pixels
+from tests.shared.media.test_videos import moving
+
+ALL: tuple[ExtraKind, ...] = ("poster", "webm", "gif")
+
+
+def written(folder: Path, frames: list[Pixels], *kinds: ExtraKind, fps: int = 8) -> list[Path]:
+    assert all(passed is frame for passed, frame in zip(passing(iter(frames), kinds, folder, fps=fps), frames, strict=True))
+    return [extra_path(folder, kind) for kind in kinds]
+
+
+def test_the_poster_is_the_first_frame_to_the_pixel(tmp_path: Path) -> None:
+    frames = moving(5)
+    (path,) = written(tmp_path, frames, "poster")
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert np.array_equal(np.asarray(picture), frames[0])
+
+
+@pytest.mark.parametrize(("count", "fps"), [(1, 24), (2, 8), (9, 16), (83, 24)])
+def test_a_webm_holds_every_frame_at_its_time(tmp_path: Path, count: int, fps: int) -> None:
+    frames = moving(count)
+    (path,) = written(tmp_path, frames, "webm", fps=fps)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("vp9", "yuv420p")
+        assert (stream.codec_context.colorspace, stream.codec_context.color_range) == (1, 1)
+        shown = list(container.decode(stream))
+    assert len(shown) == count
+    assert [frame.time for frame in shown] == pytest.approx([index / fps for index in range(count)], abs=1e-3)
+    middle = shown[count // 2].to_ndarray(format="rgb24").astype(int)
+    assert np.abs(middle - frames[count // 2]).mean() < 12  # the colours are half as fine as the pixels
+
+
+@pytest.mark.parametrize(("count", "fps"), [(1, 24), (7, 8), (83, 24), (10, 13)])
+def test_a_gif_takes_as_long_as_the_clip_with_at_most_twelve_frames_a_second(tmp_path: Path, count: int, fps: int) -> None:
+    (path,) = written(tmp_path, moving(count), "gif", fps=fps)
+    with Image.open(path) as picture:
+        lengths = []
+        for index in range(getattr(picture, "n_frames", 1)):
+            picture.seek(index)
+            lengths.append(picture.info["duration"])
+    assert sum(lengths) == pytest.approx(1000 * count / fps, abs=5)
+    assert len(lengths) <= 12 * count / fps + 1
+
+
+def test_a_gif_is_small_repeats_and_keeps_the_aspect(tmp_path: Path) -> None:
+    (path,) = written(tmp_path, moving(4, height=480, width=832), "gif")
+    with Image.open(path) as picture:
+        assert picture.format == "GIF"
+        assert picture.size == (320, 185)
+        assert picture.info["loop"] == 0
+
+
+def test_a_gif_looks_like_the_clip(tmp_path: Path) -> None:
+    frames = moving(4)
+    (path,) = written(tmp_path, frames, "gif")
+    with Image.open(path) as picture:
+        picture.seek(3)
+        assert np.abs(np.asarray(picture.convert("RGB")).astype(int) - frames[3]).mean() < 12
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_same_frames_give_the_same_bytes(tmp_path: Path, kind: ExtraKind) -> None:
+    contents = set()
+    for attempt in range(3):
+        (tmp_path / str(attempt)).mkdir()
+        (path,) = written(tmp_path / str(attempt), moving(20), kind)
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+
+
+def test_frames_pass_one_by_one(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def watched() -> Iterator[Pixels]:
+        for index, frame in enumerate(moving(4)):
+            made.append(index)
+            yield frame
+
+    passed = passing(watched(), ALL, tmp_path, fps=8)
+    next(passed)
+    assert made == [0]
+    assert len(list(passed)) == 3
+
+
+def test_frames_that_break_off_are_not_taken_for_a_whole_clip(tmp_path: Path) -> None:
+    def breaking() -> Iterator[Pixels]:
+        yield from moving(3)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(passing(breaking(), ALL, tmp_path, fps=8))
+    assert not extra_path(tmp_path, "gif").exists()
+
+
+def test_each_has_a_key_and_a_type_of_its_own() -> None:
+    assert len({extra.ending for extra in EXTRAS.values()} | {"mp4", "thumb.webp"}) == len(EXTRAS) + 2
+    assert {kind: extra.mime for kind, extra in EXTRAS.items()} == {"poster": "image/png", "webm": "video/webm", "gif": "image/gif"}

@@ -1,0 +1,102 @@
+"""`python -m handlers.<h>.handler` on a laptop: one job, its files, exit code 0."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from PIL import Image
+
+from tests.doubles.worker import ROOT, clean_environment
+
+HANDLERS = ("sdxl", "wan", "chat")
+
+
+def sample(handler: str) -> dict[str, Any]:
+    job: dict[str, Any] = json.loads((ROOT / "handlers" / handler / "test_input.json").read_text())
+    return job
+
+
+def work(
+    handler: str, tmp_path: Path, models: Path, *arguments: str, folder: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"handlers.{handler}.handler", *arguments]
+    environment = clean_environment(MODELS_DIR=str(models), OUTPUT_DIR=str(tmp_path / "out"), **variables)
+    return subprocess.run(command, cwd=folder or tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=100)
+
+
+def callback(tmp_path: Path, job: dict[str, Any]) -> dict[str, Any]:
+    path = tmp_path / "out" / job["input"]["user_id"] / job["input"]["id"] / "callback.json"
+    payload: dict[str, Any] = json.loads(path.read_bytes())
+    return payload
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_its_test_input_leaves_what_the_payload_says(handler: str, tmp_path: Path, tiny_models: Path) -> None:
+    job = sample(handler)
+    done = work(handler, tmp_path, tiny_models, "--test_input", json.dumps(job))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for asset in callback(tmp_path, job)["assets"]:
+        facts = asset["metadata"]
+        if asset["type"] == "text":
+            assert asset["content"]
+        elif asset["type"] == "image":
+            width, _, height = job["input"]["config"]["resolution"].partition("x")
+            with Image.open(tmp_path / "out" / asset["url"]) as picture:
+                assert picture.size == (facts["width"], facts["height"]) == (int(width), int(height))
+        else:
+            with av.open(str(tmp_path / "out" / asset["url"])) as container:
+                assert sum(1 for _ in container.decode(video=0)) == facts["frames"] == job["input"]["config"]["frames"]
+                assert container.streams.video[0].average_rate == facts["fps"] == job["input"]["config"]["fps"]
+                assert asset["duration_seconds"] == facts["frames"] / facts["fps"]
+
+
+def test_sdxl_picks_up_the_test_input_of_the_repository(tmp_path: Path, tiny_models: Path) -> None:
+    done = work("sdxl", tmp_path, tiny_models, folder=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    job = json.loads((ROOT / "test_input.json").read_text())
+    (asset,) = callback(tmp_path, job)["assets"]
+    with Image.open(tmp_path / "out" / asset["url"]) as picture:
+        assert picture.size == (64, 64)
+
+
+def test_a_job_that_fails_exits_with_1_and_says_why(tmp_path: Path, tiny_models: Path) -> None:
+    job = sample("sdxl")
+    job["input"]["config"]["steps"] = 99
+    done = work("sdxl", tmp_path, tiny_models, "--test_input", json.dumps(job))
+    assert done.returncode == 1
+    assert "config.steps" in done.stdout
+
+
+def test_chat_streams_on_a_laptop_too(tmp_path: Path, tiny_models: Path) -> None:
+    """RunPod's SDK hands a generator back without running it, and calls that a success."""
+    job = sample("chat")
+    job["input"] |= {"stream": True, "temperature": 0}
+    done = work("chat", tmp_path, tiny_models, "--test_input", json.dumps(job), CHAT_STREAMING="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert callback(tmp_path, job)["response"]
+    assert "{'delta': " in done.stdout
+    wrong = {"input": job["input"] | {"max_tokens": 0}}
+    done = work("chat", tmp_path, tiny_models, "--test_input", json.dumps(wrong), CHAT_STREAMING="1")
+    assert done.returncode == 1
+    assert "max_tokens" in done.stdout
+
+
+def test_without_weights_it_says_where_it_looked_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    done = work("sdxl", tmp_path, tmp_path / "none", "--test_input", json.dumps(sample("sdxl")))
+    assert done.returncode == 1
+    assert "MODELS_DIR" in done.stderr
+    assert "SDXL_MODEL" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_chat_never_imports_diffusion() -> None:
+    code = "import sys, handlers.chat.handler, handlers.chat.recipe; print([m for m in sys.modules if m.split('.')[0] == 'diffusers'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,126 @@
+"""What RunPod and the receiver of callbacks get, for every way a job can end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.doubles.jobs import PROMPT_CANARY, sdxl_job
+from tests.shared.serverless.conftest import SECRET, Loop
+
+
+def test_a_completed_job_is_called_back_once_with_exactly_what_runpod_gets(loop: Loop) -> None:
+    loop.gateway.submit(sdxl_job("completes", num_images=3))
+    body = loop.gateway.result("completes")
+    assert "error" not in body
+    assert body["output"]["status"] == "completed"
+    assert loop.callbacks("completes") == [body["output"]]
+
+
+def test_what_is_reported_as_stored_is_stored(loop: Loop) -> None:
+    loop.gateway.submit(sdxl_job("stores", num_images=3, resolution="96x64"))
+    assets = loop.gateway.result("stores")["output"]["assets"]
+    assert [asset["asset_index"] for asset in assets] == [0, 1, 2]
+    for asset in assets:
+        path = loop.worker.output / asset["url"]
+        assert path.stat().st_size == asset["file_size_bytes"] == asset["metadata"]["file_size_bytes"]
+        with Image.open(path) as picture:
+            assert picture.size == (96, 64) == (asset["metadata"]["width"], asset["metadata"]["height"])
+            colour = np.random.default_rng(asset["generation_seed"]).integers(0, 256, 3, dtype=np.uint8)
+            assert (np.asarray(picture) == colour).all()
+        with Image.open(loop.worker.output / asset["thumbnail_url"]) as thumbnail:
+            assert thumbnail.format == "WEBP"
+
+
+def test_the_payload_lies_beside_its_assets(loop: Loop) -> None:
+    loop.gateway.submit(sdxl_job("keeps"))
+    body = loop.gateway.result("keeps")
+    assert json.loads((loop.worker.output / "user-1/keeps/callback.json").read_bytes()) == body["output"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "code", "retryable"),
+    [
+        ("crash", "INTERNAL_ERROR", True),
+        ("fill", "OOM_ERROR", True),
+        ("hugely", "GENERATION_ERROR", False),
+        ("infinitely", "INTERNAL_ERROR", True),
+    ],
+)
+def test_whatever_fails_the_caller_gets_one_sentence_and_a_code(loop: Loop, verb: str, code: str, retryable: bool) -> None:
+    loop.gateway.submit(sdxl_job(f"fails-{verb}", verb))
+    body = loop.gateway.result(f"fails-{verb}")
+    output = body["output"]
+    assert output["status"] == "failed"
+    assert output["assets"] == []
+    assert (output["metadata"]["error_code"], output["metadata"]["retryable"]) == (code, retryable)
+    assert body["error"] == output["error_message"]
+    assert PROMPT_CANARY not in json.dumps(body)
+    assert loop.callbacks(f"fails-{verb}") == [output]
+
+
+def test_a_result_that_runpod_would_lose_fails_with_its_size(loop: Loop) -> None:
+    loop.gateway.submit(sdxl_job("too-large", "hugely"))
+    assert "9.0 MiB" in loop.gateway.result("too-large")["error"]
+
+
+def test_a_wrong_request_fails_with_all_its_problems_and_paints_nothing(loop: Loop) -> None:
+    loop.gateway.submit(sdxl_job("wrong", steps=99, num_images=2))
+    body = loop.gateway.result("wrong")
+    assert {"config.steps", "config.num_images"} == {problem["field"] for problem in body["output"]["metadata"]["problems"]}
+    assert "config.steps" in body["error"]
+    assert "config.num_images" in body["error"]
+    assert loop.callbacks("wrong") == [body["output"]]
+    assert loop.steps("wrong") == []
+
+
+def test_what_is_not_on_the_worker_is_refused_before_any_work(loop: Loop) -> None:
+    loop.gateway.submit(sdxl_job("lora", loras=[{"name": "pixels", "scale": 1.0}]))
+    assert loop.gateway.result("lora")["output"]["metadata"]["error_code"] == "MODEL_UNAVAILABLE"
+    assert loop.steps("lora") == []
+
+
+@pytest.mark.parametrize("value", [None, [], "text", 7])
+def test_an_input_that_is_no_object_is_answered_under_runpods_id(loop: Loop, value: object) -> None:
+    name = f"input-{type(value).__name__}"
+    loop.gateway.submit({"id": name, "input": value})
+    output = loop.gateway.result(name)["output"]
+    assert (output["job_id"], output["metadata"]["error_code"]) == (name, "VALIDATION_ERROR")
+
+
+def test_the_same_job_delivered_twice_makes_the_same_files_and_the_same_webhook_id(loop: Loop) -> None:
+    job = sdxl_job("twice")
+    hashes = []
+    for count in (1, 2):
+        loop.gateway.submit(job)
+        loop.gateway.wait_for(lambda count=count: len(loop.gateway.results("twice")) == count)  # type: ignore[misc]
+        hashes.append(hashlib.sha256((loop.worker.output / "user-1/twice/0.png").read_bytes()).hexdigest())
+    assert hashes[0] == hashes[1]
+    ids = [message.headers["webhook-id"] for message in loop.inbox.messages if message.payload["job_id"] == "twice"]
+    assert len(ids) == 2
+    assert len(set(ids)) == 1
+
+
+def test_a_result_that_runpod_refuses_with_500_is_sent_again(loop: Loop) -> None:
+    loop.gateway.answers.append(500)
+    loop.gateway.submit(sdxl_job("again"))
+    assert loop.gateway.result("again")["output"]["status"] == "completed"
+    assert [post.status for post in loop.gateway.posts if post.job_id == "again" and post.is_result] == [500, 200]
+
+
+def test_no_prompt_key_or_token_is_in_the_log(loop: Loop) -> None:
+    loop.gateway.submit(sdxl_job("secret-ok"))
+    loop.gateway.submit(sdxl_job("secret-crash", "crash"))
+    loop.gateway.submit(sdxl_job("secret-wrong", steps=99))
+    for job_id in ("secret-ok", "secret-crash", "secret-wrong"):
+        loop.gateway.result(job_id)
+    log = loop.worker.log
+    assert "secret-crash" in log, "the log names the job"
+    assert "RuntimeError" in log, "and what went wrong"
+    assert "Handler output" not in log, "the SDK's own DEBUG lines print whole results"
+    for canary in (PROMPT_CANARY, SECRET, "canary-runpod-key", "Traceback"):
+        assert canary not in log

@@ -1,0 +1,65 @@
+"""`--check`: the build of an image and an operator ask whether a worker could start, without starting it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.doubles.worker import ROOT, clean_environment
+
+
+def check(handler: str, tmp_path: Path, *scope: str, **environment: str) -> tuple[int, dict[str, str]]:
+    """The exit code, and what became of each check."""
+    command = [sys.executable, "-m", f"handlers.{handler}.handler", "--check", *scope]
+    variables = clean_environment(**{"MODELS_DIR": str(tmp_path / "models"), "OUTPUT_DIR": str(tmp_path / "out")} | environment)
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False, timeout=100)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return done.returncode, {line["check"]: line.get("reason", "passed") for line in lines if "check" in line}
+
+
+@pytest.mark.parametrize(
+    ("handler", "checks"), [("sdxl", ("libraries",)), ("wan", ("libraries", "encoder")), ("chat", ("libraries",))], ids=str
+)
+def test_an_image_needs_no_weights_and_no_storage(handler: str, checks: tuple[str, ...], tmp_path: Path) -> None:
+    assert check(handler, tmp_path, "image", SUPABASE_SERVICE_KEY="") == (0, dict.fromkeys(checks, "passed"))
+
+
+def test_with_weights_it_says_where_it_looked_for_them(tmp_path: Path) -> None:
+    code, checks = check("chat", tmp_path, "weights", ALLOW_DOWNLOADS="1")
+    assert code == 1
+    assert "'qwen_instruct' (Qwen/Qwen2.5-7B-Instruct) were not found. Looked in" in checks["weights qwen_instruct"]
+    assert checks["libraries"] == "passed"
+
+
+def test_a_machine_that_is_ready_passes_everything(tmp_path: Path, tiny_models: Path) -> None:
+    code, checks = check("chat", tmp_path, MODELS_DIR=str(tiny_models))
+    assert (code, set(checks.values())) == (0, {"passed"})
+    assert {"libraries", "weights qwen_instruct", "storage", "outbox", "callbacks"} <= set(checks)
+
+
+def test_all_that_fails_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    code, checks = check("chat", tmp_path, OUTPUT_DIR=str(tmp_path / "file"), OUTBOX_DIR=str(tmp_path / "file"))
+    assert code == 1
+    assert {name for name, outcome in checks.items() if outcome != "passed"} == {"weights qwen_instruct", "storage", "outbox"}
+
+
+def test_a_library_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    shutil.copytree(ROOT / "handlers", hidden / "handlers", ignore=shutil.ignore_patterns("__pycache__"))
+    (hidden / "handlers" / "chat" / "generate.py").write_text("import library_that_is_not_installed\n")
+    code, checks = check("chat", tmp_path, "image", PYTHONPATH=f"{hidden}:{ROOT}")
+    assert code == 1
+    assert "handlers.chat.recipe cannot be imported (No module named 'library_that_is_not_installed')" in checks["libraries"]
+
+
+def test_a_configuration_that_is_half_there_fails_before_anything_else(tmp_path: Path) -> None:
+    code, checks = check("chat", tmp_path, "image", SUPABASE_URL="https://project.example")
+    assert code == 1
+    assert list(checks) == ["configuration"]
+    assert "SUPABASE_SERVICE_ROLE_KEY" in checks["configuration"]

@@ -1,0 +1,132 @@
+"""What a reader gets of a text that is written under his eyes: all of it, in order, whole characters, and nothing that is masked."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.doubles.echo import BREAK, LEFT_LOG
+from tests.shared.serverless.conftest import Loop, started
+
+ALPHABETS = (
+    "abc de",
+    "äöüßéñ ",
+    "你好世界。",
+    "🦢🏽👨‍👩‍👧🇨🇭❤️ ",
+    "हिन्दी ",
+    "עברית ",
+    "\n\t \u00a0\u2028",
+    "e\u0301a\u0308\u200d",
+    "<|im_end|>",
+    "𝔘𝔫𝔦𐍈",
+    '{"a": "\\u00e9"}',
+)
+
+
+def texts(count: int) -> list[str]:
+    """Texts of many scripts, mixed at random; always the same ones. In the form that the tokenizer brings every text into."""
+    chance = random.Random(7)
+    mixed = ("".join(chance.choice(chance.choice(ALPHABETS)) for _ in range(chance.randint(1, 60))) for _ in range(count))
+    return [unicodedata.normalize("NFC", text) for text in mixed]
+
+
+def job(job_id: str, text: str, **fields: Any) -> dict[str, Any]:
+    return {"id": job_id, "input": {"messages": [{"role": "user", "content": text}], "stream": True} | fields}
+
+
+def deltas(loop: Loop, job_id: str) -> list[str]:
+    return [piece["delta"] for piece in loop.gateway.streamed(job_id) if "delta" in piece]
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[Loop]:
+    environment = {"MODELS_DIR": str(tiny_models), "CHAT_STREAMING": "1", "SFW_WORDS": "damn, New York"}
+    with started(tmp_path_factory.mktemp("echo"), "tests.doubles.echo", **environment) as running:
+        yield running
+
+
+def test_two_hundred_texts_of_all_scripts_arrive_as_they_were_written(loop: Loop) -> None:
+    said = dict(zip((f"text-{number}" for number in itertools.count()), texts(200), strict=False))
+    for job_id, text in said.items():
+        loop.gateway.submit(job(job_id, text))
+    for job_id, text in said.items():
+        *_, payload = loop.gateway.result(job_id)["output"]
+        assert payload["response"] == text
+        assert "".join(deltas(loop, job_id)) == text
+    assert max(len(deltas(loop, job_id)) for job_id in said) > 1
+
+
+def test_a_slow_reader_gets_few_pieces_and_keeps_no_place(loop: Loop) -> None:
+    loop.gateway.stream_delay = 1.0
+    try:
+        loop.gateway.submit(job("slow", "word " * 400))
+        *_, payload = loop.gateway.result("slow")["output"]
+    finally:
+        loop.gateway.stream_delay = 0.0
+    assert "".join(deltas(loop, "slow")) == payload["response"] == "word " * 400
+    assert 2 <= len(deltas(loop, "slow")) <= 5
+    last = [post.at for post in loop.gateway.posts if post.kind == "job-stream" and post.job_id == "slow"][-1]
+    left = float((loop.worker.folder / LEFT_LOG).read_text().split("\n")[-2].split()[0])
+    assert left < last, "it was written to its end while the reader was still at an earlier piece"
+
+
+def test_masked_words_are_masked_in_every_piece(loop: Loop) -> None:
+    loop.gateway.submit(job("masked", "Damn, in New York and in Scunthorpe: damned. " * 20, sfw_mode=True))
+    *_, payload = loop.gateway.result("masked")["output"]
+    assert payload["response"] == "****, in *** **** and in Scunthorpe: damned. " * 20
+    assert "".join(deltas(loop, "masked")) == payload["response"]
+    assert len(deltas(loop, "masked")) > 2
+
+
+def test_a_stream_that_breaks_off_gives_what_there_was_and_its_error(loop: Loop) -> None:
+    loop.gateway.submit(job("broken", "some words " + BREAK))
+    assert loop.gateway.result("broken")["error"] == "The echo died away. Send the job again."
+    assert ("some words " + BREAK).startswith("".join(deltas(loop, "broken")))
+    assert deltas(loop, "broken") != []
+
+
+def test_a_job_that_is_stopped_while_a_piece_is_on_its_way_ends_the_writing(loop: Loop) -> None:
+    """There the SDK forgets the generator, which goes on until somebody ends it."""
+    loop.gateway.stream_delay = 1.0
+    try:
+        loop.gateway.submit(job("gone", "word " * 20_000))
+        loop.gateway.wait_for(lambda: bool(deltas(loop, "gone")))
+        loop.gateway.stop("gone")
+        log = loop.worker.folder / LEFT_LOG
+        loop.gateway.wait_for(lambda: log.read_text().endswith("broken off\n"), seconds=20)
+    finally:
+        loop.gateway.stream_delay = 0.0
+    assert loop.gateway.results("gone") == []
+
+
+def test_without_streaming_updates_carry_the_text_so_far_and_the_payload_comes_alone(tmp_path: Path, tiny_models: Path) -> None:
+    with started(tmp_path, "tests.doubles.echo", MODELS_DIR=str(tiny_models)) as loop:
+        loop.gateway.submit(job("watched", "Grüße 🦢 " * 100))
+        payload = loop.gateway.result("watched")["output"]
+        shown = [update["text"] for update in loop.gateway.progress("watched")]
+    assert len(shown) >= 2
+    for earlier, later in itertools.pairwise([*shown, payload["response"]]):
+        assert later.startswith(earlier)
+    assert shown[-1] == payload["response"] == "Grüße 🦢 " * 100
+    assert loop.gateway.streamed("watched") == []
+
+
+def test_without_streaming_openais_form_has_one_object_and_a_stream_is_refused(tmp_path: Path, tiny_models: Path) -> None:
+    with started(tmp_path, "tests.doubles.echo", MODELS_DIR=str(tiny_models)) as loop:
+        body = {"model": "qwen_instruct", "messages": [{"role": "user", "content": "Grüße"}]}
+        for job_id, changes in (("whole", {}), ("streamed", {"stream": True})):
+            form = {"openai_route": "/v1/chat/completions", "openai_input": body | changes}
+            loop.gateway.submit({"id": job_id, "input": form})
+        loop.gateway.submit({"id": "models", "input": {"openai_route": "/v1/models", "openai_input": None}})
+        assert loop.gateway.result("whole")["output"]["choices"][0]["message"]["content"] == "Grüße"
+        assert loop.gateway.result("models")["output"]["data"][0]["id"] == "qwen_instruct"
+        error = json.loads(loop.gateway.result("streamed")["error"])["error"]
+    assert (error["param"], error["type"]) == ("stream", "invalid_request_error")
+    assert "CHAT_STREAMING=1" in error["message"]

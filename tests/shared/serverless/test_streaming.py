@@ -1,0 +1,61 @@
+"""Chat with `CHAT_STREAMING=1`: pieces of text while it is written, the payload last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.shared.serverless.conftest import Loop, started
+
+
+def job(job_id: str, **fields: Any) -> dict[str, Any]:
+    request = {"id": job_id, "user_id": "user-1", "type": "chat", "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
+    return {"id": job_id, "input": {**request, "max_tokens": 200, "stream": True} | fields}
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[Loop]:
+    environment = {"MODELS_DIR": str(tiny_models), "CHAT_STREAMING": "1"}
+    with started(tmp_path_factory.mktemp("chat"), "handlers.chat.handler", **environment) as running:
+        yield running
+
+
+def test_the_pieces_are_the_text_and_the_payload_comes_last(loop: Loop) -> None:
+    loop.gateway.submit(job("streamed"))
+    output = loop.gateway.result("streamed")["output"]
+    *pieces, payload = loop.gateway.streamed("streamed")
+    assert len(pieces) >= 2
+    assert payload["status"] == "completed"
+    assert "".join(piece["delta"] for piece in pieces) == payload["response"]
+    assert output == [*pieces, payload], "a generator's final output is everything that it yielded"
+
+
+def test_pieces_are_joined_so_that_each_token_is_not_a_request(loop: Loop) -> None:
+    loop.gateway.submit(job("joined"))
+    loop.gateway.result("joined")
+    *pieces, payload = loop.gateway.streamed("joined")
+    assert len(pieces) < payload["tokens_generated"] / 2
+
+
+def test_who_did_not_ask_for_pieces_gets_the_payload_alone(loop: Loop) -> None:
+    loop.gateway.submit(job("whole", stream=False))
+    (payload,) = loop.gateway.result("whole")["output"]
+    assert payload["status"] == "completed"
+
+
+def test_a_wrong_request_fails_with_one_sentence(loop: Loop) -> None:
+    loop.gateway.submit(job("wrong", max_tokens=0))
+    assert "max_tokens" in loop.gateway.result("wrong")["error"]
+
+
+def test_a_stopped_stream_ends_and_the_next_job_runs(loop: Loop) -> None:
+    loop.gateway.submit(job("stopped", max_tokens=1500))
+    loop.gateway.wait_for(lambda: bool(loop.gateway.streamed("stopped")))
+    loop.gateway.stop("stopped")
+    loop.gateway.submit(job("next", max_tokens=4))
+    assert loop.gateway.result("next")["output"][-1]["status"] == "completed"
+    assert loop.gateway.results("stopped") == []
+    assert all("delta" in piece for piece in loop.gateway.streamed("stopped"))

@@ -1,0 +1,78 @@
+"""One structured line per step, with the job's id, also from threads."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import structlog
+
+from shared.jobs.execution.threads import submit
+from shared.telemetry import Clock, configure_logging, job_context, logger
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> object:
+    yield
+    structlog.reset_defaults()
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_step_is_one_line_with_its_job_and_its_milliseconds(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("INFO")
+    clock = Clock()
+    with job_context("job-1"), clock.step("fetch"):
+        time.sleep(0.01)
+    (line,) = lines(capsys)
+    assert (line["event"], line["step"], line["outcome"], line["job_id"]) == ("step", "fetch", "done", "job-1")
+    assert isinstance(line["ms"], float)
+    assert line["ms"] >= 10
+
+
+def test_a_step_that_fails_is_timed_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("INFO")
+    clock = Clock()
+    with pytest.raises(ValueError, match="on the way"), clock.step("generate"):
+        raise ValueError("on the way")
+    (line,) = lines(capsys)
+    assert line["outcome"] == "failed"
+    assert "generate" in clock.seconds
+
+
+def test_the_jobs_id_goes_along_to_threads(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("INFO")
+    with ThreadPoolExecutor(2) as threads:
+        for name in ("one", "other"):
+            with job_context(name):
+                submit(threads, lambda name=name: logger().info(f"from {name}")).result()  # type: ignore[misc]
+    assert [(line["event"], line["job_id"]) for line in lines(capsys)] == [("from one", "one"), ("from other", "other")]
+
+
+def test_the_time_of_all_threads_is_added_up() -> None:
+    clock = Clock(("encode", "upload"))
+    together = threading.Barrier(3)
+
+    def encode() -> None:
+        with clock.step("encode"):
+            together.wait(5)
+            time.sleep(0.02)
+
+    with ThreadPoolExecutor(3) as threads:
+        for _ in range(3):
+            threads.submit(encode)
+    assert list(clock.seconds) == ["encode", "upload"]
+    assert clock.seconds["encode"] >= 0.06
+    assert clock.seconds["upload"] == 0.0
+
+
+def test_what_is_below_the_level_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("WARNING")
+    logger().info("quiet")
+    logger().warning("loud")
+    assert [line["event"] for line in lines(capsys)] == ["loud"]
