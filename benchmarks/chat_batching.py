@@ -21,7 +21,7 @@ from handlers.chat.engine import Finished
 from handlers.chat.engines.transformers.chat_format import Source
 from handlers.chat.engines.transformers.engine import BatchingEngine
 from handlers.chat.engines.transformers.load import ChatModel, load_chat
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
 from shared.jobs.execution.cancel import CancelToken
 from shared.settings import prepare_environment
 from shared.telemetry import configure_logging

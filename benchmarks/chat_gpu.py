@@ -20,7 +20,7 @@ from benchmarks.chat_batching import ask_all
 from handlers.chat.engines.transformers.chat_format import Source
 from handlers.chat.engines.transformers.engine import BatchingEngine
 from handlers.chat.engines.transformers.load import ChatModel
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
 from shared.settings import prepare_environment
 from shared.telemetry import configure_logging
 

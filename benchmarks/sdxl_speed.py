@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.local_worker import unwatched
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.jobs.recipe import Recipe
 from shared.models.device import choose_device, choose_dtype, forget_vram_peak, vram_used_mb
 from shared.settings import prepare_environment

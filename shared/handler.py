@@ -7,12 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from shared.contract.request import Request
+from shared.contract.request import Operator, Request
+from shared.jobs.presentation import Output, PayloadPresentation, Presentation
 from shared.jobs.recipe import Recipe
 from shared.settings import Settings
 from shared.weights.catalogue import Weights
 
 RequestT = TypeVar("RequestT", bound=Request)
+
+
+def read_operator(settings: Settings) -> Operator:
+    """Reads the decisions that every handler's requests are validated against."""
+    return Operator(callback_hosts=frozenset(settings.callback_allowed_hosts))
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,12 @@ class Handler(Generic[RequestT]):
         libraries: The modules that `load` imports, for the self-check of an image.
         weights: What it cannot do without, for the self-check of a machine.
         beside: Whether, as the operator has it, a server beside the worker has the weights; then they are not looked for here.
+        operator: Reads the operator's decisions that its requests are validated against from the settings.
         calls_back: Whether callbacks go out for requests that did not ask for one.
-        streams: Whether it can write its text piece by piece.
+        streams: Whether text is sent while it is generated, as the operator has configured it.
+        present: Chooses the form of a job's outputs from its id and its input.
+        answer_without_job: Answers inputs that need no job, such as a request for the list of models, from the input, the recipe and the
+            time at which the worker started; None for any other input.
         together: How many jobs a recipe does at once, where it has a thread of its own for the GPU. None: it uses the one it is called on,
             so it does one.
     """
@@ -39,8 +49,11 @@ class Handler(Generic[RequestT]):
     checks: Mapping[str, Callable[[Settings], None]] = field(default_factory=dict)
     libraries: tuple[str, ...] = ()
     weights: tuple[Weights, ...] = ()
+    operator: Callable[[Settings], Operator] = read_operator
     calls_back: bool = True
-    streams: bool = False
+    streams: Callable[[Settings], bool] = lambda _settings: False
+    present: Callable[[str, object], Presentation] = lambda _job_id, _raw: PayloadPresentation()
+    answer_without_job: Callable[[object, Any, int], Output | None] = lambda _raw, _recipe, _since: None
     together: Callable[[Any], int] | None = None
     beside: Callable[[Settings], bool] = lambda _settings: False
 

@@ -16,9 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import JsonValue
 
-from handlers.chat.openai.presentation import Output, list_models, present
-from handlers.chat.openai.request import Look
-from shared.contract.request import Operator, Request
+from shared.contract.request import Request
 from shared.fetch import Fetcher
 from shared.handler import Handler
 from shared.jobs.delivery.callbacks import Courier
@@ -30,7 +28,8 @@ from shared.jobs.execution.in_flight import Deliveries
 from shared.jobs.execution.threads import ended
 from shared.jobs.execution.watchdog import Departure, end_process
 from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, Worker, run_job
-from shared.jobs.recipe import NamesModels, Run
+from shared.jobs.presentation import Output
+from shared.jobs.recipe import Run
 from shared.jobs.streaming.progress import Progress
 from shared.jobs.streaming.text import WatchedText
 from shared.self_check import scope_of, self_check, wrong_at_start
@@ -66,7 +65,7 @@ def serve(handler: Handler[RequestT]) -> None:
     except _Unfit as unfit:
         _refuse_to_start(unfit)
     else:
-        endpoint = _Endpoint(worker, settings, timeout=settings.timeout_of(handler.name), streams=worker.operator.streams)
+        endpoint = _Endpoint(handler, worker, settings)
         _start_sdk(endpoint.config)
         if worker.gpu.lost:
             end_process()  # with a code that says so, and without waiting for threads that may never end
@@ -135,13 +134,7 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
         id=f"{handler.name}_worker_{settings.runpod_pod_id}",
         request=handler.request,
         recipe=recipe,
-        operator=Operator(
-            callback_hosts=frozenset(settings.callback_allowed_hosts),
-            wan_max_area=settings.wan_max_area,
-            wan_default_fps=settings.wan_default_fps,
-            streams=handler.streams and settings.chat_streaming,
-            chat_models=(settings.chat_instruct_name, settings.chat_base_name),
-        ),
+        operator=handler.operator(settings),
         storage=storage,
         fetcher=Fetcher(settings),
         courier=Courier(storage, webhook, callbacks, unasked=handler.calls_back, announces=settings.callback_processing, outbox=outbox),
@@ -154,10 +147,11 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
 class _Endpoint(Generic[RequestT]):
     """The forms of a RunPod handler over one worker, and the configuration that the SDK looks at while it runs."""
 
-    def __init__(self, worker: Worker[RequestT], settings: Settings, *, timeout: float, streams: bool) -> None:
+    def __init__(self, handler: Handler[RequestT], worker: Worker[RequestT], settings: Settings) -> None:
+        self._handler = handler
         self._worker = worker
         self._settings = settings
-        self._timeout = timeout
+        self._timeout = settings.timeout_of(handler.name)
         # All that may still follow a job's deadline: the last step, `callback.json`, the callback.
         self._departure = Departure(settings.job_grace + settings.upload_deadline + settings.callback_deadline)
         self._deliveries, self._starting = Deliveries(), threading.Lock()
@@ -165,27 +159,25 @@ class _Endpoint(Generic[RequestT]):
         # The SDK tells the forms apart by looking at the function.
         streaming = self.stream if settings.on_runpod else self.stream_here
         self.config: dict[str, Any] = {
-            "handler": streaming if streams else self.complete,
+            "handler": streaming if handler.streams(settings) else self.complete,
             "return_aggregate_stream": True,
             "concurrency_modifier": lambda _current: worker.concurrency,
         }
 
     async def complete(self, job: dict[str, Any]) -> Output:
         """Runs one job and returns what its caller gets."""
-        look = Look.of(job.get("input"))
-        if look is not None and (models := self._models(look)) is not None:
-            return models
+        if (answer := self._answer_without_job(job)) is not None:
+            return answer
         send = partial(_send_update, self._starting, job) if self._settings.on_runpod else _send_nowhere
         end = await self._work(job, Progress(send, self._settings.progress_interval))
-        return present(str(job["id"]), look).result(end)
+        return self._handler.present(str(job["id"]), job.get("input")).result(end)
 
     async def stream(self, job: dict[str, Any]) -> AsyncIterator[Output]:
         """Runs one job, yields its text in pieces while it is written, and what says how it ended last."""
-        look = Look.of(job.get("input"))
-        if look is not None and (models := self._models(look)) is not None:
-            yield models
+        if (answer := self._answer_without_job(job)) is not None:
+            yield answer
             return
-        presentation = present(str(job["id"]), look)
+        presentation = self._handler.present(str(job["id"]), job.get("input"))
         async with WatchedText(partial(self._work, job), _STREAM_INTERVAL) as text:
             async for piece in text.pieces():
                 yield presentation.piece(piece)
@@ -198,10 +190,8 @@ class _Endpoint(Generic[RequestT]):
         failed = isinstance(outputs[-1], dict) and "error" in outputs[-1]
         return outputs[-1] if failed else outputs
 
-    def _models(self, look: Look) -> Output | None:
-        """The list of models, where that is all that was asked for: no job, for nothing is made."""
-        recipe = self._worker.recipe
-        return list_models(recipe.model_names, self._since) if look.lists_models and isinstance(recipe, NamesModels) else None
+    def _answer_without_job(self, job: Mapping[str, Any]) -> Output | None:
+        return self._handler.answer_without_job(job.get("input"), self._worker.recipe, self._since)
 
     async def _work(self, job: dict[str, Any], progress: Progress) -> Completed | Failed:
         seconds = _deadline(job, self._timeout)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Small trained models, and the code that makes and checks them."""

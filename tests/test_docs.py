@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.contract.sdxl import SdxlRequest
-from shared.contract.wan import WanRequest
+from handlers.sdxl.request import SdxlRequest
+from handlers.wan.request import WanRequest
 from shared.settings import Settings
 from tests.doubles.typescript import compile_all
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Generates JSON Schemas, TypeScript types and documentation pages from the contract."""

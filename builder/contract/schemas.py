@@ -9,12 +9,12 @@ from pydantic import TypeAdapter
 from pydantic_core import PydanticUndefined
 
 from handlers.chat.openai.response import AnyAnswer
+from handlers.chat.request import ChatRequest
+from handlers.sdxl.request import SdxlRequest
+from handlers.wan.request import WanRequest
 from shared.contract.callback import ChatPayload, SdxlPayload, WanPayload
-from shared.contract.chat import ChatRequest
 from shared.contract.field_location import Otherwise, Wire, wires
 from shared.contract.request import Request
-from shared.contract.sdxl import SdxlRequest
-from shared.contract.wan import WanRequest
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

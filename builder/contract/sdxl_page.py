@@ -10,9 +10,9 @@ from pathlib import Path
 
 from builder.contract.pages import GENERATED, table
 from handlers.sdxl.memory import SPARE, Need
+from handlers.sdxl.nested import MOST_CONTROLS
+from handlers.sdxl.request import SdxlRequest
 from shared.contract.field_location import wires
-from shared.contract.sdxl import SdxlRequest
-from shared.contract.sdxl_nested import MOST_CONTROLS
 from shared.weights.addons import BOARDS, LIMIT
 
 _TEXT = Path(__file__).with_name("sdxl_page.md")

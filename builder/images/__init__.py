@@ -1,1 +1,1 @@
-"""TODO."""
+"""Builds container images and the Hub listing."""

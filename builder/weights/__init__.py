@@ -1,1 +1,1 @@
-"""TODO."""
+"""Converts and writes weights."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
 from shared.jobs.execution.cancel import CancelToken
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from shared.contract.chat import ChatRequest
+from handlers.chat.openai.presentation import answer_without_job, present
+from handlers.chat.request import ChatOperator, ChatRequest
 from shared.handler import Handler
 from shared.serverless import serve
 from shared.settings import Settings
@@ -54,6 +55,12 @@ def _load_server(settings: Settings) -> ChatRecipe:
     return ChatRecipe(connect(settings), ChatSettings(settings.sfw_words, settings.chat_streaming))
 
 
+def read_chat_operator(settings: Settings) -> ChatOperator:
+    """Reads the operator's decisions about chat."""
+    names = (settings.chat_instruct_name, settings.chat_base_name)
+    return ChatOperator(frozenset(settings.callback_allowed_hosts), settings.chat_streaming, names)
+
+
 HANDLER = Handler(
     "chat",
     ChatRequest,
@@ -66,7 +73,10 @@ HANDLER = Handler(
     ),
     weights=(QWEN_INSTRUCT,),
     calls_back=False,
-    streams=True,
+    operator=read_chat_operator,
+    streams=lambda settings: settings.chat_streaming,
+    present=present,
+    answer_without_job=answer_without_job,
     together=lambda recipe: recipe.engine.concurrency,
     beside=lambda settings: settings.chat_engine_url is not None,
 )

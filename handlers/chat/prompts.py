@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
-from shared.contract.chat import Message
+from handlers.chat.request import Message
 
 Render = Callable[[Any, Sequence[Message]], list[int]]
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from handlers.chat.engine import Finished, TextEngine
 from handlers.chat.masking import Masked, WordList
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Product, Run, Summary, Text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
 from shared.contract.names import quote_name
 from shared.errors import ContextLengthExceeded, ModelUnavailable
 

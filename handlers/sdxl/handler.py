@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.handler import Handler
 from shared.jobs.recipe import Recipe
 from shared.serverless import serve

@@ -10,7 +10,7 @@ from handlers.sdxl.features import img2img as image_to_image
 from handlers.sdxl.features import ip_adapter as adapters
 from handlers.sdxl.features.img2img import effective_strength
 from handlers.sdxl.features.ip_adapter import wanted
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 
 
 def use_of_references(request: SdxlRequest, served: SdxlRequest) -> dict[str, JsonValue]:

@@ -24,7 +24,7 @@ from handlers.sdxl.features import vae as vaes
 from handlers.sdxl.features.refiner import Refinement
 from handlers.sdxl.features.textual_inversion import Inversion
 from handlers.sdxl.memory import Need
-from shared.contract.sdxl import Method, SdxlRequest
+from handlers.sdxl.request import Method, SdxlRequest
 from shared.media.images import Pixels
 from shared.models.device import size_of
 from shared.weights.addons import Shelf

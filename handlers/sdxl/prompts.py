@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handlers.sdxl.emphasis import Phrase
 from handlers.sdxl.features.textual_inversion import Inversion, split
-from shared.contract.emphasis import Phrase
 
 # The number of a token that has a vector of its own: any that does not end a text, for the pooled output is taken where that ends.
 _ANY = 0

@@ -23,7 +23,7 @@ from handlers.sdxl.postprocess.postprocessor import Finishing
 from handlers.sdxl.previews import look_through
 from handlers.sdxl.progress import Steps
 from handlers.sdxl.prompts import Embeddings, embed
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.jobs.recipe import Picture, Product, Run, Summary
 from shared.media.images import fit
 from shared.models.device import forget_vram_peak, free_vram, vram_used_mb

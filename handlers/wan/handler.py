@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.contract.wan import WanRequest
+from handlers.wan.request import WanOperator, WanRequest
 from shared.handler import Handler
 from shared.jobs.recipe import Recipe
 from shared.media.videos import Encoding, check_encoder
@@ -34,6 +34,11 @@ def load(settings: Settings) -> Recipe[WanRequest]:
     return WanRecipe(pipelines, shelf, _encoding(settings), memory_limit=settings.device_memory)
 
 
+def read_wan_operator(settings: Settings) -> WanOperator:
+    """Reads the operator's decisions about clips."""
+    return WanOperator(frozenset(settings.callback_allowed_hosts), settings.wan_max_area, settings.wan_default_fps)
+
+
 def _encoding(settings: Settings) -> Encoding:
     return Encoding(settings.video_encoder, settings.video_quality)
 
@@ -42,6 +47,7 @@ HANDLER = Handler(
     "wan",
     WanRequest,
     load,
+    operator=read_wan_operator,
     checks={"encoder": check_video},
     libraries=("handlers.wan.recipe", "handlers.wan.weights.load"),
     weights=(WAN,),

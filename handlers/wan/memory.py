@@ -27,10 +27,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from handlers.wan.clip_sizes import STEP
 from handlers.wan.decoding import needed_to_decode
-from shared.contract.clip_sizes import STEP
+from handlers.wan.request import WanRequest
 from shared.contract.sizes import Size
-from shared.contract.wan import WanRequest
 from shared.errors import OutOfMemory
 from shared.models.device import Memory
 

@@ -22,8 +22,8 @@ from handlers.wan.memory import Work, check_memory, work_of
 from handlers.wan.offload import Residence, without_encoder
 from handlers.wan.previews import Looks
 from handlers.wan.prompts import Prompts
+from handlers.wan.request import WanRequest
 from handlers.wan.weights.load import WanPipelines
-from shared.contract.wan import WanRequest
 from shared.jobs.recipe import Clip, Picture, Product, Run, Summary
 from shared.media.images import Pixels
 from shared.media.videos import STANDARD, Encoding

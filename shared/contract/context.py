@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 from pydantic import ValidationInfo
 
@@ -13,21 +14,18 @@ _LONGEST_NOTE = 240
 
 @dataclass(frozen=True)
 class Operator:
-    """What the operator decides that a request is judged by.
+    """The operator's decisions that requests are validated against. A handler with decisions of its own declares a subclass.
 
     Attributes:
         callback_hosts: Lower-case hosts that a request's own `callback_url` may name.
-        wan_max_area: The largest width × height of a clip, in pixels.
-        wan_default_fps: Frames per second of a clip that does not ask for a rate.
-        streams: Whether text is sent while it is written.
-        chat_models: What the operator calls the instruct model and the base model of chat.
     """
 
     callback_hosts: frozenset[str] = frozenset()
-    wan_max_area: int = 399_360
-    wan_default_fps: int = 24
-    streams: bool = False
-    chat_models: tuple[str, str] = ("qwen_instruct", "qwen_base")
+
+    @classmethod
+    def of(cls, operator: Operator) -> Self:
+        """Returns the operator as an instance of this class: itself, or this class's defaults where it is of another."""
+        return operator if isinstance(operator, cls) else cls(callback_hosts=operator.callback_hosts)
 
 
 DEFAULT_OPERATOR = Operator()

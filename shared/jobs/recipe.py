@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar
 
 from PIL import Image
 from pydantic import JsonValue
@@ -146,12 +146,3 @@ class Recipe(Protocol[RequestT]):
 
     def summarize(self, request: RequestT, products: Sequence[Product]) -> Summary:
         """Says what was really done, for the payload: as soon as the last product is made, on the same thread."""
-
-
-@runtime_checkable
-class NamesModels(Protocol):
-    """A recipe with several models, of which a request names one."""
-
-    @property
-    def model_names(self) -> Sequence[str]:
-        """What requests may name."""

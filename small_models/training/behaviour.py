@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.jobs.recipe import Recipe
 from small_models.training.attachment_checks import draw_directly, load_pipeline
 from small_models.training.detector import read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.recipe import Picture, Recipe, Run
 from shared.settings import Settings, prepare_environment

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,10 +16,10 @@ from transformers import AutoTokenizer
 
 from handlers.chat.detokenizer import Answer
 from handlers.chat.engine import Finished, ModelFacts, Piece
+from handlers.chat.handler import HANDLER
 from handlers.chat.recipe import ChatRecipe, ChatSettings
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
 from shared.errors import GenerationError
-from shared.handler import Handler
 from shared.jobs.execution.cancel import CancelToken
 from shared.serverless import serve
 from shared.settings import Settings
@@ -91,4 +92,4 @@ def load(settings: Settings) -> ChatRecipe:
 
 
 if __name__ == "__main__":
-    serve(Handler("chat", ChatRequest, load, calls_back=False, streams=True, together=lambda recipe: recipe.engine.concurrency))
+    serve(replace(HANDLER, load=load, libraries=(), weights=()))

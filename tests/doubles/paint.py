@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from pydantic import JsonValue
 
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.errors import ModelUnavailable
 from shared.handler import Handler
 from shared.jobs.recipe import Picture, Product, Run, Summary

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 from pydantic import SecretStr
 
+from handlers.sdxl.request import SdxlRequest
 from playground.callback_receiver import Answer, Inbox, Message
 from shared.contract.request import Operator
-from shared.contract.sdxl import SdxlRequest
 from shared.fetch import Fetcher
 from shared.jobs.delivery.callbacks import Courier
 from shared.jobs.delivery.outbox import Outbox

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from handlers.chat.openai.request import CHAT_ROUTE, OPENAI_FIELDS
-from shared.contract.chat import ChatRequest
-from shared.contract.request import Operator, Request
-from shared.contract.sdxl import SdxlRequest
-from shared.contract.wan import WanRequest
+from handlers.chat.request import ChatOperator, ChatRequest
+from handlers.sdxl.request import SdxlRequest
+from handlers.wan.request import WanRequest
+from shared.contract.request import Request
 from tests.fuzzing.rules import CHAT_RULES, HOOKS, SDXL_RULES, WAN_RULES, Rule, Values
 from tests.fuzzing.schemas import Schema, may_be_null, request_schema, values
 
-OPERATOR = Operator(callback_hosts=frozenset({HOOKS}), streams=True)
+OPERATOR = ChatOperator(callback_hosts=frozenset({HOOKS}), streams=True)
 
 _ALIAS = re.compile(r"Another name of `(.+)`\.")
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from shared.contract.chat import ChatRequest
-from shared.contract.sdxl import SdxlRequest
-from shared.contract.wan import WanRequest
+from handlers.chat.request import ChatRequest
+from handlers.sdxl.request import SdxlRequest
+from handlers.wan.request import WanRequest
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.recipe import Clip, Picture, Product, Recipe, Run, Text
 from shared.settings import Settings

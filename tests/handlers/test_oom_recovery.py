@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.errors import OutOfMemory
 from tests.doubles.sabotage import failing
 from tests.handlers.conftest import Watched, clip, make, pictures, sdxl, wan

@@ -27,14 +27,14 @@ POINT = Point(
         ),
         Protection(
             "A list has an end.",
-            "shared/contract/sdxl.py",
+            "handlers/sdxl/request.py",
             'Field(strict=False, max_length=MOST_CONTROLS, description="ControlNets',
             'Field(strict=False, description="ControlNets',
             (fault("F03"),),
         ),
         Protection(
             "A prompt has an end.",
-            "shared/contract/sdxl.py",
+            "handlers/sdxl/request.py",
             """\
             max_length=10_000,
             description="May be empty only""",
@@ -71,7 +71,7 @@ POINT = Point(
             "shared/contract/fields.py",
             'Field(pattern=r"^[A-Za-z0-9_](\\.?[A-Za-z0-9_ +-])*\\.?$", ',
             "Field(",
-            ("tests/shared/contract/test_sdxl.py::test_a_name_is_never_a_path_or_a_url",),
+            ("tests/handlers/sdxl/test_request.py::test_a_name_is_never_a_path_or_a_url",),
         ),
         Protection(
             "A name is compared with the names that there are, and never made into a path.",

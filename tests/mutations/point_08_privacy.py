@@ -77,7 +77,7 @@ POINT = Point(
         ),
         Protection(
             "An object shows nothing that somebody wrote: messages, for instance.",
-            "shared/contract/chat.py",
+            "handlers/chat/request.py",
             'Field(repr=False, description="What is said,',
             'Field(description="What is said,',
             (_REPRS, "tests/privacy/test_reprs.py::test_what_a_request_asks_for_is_not_in_its_repr"),

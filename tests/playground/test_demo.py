@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from handlers.chat.request import ChatRequest
+from handlers.sdxl.request import SdxlRequest
+from handlers.wan.request import WanRequest
 from playground.callback_receiver import Inbox
 from playground.demo import OUTPUT, TITLES, requests, worker_environment
 from playground.gallery import ENLARGED, contact_sheet, preview
 from playground.readme_pictures import MOST_BYTES, keep
-from shared.contract.chat import ChatRequest
-from shared.contract.sdxl import SdxlRequest
-from shared.contract.wan import WanRequest
 from small_models.training.captions import sentences
 from small_models.training.detector import read
 from tests.doubles.worker import clean_environment

@@ -41,7 +41,7 @@ def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Endpo
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         settings = load_settings()
-        made = _Endpoint(_start_worker(HANDLER, settings), settings, timeout=60, streams=False)
+        made = _Endpoint(HANDLER, _start_worker(HANDLER, settings), settings)
         done: Any = asyncio.run(made.complete({**sdxl_job("j"), "id": "j"}))
         assert done["status"] == "completed"
         assert len(inbox.messages) == 1

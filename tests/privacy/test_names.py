@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from handlers.chat.refusals import no_such_model
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.contract.names import looks_like_a_key
-from shared.contract.sdxl import SdxlRequest
 from shared.errors import ModelUnavailable, ValidationError
 from shared.weights.addons import BOARDS, Kind, Shelf
 

@@ -20,9 +20,9 @@ from pydantic import BaseModel, SecretStr
 
 import handlers
 import shared
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.contract.references import Reference
-from shared.contract.sdxl import SdxlRequest
 
 # Names, ids, kinds and numbers; what was written to be read by a caller or an operator; tensors and networks, which show no text.
 EVERYWHERE = frozenset(

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from transformers import CLIPTokenizer
 
+from handlers.sdxl.emphasis import Phrase
 from handlers.sdxl.prompts import embed
 from handlers.sdxl.weights.load import load_sdxl
-from shared.contract.emphasis import Phrase
 from small_models.training.shapes import PALETTE, PLACES, SHAPES, Figure, Scene
 from small_models.training.text import ANSWERS, TextEncoders, answers
 

@@ -70,7 +70,7 @@ def _chat(path: Path) -> None:
 
     from handlers.chat.engines.transformers.chat_format import Voice
     from handlers.chat.engines.transformers.load import load_chat
-    from shared.contract.chat import Message
+    from handlers.chat.request import Message
 
     Voice(load_chat(path, torch.device("cpu"), torch.float32), transcript=False).prompt([Message(role="user", content="Hello")])
 
@@ -81,8 +81,8 @@ def _job(path: Path) -> None:
     from PIL import Image
 
     from handlers.sdxl.recipe import SdxlRecipe
+    from handlers.sdxl.request import SdxlRequest
     from handlers.sdxl.weights.load import load_sdxl
-    from shared.contract.sdxl import SdxlRequest
     from shared.jobs.execution.cancel import CancelToken
     from shared.jobs.recipe import Run
     from shared.weights.addons import Shelf
@@ -101,8 +101,8 @@ def _wan_job(path: Path) -> None:
     import torch
 
     from handlers.wan.recipe import WanRecipe
+    from handlers.wan.request import WanRequest
     from handlers.wan.weights.load import load_wan
-    from shared.contract.wan import WanRequest
     from shared.jobs.execution.cancel import CancelToken
     from shared.jobs.recipe import Run
     from shared.media.videos import STANDARD

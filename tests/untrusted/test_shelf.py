@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.errors import ModelUnavailable, ValidationError
 from shared.weights.addons import BOARDS, Kind, Shelf
 from tests.untrusted.conftest import Guest, Visit

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The OpenAI-compatible form of chat requests and answers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
@@ -24,54 +24,34 @@ from handlers.chat.openai.response import (
     to_text,
     usage_of,
 )
-from shared.contract.callback import to_dict
 from shared.jobs.lifecycle import Completed, Failed
+from shared.jobs.presentation import Output, PayloadPresentation, Presentation
 
-Output = dict[str, JsonValue] | str
-
-
-class Presentation(Protocol):
-    """One job's outputs."""
-
-    def piece(self, text: str) -> Output:
-        """A piece of text, as a stream yields it."""
-
-    def result(self, end: Completed | Failed) -> Output:
-        """How the job ended, as one output. A job that failed has the key `error`, a string: RunPod marks it FAILED by that."""
-
-    def last(self, end: Completed | Failed) -> Iterator[Output]:
-        """How the job ended, as a stream ends."""
+if TYPE_CHECKING:
+    from handlers.chat.recipe import ChatRecipe
 
 
-def present(job_id: str, look: Look | None) -> Presentation:
-    """Chooses the form in which a job was asked for.
+def present(job_id: str, raw: object) -> Presentation:
+    """Chooses the form that a job's input asks for.
 
     Args:
-        job_id: Whose outputs they are.
-        look: What a request in OpenAI's form says about its answer; None for the contract's own form.
+        job_id: The job whose outputs are rendered.
+        raw: The job's input, which may be invalid.
     """
-    return Payloads() if look is None else OpenAIObjects(job_id, look)
+    look = Look.of(raw)
+    return PayloadPresentation() if look is None else OpenAIObjects(job_id, look)
 
 
-class Payloads:
-    """The contract's own form: `{"delta": …}` for a piece, the payload in the end."""
+def answer_without_job(raw: object, recipe: ChatRecipe, since: int) -> Output | None:
+    """Answers `GET /openai/v1/models`, which needs no job; returns None for any other input.
 
-    def piece(self, text: str) -> Output:
-        """A piece of text."""
-        return {"delta": text}
-
-    def result(self, end: Completed | Failed) -> Output:
-        """The payload, and whether its callback waits; of a failed job the message, too."""
-        output: dict[str, JsonValue] = to_dict(end.payload)
-        if end.callback_pending:
-            output["callback_pending"] = True
-        if isinstance(end, Failed):
-            output["error"] = end.error.message
-        return output
-
-    def last(self, end: Completed | Failed) -> Iterator[Output]:
-        """The payload."""
-        yield self.result(end)
+    Args:
+        raw: The job's input, which may be invalid.
+        recipe: The loaded models.
+        since: When the worker started, in seconds since 1970.
+    """
+    look = Look.of(raw)
+    return list_models(recipe.model_names, since) if look is not None and look.lists_models else None
 
 
 class OpenAIObjects:

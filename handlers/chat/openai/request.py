@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.contract.collect_fields import Gathered
-from shared.contract.context import Notes, Operator
+from shared.contract.context import Notes
 from shared.contract.names import Vocabulary, show_name
 from shared.contract.problems import describe
 from shared.errors import Problem, ValidationError
@@ -96,13 +96,13 @@ def _object(value: object) -> Mapping[object, object]:
     return value if isinstance(value, Mapping) else {}
 
 
-def gather_openai(raw: Mapping[object, Any], notes: Notes, operator: Operator) -> Gathered:
+def gather_openai(raw: Mapping[object, Any], notes: Notes, *, streams: bool) -> Gathered:
     """Finds the value of every field in a request of OpenAI's form.
 
     Args:
         raw: `{"openai_route": …, "openai_input": …}`.
         notes: Gets a warning for every name that means nothing.
-        operator: Decides whether answers may be streamed.
+        streams: Whether this worker streams answers.
 
     Raises:
         ValidationError: It is a call to something else, or no object.
@@ -116,7 +116,7 @@ def gather_openai(raw: Mapping[object, Any], notes: Notes, operator: Operator) -
     _take(body, gathered)
     if "model" not in gathered.values:
         gathered.problems.append(Problem("model", "nothing", f"given; {MODELS_ROUTE} lists the models of this worker"))
-    gathered.problems.extend([*_unsupported(body), *_wrong_options(body, operator)])
+    gathered.problems.extend([*_unsupported(body), *_wrong_options(body, streams)])
     _name_unknown(body, notes)
     return gathered
 
@@ -141,9 +141,9 @@ def _unsupported(body: Mapping[object, Any]) -> Iterator[Problem]:
         yield Problem(name, describe(value), f"{allowed}: this worker cannot do more")
 
 
-def _wrong_options(body: Mapping[object, Any], operator: Operator) -> Iterator[Problem]:
+def _wrong_options(body: Mapping[object, Any], streams: bool) -> Iterator[Problem]:
     options = body.get(_OPTIONS)
-    if body.get("stream") is True and not operator.streams:
+    if body.get("stream") is True and not streams:
         yield Problem("stream", "true", "false on this worker; its operator can allow it with CHAT_STREAMING=1")
     if options is None:
         return

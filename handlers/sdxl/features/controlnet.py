@@ -11,8 +11,8 @@ from PIL import Image
 
 from handlers.sdxl.features.canny import draw_edges
 from handlers.sdxl.features.inpaint import sparing
-from shared.contract.sdxl import Method, SdxlRequest
-from shared.contract.sdxl_nested import Control
+from handlers.sdxl.nested import Control
+from handlers.sdxl.request import Method, SdxlRequest
 from shared.errors import ModelUnavailable, Problem, ValidationError
 from shared.media.images import fit
 from shared.models.device import size_of

@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import JsonValue
 from torch import Tensor
 
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.media.images import fit
 from shared.models.oom import FREED, Rung, climb, in_tiles
 from shared.weights.addons import Shelf

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from handlers.sdxl.features.img2img import REFERENCE, describe, effective_strength, encode
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.errors import Problem, ValidationError
 from shared.media.images import Pixels, fit
 from shared.weights.addons import Shelf

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image
 
 from handlers.sdxl.features.img2img import REFERENCE
+from handlers.sdxl.nested import ReferenceType
+from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.ip_adapter_files import (
     Glance,
     IpAdapter,
@@ -19,8 +21,6 @@ from handlers.sdxl.weights.ip_adapter_files import (
     size_of_eye,
     with_ip_adapters,
 )
-from shared.contract.sdxl import SdxlRequest
-from shared.contract.sdxl_nested import ReferenceType
 from shared.errors import ModelUnavailable
 from shared.weights.addons import Shelf
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.original_names import unet_name
-from shared.contract.sdxl import SdxlRequest
 from shared.models.lora_files import Target, layers_of
 from shared.models.loras import with_loras
 from shared.weights.addons import Shelf

@@ -17,7 +17,7 @@ from torch import Tensor
 from handlers.sdxl.features.img2img import effective_steps
 from handlers.sdxl.progress import Steps
 from handlers.sdxl.prompts import Embeddings
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.errors import Problem, ValidationError
 from shared.models.device import size_of
 from shared.models.load import load_network

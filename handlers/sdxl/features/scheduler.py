@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from shared.contract.schedulers import Scheduler
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
+from handlers.sdxl.scheduler_names import Scheduler
 from shared.models.pipelines import scheduled_by
 from shared.weights.addons import Shelf
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.errors import ModelUnavailable
 from shared.weights.addons import Shelf
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.vae_files import load_vae
-from shared.contract.sdxl import SdxlRequest
 from shared.models.device import size_of
 from shared.weights.addons import Shelf
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Operations on generated images: upscaling, enhancement, safety check."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from shared.contract.sdxl_nested import Enhance
+from handlers.sdxl.nested import Enhance
 from shared.media.images import Pixels
 
 

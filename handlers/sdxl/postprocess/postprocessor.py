@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from handlers.sdxl.postprocess import safety
 from handlers.sdxl.postprocess import upscale as upscaling
 from handlers.sdxl.postprocess.enhance import enhance
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Run
 from shared.media.images import Pixels

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from handlers.sdxl.nested import Upscale
 from handlers.sdxl.postprocess.rrdbnet import RRDBNet, form_of, load_upscaler
-from shared.contract.sdxl import SdxlRequest
-from shared.contract.sdxl_nested import Upscale
+from handlers.sdxl.request import SdxlRequest
 from shared.errors import ModelUnavailable, OutOfMemory
 from shared.jobs.recipe import Run
 from shared.media.images import Pixels

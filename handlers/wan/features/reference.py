@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from shared.contract.wan import WanRequest
+from handlers.wan.request import WanRequest
 from shared.media.images import fit
 
 _GREY = (128, 128, 128)  # VACE's colour of what is not there yet (arXiv 2503.07598, 3.2)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from handlers.wan.clip_references import ReferenceMode
+from handlers.wan.request import WanRequest
 from handlers.wan.weights.load import WanPipelines
-from shared.contract.clip_references import ReferenceMode
-from shared.contract.wan import WanRequest
 from shared.errors import ModelUnavailable
 
 _NEUTRAL = 0.5  # the strength of who names none

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Loads WAN's weights: text-to-video, VACE and image-to-video pipelines."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""How a job's result reaches storage and the callback receiver, at once or later through the outbox."""

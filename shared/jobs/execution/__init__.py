@@ -1,1 +1,1 @@
-"""TODO."""
+"""How a job's work runs: threads, the GPU thread, cancellation, deadlines, deduplication."""

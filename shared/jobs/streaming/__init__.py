@@ -1,1 +1,1 @@
-"""TODO."""
+"""What is sent while a job runs: progress updates and streamed text."""

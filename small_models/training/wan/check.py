@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shared.contract.wan import WanRequest
+from handlers.wan.request import WanRequest
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.recipe import Clip, Recipe, Run
 from shared.settings import Settings, prepare_environment

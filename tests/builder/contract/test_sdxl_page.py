@@ -15,9 +15,9 @@ from builder.contract import sdxl_page as sdxl_page_module
 from builder.contract.sdxl_page import CARD, Beside, controls_table, memory_table, most_controls, parameters, sdxl_page
 from builder.weights.sdxl_memory import REFINER
 from handlers.sdxl.features.ip_adapter import SERVING
+from handlers.sdxl.nested import MOST_CONTROLS
+from handlers.sdxl.request import SdxlRequest
 from shared.contract.field_location import wires
-from shared.contract.sdxl import SdxlRequest
-from shared.contract.sdxl_nested import MOST_CONTROLS
 
 TESTS = Path(__file__).parents[2]
 

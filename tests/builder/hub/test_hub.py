@@ -12,10 +12,10 @@ from jsonschema import Draft202012Validator
 
 from builder.images.build import HANDLERS, ROOT
 from builder.images.promote_hub import listing_of, main
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
+from handlers.sdxl.request import SdxlRequest
+from handlers.wan.request import WanRequest
 from shared.contract.request import Request
-from shared.contract.sdxl import SdxlRequest
-from shared.contract.wan import WanRequest
 from shared.settings import Settings, variables_of
 from shared.weights.catalogue import CATALOGUE, QWEN_BASE
 

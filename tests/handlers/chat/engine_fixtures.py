@@ -15,7 +15,7 @@ from handlers.chat.engines.transformers.chat_format import Source
 from handlers.chat.engines.transformers.engine import BatchingEngine
 from handlers.chat.engines.transformers.load import ChatModel, load_chat
 from handlers.chat.prompts import render_template
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
 from shared.errors import JobError
 from shared.jobs.execution.cancel import CancelToken
 

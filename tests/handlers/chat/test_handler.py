@@ -13,8 +13,7 @@ from transformers import MambaConfig, MambaForCausalLM
 from handlers.chat.engines.transformers.memory import Demand, fits, longest_alone, rows_at_once
 from handlers.chat.handler import load
 from handlers.chat.recipe import ChatRecipe
-from shared.contract.chat import ChatRequest
-from shared.contract.request import Operator
+from handlers.chat.request import ChatOperator, ChatRequest
 from shared.settings import Settings, SettingsError
 from tests.handlers.conftest import chat, make, text
 
@@ -44,7 +43,7 @@ def recipe(own_models: Path, tmp_path: Path) -> Iterator[ChatRecipe]:
 
 
 def test_an_operators_own_models_answer_under_their_names_in_the_form_that_each_is_taught(recipe: ChatRecipe) -> None:
-    own = Operator(chat_models=("heron-chat", "heron-base"))
+    own = ChatOperator(models=("heron-chat", "heron-base"))
     raw = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
     said = {}
     for name in ("heron-chat", "heron-base"):
@@ -59,7 +58,7 @@ def test_an_operators_own_models_answer_under_their_names_in_the_form_that_each_
 def test_the_revision_is_reported_where_it_is_known(recipe: ChatRecipe) -> None:
     revisions = {name: facts.revision for name, facts in recipe.engine.models.items()}
     assert revisions == {"heron-chat": "0123456789" * 4, "heron-base": None}
-    own = Operator(chat_models=("heron-chat", "heron-base"))
+    own = ChatOperator(models=("heron-chat", "heron-base"))
     request = ChatRequest.parse({"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}, job_id="j", operator=own)
     assert text(make(recipe, request)).metadata["revision"] == "0123456789" * 4
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from handlers.chat.prompts import render_template, render_transcript
-from shared.contract.chat import ChatRequest, Message
+from handlers.chat.request import ChatRequest, Message
 
 
 def conversation(*turns: tuple[str, str]) -> Sequence[Message]:

@@ -13,7 +13,7 @@ from handlers.chat.engines.transformers.engine import BatchingEngine
 from handlers.chat.engines.transformers.load import ChatModel
 from handlers.chat.prompts import render_template
 from handlers.chat.recipe import ChatRecipe, ChatSettings
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
 from shared.errors import Cancelled, ContextLengthExceeded, ModelUnavailable
 from shared.jobs.recipe import Recipe, Text
 from tests.handlers.conftest import Watched, chat, make, text

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from handlers.sdxl.handler import load
+from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
-from shared.contract.sdxl import SdxlRequest
 from shared.jobs.recipe import Picture, Recipe
 from shared.media.images import Pixels
 from shared.settings import Settings

@@ -17,8 +17,8 @@ from handlers.sdxl.pipeline import staged
 from handlers.sdxl.postprocess.rrdbnet import Form
 from handlers.sdxl.prompts import embed
 from handlers.sdxl.recipe import SdxlRecipe, draw
+from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
-from shared.contract.sdxl import SdxlRequest
 from shared.errors import OutOfMemory
 from shared.jobs.recipe import Picture
 from shared.weights.addons import Shelf

@@ -19,8 +19,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from handlers.sdxl.pipeline import staged
 from handlers.sdxl.prompts import embed
 from handlers.sdxl.recipe import SdxlRecipe, draw
+from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
-from shared.contract.sdxl import SdxlRequest
 from shared.errors import Cancelled, ModelUnavailable, OutOfMemory
 from shared.jobs.recipe import Picture
 from shared.weights.addons import Shelf

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from handlers.sdxl.handler import load
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.jobs.recipe import Recipe
 from shared.jobs.streaming.progress import Progress
 from shared.media.images import Pixels

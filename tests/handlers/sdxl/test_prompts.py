@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from handlers.sdxl.emphasis import Phrase, read_emphasis
 from handlers.sdxl.prompts import Embeddings, embed, windows
+from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
-from shared.contract.emphasis import Phrase, read_emphasis
-from shared.contract.sdxl import SdxlRequest
 from shared.errors import ValidationError
 from shared.jobs.recipe import Recipe
 from shared.media.images import Pixels

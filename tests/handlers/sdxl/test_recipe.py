@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.contract.emphasis import Phrase
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.emphasis import Phrase
+from handlers.sdxl.request import SdxlRequest
 from shared.errors import Cancelled, ModelUnavailable
 from shared.jobs.recipe import Picture, Recipe
 from tests.handlers.conftest import Watched, make, pictures, sdxl

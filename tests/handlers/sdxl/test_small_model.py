@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.jobs.recipe import Recipe
 from small_models.training.detector import read
 from small_models.training.drawing import draw, load_recipe

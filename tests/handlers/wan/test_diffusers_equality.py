@@ -12,8 +12,8 @@ from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedul
 from PIL import Image
 
 from handlers.wan.decoding import decode_frames
+from handlers.wan.request import WanRequest
 from handlers.wan.weights.load import WanPipelines, load_wan
-from shared.contract.wan import WanRequest
 from shared.errors import GenerationError
 from shared.jobs.recipe import Recipe
 from shared.media.images import Pixels

@@ -18,9 +18,9 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 
 from handlers.wan.recipe import WanRecipe
+from handlers.wan.request import WanRequest
 from shared.contract.callback import to_dict
 from shared.contract.request import Operator
-from shared.contract.wan import WanRequest
 from shared.errors import UploadError
 from shared.fetch import Fetcher
 from shared.jobs.delivery.callbacks import Courier

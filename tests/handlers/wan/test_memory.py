@@ -12,7 +12,7 @@ import torch
 from handlers.wan.handler import load
 from handlers.wan.memory import Work, check_memory
 from handlers.wan.recipe import WanRecipe
-from shared.contract.wan import WanRequest
+from handlers.wan.request import WanRequest
 from shared.errors import OutOfMemory
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.recipe import Run

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.contract.wan import WanRequest
+from handlers.wan.request import WanRequest
 from shared.jobs.recipe import Recipe
 from small_models.training.wan.check import load_recipe
 from tests.handlers.conftest import Watched, clip, make, wan

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from handlers.wan.features.scheduler import make_solver
 from handlers.wan.recipe import made_frames
-from shared.contract.wan import WanRequest
+from handlers.wan.request import WanRequest
 from shared.errors import Cancelled
 from shared.jobs.recipe import Recipe
 from shared.models.pipelines import scheduled_by

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.contract.wan import WanRequest
+from handlers.wan.request import WanRequest
 from shared.jobs.recipe import Recipe
 from shared.weights.folders import missing_files
 from small_models.training.shapes import Pixels

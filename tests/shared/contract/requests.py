@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
+from handlers.sdxl.request import SdxlRequest
+from handlers.wan.request import WanRequest
 from shared.contract.request import Operator
-from shared.contract.sdxl import SdxlRequest
-from shared.contract.wan import WanRequest
 from shared.errors import Problem, ValidationError
 
 NOBODY = Operator()

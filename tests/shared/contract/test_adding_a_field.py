@@ -9,8 +9,8 @@ from pydantic import Field
 
 from builder.contract.pages import request_table
 from builder.contract.schemas import request_schema
+from handlers.sdxl.request import SdxlRequest
 from shared.contract.field_location import Wire
-from shared.contract.sdxl import SdxlRequest
 from shared.errors import ValidationError
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from handlers.sdxl.request import SdxlRequest
 from shared.contract.request import Request
-from shared.contract.sdxl import SdxlRequest
 from shared.errors import ValidationError
 from tests.shared.contract.requests import chat, problem, problems, sdxl
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from handlers.sdxl.request import SdxlRequest
 from shared.contract.request import Operator
-from shared.contract.sdxl import SdxlRequest
 from shared.fetch import Fetcher
 from shared.jobs.delivery.callbacks import Courier
 from shared.jobs.execution.cancel import CancelToken

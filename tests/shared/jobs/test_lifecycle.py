@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.errors import GenerationError, UploadError
 from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, run_job
 from shared.jobs.recipe import Product, Run

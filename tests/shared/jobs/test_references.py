@@ -9,7 +9,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.jobs.lifecycle import Completed, Failed, run_job
 from shared.jobs.recipe import Product, Run
 from tests.shared.jobs.conftest import Made, Workers, job, picture, run

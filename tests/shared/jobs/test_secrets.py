@@ -32,8 +32,8 @@ from transformers import AutoTokenizer
 from yarl import URL
 
 from handlers.chat.openai.presentation import present
+from handlers.sdxl.request import SdxlRequest
 from shared.contract.callback import to_json
-from shared.contract.sdxl import SdxlRequest
 from shared.jobs.execution.gpu import GpuThread
 from shared.jobs.lifecycle import Completed, Failed, run_job
 from shared.jobs.recipe import Clip, Product, Run

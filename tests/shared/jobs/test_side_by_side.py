@@ -7,7 +7,7 @@ import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.jobs.lifecycle import Completed, Ended, Worker, run_job
 from shared.jobs.recipe import Product, Run, Summary
 from tests.shared.jobs.conftest import Made, WatchedDisk, Workers, job, picture, run

@@ -16,7 +16,7 @@ from handlers.chat.engine import ModelFacts
 from handlers.chat.engines.openai_server.protocol import completion_body, messages_of
 from handlers.chat.engines.openai_server.stream import Asked, HttpStream
 from handlers.chat.refusals import no_such_model, too_long
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.execution.cancel import CancelToken
 from shared.network import is_loopback

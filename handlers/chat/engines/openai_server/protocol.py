@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
 from shared.contract.names import show_name
 from shared.errors import ContextLengthExceeded, GenerationError, InternalError, JobError, ModelUnavailable, Problem, ValidationError
 from shared.telemetry import logger

@@ -13,7 +13,7 @@ from handlers.chat.engines.transformers.repetition import Repetition
 from handlers.chat.engines.transformers.sampler import Chooser
 from handlers.chat.engines.transformers.sequence import Manner, Prompt
 from handlers.chat.prompts import BASE_STOPS, render_template, render_transcript, shared_beginning
-from shared.contract.chat import ChatRequest, Message
+from handlers.chat.request import ChatRequest, Message
 from shared.settings import SettingsError
 
 # Below this, reading a beginning in a pass of its own costs more than it can save.

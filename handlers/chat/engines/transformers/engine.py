@@ -18,7 +18,7 @@ from handlers.chat.engines.transformers.model_pool import Models
 from handlers.chat.engines.transformers.sequence import Row
 from handlers.chat.engines.transformers.stream import RowStream
 from handlers.chat.refusals import no_such_model, too_long
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
 from shared.errors import Cancelled, DeviceError, JobError
 from shared.jobs.execution.cancel import CancelToken
 from shared.telemetry import log_error

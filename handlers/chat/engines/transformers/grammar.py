@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.contract.response_format import ResponseFormat
+from handlers.chat.response_format import ResponseFormat
 from shared.errors import Problem, ValidationError
 
 _MOST_OF_A_REASON = 200  # characters

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from handlers.chat.engines.transformers.grammar import Grammar
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
 
 # So many of the likeliest tokens are sorted. Where top_p reaches further, all of them are.
 _SORTED = 256

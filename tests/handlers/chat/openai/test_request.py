@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.chat.openai.request import OPENAI_REFUSED, Look
-from shared.contract.chat import ChatRequest
-from shared.contract.request import Operator, identify
+from handlers.chat.request import ChatOperator, ChatRequest
+from shared.contract.request import identify
 from shared.errors import ValidationError
 from tests.shared.contract.requests import problem
 from tests.shared.contract.test_anything import JSON
@@ -23,7 +23,7 @@ def job(**changes: Any) -> dict[str, Any]:
 
 
 def ask(*, streams: Any = False, **changes: Any) -> ChatRequest:
-    return ChatRequest.parse(job(**changes), job_id="r", operator=Operator(streams=streams))
+    return ChatRequest.parse(job(**changes), job_id="r", operator=ChatOperator(streams=streams))
 
 
 def test_a_request_of_each_form_means_the_same() -> None:

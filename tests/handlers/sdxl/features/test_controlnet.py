@@ -13,8 +13,8 @@ from PIL import Image
 
 from handlers.sdxl.features.canny import draw_edges
 from handlers.sdxl.handler import load
+from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
-from shared.contract.sdxl import SdxlRequest
 from shared.errors import Cancelled, ModelUnavailable, ValidationError
 from shared.jobs.recipe import Recipe
 from shared.media.images import Pixels

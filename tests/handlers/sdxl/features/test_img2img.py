@@ -13,8 +13,8 @@ from PIL import Image
 
 from handlers.sdxl.features.img2img import effective_steps
 from handlers.sdxl.handler import load
+from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
-from shared.contract.sdxl import SdxlRequest
 from shared.errors import Cancelled, ModelUnavailable
 from shared.jobs.recipe import Picture, Recipe, Summary
 from shared.media.images import Pixels

@@ -16,8 +16,8 @@ from handlers.sdxl.features import inpaint as inpainting
 from handlers.sdxl.features.scheduler import SAMPLERS
 from handlers.sdxl.handler import load
 from handlers.sdxl.recipe import SdxlRecipe
+from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
-from shared.contract.sdxl import SdxlRequest
 from shared.errors import Cancelled, ValidationError
 from shared.jobs.recipe import Picture, Recipe
 from shared.media.images import Pixels

@@ -15,8 +15,8 @@ from PIL import Image
 
 from handlers.sdxl.handler import load
 from handlers.sdxl.recipe import SdxlRecipe
+from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
-from shared.contract.sdxl import SdxlRequest
 from shared.errors import Cancelled, ModelUnavailable, ValidationError
 from shared.media.images import Pixels
 from shared.settings import Settings

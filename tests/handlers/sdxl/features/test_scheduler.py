@@ -15,9 +15,9 @@ import torch
 
 from handlers.sdxl.features.scheduler import SAMPLERS
 from handlers.sdxl.handler import load
+from handlers.sdxl.request import SdxlRequest
+from handlers.sdxl.scheduler_names import Scheduler
 from handlers.sdxl.weights.load import load_sdxl
-from shared.contract.schedulers import Scheduler
-from shared.contract.sdxl import SdxlRequest
 from shared.errors import Cancelled
 from shared.jobs.recipe import Recipe
 from shared.media.images import Pixels

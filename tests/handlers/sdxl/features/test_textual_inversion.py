@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from handlers.sdxl.emphasis import Phrase
 from handlers.sdxl.features.textual_inversion import read_inversion, split
 from handlers.sdxl.handler import load
 from handlers.sdxl.prompts import Embeddings, embed, windows
 from handlers.sdxl.recipe import SdxlRecipe
+from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
-from shared.contract.emphasis import Phrase
-from shared.contract.sdxl import SdxlRequest
 from shared.errors import Cancelled, ModelUnavailable
 from shared.jobs.recipe import Recipe
 from shared.media.images import Pixels

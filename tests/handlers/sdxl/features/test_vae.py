@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from handlers.sdxl.handler import load
+from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
 from handlers.sdxl.weights.vae_files import load_vae
-from shared.contract.sdxl import SdxlRequest
 from shared.errors import Cancelled, ModelUnavailable
 from shared.jobs.recipe import Recipe
 from shared.media.images import Pixels

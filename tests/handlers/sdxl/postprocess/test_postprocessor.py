@@ -10,10 +10,10 @@ import pytest
 from PIL import Image, ImageFilter
 
 from handlers.sdxl.handler import load
+from handlers.sdxl.nested import Enhance
 from handlers.sdxl.postprocess.enhance import enhance
+from handlers.sdxl.request import SdxlRequest
 from shared.contract.assets import PictureMetadata
-from shared.contract.sdxl import SdxlRequest
-from shared.contract.sdxl_nested import Enhance
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Picture, Recipe
 from shared.media.images import Pixels

@@ -19,8 +19,8 @@ from handlers.sdxl.handler import load
 from handlers.sdxl.postprocess.rrdbnet import Form, RRDBNet, form_of, load_upscaler
 from handlers.sdxl.postprocess.upscale import enlarge, spans
 from handlers.sdxl.recipe import SdxlRecipe
+from handlers.sdxl.request import SdxlRequest
 from shared.contract.callback import to_dict
-from shared.contract.sdxl import SdxlRequest
 from shared.errors import Cancelled, ModelUnavailable, OutOfMemory
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.lifecycle import Completed, Job, run_job

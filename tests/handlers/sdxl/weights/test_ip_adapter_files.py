@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from handlers.sdxl.features.ip_adapter import SERVING, Wanted, accept, serving
+from handlers.sdxl.nested import ReferenceType
 from handlers.sdxl.weights.ip_adapter_files import Glance, IpAdapter, read_eye, read_ip_adapter, size_of_adapter, with_ip_adapters
 from handlers.sdxl.weights.load import load_sdxl
-from shared.contract.sdxl_nested import ReferenceType
 from shared.errors import ModelUnavailable
 from shared.weights.addons import Shelf
 from tests.handlers.sdxl.adapters import (

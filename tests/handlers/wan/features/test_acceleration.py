@@ -15,8 +15,8 @@ from handlers.wan.decoding import decode_within_memory, needed_to_decode
 from handlers.wan.features.acceleration import accelerated, fused_size
 from handlers.wan.features.lora import target
 from handlers.wan.recipe import WanRecipe
+from handlers.wan.request import WanRequest
 from handlers.wan.weights.load import WanPipelines, load_wan
-from shared.contract.wan import WanRequest
 from shared.errors import Cancelled
 from shared.models.lora_files import Factors
 from shared.models.loras import merged

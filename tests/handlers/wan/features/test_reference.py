@@ -13,8 +13,8 @@ from PIL import Image
 
 from handlers.wan.features.reference import conditioning_scale, conditions
 from handlers.wan.recipe import WanRecipe
+from handlers.wan.request import WanRequest
 from handlers.wan.weights.load import load_wan
-from shared.contract.wan import WanRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import Recipe
 from shared.weights.addons import Shelf

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from handlers.wan.features.reference_modes import modes_of
 from handlers.wan.recipe import WanRecipe
+from handlers.wan.request import WanRequest
 from handlers.wan.weights.load import load_wan
-from shared.contract.wan import WanRequest
 from shared.errors import Cancelled, ModelUnavailable
 from shared.media.images import Pixels
 from shared.settings import SettingsError

@@ -15,9 +15,9 @@ import pytest
 import stamina
 from pydantic import SecretStr
 
+from handlers.sdxl.request import SdxlRequest
 from playground.callback_receiver import Answer, Inbox
 from shared.contract.request import Operator
-from shared.contract.sdxl import SdxlRequest
 from shared.errors import UploadError
 from shared.jobs.delivery.callbacks import Courier
 from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, Worker, run_job

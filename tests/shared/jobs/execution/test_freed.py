@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 import pytest
 import structlog
 
-from shared.contract.sdxl import SdxlRequest
+from handlers.sdxl.request import SdxlRequest
 from shared.errors import GenerationError, OutOfMemory
 from shared.jobs.lifecycle import Completed, Ended, Failed, Stopped, run_job
 from shared.jobs.recipe import Product, Run

@@ -9,7 +9,7 @@ import pytest
 
 from handlers.chat.engine import Finished
 from handlers.chat.engines.openai_server.client import HttpEngine, connect
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
 from shared.jobs.execution.cancel import CancelToken
 from shared.settings import Settings
 from tests.doubles.openai_server import Asked, OpenAIServer

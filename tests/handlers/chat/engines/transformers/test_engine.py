@@ -13,7 +13,7 @@ import torch
 from handlers.chat.engine import Finished
 from handlers.chat.engines.transformers.engine import BatchingEngine
 from handlers.chat.engines.transformers.load import ChatModel
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
 from shared.errors import Cancelled, ContextLengthExceeded, GenerationError, JobError, OutOfMemory, ValidationError
 from shared.jobs.execution.cancel import CancelToken
 from tests.handlers.chat.engine_fixtures import (

@@ -16,7 +16,7 @@ from handlers.chat.engines.transformers.engine import BatchingEngine
 from handlers.chat.engines.transformers.load import ChatModel
 from handlers.chat.engines.transformers.memory import choose_residency
 from handlers.chat.engines.transformers.stream import RowStream
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
 from shared.errors import Cancelled, DeviceError, JobError, JobTimeout
 from shared.jobs.execution.cancel import CancelToken
 from tests.handlers.chat.engine_fixtures import answer, ask, engine_of, own_copy, texts, together

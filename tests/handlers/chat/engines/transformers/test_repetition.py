@@ -8,7 +8,7 @@ import pytest
 
 from handlers.chat.engines.transformers.repetition import Repetition
 from handlers.chat.recipe import ChatRecipe
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatRequest
 from shared.jobs.recipe import Recipe
 from tests.handlers.chat.engine_fixtures import answer, ask, engine_of, favouring
 from tests.handlers.conftest import chat, make

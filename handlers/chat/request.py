@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NotRequired
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
@@ -10,6 +11,7 @@ from pydantic_core import PydanticKnownError
 from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
 
 from handlers.chat.openai.request import gather_openai, is_openai
+from handlers.chat.response_format import ResponseFormat
 from shared.contract.collect_fields import Gathered
 from shared.contract.context import Context, Notes, Operator
 from shared.contract.field_location import UNSET, Otherwise, Wire, refuse
@@ -17,12 +19,25 @@ from shared.contract.fields import Seed, Text, drawn, ensure_sound
 from shared.contract.names import Vocabulary
 from shared.contract.nested import Part
 from shared.contract.request import Request, type_wire
-from shared.contract.response_format import ResponseFormat
 
 _CHATS = ("chat", "chat_conversation", "generate")
 _ENHANCEMENTS = ("enhance", "chat_enhance", "enhance_base", "enhance_instruct")
 
 _MODELS = ("qwen_instruct", "qwen_base")
+
+
+@dataclass(frozen=True)
+class ChatOperator(Operator):
+    """The operator's decisions about chat.
+
+    Attributes:
+        streams: Whether text is sent while it is generated.
+        models: The operator's names of the instruct model and of the base model.
+    """
+
+    streams: bool = False
+    models: tuple[str, str] = _MODELS
+
 
 Role = Literal["system", "user", "assistant"]
 EnhancementType = Literal["base", "instruct"]
@@ -92,12 +107,12 @@ def _plain_enhancement(word: object) -> object:
 
 
 def _model_of_the_enhancement(data: Mapping[str, Any], context: Context) -> str:
-    instruct, base = context.operator.chat_models
+    instruct, base = ChatOperator.of(context.operator).models
     return base if data.get("enhancement_type") == "base" else instruct
 
 
 def _known_model(name: str, info: ValidationInfo) -> str:
-    own = Context.of(info).operator.chat_models
+    own = ChatOperator.of(Context.of(info).operator).models
     known = dict(zip((*_MODELS, *own), (*own, *own), strict=True))
     if name not in known:
         # Those that the operator has not named otherwise, by these names.
@@ -233,7 +248,7 @@ class ChatRequest(Request):
     @classmethod
     def _gather(cls, raw: object, notes: Notes, operator: Operator) -> Gathered:
         if isinstance(raw, Mapping) and is_openai(raw):
-            return gather_openai(raw, notes, operator)
+            return gather_openai(raw, notes, streams=ChatOperator.of(operator).streams)
         return super()._gather(raw, notes, operator)
 
     @property

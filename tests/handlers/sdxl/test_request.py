@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shared.contract.schedulers import Scheduler
+from handlers.sdxl.scheduler_names import Scheduler
 from tests.shared.contract.requests import problem, problems, sdxl
 
 URL = "https://example.com/a.png"

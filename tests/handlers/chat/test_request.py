@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from shared.contract.chat import ChatRequest
-from shared.contract.request import Operator
+from handlers.chat.request import ChatOperator, ChatRequest
 from shared.errors import ValidationError
 from tests.shared.contract.requests import chat, problem, problems
 
-OWN = Operator(chat_models=("llama-8b", "llama-8b-base"))
+OWN = ChatOperator(models=("llama-8b", "llama-8b-base"))
 HELLO = {"role": "user", "content": "hello"}
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from shared.contract.clip_references import CLIP_REFERENCES, ReferenceMode, ensure_fitting, mode_of
-from shared.contract.clip_sizes import LONGEST_SIDE, STEP, is_legal, nearest_legal
+from handlers.wan.clip_references import CLIP_REFERENCES, ReferenceMode, ensure_fitting, mode_of
+from handlers.wan.clip_sizes import LONGEST_SIDE, STEP, is_legal, nearest_legal
 from shared.contract.constraints import grouped
-from shared.contract.context import Context
+from shared.contract.context import Context, Operator
 from shared.contract.field_location import UNSET, Otherwise, Wire, refuse
 from shared.contract.fields import Id, Preview, Seed, Text, drawn
 from shared.contract.loras import Lora
@@ -19,6 +20,20 @@ from shared.contract.request import Request, id_wire, type_wire, user_id_wire
 from shared.contract.sizes import Size, SizeWord
 
 MOST_FRAMES = 83
+
+
+@dataclass(frozen=True)
+class WanOperator(Operator):
+    """The operator's decisions about clips.
+
+    Attributes:
+        max_area: The largest width × height of a clip, in pixels.
+        default_fps: Frames per second of a clip that does not ask for a rate.
+    """
+
+    max_area: int = 399_360
+    default_fps: int = 24
+
 
 _IMAGES = ("image_fast", "image_high")
 _FAST = ("image_fast", "video_fast")
@@ -50,7 +65,7 @@ def _plain_type(word: object, info: ValidationInfo) -> object:
 
 def _side(index: Literal[0, 1]) -> Otherwise:
     def compute(data: Mapping[str, Any], context: Context) -> int:
-        size: Size = data.get("size") or data.get("resolution") or nearest_legal(_DEFAULT_SIZE, context.operator.wan_max_area)
+        size: Size = data.get("size") or data.get("resolution") or nearest_legal(_DEFAULT_SIZE, WanOperator.of(context.operator).max_area)
         other = ("height", "width")[index]
         if other in context.sources:
             context.notes.add(f"config.{('width', 'height')[index]}: {size[index]}, because only {other} is given")
@@ -114,7 +129,7 @@ class WanRequest(Request):
         int,
         Field(ge=8, le=24, description="Frames per second. The model's own rate is 16."),
         Wire("config.fps"),
-        Otherwise(lambda _, context: context.operator.wan_default_fps, "24, or the operator's `WAN_DEFAULT_FPS`"),
+        Otherwise(lambda _, context: WanOperator.of(context.operator).default_fps, "24, or the operator's `WAN_DEFAULT_FPS`"),
     ] = UNSET
     steps: Annotated[
         int,
@@ -190,9 +205,9 @@ class WanRequest(Request):
     @classmethod
     def _becomes_legal(cls, size: Size | None, info: ValidationInfo) -> Size | None:
         context = Context.of(info)
-        if size is None or is_legal(size, context.operator.wan_max_area):
+        if size is None or is_legal(size, WanOperator.of(context.operator).max_area):
             return size
-        legal = nearest_legal(size, context.operator.wan_max_area)
+        legal = nearest_legal(size, WanOperator.of(context.operator).max_area)
         if not context.sources.keys() & {"size", "width", "height"}:
             context.notes.add(f"{context.called('resolution')}: {size} is not a size of clips; {legal}, the nearest legal one, is used")
         return legal
@@ -251,7 +266,7 @@ class WanRequest(Request):
 
 
 def _ensure_legal(size: Size, context: Context, blamed: str | None) -> None:
-    most = context.operator.wan_max_area
+    most = WanOperator.of(context.operator).max_area
     if not is_legal(size, most):
         allowed = f"a size of at most {grouped(most)} pixels, each side a multiple of {STEP} up to {LONGEST_SIDE}"
         raise refuse(allowed, sent=f'"{size}"', nearest=nearest_legal(size, most), field=blamed)

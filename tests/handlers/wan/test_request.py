@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.contract.clip_sizes import is_legal, nearest_legal
-from shared.contract.request import Operator
+from handlers.wan.clip_sizes import is_legal, nearest_legal
+from handlers.wan.request import WanOperator
 from shared.contract.sizes import Size
 from tests.shared.contract.requests import problem, problems, wan
 
@@ -82,13 +82,13 @@ def test_an_illegal_explicit_size_is_refused_never_mapped() -> None:
 
 
 def test_the_operator_may_allow_larger_clips() -> None:
-    large = Operator(wan_max_area=1280 * 720)
+    large = WanOperator(max_area=1280 * 720)
     assert wan(large, config={"size": "1280*720"}).width == 1280
     assert wan(large, resolution="1024x576").warnings == ()
 
 
 def test_an_operator_who_allows_only_small_clips_gets_a_small_default() -> None:
-    request = wan(Operator(wan_max_area=64 * 64))
+    request = wan(WanOperator(max_area=64 * 64))
     assert is_legal(Size(request.width, request.height), 64 * 64)
 
 
@@ -129,7 +129,7 @@ def test_a_picture_has_one_frame_and_another_wish_is_answered_with_a_warning() -
 
 
 def test_the_operator_sets_the_rate_of_those_who_ask_for_none() -> None:
-    operator = Operator(wan_default_fps=16)
+    operator = WanOperator(default_fps=16)
     assert wan(operator).fps == 16
     assert wan(operator, config={"fps": 10}).fps == 10
 

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from handlers.chat.openai.request import OPENAI_FIELDS
-from shared.contract.chat import ChatRequest
+from handlers.chat.request import ChatOperator, ChatRequest
 from shared.contract.field_location import wires
-from shared.contract.request import Operator
 from shared.errors import Problem, ValidationError
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -64,7 +63,7 @@ IN_OPENAIS_FORM = {**{meant: name for name, meant in OPENAI_FIELDS.items()}, "ma
 
 def problems(raw: object) -> Sequence[Problem]:
     with pytest.raises(ValidationError) as caught:
-        ChatRequest.parse(raw, job_id="r", operator=Operator(streams=True))
+        ChatRequest.parse(raw, job_id="r", operator=ChatOperator(streams=True))
     assert caught.value.code == "VALIDATION_ERROR"
     assert not caught.value.retryable
     return caught.value.problems

@@ -8,15 +8,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from handlers.sdxl.emphasis import BadEmphasis, Phrase, read_emphasis
+from handlers.sdxl.nested import MOST_CONTROLS, AdapterReference, Control, Enhance, ReferenceMode, ReferenceType, Refiner, Upscale
+from handlers.sdxl.scheduler_names import FEWEST_STEPS, Scheduler
 from shared.contract.context import Context
-from shared.contract.emphasis import BadEmphasis, Phrase, read_emphasis
 from shared.contract.field_location import UNSET, Otherwise, Wire, refuse
 from shared.contract.fields import LARGEST_SEED, Id, Name, Preview, Seed, Text, Whole, drawn
 from shared.contract.loras import Lora
 from shared.contract.references import Reference
 from shared.contract.request import Request, id_wire, type_wire, user_id_wire
-from shared.contract.schedulers import FEWEST_STEPS, Scheduler
-from shared.contract.sdxl_nested import MOST_CONTROLS, AdapterReference, Control, Enhance, ReferenceMode, ReferenceType, Refiner, Upscale
 from shared.contract.sizes import Size, SizeWord, round_side, side_of
 
 _FAST = ("sdxl_image_fast",)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.contract.emphasis import BadEmphasis, Phrase, read_emphasis
+from handlers.sdxl.emphasis import BadEmphasis, Phrase, read_emphasis
 
 
 @pytest.mark.parametrize(
