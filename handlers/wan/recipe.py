@@ -17,7 +17,6 @@ from handlers.wan.features.lora import target
 from handlers.wan.features.reference import Conditions, conditioning_scale, conditions, ending_at, image_conditions
 from handlers.wan.features.reference_modes import check_references
 from handlers.wan.features.scheduler import make_solver
-from handlers.wan.frame_queue import Relay
 from handlers.wan.memory import Work, check_memory, work_of
 from handlers.wan.offload import Residence, without_encoder
 from handlers.wan.previews import Looks
@@ -25,6 +24,7 @@ from handlers.wan.prompts import Prompts
 from handlers.wan.request import WanRequest
 from handlers.wan.weights.load import WanPipelines
 from shared.jobs.recipe import Clip, Picture, Product, Run, Summary
+from shared.jobs.streaming.queue import StreamQueue
 from shared.media.images import Pixels
 from shared.media.videos import STANDARD, Encoding
 from shared.models.device import Memory, forget_vram_peak, vram_used_mb
@@ -177,13 +177,13 @@ class WanRecipe:
         return Rung("the text encoder was moved off the device", self._residence.send_away)
 
     def _film(self, request: WanRequest, frames: Iterator[Pixels]) -> Iterator[Product]:
-        film: Relay[Pixels] = Relay()
-        with film:
-            yield Clip(film, request.fps, request.seed, self._describe(request), self._encoding, request.extras)
+        queue: StreamQueue[Pixels] = StreamQueue()
+        with queue:
+            yield Clip(queue, request.fps, request.seed, self._describe(request), self._encoding, request.extras)
             for frame in frames:
-                if film.left:  # storage has refused, or the clip could not be written, and says so itself
+                if queue.abandoned:  # storage has refused, or the clip could not be written, and says so itself
                     return
-                film.put(frame)
+                queue.put(frame)
 
     def _describe(self, request: WanRequest) -> dict[str, Any]:
         done: dict[str, Any] = {
