@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.local_worker import local_worker, unwatched
+from benchmarks.local_worker import local_worker, bench_run
 from shared.jobs.lifecycle import Completed, Job, Worker, run_job
 from shared.settings import prepare_environment
 from shared.storage.local_disk import LocalDisk
-from shared.storage.protocol import Stored
+from shared.storage.protocol import StoredObject
 from shared.telemetry import configure_logging
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +47,7 @@ class SlowDisk(LocalDisk):
     def __post_init__(self) -> None:
         super().__init__(self.folder)
 
-    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> Stored:
+    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
         """Stores an object, late."""
         time.sleep(self.seconds)
         return super().put(key, content, content_type, seconds=seconds)
@@ -86,7 +86,7 @@ def _do(fields: dict[str, Any], worker: Worker[Any], *, at_once: int) -> tuple[f
 
         async def do(number: int) -> float:
             async with places:
-                end = await run_job(Job(f"bench-{number}", {**fields, "id": f"bench-{number}"}), worker, unwatched())
+                end = await run_job(Job(f"bench-{number}", {**fields, "id": f"bench-{number}"}), worker, bench_run())
             if not isinstance(end, Completed):
                 raise SystemExit(f"a job did not complete: {end.payload.error_message}")
             return float(end.payload.metadata.timings["generate"])

@@ -208,7 +208,7 @@ def classify(error: BaseException, job_id: str) -> JobError:
     return InternalError(f"The worker failed unexpectedly. Send the job again, or ask the operator to look for job {job_id} in the log.")
 
 
-def let_go(error: BaseException) -> None:
+def clear_exception_frames(error: BaseException) -> None:
     """Frees what the frames of an error hold, and those of what it came of. Its traceback stays, and can still be shown.
 
     These frames hold the tensors that were being computed with, and what waited for the work holds the error: a circle, which nobody but

@@ -25,7 +25,7 @@ from PIL import Image
 from shared.contract.references import Reference
 from shared.errors import ReferenceImageError
 from shared.media.images import UnreadableImage, open_image
-from shared.network import Deadline, FailedTry, HostRefused, Resolve, configured_origin, guarded_client, origin, tries
+from shared.network import Deadline, HostRefused, RequestFailed, Resolver, configured_origin, guarded_client, origin, retrying
 from shared.settings import Settings
 
 _ATTEMPTS = 3
@@ -50,7 +50,7 @@ class Fetcher:
         SettingsError: `SUPABASE_URL` is not a URL.
     """
 
-    def __init__(self, settings: Settings, *, resolve: Resolve = socket.getaddrinfo, verify: ssl.SSLContext | None = None) -> None:
+    def __init__(self, settings: Settings, *, resolve: Resolver = socket.getaddrinfo, verify: ssl.SSLContext | None = None) -> None:
         self._settings = settings
         self._resolve = resolve
         self._tls = verify or httpx.create_ssl_context(trust_env=False)
@@ -73,9 +73,9 @@ class Fetcher:
         """
         try:
             return open_image(self._content(reference, user_id, Deadline(min(self._settings.reference_deadline, seconds))))
-        except (FailedTry, UnreadableImage) as error:
-            again = isinstance(error, FailedTry) and error.again
-            raise ReferenceImageError(f"{field}: the reference cannot be used: {error}.", retryable=again) from None
+        except (RequestFailed, UnreadableImage) as error:
+            retryable = isinstance(error, RequestFailed) and error.retryable
+            raise ReferenceImageError(f"{field}: the reference cannot be used: {error}.", retryable=retryable) from None
 
     def _content(self, reference: Reference, user_id: str | None, deadline: Deadline) -> bytes:
         if reference.kind == "data":
@@ -90,7 +90,7 @@ class Fetcher:
     def _download_object(self, bucket: str, key: str, deadline: Deadline) -> bytes:
         secret = self._settings.supabase_key
         if secret is None:
-            raise FailedTry("the worker has no key to the project's storage", again=False)
+            raise RequestFailed("the worker has no key to the project's storage", retryable=False)
         url = f"{self._settings.supabase_url}/storage/v1/object/authenticated/{quote(bucket)}/{quote(key)}"
         token = secret.get_secret_value()
         return self._download(url, deadline, headers={"apikey": token, "Authorization": f"Bearer {token}"}, redirects=0)
@@ -101,57 +101,57 @@ class Fetcher:
         try:
             # A link in the folder may lead out of it.
             if bucket != self._settings.storage_bucket or not path.is_relative_to(folder):
-                raise FailedTry("there is no such object in storage", again=False)
+                raise RequestFailed("there is no such object in storage", retryable=False)
             if path.stat().st_size > self._settings.reference_max_bytes:
                 raise self._too_large()
             return path.read_bytes()
         except OSError:
-            raise FailedTry("there is no such object in storage", again=False) from None
+            raise RequestFailed("there is no such object in storage", retryable=False) from None
 
     def _download(self, url: str, deadline: Deadline, *, headers: Mapping[str, str] | None = None, redirects: int = _REDIRECTS) -> bytes:
-        for attempt in tries(deadline, attempts=_ATTEMPTS, first_pause=0.25, longest_pause=2.0):
-            with attempt, _as_failed_try():
+        for attempt in retrying(deadline, attempts=_ATTEMPTS, initial_backoff=0.25, max_backoff=2.0):
+            with attempt, _translate_errors():
                 return self._follow(httpx.URL(url), deadline, headers or {}, redirects)
-        raise AssertionError("tries() yields at least once and lets the last error through")
+        raise AssertionError("retrying() yields at least once and lets the last error through")
 
     def _follow(self, url: httpx.URL, deadline: Deadline, headers: Mapping[str, str], redirects: int) -> bytes:
         for _ in range(redirects + 1):
             self._check(url)
             # A client of its own for each host, so that no cookie goes from one to the next.
             with (
-                guarded_client(deadline, exempt=self._exempt, verify=self._tls, resolve=self._resolve) as client,
+                guarded_client(deadline, allow_private=self._allow_private, verify=self._tls, resolve=self._resolve) as client,
                 client.stream("GET", url, headers={"Accept-Encoding": "identity", **headers}) as response,
             ):
                 if not response.has_redirect_location:
                     return self._read(response)
                 url = url.join(response.headers["location"])
-        raise FailedTry(f"it is redirected more than {redirects} times", again=False)
+        raise RequestFailed(f"it is redirected more than {redirects} times", retryable=False)
 
     def _check(self, url: httpx.URL) -> None:
         if len(str(url)) > _URL_LENGTH:
-            raise FailedTry(f"its URL is longer than {_URL_LENGTH} characters", again=False)
+            raise RequestFailed(f"its URL is longer than {_URL_LENGTH} characters", retryable=False)
         if url.userinfo:
-            raise FailedTry("its URL holds a user name or a password", again=False)
+            raise RequestFailed("its URL holds a user name or a password", retryable=False)
         if origin(url) == self._supabase:
             return
         if url.scheme != "https" or not url.host:
-            raise FailedTry("only https:// URLs are fetched", again=False)
+            raise RequestFailed("only https:// URLs are fetched", retryable=False)
         if origin(url)[2] != 443:
-            raise FailedTry("only port 443 is contacted", again=False)
+            raise RequestFailed("only port 443 is contacted", retryable=False)
         allowed = self._settings.reference_allowed_hosts
         if allowed and url.host not in allowed:
-            raise FailedTry("its host is not one of those that the operator allows", again=False)
+            raise RequestFailed("its host is not one of those that the operator allows", retryable=False)
 
-    def _exempt(self, host: str, port: int) -> bool:
+    def _allow_private(self, host: str, port: int) -> bool:
         return self._supabase is not None and (host, port) == self._supabase[1:]
 
     def _read(self, response: httpx.Response) -> bytes:
         if response.status_code != 200:
             status = self._real_status(response)
-            raise FailedTry(f"its host answered with {status}", again=status in _RETRIED or status >= 500, status=status)
+            raise RequestFailed(f"its host answered with {status}", retryable=status in _RETRIED or status >= 500, status=status)
         # An encoded answer was not asked for, and a small one can become a very large one.
         if response.headers.get("content-encoding", "identity").lower() != "identity":
-            raise FailedTry("its host sent it in an encoding that was not asked for", again=False)
+            raise RequestFailed("its host sent it in an encoding that was not asked for", retryable=False)
         return self._read_at_most(response, self._settings.reference_max_bytes)
 
     def _real_status(self, response: httpx.Response) -> int:
@@ -160,7 +160,7 @@ class Fetcher:
             return response.status_code
         try:
             return int(json.loads(self._read_at_most(response, _ERROR_LENGTH))["statusCode"])
-        except (ValueError, TypeError, LookupError, FailedTry):
+        except (ValueError, TypeError, LookupError, RequestFailed):
             return response.status_code
 
     def _read_at_most(self, response: httpx.Response, limit: int) -> bytes:
@@ -174,45 +174,45 @@ class Fetcher:
                 raise self._too_large()
         return bytes(body)
 
-    def _too_large(self) -> FailedTry:
-        return FailedTry(f"it has more than {self._settings.reference_max_bytes} bytes", again=False)
+    def _too_large(self) -> RequestFailed:
+        return RequestFailed(f"it has more than {self._settings.reference_max_bytes} bytes", retryable=False)
 
 
 @contextmanager
-def _as_failed_try() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """Says in words what the network did. The texts of httpx hold whole URLs."""
     try:
         yield
     except httpx.InvalidURL:
-        raise FailedTry("its URL is malformed", again=False) from None
+        raise RequestFailed("its URL is malformed", retryable=False) from None
     except HostRefused as error:
-        raise FailedTry(str(error), again=False) from None
+        raise RequestFailed(str(error), retryable=False) from None
     except httpx.TimeoutException:
-        raise FailedTry("its host did not answer in time", again=True) from None
+        raise RequestFailed("its host did not answer in time", retryable=True) from None
     except httpx.TransportError:
-        raise FailedTry("the connection to its host failed", again=True) from None
+        raise RequestFailed("the connection to its host failed", retryable=True) from None
 
 
 def _decode_data_url(url: str, limit: int) -> bytes:
     prefix = _DATA_URL.match(url)
     if prefix is None:
-        raise FailedTry("a data: URL must begin with data:image/png;base64, or the same with jpeg or webp", again=False)
+        raise RequestFailed("a data: URL must begin with data:image/png;base64, or the same with jpeg or webp", retryable=False)
     payload = url[prefix.end() :]
     if len(payload) > (limit + 2) // 3 * 4:
-        raise FailedTry(f"it has more than {limit} bytes", again=False)
+        raise RequestFailed(f"it has more than {limit} bytes", retryable=False)
     try:
         return base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError):
-        raise FailedTry("its data is not base64", again=False) from None
+        raise RequestFailed("its data is not base64", retryable=False) from None
 
 
 def _owned_object(path: str, user_id: str | None, own_bucket: str) -> tuple[str, str]:
     """Splits `{user_id}/…` or `bucket/{user_id}/…` into bucket and key. The service key opens every folder: the owner is checked here."""
     segments = path.split("/")
     if not all(_SEGMENT.fullmatch(segment) and segment not in (".", "..") for segment in segments):
-        raise FailedTry("its storage path has an empty segment, a dot segment or a character that no key has", again=False)
+        raise RequestFailed("its storage path has an empty segment, a dot segment or a character that no key has", retryable=False)
     if user_id is not None and len(segments) >= 2 and segments[0] == user_id:
         return own_bucket, path
     if user_id is not None and len(segments) >= 3 and segments[1] == user_id:
         return segments[0], "/".join(segments[1:])
-    raise FailedTry("its storage path is not in the folder of the job's user_id", again=False)
+    raise RequestFailed("its storage path is not in the folder of the job's user_id", retryable=False)

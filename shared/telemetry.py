@@ -110,7 +110,7 @@ def job_context(job_id: str) -> Iterator[None]:
         yield
 
 
-class Clock:
+class StepTimer:
     """The seconds that each step of a job took, added up over the threads that work on it.
 
     Args:
@@ -142,7 +142,7 @@ class Clock:
 
     @property
     def total(self) -> float:
-        """Seconds since the clock was made."""
+        """Seconds since the timer was made."""
         return time.perf_counter() - self._started
 
     @property

@@ -20,7 +20,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 import standardwebhooks
 
-from shared.network import Deadline, FailedTry, HostRefused, configured_origin, guarded_client, is_loopback, origin, tries
+from shared.network import Deadline, HostRefused, RequestFailed, configured_origin, guarded_client, is_loopback, origin, retrying
 from shared.settings import Settings, SettingsError
 
 ATTEMPTS = 7
@@ -36,7 +36,7 @@ _EDGE_FUNCTION = re.compile(rb"/functions/v1/[A-Za-z0-9_/-]+(\?.*)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class WebhookResult:
     """How the sending of one callback ended.
 
     Attributes:
@@ -168,7 +168,7 @@ class Webhook:
             return False
         return url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host))
 
-    def send(self, url: str, body: bytes, *, webhook_id: str, attempts: int = ATTEMPTS, seconds: float = math.inf) -> Delivery:
+    def send(self, url: str, body: bytes, *, webhook_id: str, attempts: int = ATTEMPTS, seconds: float = math.inf) -> WebhookResult:
         """Sends a callback until it is accepted, is refused for good, or `CALLBACK_DEADLINE` is over.
 
         Network errors, 408, 425, 429 and 5xx are tried again, after a growing pause or after what `Retry-After` asks for. Any other answer
@@ -191,31 +191,31 @@ class Webhook:
         deadline = Deadline(min(self._deadline, seconds))
         made = 0
         try:
-            for attempt in tries(deadline, attempts=attempts, first_pause=0.5, longest_pause=15.0):
+            for attempt in retrying(deadline, attempts=attempts, initial_backoff=0.5, max_backoff=15.0):
                 with attempt:
                     made = attempt.num
                     status = self._try(httpx.URL(url), body, webhook_id, deadline.within(_ATTEMPT_SECONDS))
-        except FailedTry as error:
-            return Delivery(False, made, error.status, str(error))
-        return Delivery(True, made, status)
+        except RequestFailed as error:
+            return WebhookResult(False, made, error.status, str(error))
+        return WebhookResult(True, made, status)
 
     def _try(self, url: httpx.URL, body: bytes, webhook_id: str, deadline: Deadline) -> int:
         try:
             with (
-                guarded_client(deadline, exempt=self._exempt, verify=self._tls) as client,
+                guarded_client(deadline, allow_private=self._allow_private, verify=self._tls) as client,
                 client.stream("POST", url, content=body, headers=self._headers(url, body, webhook_id)) as response,
             ):
                 # Only the status counts. A receiver that then takes its time with the rest has still accepted.
                 status = response.status_code
         except httpx.TimeoutException:
-            raise FailedTry("The receiver did not answer in time.", again=True) from None
+            raise RequestFailed("The receiver did not answer in time.", retryable=True) from None
         except httpx.TransportError as error:
-            raise FailedTry(f"The connection to the receiver failed ({type(error).__name__}).", again=True) from None
+            raise RequestFailed(f"The connection to the receiver failed ({type(error).__name__}).", retryable=True) from None
         except HostRefused as error:
-            raise FailedTry(f"The receiver is not contacted: {error}.", again=False) from None
+            raise RequestFailed(f"The receiver is not contacted: {error}.", retryable=False) from None
         if not 200 <= status <= 299:
-            again = status in _RETRIED or status >= 500
-            raise FailedTry(f"The receiver answered with {status}.", status=status, again=again, wait=_retry_after(response))
+            retryable = status in _RETRIED or status >= 500
+            raise RequestFailed(f"The receiver answered with {status}.", status=status, retryable=retryable, wait=_retry_after(response))
         return status
 
     def _headers(self, url: httpx.URL, body: bytes, webhook_id: str) -> dict[str, str]:
@@ -229,7 +229,7 @@ class Webhook:
     def _takes_key(self, url: httpx.URL) -> bool:
         return origin(url) == self._supabase and (str(url) == self._configured or _EDGE_FUNCTION.fullmatch(url.raw_path) is not None)
 
-    def _exempt(self, host: str, port: int) -> bool:
+    def _allow_private(self, host: str, port: int) -> bool:
         return is_loopback(host) or any(own is not None and (host, port) == own[1:] for own in self._own)
 
 

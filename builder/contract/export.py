@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from builder.command_line import parser_of
+from builder.command_line import command_parser
 from builder.contract.pages import contract_page, environment_page, errors_page
 from builder.contract.schemas import DIALECT, ENDPOINTS, Node, openai_schema, payload_schema, request_schema
 from builder.contract.sdxl_page import sdxl_page
@@ -16,7 +16,7 @@ from builder.contract.types import has_converter, typescript
 ROOT = Path(__file__).parents[2]
 
 
-def generated() -> Mapping[str, str]:
+def generated_files() -> Mapping[str, str]:
     """The generated files that need no Node: their content by path."""
     files = {
         "docs/contract.md": contract_page(),
@@ -31,21 +31,21 @@ def generated() -> Mapping[str, str]:
     return files
 
 
-def stale(files: Mapping[str, str], root: Path = ROOT) -> list[str]:
+def stale_files(files: Mapping[str, str], root: Path = ROOT) -> list[str]:
     """The paths of files that are missing or have another content."""
     return [path for path, content in files.items() if not (root / path).is_file() or (root / path).read_text("utf-8") != content]
 
 
 def main() -> int:
     """Returns 1 when something is stale, or cannot be made."""
-    parser = parser_of("export_contract", __doc__)
+    parser = command_parser("export_contract", __doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, and fail when a file is stale")
     check = parser.parse_args().check
     if not has_converter():
         print("The TypeScript converter is missing: run `make setup`.", file=sys.stderr)
         return 1
-    files = {**generated(), "schemas/contract.ts": typescript()}
-    changed = stale(files)
+    files = {**generated_files(), "schemas/contract.ts": typescript()}
+    changed = stale_files(files)
     for path in changed:
         print(f"stale: {path}" if check else f"wrote {path}")
         if not check:

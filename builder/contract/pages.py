@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from builder.contract.schemas import ENDPOINTS, Endpoint, default_of, openai_schema, payload_schema
+from builder.contract.schemas import ENDPOINTS, Endpoint, describe_default, openai_schema, payload_schema
 from handlers.chat.openai.request import OPENAI_FIELDS, OPENAI_IGNORED, OPENAI_REFUSED
-from shared.contract.constraints import sentence
-from shared.contract.field_location import path_of, wires
+from shared.contract.constraints import describe_constraint
+from shared.contract.field_location import field_locations, path_of
 from shared.contract.request import Request
 from shared.errors import ERRORS
 from shared.settings import Settings, variables_of
@@ -81,11 +81,11 @@ def request_table(model: type[Request]) -> str:
     """The fields of a request, each with all that its declaration says."""
     schema = model.model_json_schema(mode="validation")
     rows = []
-    for name, wire in wires(model).items():
-        others = ", ".join(f"`{path_of(place, alias)}`" for place, alias in wire.documented())
-        default = "required" if model.model_fields[name].is_required() else default_of(model, name) or ""
+    for name, location in field_locations(model).items():
+        others = ", ".join(f"`{path_of(place, alias)}`" for place, alias in location.documented_aliases())
+        default = "required" if model.model_fields[name].is_required() else describe_default(model, name) or ""
         rows.append(
-            (f"`{wire.path}`", others, _sentence(schema["properties"][name], schema), default, model.model_fields[name].description or "")
+            (f"`{location.path}`", others, _sentence(schema["properties"][name], schema), default, model.model_fields[name].description or "")
         )
     return table(("field", "also", "allowed", "default", "means"), rows)
 
@@ -151,7 +151,7 @@ def _kind(node: dict[str, Any]) -> str:
 
 
 def _sentence(node: dict[str, Any], schema: dict[str, Any]) -> str:
-    return sentence(node, schema).replace('"', "`")
+    return describe_constraint(node, schema).replace('"', "`")
 
 
 def _variables(name: str) -> str:

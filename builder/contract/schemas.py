@@ -13,7 +13,7 @@ from handlers.chat.request import ChatRequest
 from handlers.sdxl.request import SdxlRequest
 from handlers.wan.request import WanRequest
 from shared.contract.callback import ChatPayload, SdxlPayload, WanPayload
-from shared.contract.field_location import Otherwise, Wire, wires
+from shared.contract.field_location import ComputedDefault, FieldLocation, field_locations
 from shared.contract.request import Request
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -55,11 +55,11 @@ def request_schema(model: type[Request], *, closed: bool = False) -> Node:
     flat = model.model_json_schema(mode="validation")
     required = set(flat.get("required", ()))
     places: dict[str, Node] = {"top": {}, "config": {}, "metadata": {}}
-    for name, wire in wires(model).items():
+    for name, location in field_locations(model).items():
         node = _field(model, name, flat["properties"][name], required=name in required)
-        places[wire.place][wire.name] = node
-        for place, alias in wire.documented():
-            places[place].setdefault(alias, _alias(wire, node))
+        places[location.section][location.name] = node
+        for place, alias in location.documented_aliases():
+            places[place].setdefault(alias, _alias(location, node))
     properties = places.pop("top") | {
         name: _object(inner, name, closed=closed) for name, inner in places.items() if inner or name == "metadata"
     }
@@ -84,11 +84,11 @@ def openai_schema() -> Node:
     return union | {"$defs": {name: _written(_clean(node)) for name, node in whole["$defs"].items()}}
 
 
-def default_of(model: type[Request], name: str) -> str | None:
+def describe_default(model: type[Request], name: str) -> str | None:
     """A field's default in words; nothing for a field that is required or off."""
     field = model.model_fields[name]
     for part in field.metadata:
-        if isinstance(part, Otherwise):
+        if isinstance(part, ComputedDefault):
             return part.text
     if field.default in (None, (), PydanticUndefined) or not isinstance(field.default, str | int | float):
         return None
@@ -96,24 +96,24 @@ def default_of(model: type[Request], name: str) -> str | None:
 
 
 def _field(model: type[Request], name: str, node: Node, *, required: bool) -> Node:
-    default = default_of(model, name)
+    default = describe_default(model, name)
     inner = _clean(node)
     description = " ".join(filter(None, [inner.pop("description", None), f"Default: {default}." if default else None]))
     inner.pop("default", None)
     return ({"description": description} if description else {}) | (inner if required else _nullable(inner))
 
 
-def _alias(wire: Wire, node: Node) -> Node:
+def _alias(location: FieldLocation, node: Node) -> Node:
     same = _nullable({key: value for key, value in node.items() if key != "description"})
-    return {"description": f"Another name of `{wire.path}`.", "deprecated": True} | same
+    return {"description": f"Another name of `{location.path}`.", "deprecated": True} | same
 
 
 def _requirements(model: type[Request], required: set[str], *, closed: bool) -> Node:
-    needed = {name: wire for name, wire in wires(model).items() if name in required}
+    needed = {name: location for name, location in field_locations(model).items() if name in required}
     if closed:
-        return {"required": [wire.name for wire in needed.values()]}
-    alone = [wire.name for wire in needed.values() if not wire.aliases]
-    names = [(wire.name, *(alias for place, alias in wire.documented() if place == "top")) for wire in needed.values() if wire.aliases]
+        return {"required": [location.name for location in needed.values()]}
+    alone = [location.name for location in needed.values() if not location.aliases]
+    names = [(location.name, *(alias for place, alias in location.documented_aliases() if place == "top")) for location in needed.values() if location.aliases]
     either = [{"anyOf": [{"required": [name]} for name in alternatives]} for alternatives in names]
     return ({"required": alone} if alone else {}) | ({"allOf": either} if either else {})
 

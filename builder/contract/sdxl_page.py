@@ -9,11 +9,11 @@ from itertools import product
 from pathlib import Path
 
 from builder.contract.pages import GENERATED, table
-from handlers.sdxl.memory import SPARE, Need
-from handlers.sdxl.nested import MOST_CONTROLS
+from handlers.sdxl.memory import HEADROOM, MemoryEstimate
+from handlers.sdxl.nested import MAX_CONTROLS
 from handlers.sdxl.request import SdxlRequest
-from shared.contract.field_location import wires
-from shared.weights.addons import BOARDS, LIMIT
+from shared.contract.field_location import field_locations
+from shared.weights.addons import ADDON_KINDS, CACHE_LIMIT
 
 _TEXT = Path(__file__).with_name("sdxl_page.md")
 PARAMETERS = Path(__file__).with_name("sdxl_parameters.toml")
@@ -26,9 +26,9 @@ _SDXL = 5.135 + 0.246 + 1.389 + 0.335
 _LORAS = 5.135 + 0.246 + 1.389  # the layers that LoRAs change, a second time: at most the UNet and both text encoders
 _REFINER, _CONTROLNET = 4.519, 2.502
 _ADAPTERS = 1.264 + 2 * 0.848  # the image encoder and two adapters
-_KEPT = LIMIT / 1e9  # what the shelf keeps of earlier jobs
+_KEPT = CACHE_LIMIT / 1e9  # what the shelf keeps of earlier jobs
 _OTHERS = ((False, True), (False, True))  # adapters, LoRAs
-_UPSCALER = 0.033 + 3.05 * SPARE
+_UPSCALER = 0.033 + 3.05 * HEADROOM
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def parameters() -> Mapping[str, Parameter]:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class ExtraModels:
     """What a job uses beside SDXL, as large as it can be: LoRAs that change every layer, two adapters, ControlNets of different kinds."""
 
     refiner: bool = False
@@ -69,7 +69,7 @@ class Beside:
 
     def needs(self, side: int) -> float:
         """GB of a card for six pictures of `side` × `side` pixels with guidance, weights included."""
-        need = Need(side, side, refined=self.refiner, controlled=self.controls > 0)
+        need = MemoryEstimate(side, side, refined=self.refiner, controlled=self.controls > 0)
         return _SDXL + self._from_the_shelf + _LORAS * self.loras + max(6 * need.denoising, need.decoding) / 1e9
 
     def fits(self, side: int) -> bool:
@@ -88,7 +88,7 @@ def sdxl_page() -> str:
         shelf=_shelf_table(),
         memory=memory_table(),
         controls=controls_table(),
-        spare=SPARE,
+        spare=HEADROOM,
         upscaler=_UPSCALER,
         kept=_KEPT,
         controlnet=_CONTROLNET,
@@ -100,7 +100,7 @@ def sdxl_page() -> str:
 
 def parameter_table() -> str:
     """What each parameter does, and its tests."""
-    paths = wires(SdxlRequest)
+    paths = field_locations(SdxlRequest)
     rows = [(f"`{paths[name].path}`", row.does, _name(row.acts), _name(row.without)) for name, row in parameters().items()]
     return table(("field", "what it does", "it acts", "without it"), rows)
 
@@ -112,7 +112,7 @@ def _name(test: str) -> str:
 
 def memory_table() -> str:
     """GB of a card that each combination needs, weights included."""
-    guides = (Beside(), Beside(refiner=True), Beside(controls=1), Beside(controls=2))
+    guides = (ExtraModels(), ExtraModels(refiner=True), ExtraModels(controls=1), ExtraModels(controls=2))
     combinations = [replace(guide, adapters=adapters, loras=loras) for guide, adapters, loras in product(guides, *_OTHERS)]
     head = ("beside SDXL", "1024 × 1024", "2048 × 2048", f"fits {CARD:.0f} GB")
     rows = [(each.name, f"{each.needs(1024):.1f}", f"{each.needs(2048):.1f}", "yes" if each.fits(2048) else "no") for each in combinations]
@@ -121,18 +121,18 @@ def memory_table() -> str:
 
 def controls_table() -> str:
     """How many ControlNets of different kinds fit the card beside the rest."""
-    others = [Beside(adapters=adapters, loras=loras) for adapters, loras in product(*_OTHERS)]
+    others = [ExtraModels(adapters=adapters, loras=loras) for adapters, loras in product(*_OTHERS)]
     head = ("beside SDXL and ControlNets", "1024 × 1024", "2048 × 2048")
-    return table(head, [(each.name, str(most_controls(each, 1024)), str(most_controls(each, 2048))) for each in others])
+    return table(head, [(each.name, str(max_controlnets(each, 1024)), str(max_controlnets(each, 2048))) for each in others])
 
 
-def most_controls(beside: Beside, side: int) -> int:
+def max_controlnets(beside: ExtraModels, side: int) -> int:
     """The most ControlNets that fit the card, of as many as the contract allows."""
-    return max(count for count in range(MOST_CONTROLS + 1) if replace(beside, controls=count).fits(side))
+    return max(count for count in range(MAX_CONTROLS + 1) if replace(beside, controls=count).fits(side))
 
 
 def _shelf_table() -> str:
-    boards = BOARDS.values()
-    several = [(f"`{board.folder}/`", f"`{board.field}`", f"{board.noun}s") for board in boards if board.only is None]
-    alone = [(f"`{board.only}/`", f"`{board.field}`", f"the {board.noun}") for board in boards if board.only and board.folder == "."]
+    boards = ADDON_KINDS.values()
+    several = [(f"`{spec.folder}/`", f"`{spec.field}`", f"{spec.noun}s") for spec in boards if spec.only is None]
+    alone = [(f"`{spec.only}/`", f"`{spec.field}`", f"the {spec.noun}") for spec in boards if spec.only and spec.folder == "."]
     return table(("folder", "named by", "holds"), several + alone)

@@ -10,15 +10,15 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from pydantic_core import PydanticKnownError
 from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
 
-from handlers.chat.openai.request import gather_openai, is_openai
+from handlers.chat.openai.request import collect_openai_fields, is_openai
 from handlers.chat.response_format import ResponseFormat
-from shared.contract.collect_fields import Gathered
-from shared.contract.context import Context, Notes, Operator
-from shared.contract.field_location import UNSET, Otherwise, Wire, refuse
-from shared.contract.fields import Seed, Text, drawn, ensure_sound
+from shared.contract.collect_fields import CollectedFields
+from shared.contract.context import Context, Operator, RequestWarnings
+from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation, refuse
+from shared.contract.fields import Seed, Text, ensure_valid_text, random_seed
 from shared.contract.names import Vocabulary
-from shared.contract.nested import Part
-from shared.contract.request import Request, type_wire
+from shared.contract.nested import NestedModel
+from shared.contract.request import Request, type_location
 
 _CHATS = ("chat", "chat_conversation", "generate")
 _ENHANCEMENTS = ("enhance", "chat_enhance", "enhance_base", "enhance_instruct")
@@ -72,10 +72,10 @@ def _known_role(role: object) -> object:
     return "system" if isinstance(role, str) and role == "developer" else role
 
 
-class Message(Part):
+class Message(NestedModel):
     """One turn of the conversation."""
 
-    stands_at: ClassVar[str] = "messages[]"
+    location: ClassVar[str] = "messages[]"
 
     role: Annotated[
         Role,
@@ -131,7 +131,7 @@ def _as_list(stop: object) -> object:
     # Judged before it is in a list, where its place would be one that the caller does not know.
     if not 1 <= len(stop) <= _LONGEST_STOP:
         raise PydanticKnownError("string_too_long", {"max_length": _LONGEST_STOP})
-    return [ensure_sound(stop)]
+    return [ensure_valid_text(stop)]
 
 
 class ChatRequest(Request):
@@ -149,27 +149,31 @@ class ChatRequest(Request):
 
     type: Annotated[
         Literal["chat", "chat_conversation", "generate", "enhance", "chat_enhance", "enhance_base", "enhance_instruct"],
-        type_wire,
+        type_location,
         Field(description="What is to be done."),
     ] = "chat"
     prompt: Annotated[
-        Text | None, Wire("prompt", places=("top",)), Field(min_length=1, description="The short form: what is to be enhanced or answered.")
+        Text | None,
+        FieldLocation("prompt", sections=("top",)),
+        Field(min_length=1, description="The short form: what is to be enhanced or answered."),
     ] = None
-    system_prompt: Annotated[Text | None, Wire("system_prompt"), Field(description="The short form: instructions, put first.")] = None
+    system_prompt: Annotated[Text | None, FieldLocation("system_prompt"), Field(description="The short form: instructions, put first.")] = (
+        None
+    )
     enhancement_type: Annotated[
         EnhancementType | None,
         BeforeValidator(_plain_enhancement, json_schema_input_type=_EnhancementWord | None),
-        Wire("enhancement_type", places=("config", "top")),
-        Otherwise(_enhancement_of_the_type, "for enhancements what the type says, else `instruct`"),
+        FieldLocation("enhancement_type", sections=("config", "top")),
+        ComputedDefault(_enhancement_of_the_type, "for enhancements what the type says, else `instruct`"),
         Field(description="`creative` and `adult` mean `base`, `conversational` means `instruct`."),
     ] = UNSET
     target_model: Annotated[
         Literal["sdxl", "wan"] | None,
-        Wire("target_model", places=("config", "top")),
+        FieldLocation("target_model", sections=("config", "top")),
         Field(description="The short form: what the prompt is for. Adds nothing."),
     ] = None
     quality: Annotated[
-        Text | None, Wire("quality", places=("config", "top")), Field(description="The short form: descriptive. Adds nothing.")
+        Text | None, FieldLocation("quality", sections=("config", "top")), Field(description="The short form: descriptive. Adds nothing.")
     ] = None
     messages: Annotated[
         tuple[Message, ...],
@@ -178,22 +182,24 @@ class ChatRequest(Request):
             json_schema_extra={"minItems": 1},
             description="The conversation: at least one message, not only system. Wins over the short form.",
         ),
-        Wire("messages"),
-        Otherwise(_messages_of_the_short_form, "made from `prompt` and `system_prompt`"),
+        FieldLocation("messages"),
+        ComputedDefault(_messages_of_the_short_form, "made from `prompt` and `system_prompt`"),
     ] = UNSET
     max_tokens: Annotated[
         int,
         Field(ge=1, le=4096, description="The answer's greatest length."),
-        Wire("max_tokens"),
-        Otherwise.by_type({_CHATS: 512, _ENHANCEMENTS: 200}),
+        FieldLocation("max_tokens"),
+        ComputedDefault.by_type({_CHATS: 512, _ENHANCEMENTS: 200}),
     ] = UNSET
-    temperature: Annotated[float, Field(ge=0.0, le=2.0, description="0 always takes the likeliest token."), Wire("temperature")] = 0.7
-    top_p: Annotated[float, Field(ge=0.0, le=1.0, description="0 keeps only the likeliest token."), Wire("top_p")] = 0.9
+    temperature: Annotated[
+        float, Field(ge=0.0, le=2.0, description="0 always takes the likeliest token."), FieldLocation("temperature")
+    ] = 0.7
+    top_p: Annotated[float, Field(ge=0.0, le=1.0, description="0 keeps only the likeliest token."), FieldLocation("top_p")] = 0.9
     model: Annotated[
         str,
         AfterValidator(_known_model),
-        Wire("model", places=("config", "top")),
-        Otherwise(_model_of_the_enhancement, "`qwen_instruct`; `qwen_base` for enhancements of type `base`"),
+        FieldLocation("model", sections=("config", "top")),
+        ComputedDefault(_model_of_the_enhancement, "`qwen_instruct`; `qwen_base` for enhancements of type `base`"),
         Field(
             json_schema_extra={"allowed": "qwen_instruct or qwen_base, or what the operator calls them", "examples": list(_MODELS)},
             description="Which model answers. An operator may have put other models in their place, under names of their own.",
@@ -203,27 +209,36 @@ class ChatRequest(Request):
         tuple[_Stop, ...],
         Field(strict=False, max_length=8, description="The answer ends before the first of these."),
         BeforeValidator(_as_list, json_schema_input_type=_Stop | Annotated[list[_Stop], Field(max_length=8)]),
-        Wire("stop"),
+        FieldLocation("stop"),
     ] = ()
     seed: Annotated[
-        Seed, Wire("seed"), drawn, Field(description="The same seed gives the same answer when nothing else is being answered.")
+        Seed,
+        FieldLocation("seed"),
+        random_seed,
+        Field(description="The same seed gives the same answer when nothing else is being answered."),
     ] = UNSET
     presence_penalty: Annotated[
-        float, Field(ge=-2.0, le=2.0, description="Taken from the logit of every token that was written."), Wire("presence_penalty")
+        float,
+        Field(ge=-2.0, le=2.0, description="Taken from the logit of every token that was written."),
+        FieldLocation("presence_penalty"),
     ] = 0.0
     frequency_penalty: Annotated[
-        float, Field(ge=-2.0, le=2.0, description="Taken from a token's logit for each time it was written."), Wire("frequency_penalty")
+        float,
+        Field(ge=-2.0, le=2.0, description="Taken from a token's logit for each time it was written."),
+        FieldLocation("frequency_penalty"),
     ] = 0.0
     repetition_penalty: Annotated[
-        float, Field(ge=0.1, le=2.0, description="What the scores of tokens already there are divided by."), Wire("repetition_penalty")
+        float,
+        Field(ge=0.1, le=2.0, description="What the scores of tokens already there are divided by."),
+        FieldLocation("repetition_penalty"),
     ] = 1.0
-    response_format: Annotated[ResponseFormat, Wire("response_format"), Field(description="The form of the answer.")] = ResponseFormat(
-        type="text"
+    response_format: Annotated[ResponseFormat, FieldLocation("response_format"), Field(description="The form of the answer.")] = (
+        ResponseFormat(type="text")
     )
-    sfw_mode: Annotated[bool, Wire("sfw_mode"), Field(description="Masks the operator's words in the answer.")] = False
-    stream: Annotated[bool, Wire("stream"), Field(description="Sends the answer while it is written, where the operator allows it.")] = (
-        False
-    )
+    sfw_mode: Annotated[bool, FieldLocation("sfw_mode"), Field(description="Masks the operator's words in the answer.")] = False
+    stream: Annotated[
+        bool, FieldLocation("stream"), Field(description="Sends the answer while it is written, where the operator allows it.")
+    ] = False
 
     @field_validator("enhancement_type")
     @classmethod
@@ -242,14 +257,14 @@ class ChatRequest(Request):
         given = Context.of(info).sources
         for name in ("prompt", "system_prompt"):
             if "messages" in given and name in given:
-                Context.of(info).notes.add(f"{given[name]}: not used, because messages are given")
+                Context.of(info).warnings.add(f"{given[name]}: not used, because messages are given")
         return messages
 
     @classmethod
-    def _gather(cls, raw: object, notes: Notes, operator: Operator) -> Gathered:
+    def _collect(cls, raw: object, warnings: RequestWarnings, operator: Operator) -> CollectedFields:
         if isinstance(raw, Mapping) and is_openai(raw):
-            return gather_openai(raw, notes, streams=ChatOperator.of(operator).streams)
-        return super()._gather(raw, notes, operator)
+            return collect_openai_fields(raw, warnings, streams=ChatOperator.of(operator).streams)
+        return super()._collect(raw, warnings, operator)
 
     @property
     def is_enhancement(self) -> bool:

@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, JsonValue, ValidationInfo, field_validator
 
 from shared.contract.field_location import refuse
-from shared.contract.fields import Text, ensure_sound
-from shared.contract.nested import Part
+from shared.contract.fields import Text, ensure_valid_text
+from shared.contract.nested import NestedModel
 
 _DEEPEST = 32
 _MOST_VALUES = 5_000
@@ -31,7 +31,7 @@ def _ensure_modest(schema: object) -> object:
 
 def _inside(value: object) -> Iterator[object]:
     if isinstance(value, str):
-        ensure_sound(value)
+        ensure_valid_text(value)
     elif isinstance(value, dict):
         yield from value.keys()
         yield from value.values()
@@ -39,10 +39,10 @@ def _inside(value: object) -> Iterator[object]:
         yield from value
 
 
-class JsonSchemaFormat(Part):
+class JsonSchemaFormat(NestedModel):
     """The schema that the answer has to fit."""
 
-    stands_at: ClassVar[str] = "response_format.json_schema"
+    location: ClassVar[str] = "response_format.json_schema"
 
     name: Annotated[Text | None, Field(repr=False, description="Accepted for other clients' sake; means nothing here.")] = None
     strict: Annotated[bool | None, Field(description="Accepted for other clients' sake; the answer always fits.")] = None
@@ -51,10 +51,10 @@ class JsonSchemaFormat(Part):
     ]
 
 
-class ResponseFormat(Part):
+class ResponseFormat(NestedModel):
     """The form of the answer."""
 
-    stands_at: ClassVar[str] = "response_format"
+    location: ClassVar[str] = "response_format"
 
     type: Annotated[Literal["text", "json_object", "json_schema"], Field(description="Which form.")]
     json_schema: Annotated[JsonSchemaFormat | None, Field(validate_default=True, description="With type `json_schema`: the schema.")] = None

@@ -1,4 +1,4 @@
-"""Objects inside an SDXL request."""
+"""Nested objects of an SDXL request: ControlNets, refiner, upscaling, references, enhancement."""
 
 from __future__ import annotations
 
@@ -6,76 +6,76 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from shared.contract.fields import Name, Whole
-from shared.contract.nested import Part
+from shared.contract.fields import ExactInt, Name
+from shared.contract.nested import NestedModel
 from shared.contract.references import Reference
 
 ReferenceType = Literal["style", "composition", "character"]
-"""What a picture may share with a reference."""
+"""The property of a reference that an IP-Adapter transfers."""
 
-_ReferenceWord = Literal["modify", "copy", "none", "single", "start", "end", "both"]
+_ReferenceModeValue = Literal["modify", "copy", "none", "single", "start", "end", "both"]
 
 
-def _ignore_clip_words(word: object) -> object:
-    # Callers send WAN's words in the same place for both handlers.
-    return None if isinstance(word, str) and word in ("none", "single", "start", "end", "both") else word
+def _ignore_wan_modes(mode: object) -> object:
+    # Callers send WAN's modes in the same field to both handlers.
+    return None if isinstance(mode, str) and mode in ("none", "single", "start", "end", "both") else mode
 
 
 ReferenceMode = Annotated[
-    Literal["modify", "copy"] | None, BeforeValidator(_ignore_clip_words, json_schema_input_type=_ReferenceWord | None)
+    Literal["modify", "copy"] | None, BeforeValidator(_ignore_wan_modes, json_schema_input_type=_ReferenceModeValue | None)
 ]
-"""What is to become of a reference, where a caller chooses."""
+"""How the caller wants the reference used; None when the caller did not say."""
 
 
-MOST_CONTROLS = 16
-"""ControlNets that a request may have."""
+MAX_CONTROLS = 16
+"""The most ControlNets in one request."""
 
 
-class Control(Part):
-    """One ControlNet and the picture that guides it."""
+class Control(NestedModel):
+    """A ControlNet and its control image."""
 
-    stands_at: ClassVar[str] = "config.controls[]"
+    location: ClassVar[str] = "config.controls[]"
 
-    kind: Annotated[Name, Field(description="`canny`, `depth`, `pose` … from the operator's catalogue.")]
-    image: Annotated[Reference, Field(description="The guiding picture.")]
-    strength: Annotated[float, Field(ge=0.0, le=2.0, description="How strongly it guides.")] = 1.0
-    until: Annotated[float, Field(ge=0.0, le=1.0, description="The share of the steps that it guides.")] = 1.0
-    prepared: Annotated[bool, Field(description="The picture is the guiding picture itself: edges, a depth map, a pose.")] = False
-
-
-class Refiner(Part):
-    """The refiner and when it takes over."""
-
-    stands_at: ClassVar[str] = "config.refiner"
-
-    switch_at: Annotated[float, Field(ge=0.0, le=1.0, description="The share of the steps after which the refiner takes over.")]
-    steps: Annotated[int | None, Field(ge=1, le=50, description="Steps of the whole schedule, if other than the job's.")] = None
+    kind: Annotated[Name, Field(description="The ControlNet's name in the operator's catalogue: `canny`, `depth`, `pose` …")]
+    image: Annotated[Reference, Field(description="The control image, or the image to derive it from.")]
+    strength: Annotated[float, Field(ge=0.0, le=2.0, description="The conditioning scale.")] = 1.0
+    until: Annotated[float, Field(ge=0.0, le=1.0, description="The fraction of the steps that are conditioned.")] = 1.0
+    prepared: Annotated[bool, Field(description="Whether `image` is already a control image: edges, a depth map, a pose.")] = False
 
 
-class Upscale(Part):
-    """An enlargement of the finished picture."""
+class Refiner(NestedModel):
+    """The refiner and the point where it takes over."""
 
-    stands_at: ClassVar[str] = "config.upscale"
+    location: ClassVar[str] = "config.refiner"
 
-    factor: Annotated[Literal[2, 4], Whole, Field(description="How many times wider and higher.")]
+    switch_at: Annotated[float, Field(ge=0.0, le=1.0, description="The fraction of the noise schedule after which the refiner takes over.")]
+    steps: Annotated[int | None, Field(ge=1, le=50, description="Steps of the refiner's whole schedule; the job's by default.")] = None
+
+
+class Upscale(NestedModel):
+    """Upscaling of the generated image."""
+
+    location: ClassVar[str] = "config.upscale"
+
+    factor: Annotated[Literal[2, 4], ExactInt, Field(description="The factor by which width and height grow.")]
     model: Annotated[Name | None, Field(description="An upscaler from the operator's catalogue.")] = None
 
 
-class AdapterReference(Part):
-    """A picture to resemble, in one way."""
+class ReferenceImage(NestedModel):
+    """An image whose style, composition or character the result shares."""
 
-    stands_at: ClassVar[str] = "config.references[]"
+    location: ClassVar[str] = "config.references[]"
 
-    image: Annotated[Reference, Field(description="The picture.")]
-    type: Annotated[ReferenceType, Field(description="What the result shares with it.")] = "style"
-    strength: Annotated[float, Field(ge=0.0, le=1.0, description="How strongly it acts; at 0 it is not looked at.")] = 0.5
+    image: Annotated[Reference, Field(description="The image.")]
+    type: Annotated[ReferenceType, Field(description="The property that the result shares with it.")] = "style"
+    strength: Annotated[float, Field(ge=0.0, le=1.0, description="The IP-Adapter's scale; 0 skips the reference.")] = 0.5
 
 
-class Enhance(Part):
-    """Plain changes to the finished picture."""
+class Enhance(NestedModel):
+    """Sharpening and contrast of the generated image."""
 
-    stands_at: ClassVar[str] = "config.enhance"
+    location: ClassVar[str] = "config.enhance"
 
-    sharpen: Annotated[float, Field(ge=0.0, le=1.0, description="How much of the difference from a smoothed picture is added.")] = 0.0
-    contrast: Annotated[float, Field(ge=0.0, le=1.0, description="How much farther each value is moved from the mean grey.")] = 0.0
-    restore_faces: Annotated[bool, Field(description="Refused: no worker has a network for it yet.")] = False
+    sharpen: Annotated[float, Field(ge=0.0, le=1.0, description="The strength of sharpening.")] = 0.0
+    contrast: Annotated[float, Field(ge=0.0, le=1.0, description="The increase of the distance of each value from the mean grey.")] = 0.0
+    restore_faces: Annotated[bool, Field(description="Refused: there is no network for face restoration.")] = False

@@ -1,4 +1,4 @@
-"""The request of the SDXL handler. To add a field, declare it here; everything else is derived."""
+"""The SDXL request. To add a field, declare it here: parsing, messages, schemas and documentation are derived from the declaration."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from handlers.sdxl.emphasis import BadEmphasis, Phrase, read_emphasis
-from handlers.sdxl.nested import MOST_CONTROLS, AdapterReference, Control, Enhance, ReferenceMode, ReferenceType, Refiner, Upscale
-from handlers.sdxl.scheduler_names import FEWEST_STEPS, Scheduler
+from handlers.sdxl.nested import MAX_CONTROLS, Control, Enhance, ReferenceImage, ReferenceMode, ReferenceType, Refiner, Upscale
+from handlers.sdxl.prompt_weights import PromptWeightError, WeightedText, parse_prompt_weights
+from handlers.sdxl.scheduler_names import MIN_STEPS, SchedulerName
 from shared.contract.context import Context
-from shared.contract.field_location import UNSET, Otherwise, Wire, refuse
-from shared.contract.fields import LARGEST_SEED, Id, Name, Preview, Seed, Text, Whole, drawn
+from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation, refuse
+from shared.contract.fields import LARGEST_SEED, ExactInt, Id, Name, PreviewFlag, Seed, Text, random_seed
 from shared.contract.loras import Lora
 from shared.contract.references import Reference
-from shared.contract.request import Request, id_wire, type_wire, user_id_wire
+from shared.contract.request import Request, id_location, type_location, user_id_location
 from shared.contract.sizes import Size, SizeWord, round_side, side_of
 
 _FAST = ("sdxl_image_fast",)
 _HIGH = ("sdxl_image_high", "sdxl_generate")
 _side = partial(side_of, Size(1024, 1024))
-_WEIGHTED = r"text whose weights are as in (red:1.3), (red) or [red], with \( or \[ for a bracket that is text"
+_WEIGHTED = r"text with weights such as (red:1.3), (red) or [red], with \( or \[ for a literal bracket"
 _STEPS = "a whole number from 10 to 50 (from 1 with the schedulers lcm and tcd)"
 
 Method = Literal["none", "copy", "img2img", "inpaint", "adapter"]
-"""What a reference is for: nothing, to be copied, to start from, to be repainted in parts, to be looked at."""
+"""How the main reference is used: not at all, copied, as the start of img2img, inpainted, or as the prompt of an IP-Adapter."""
 
 
 def _is_copy(data: Mapping[str, Any]) -> bool:
@@ -34,186 +34,204 @@ def _is_copy(data: Mapping[str, Any]) -> bool:
 
 
 class SdxlRequest(Request):
-    """One to six pictures of one prompt.
+    """One to six images of one prompt.
 
     Attributes:
-        width: In pixels, whichever way the size was given.
+        width: In pixels, from `width` or from `resolution`.
         height: In pixels.
-        reference_mode: `None` when the caller did not choose; then `reference_type` decides.
+        reference_mode: None when the caller did not choose one; `reference_type` then decides.
     """
 
-    job_id: Annotated[Id, id_wire, Field(description="The job. Both names may be given and then must agree.")]
-    user_id: Annotated[Id, user_id_wire, Field(description="Whose job it is.")]
-    type: Annotated[Literal["sdxl_image_fast", "sdxl_image_high", "sdxl_generate"], type_wire, Field(description="What is to be done.")]
-    # Before the texts that it decides about.
+    job_id: Annotated[Id, id_location, Field(description="The job's id. If both names are given, they must agree.")]
+    user_id: Annotated[Id, user_id_location, Field(description="The owner of the job.")]
+    type: Annotated[
+        Literal["sdxl_image_fast", "sdxl_image_high", "sdxl_generate"],
+        type_location,
+        Field(description="The kind of job; sets the defaults of steps and guidance."),
+    ]
+    # Declared before the texts, whose validation depends on it.
     compel_enabled: Annotated[
-        bool, Wire("compel_enabled"), Field(description="Reads weights such as `(red:1.3)`, `(red)` and `[red]` in both prompts.")
+        bool,
+        FieldLocation("compel_enabled"),
+        Field(description="Whether weights such as `(red:1.3)`, `(red)` and `[red]` are parsed in both prompts."),
     ] = False
     prompt: Annotated[
         Text,
-        Wire("prompt", places=("top",)),
+        FieldLocation("prompt", sections=("top",)),
         Field(
             max_length=10_000,
-            description="May be empty only in exact-copy mode with a reference. What is longer than CLIP's window is not cut.",
+            description="May be empty only in exact-copy mode with a reference. Prompts longer than CLIP's context are not truncated.",
             json_schema_extra={"allowed": "a string of 1 to 10 000 characters"},
         ),
     ]
     negative_prompt: Annotated[
-        Text | None, Wire("negative_prompt"), Field(max_length=10_000, description="What is not wanted; may be empty.")
+        Text | None, FieldLocation("negative_prompt"), Field(max_length=10_000, description="What guidance leads away from; may be empty.")
     ] = None
-    num_images: Annotated[Literal[1, 3, 6], Whole, Wire("config.num_images", ("batch_size",)), Field(description="How many pictures.")] = 1
-    scheduler: Annotated[Scheduler | None, Wire("config.scheduler"), Field(description="The sampler; without one the checkpoint's.")] = None
+    num_images: Annotated[
+        Literal[1, 3, 6], ExactInt, FieldLocation("config.num_images", ("batch_size",)), Field(description="The number of images.")
+    ] = 1
+    scheduler: Annotated[
+        SchedulerName | None, FieldLocation("config.scheduler"), Field(description="The scheduler; the checkpoint's own by default.")
+    ] = None
     steps: Annotated[
         int,
         Field(
-            description="Steps of denoising.",
+            description="Denoising steps.",
             json_schema_extra={"minimum": 1, "maximum": 50, "allowed": _STEPS},
         ),
-        Wire("config.steps", ("num_inference_steps",)),
-        Otherwise.by_type({_FAST: 15, _HIGH: 25}),
+        FieldLocation("config.steps", ("num_inference_steps",)),
+        ComputedDefault.by_type({_FAST: 15, _HIGH: 25}),
     ] = UNSET
     guidance_scale: Annotated[
         float,
-        Field(ge=1.0, le=20.0, description="How closely the prompt is followed."),
-        Wire("config.guidance_scale"),
-        Otherwise.by_type({_FAST: 6.0, _HIGH: 7.5}),
+        Field(ge=1.0, le=20.0, description="The scale of classifier-free guidance; 1 turns it off."),
+        FieldLocation("config.guidance_scale"),
+        ComputedDefault.by_type({_FAST: 6.0, _HIGH: 7.5}),
     ] = UNSET
     resolution: Annotated[
         SizeWord | None,
-        Wire("config.resolution"),
-        Field(description="The size as one word: each side a multiple of 8, 64 … 2048. Width and height win over it."),
+        FieldLocation("config.resolution"),
+        Field(description="Width and height as one value, each a multiple of 8, 64 … 2048. `width` and `height` take precedence."),
     ] = None
     width: Annotated[
-        int, Field(ge=64, le=2048, multiple_of=8, description="In pixels; only together with `height`."), Wire("config.width"), _side(0)
+        int,
+        Field(ge=64, le=2048, multiple_of=8, description="In pixels; only together with `height`."),
+        FieldLocation("config.width"),
+        _side(0),
     ] = UNSET
     height: Annotated[
-        int, Field(ge=64, le=2048, multiple_of=8, description="In pixels; only together with `width`."), Wire("config.height"), _side(1)
+        int,
+        Field(ge=64, le=2048, multiple_of=8, description="In pixels; only together with `width`."),
+        FieldLocation("config.height"),
+        _side(1),
     ] = UNSET
     seed: Annotated[
         Seed,
-        Wire("config.seed"),
-        drawn,
-        Field(description="Image *i* uses `seed + i`, from the largest on to 0, so that all seeds of a job differ."),
+        FieldLocation("config.seed"),
+        random_seed,
+        Field(description="Image *i* uses `seed + i`, wrapping from the largest seed to 0, so that all seeds of a job differ."),
     ] = UNSET
     loras: Annotated[
-        tuple[Lora, ...], Field(strict=False, max_length=16, description="LoRAs, all of them applied together."), Wire("config.loras")
+        tuple[Lora, ...],
+        Field(strict=False, max_length=16, description="LoRAs, applied together."),
+        FieldLocation("config.loras"),
     ] = ()
     textual_inversions: Annotated[
         tuple[Name, ...],
-        Field(strict=False, max_length=16, description="Names of embeddings that the prompt may use."),
-        Wire("config.textual_inversions"),
+        Field(strict=False, max_length=16, description="Names of embeddings that the prompts may use."),
+        FieldLocation("config.textual_inversions"),
     ] = ()
     vae: Annotated[
-        Name | None, Wire("config.vae"), Field(description="A VAE from the catalogue; without one the checkpoint's, safe in fp16.")
+        Name | None, FieldLocation("config.vae"), Field(description="A VAE from the operator's catalogue; the checkpoint's own by default.")
     ] = None
     controls: Annotated[
         tuple[Control, ...],
-        Field(strict=False, max_length=MOST_CONTROLS, description="ControlNets that guide the picture."),
-        Wire("config.controls"),
+        Field(strict=False, max_length=MAX_CONTROLS, description="ControlNets and their control images."),
+        FieldLocation("config.controls"),
     ] = ()
-    refiner: Annotated[Refiner | None, Wire("config.refiner"), Field(description="Finishes the picture with the refiner.")] = None
-    upscale: Annotated[Upscale | None, Wire("config.upscale"), Field(description="Enlarges the finished picture.")] = None
-    enhance: Annotated[Enhance | None, Wire("config.enhance"), Field(description="Sharpens the finished picture, raises its contrast.")] = (
-        None
-    )
+    refiner: Annotated[Refiner | None, FieldLocation("config.refiner"), Field(description="Runs the last steps with the refiner.")] = None
+    upscale: Annotated[Upscale | None, FieldLocation("config.upscale"), Field(description="Upscales the generated images.")] = None
+    enhance: Annotated[
+        Enhance | None, FieldLocation("config.enhance"), Field(description="Sharpens the generated images and raises their contrast.")
+    ] = None
     safety_check: Annotated[
         bool,
-        Wire("config.safety_check"),
-        Field(description="Says of each picture, as `nsfw_flagged`, whether it may not be safe for work. No picture is changed."),
+        FieldLocation("config.safety_check"),
+        Field(description="Whether each image is classified, as `nsfw_flagged` in its metadata. Images are not changed."),
     ] = False
     clip_skip: Annotated[
-        int, Field(ge=0, le=2, description="Layers of CLIP that are left out, from the last."), Wire("config.clip_skip")
+        int, Field(ge=0, le=2, description="The number of CLIP layers skipped from the end."), FieldLocation("config.clip_skip")
     ] = 0
     guidance_rescale: Annotated[
         float,
-        Field(ge=0.0, le=1.0, description="How much of the contrast that guidance adds is taken back."),
-        Wire("config.guidance_rescale"),
+        Field(ge=0.0, le=1.0, description="How much of the contrast added by guidance is removed."),
+        FieldLocation("config.guidance_rescale"),
     ] = 0.0
-    preview: Preview = False
+    preview: PreviewFlag = False
     output_format: Annotated[
-        Literal["png", "webp", "jpeg"], Wire("config.output_format"), Field(description="The format of the stored pictures.")
+        Literal["png", "webp", "jpeg"], FieldLocation("config.output_format"), Field(description="The format of the stored images.")
     ] = "png"
     reference: Annotated[
         Reference | None,
-        Wire("metadata.reference_image_url", ("config.image", "image")),
-        Field(description="A picture to start from or to resemble."),
+        FieldLocation("metadata.reference_image_url", ("config.image", "image")),
+        Field(description="An image to start from, or whose style, composition or character to share."),
     ] = None
     reference_type: Annotated[
-        ReferenceType, Wire("metadata.reference_type"), Field(description="What the result shares with the reference.")
+        ReferenceType,
+        FieldLocation("metadata.reference_type"),
+        Field(description="The property that the result shares with the reference."),
     ] = "style"
     reference_strength: Annotated[
-        float, Field(ge=0.0, le=1.0, description="How strongly the reference acts."), Wire("metadata.reference_strength")
+        float, Field(ge=0.0, le=1.0, description="The influence of the reference."), FieldLocation("metadata.reference_strength")
     ] = 0.5
     denoise_strength: Annotated[
         float | None,
         Field(
             ge=0.0,
             le=1.0,
-            description="How much of the reference is painted over. Beats `reference_strength`, of which it is the complement.",
+            description="The fraction of the noise schedule applied to the reference. Overrides `reference_strength`, its complement.",
         ),
-        Wire("metadata.denoise_strength"),
+        FieldLocation("metadata.denoise_strength"),
     ] = None
     reference_mode: Annotated[
         ReferenceMode,
-        Wire("metadata.reference_mode"),
-        Field(
-            description="`modify` when absent. Given as `modify`, it asks for image→image whatever the type. WAN's words count as absent."
-        ),
+        FieldLocation("metadata.reference_mode"),
+        Field(description="`modify` requests img2img for every `reference_type`. WAN's modes are ignored."),
     ] = None
     compel_weights: Annotated[
         Text | None,
-        Wire("compel_weights"),
-        Field(max_length=10_000, description='With `compel_enabled`: weighted phrases that follow the prompt: `"(a:1.3), (b:1.2)"`.'),
+        FieldLocation("compel_weights"),
+        Field(max_length=10_000, description='With `compel_enabled`: weighted text appended to the prompt: `"(a:1.3), (b:1.2)"`.'),
     ] = None
     exact_copy_mode: Annotated[
         bool,
-        Wire("metadata.exact_copy_mode"),
-        Field(description="With a reference and an empty prompt the result is a copy of the reference."),
+        FieldLocation("metadata.exact_copy_mode"),
+        Field(description="Whether a reference with an empty prompt is copied."),
     ] = False
     mask: Annotated[
         Reference | None,
-        Wire("config.mask"),
+        FieldLocation("config.mask"),
         Field(
-            description="What of the reference is painted over: white is, black stays to the bit, grey is blended. "
-            "It is cropped as the reference is, whose type then means nothing; what is transparent counts as white."
+            description="The inpainting mask: white is repainted, black keeps the reference's pixels, grey blends; transparent counts as "
+            "white. It is cropped like the reference, whose type is then ignored."
         ),
     ] = None
     adapter_references: Annotated[
-        tuple[AdapterReference, ...],
-        Field(strict=False, max_length=4, description="Pictures to resemble, beside whatever `reference_image_url` is for."),
-        Wire("config.references"),
+        tuple[ReferenceImage, ...],
+        Field(strict=False, max_length=4, description="Further references for IP-Adapters, independent of `reference_image_url`."),
+        FieldLocation("config.references"),
     ] = ()
 
     @field_validator("prompt", "negative_prompt", "compel_weights")
     @classmethod
-    def _have_weights_that_mean_something(cls, text: str | None, info: ValidationInfo) -> str | None:
+    def _check_prompt_weights(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text is not None and info.data.get("compel_enabled"):
             try:
-                read_emphasis(text)
-            except BadEmphasis as error:
+                parse_prompt_weights(text)
+            except PromptWeightError as error:
                 raise refuse(_WEIGHTED, sent=str(error)) from None
         return text
 
     @field_validator("compel_weights")
     @classmethod
-    def _count_only_when_they_are_read(cls, weights: str | None, info: ValidationInfo) -> str | None:
+    def _warn_of_unused_weights(cls, weights: str | None, info: ValidationInfo) -> str | None:
         if weights and not info.data.get("compel_enabled", True):
             context = Context.of(info)
-            context.notes.add(f"{context.called('compel_weights')}: not used, because compel_enabled is false")
+            context.warnings.add(f"{context.source_of('compel_weights')}: not used, because compel_enabled is false")
         return weights
 
     @field_validator("steps")
     @classmethod
-    def _are_enough_for_the_scheduler(cls, steps: int, info: ValidationInfo) -> int:
-        # When the scheduler is itself wrong, nobody knows which was meant.
-        fewest = FEWEST_STEPS.get(info.data["scheduler"], 10) if "scheduler" in info.data else 1
-        if not fewest <= steps <= 50:
-            raise refuse(_STEPS, nearest=min(max(steps, fewest), 50))
+    def _check_steps(cls, steps: int, info: ValidationInfo) -> int:
+        # If the scheduler itself is invalid, the intended minimum is unknown.
+        minimum = MIN_STEPS.get(info.data["scheduler"], 10) if "scheduler" in info.data else 1
+        if not minimum <= steps <= 50:
+            raise refuse(_STEPS, nearest=min(max(steps, minimum), 50))
         return steps
 
     @field_validator("resolution")
     @classmethod
-    def _is_a_size_of_sdxl(cls, size: Size | None) -> Size | None:
+    def _check_resolution(cls, size: Size | None) -> Size | None:
         if size is not None:
             nearest = Size(*(round_side(side, 8, 64, 2048) for side in size))
             if nearest != size:
@@ -222,16 +240,16 @@ class SdxlRequest(Request):
 
     @field_validator("height")
     @classmethod
-    def _wins_over_resolution(cls, height: int, info: ValidationInfo) -> int:
+    def _warn_of_unused_resolution(cls, height: int, info: ValidationInfo) -> int:
         resolution, width = info.data.get("resolution"), info.data.get("width")
         if resolution is not None and width is not None and resolution != (width, height):
             context = Context.of(info)
-            context.notes.add(f"{context.called('resolution')}: not used, because width and height are given")
+            context.warnings.add(f"{context.source_of('resolution')}: not used, because width and height are given")
         return height
 
     @field_validator("exact_copy_mode")
     @classmethod
-    def _alone_may_leave_the_prompt_empty(cls, exact_copy: bool, info: ValidationInfo) -> bool:
+    def _check_empty_prompt(cls, exact_copy: bool, info: ValidationInfo) -> bool:
         is_copy = _is_copy({**info.data, "exact_copy_mode": exact_copy})
         if info.data.get("prompt") == "" and not is_copy and "reference" in info.data:
             raise refuse(
@@ -243,56 +261,56 @@ class SdxlRequest(Request):
 
     @field_validator("mask")
     @classmethod
-    def _needs_a_picture_to_paint_over(cls, mask: Reference | None, info: ValidationInfo) -> Reference | None:
+    def _check_mask(cls, mask: Reference | None, info: ValidationInfo) -> Reference | None:
         if mask is not None and "reference" in info.data and (info.data["reference"] is None or _is_copy(info.data)):
             raise refuse("given together with config.image, and not for an exact copy: a mask says what of that picture is painted over")
         return mask
 
     @field_validator("adapter_references")
     @classmethod
-    def _are_not_for_copies(cls, references: tuple[AdapterReference, ...], info: ValidationInfo) -> tuple[AdapterReference, ...]:
+    def _check_adapter_references(cls, references: tuple[ReferenceImage, ...], info: ValidationInfo) -> tuple[ReferenceImage, ...]:
         if references and _is_copy(info.data):
             raise refuse("absent in exact-copy mode, where nothing is painted that could resemble them")
         return references
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seed of each picture: `seed`, `seed + 1` …, from the largest on to 0. All differ."""
+        """The seed of each image: `seed`, `seed + 1` …, wrapping from the largest seed to 0."""
         return tuple((self.seed + index) % (LARGEST_SEED + 1) for index in range(self.num_images))
 
     @property
-    def phrases(self) -> tuple[Phrase, ...]:
-        """The prompt, and what `compel_weights` adds to it, by weights."""
+    def weighted_prompt(self) -> tuple[WeightedText, ...]:
+        """The prompt followed by `compel_weights`, as weighted pieces."""
         if not self.compel_enabled:
-            return (Phrase(self.prompt),)
-        return read_emphasis(", ".join(text for text in (self.prompt, self.compel_weights) if text))
+            return (WeightedText(self.prompt),)
+        return parse_prompt_weights(", ".join(text for text in (self.prompt, self.compel_weights) if text))
 
     @property
-    def negative_phrases(self) -> tuple[Phrase, ...]:
-        """The negative prompt by weights. An absent one is an empty one."""
+    def weighted_negative_prompt(self) -> tuple[WeightedText, ...]:
+        """The negative prompt as weighted pieces; empty when absent."""
         text = self.negative_prompt or ""
-        return read_emphasis(text) if self.compel_enabled else (Phrase(text),)
+        return parse_prompt_weights(text) if self.compel_enabled else (WeightedText(text),)
 
     @property
-    def denoise(self) -> float:
-        """How much of the reference is painted over, 0.0 … 1.0: `denoise_strength`, or else the complement of `reference_strength`."""
+    def img2img_strength(self) -> float:
+        """The img2img strength, 0.0 … 1.0: `denoise_strength`, or else the complement of `reference_strength`."""
         return self.denoise_strength if self.denoise_strength is not None else 1.0 - self.reference_strength
 
     @property
     def reference_method(self) -> Method:
-        """Which method the reference asks for."""
+        """How the main reference is used."""
         if self.reference is None:
             return "none"
         if self.exact_copy_mode and not self.prompt:
             return "copy"
         if self.mask is not None:
             return "inpaint"
-        is_modified = self.denoise_strength is not None or self.reference_mode == "modify"
-        return "img2img" if is_modified else "adapter"
+        is_img2img = self.denoise_strength is not None or self.reference_mode == "modify"
+        return "img2img" if is_img2img else "adapter"
 
     @property
     def references(self) -> Mapping[str, Reference]:
-        """The pictures to fetch, by the canonical name of their field."""
+        """The images to download, by the canonical name of their field."""
         main = {"metadata.reference_image_url": self.reference, "config.mask": self.mask}
         controls = {f"config.controls[{index}].image": control.image for index, control in enumerate(self.controls)}
         others = {f"config.references[{index}].image": other.image for index, other in enumerate(self.adapter_references)}

@@ -10,13 +10,13 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from handlers.wan.clip_references import CLIP_REFERENCES, ReferenceMode, ensure_fitting, mode_of
 from handlers.wan.clip_sizes import LONGEST_SIDE, STEP, is_legal, nearest_legal
-from shared.contract.constraints import grouped
+from shared.contract.constraints import group_thousands
 from shared.contract.context import Context, Operator
-from shared.contract.field_location import UNSET, Otherwise, Wire, refuse
-from shared.contract.fields import Id, Preview, Seed, Text, drawn
+from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation, refuse
+from shared.contract.fields import Id, PreviewFlag, Seed, Text, random_seed
 from shared.contract.loras import Lora
 from shared.contract.references import Reference
-from shared.contract.request import Request, id_wire, type_wire, user_id_wire
+from shared.contract.request import Request, id_location, type_location, user_id_location
 from shared.contract.sizes import Size, SizeWord
 
 MOST_FRAMES = 83
@@ -59,19 +59,19 @@ def _plain_type(word: object, info: ValidationInfo) -> object:
     if plain is None:
         return word
     if str(word).endswith("_enhanced"):
-        Context.of(info).notes.add(f"type: {word} is done as {plain}, because no prompt is rewritten here")
+        Context.of(info).warnings.add(f"type: {word} is done as {plain}, because no prompt is rewritten here")
     return plain
 
 
-def _side(index: Literal[0, 1]) -> Otherwise:
+def _side(index: Literal[0, 1]) -> ComputedDefault:
     def compute(data: Mapping[str, Any], context: Context) -> int:
         size: Size = data.get("size") or data.get("resolution") or nearest_legal(_DEFAULT_SIZE, WanOperator.of(context.operator).max_area)
         other = ("height", "width")[index]
         if other in context.sources:
-            context.notes.add(f"config.{('width', 'height')[index]}: {size[index]}, because only {other} is given")
+            context.warnings.add(f"config.{('width', 'height')[index]}: {size[index]}, because only {other} is given")
         return size[index]
 
-    return Otherwise(compute, f"{_DEFAULT_SIZE[index]}, or from `size` or `resolution`")
+    return ComputedDefault(compute, f"{_DEFAULT_SIZE[index]}, or from `size` or `resolution`")
 
 
 class WanRequest(Request):
@@ -85,27 +85,29 @@ class WanRequest(Request):
         reference_mode: Says which of the three references there are.
     """
 
-    job_id: Annotated[Id, id_wire, Field(description="The job. Both names may be given and then must agree.")]
-    user_id: Annotated[Id, user_id_wire, Field(description="Whose job it is.")]
+    job_id: Annotated[Id, id_location, Field(description="The job. Both names may be given and then must agree.")]
+    user_id: Annotated[Id, user_id_location, Field(description="Whose job it is.")]
     type: Annotated[
         Literal["image_fast", "image_high", "video_fast", "video_high", "wan_generate"],
         BeforeValidator(_plain_type, json_schema_input_type=_AnyType),
-        type_wire,
+        type_location,
         Field(description="What is to be done. The other names mean the plain ones; `…7b_…_enhanced` with a warning."),
     ]
-    prompt: Annotated[Text, Wire("prompt", places=("top",)), Field(min_length=1, max_length=10_000, description="What is to be seen.")]
+    prompt: Annotated[
+        Text, FieldLocation("prompt", sections=("top",)), Field(min_length=1, max_length=10_000, description="What is to be seen.")
+    ]
     negative_prompt: Annotated[
-        Text | None, Wire("negative_prompt"), Field(max_length=10_000, description="What is not wanted; may be empty.")
+        Text | None, FieldLocation("negative_prompt"), Field(max_length=10_000, description="What is not wanted; may be empty.")
     ] = None
-    seed: Annotated[Seed, Wire("config.seed"), drawn, Field(description="Where the noise starts.")] = UNSET
+    seed: Annotated[Seed, FieldLocation("config.seed"), random_seed, Field(description="Where the noise starts.")] = UNSET
     size: Annotated[
         SizeWord | None,
-        Wire("config.size"),
+        FieldLocation("config.size"),
         Field(description="Width and height as one word, `480*832`. They are refused when they are not legal."),
     ] = None
     resolution: Annotated[
         SizeWord | None,
-        Wire("config.resolution"),
+        FieldLocation("config.resolution"),
         Field(
             description="An aspect: the clip gets the nearest legal size, and a warning says which. Width, height and `size` win over it."
         ),
@@ -113,52 +115,56 @@ class WanRequest(Request):
     width: Annotated[
         int,
         Field(ge=STEP, le=LONGEST_SIDE, multiple_of=STEP, description="In pixels. Width × height ≤ 399 360, or what the operator allows."),
-        Wire("config.width"),
+        FieldLocation("config.width"),
         _side(0),
     ] = UNSET
-    height: Annotated[int, Field(ge=STEP, le=LONGEST_SIDE, multiple_of=STEP, description="In pixels."), Wire("config.height"), _side(1)] = (
-        UNSET
-    )
+    height: Annotated[
+        int, Field(ge=STEP, le=LONGEST_SIDE, multiple_of=STEP, description="In pixels."), FieldLocation("config.height"), _side(1)
+    ] = UNSET
     frames: Annotated[
         int,
         Field(ge=1, le=MOST_FRAMES, description="Delivered exactly. A picture has 1 frame, whatever is given."),
-        Wire("config.frames", ("frame_num",)),
-        Otherwise.by_type({("video_fast", "video_high", "wan_generate"): MOST_FRAMES, _IMAGES: 1}),
+        FieldLocation("config.frames", ("frame_num",)),
+        ComputedDefault.by_type({("video_fast", "video_high", "wan_generate"): MOST_FRAMES, _IMAGES: 1}),
     ] = UNSET
     fps: Annotated[
         int,
         Field(ge=8, le=24, description="Frames per second. The model's own rate is 16."),
-        Wire("config.fps"),
-        Otherwise(lambda _, context: WanOperator.of(context.operator).default_fps, "24, or the operator's `WAN_DEFAULT_FPS`"),
+        FieldLocation("config.fps"),
+        ComputedDefault(lambda _, context: WanOperator.of(context.operator).default_fps, "24, or the operator's `WAN_DEFAULT_FPS`"),
     ] = UNSET
     steps: Annotated[
         int,
         Field(ge=1, le=50, description="Steps of denoising."),
-        Wire("config.steps", ("num_inference_steps", "sample_steps")),
-        Otherwise.by_type({_FAST: 25, _HIGH: 50}),
+        FieldLocation("config.steps", ("num_inference_steps", "sample_steps")),
+        ComputedDefault.by_type({_FAST: 25, _HIGH: 50}),
     ] = UNSET
     guidance_scale: Annotated[
         float,
         Field(ge=1.0, le=20.0, description="How closely the prompt is followed."),
-        Wire("config.guidance_scale", ("sample_guide_scale",)),
-        Otherwise.by_type({_FAST: 6.5, _HIGH: 7.5}),
+        FieldLocation("config.guidance_scale", ("sample_guide_scale",)),
+        ComputedDefault.by_type({_FAST: 6.5, _HIGH: 7.5}),
     ] = UNSET
-    sample_solver: Annotated[Literal["unipc", "dpm++", "euler"], Wire("config.sample_solver"), Field(description="The solver.")] = "unipc"
+    sample_solver: Annotated[
+        Literal["unipc", "dpm++", "euler"], FieldLocation("config.sample_solver"), Field(description="The solver.")
+    ] = "unipc"
     sample_shift: Annotated[
-        float, Field(ge=1.0, le=12.0, description="How far the schedule is shifted towards noise."), Wire("config.sample_shift")
+        float, Field(ge=1.0, le=12.0, description="How far the schedule is shifted towards noise."), FieldLocation("config.sample_shift")
     ] = 5.0
     loras: Annotated[
-        tuple[Lora, ...], Field(strict=False, max_length=16, description="LoRAs, all of them applied together."), Wire("config.loras")
+        tuple[Lora, ...],
+        Field(strict=False, max_length=16, description="LoRAs, all of them applied together."),
+        FieldLocation("config.loras"),
     ] = ()
     acceleration: Annotated[
         Literal["none", "lossless", "fast"],
-        Wire("config.acceleration"),
+        FieldLocation("config.acceleration"),
         Field(
             description="`lossless` computes the same but for the last digits. `fast` reuses what changes little from step to step: "
             "quicker still, and not the same clip."
         ),
     ] = "none"
-    preview: Preview = False
+    preview: PreviewFlag = False
     extras: Annotated[
         tuple[Literal["poster", "webm", "gif"], ...],
         Field(
@@ -166,32 +172,32 @@ class WanRequest(Request):
             max_length=3,
             description="What is stored beside a clip: its first frame as PNG, the clip as WebM, a small GIF of it.",
         ),
-        Wire("config.extras"),
+        FieldLocation("config.extras"),
     ] = ()
     image: Annotated[
         Reference | None,
-        Wire("config.image", ("metadata.reference_image_url", "reference_image_url")),
+        FieldLocation("config.image", ("metadata.reference_image_url", "reference_image_url")),
         Field(description="The reference of mode `single`."),
     ] = None
     first_frame: Annotated[
         Reference | None,
-        Wire("config.first_frame", ("metadata.start_reference_url", "start_reference_url")),
+        FieldLocation("config.first_frame", ("metadata.start_reference_url", "start_reference_url")),
         Field(description="The reference of modes `start` and `both`."),
     ] = None
     last_frame: Annotated[
         Reference | None,
-        Wire("config.last_frame", ("metadata.end_reference_url", "end_reference_url")),
+        FieldLocation("config.last_frame", ("metadata.end_reference_url", "end_reference_url")),
         Field(description="The reference of modes `end` and `both`."),
     ] = None
     reference_mode: Annotated[
         ReferenceMode,
         # In metadata the plain name is SDXL's, and its words mean nothing here.
-        Wire("config.reference_mode", ("metadata.video_reference_mode", "video_reference_mode"), places=("config", "top")),
-        Otherwise(mode_of, "from the references given"),
+        FieldLocation("config.reference_mode", ("metadata.video_reference_mode", "video_reference_mode"), sections=("config", "top")),
+        ComputedDefault(mode_of, "from the references given"),
         Field(description="Must go with the references given: a job never ignores one, and never runs without one that it needs."),
     ] = UNSET
     reference_strength: Annotated[
-        float, Field(ge=0.0, le=1.0, description="How strongly the references act."), Wire("metadata.reference_strength")
+        float, Field(ge=0.0, le=1.0, description="How strongly the references act."), FieldLocation("metadata.reference_strength")
     ] = 0.5
 
     @field_validator("size")
@@ -209,7 +215,9 @@ class WanRequest(Request):
             return size
         legal = nearest_legal(size, WanOperator.of(context.operator).max_area)
         if not context.sources.keys() & {"size", "width", "height"}:
-            context.notes.add(f"{context.called('resolution')}: {size} is not a size of clips; {legal}, the nearest legal one, is used")
+            context.warnings.add(
+                f"{context.source_of('resolution')}: {size} is not a size of clips; {legal}, the nearest legal one, is used"
+            )
         return legal
 
     @field_validator("height")
@@ -225,7 +233,7 @@ class WanRequest(Request):
     def _means_nothing_for_a_picture(cls, fps: int, info: ValidationInfo) -> int:
         context = Context.of(info)
         if "fps" in context.sources and info.data.get("type") in _IMAGES:
-            context.notes.add(f"{context.called('fps')}: not used, because a picture does not move")
+            context.warnings.add(f"{context.source_of('fps')}: not used, because a picture does not move")
         return fps
 
     @field_validator("extras")
@@ -233,7 +241,7 @@ class WanRequest(Request):
     def _goes_with_a_clip(cls, extras: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         context = Context.of(info)
         if extras and info.data.get("type") in _IMAGES:
-            context.notes.add(f"{context.called('extras')}: not used, because they are made of clips")
+            context.warnings.add(f"{context.source_of('extras')}: not used, because they are made of clips")
             return ()
         return tuple(dict.fromkeys(extras))
 
@@ -242,7 +250,7 @@ class WanRequest(Request):
     def _is_one_for_a_picture(cls, frames: int, info: ValidationInfo) -> int:
         if info.data.get("type") not in _IMAGES or frames == 1:
             return frames
-        Context.of(info).notes.add(f"{Context.of(info).called('frames')}: {info.data['type']} makes 1 frame")
+        Context.of(info).warnings.add(f"{Context.of(info).source_of('frames')}: {info.data['type']} makes 1 frame")
         return 1
 
     @field_validator("reference_mode")
@@ -268,5 +276,5 @@ class WanRequest(Request):
 def _ensure_legal(size: Size, context: Context, blamed: str | None) -> None:
     most = WanOperator.of(context.operator).max_area
     if not is_legal(size, most):
-        allowed = f"a size of at most {grouped(most)} pixels, each side a multiple of {STEP} up to {LONGEST_SIDE}"
+        allowed = f"a size of at most {group_thousands(most)} pixels, each side a multiple of {STEP} up to {LONGEST_SIDE}"
         raise refuse(allowed, sent=f'"{size}"', nearest=nearest_legal(size, most), field=blamed)

@@ -11,11 +11,11 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
-left_out_if_none: Any = Field(default=None, exclude_if=_is_none)
+omitted_if_none: Any = Field(default=None, exclude_if=_is_none)
 """The default of a key that is not there at all when it does not apply."""
 
 
-class Closed(BaseModel):
+class ClosedModel(BaseModel):
     """Has exactly the keys that are declared, of exactly their types. Numbers are finite."""
 
     # NaN never passes validation; should one get in otherwise, it stays itself, and writing JSON fails instead of writing null.
@@ -29,7 +29,7 @@ class Closed(BaseModel):
     )
 
 
-class Open(Closed):
+class OpenModel(ClosedModel):
     """Has the keys that are declared, and may have more."""
 
     model_config = ConfigDict(extra="allow")
@@ -37,7 +37,7 @@ class Open(Closed):
     __pydantic_extra__: dict[str, JsonValue]
 
 
-class PictureMetadata(Open):
+class PictureMetadata(OpenModel):
     """What was really done: for images and, with more, for clips."""
 
     width: Annotated[int, Field(description="In pixels.")]
@@ -46,12 +46,12 @@ class PictureMetadata(Open):
     seed: Annotated[int, Field(description="The same as `generation_seed`.")]
     file_size_bytes: Annotated[int, Field(description="The same as the asset's.")]
     asset_index: Annotated[int, Field(description="The same as the asset's.")]
-    batch_size: Annotated[int | None, Field(description="How many pictures the job made together.")] = left_out_if_none
-    steps: Annotated[int | None, Field(description="Steps that were really run.")] = left_out_if_none
-    num_inference_steps: Annotated[int | None, Field(description="The same as `steps`.")] = left_out_if_none
-    guidance_scale: Annotated[float | None, Field(description="Guidance that was really used.")] = left_out_if_none
+    batch_size: Annotated[int | None, Field(description="How many pictures the job made together.")] = omitted_if_none
+    steps: Annotated[int | None, Field(description="Steps that were really run.")] = omitted_if_none
+    num_inference_steps: Annotated[int | None, Field(description="The same as `steps`.")] = omitted_if_none
+    guidance_scale: Annotated[float | None, Field(description="Guidance that was really used.")] = omitted_if_none
     nsfw_flagged: Annotated[bool | None, Field(description="Whether a safety check says that it may not be safe for work.")] = (
-        left_out_if_none
+        omitted_if_none
     )
 
 
@@ -64,7 +64,7 @@ class VideoMetadata(PictureMetadata):
     duration: Annotated[float, Field(description="Seconds: frames / fps.")]
 
 
-class TextMetadata(Open):
+class TextMetadata(OpenModel):
     """How an answer came about."""
 
     tokens_generated: int
@@ -72,17 +72,17 @@ class TextMetadata(Open):
     model_used: str
     generation_time: Annotated[float, Field(description="Seconds.")]
     finish_reason: Annotated[str, Field(description="`stop`, or `length` when `max_tokens` was reached.")]
-    time_to_first_token: Annotated[float | None, Field(description="Seconds, waiting for a place included.")] = left_out_if_none
-    tokens_per_second: Annotated[float | None, Field(description="`tokens_generated` / `generation_time`.")] = left_out_if_none
+    time_to_first_token: Annotated[float | None, Field(description="Seconds, waiting for a place included.")] = omitted_if_none
+    tokens_per_second: Annotated[float | None, Field(description="`tokens_generated` / `generation_time`.")] = omitted_if_none
     cached_tokens: Annotated[int | None, Field(description="Of `prompt_tokens`, how many had been read for an earlier request.")] = (
-        left_out_if_none
+        omitted_if_none
     )
-    revision: Annotated[str | None, Field(description="The commit of the model's weights, where it is known.")] = left_out_if_none
-    seed: Annotated[int | None, Field(description="The seed that was used.")] = left_out_if_none
-    repeats: Annotated[bool | None, Field(description="Whether it was ended because it repeated itself.")] = left_out_if_none
+    revision: Annotated[str | None, Field(description="The commit of the model's weights, where it is known.")] = omitted_if_none
+    seed: Annotated[int | None, Field(description="The seed that was used.")] = omitted_if_none
+    repeats: Annotated[bool | None, Field(description="Whether it was ended because it repeated itself.")] = omitted_if_none
 
 
-class _StoredAsset(Closed):
+class _StoredAsset(ClosedModel):
     """A file in storage, and its thumbnail."""
 
     type: Literal["image", "video"]
@@ -110,7 +110,7 @@ class ImageAsset(_StoredAsset):
     type: Literal["image"] = "image"
 
 
-class ExtraFile(Closed):
+class ExtraFile(ClosedModel):
     """What was asked for beside a clip, stored like it."""
 
     kind: Annotated[Literal["poster", "webm", "gif"], Field(description="What it is.")]
@@ -125,12 +125,12 @@ class VideoAsset(_StoredAsset):
     type: Literal["video"] = "video"
     duration_seconds: Annotated[float, Field(description="Frames / fps of the file.")]
     extras: Annotated[tuple[ExtraFile, ...] | None, Field(strict=False, description="What `config.extras` asked for, in its order.")] = (
-        left_out_if_none
+        omitted_if_none
     )
     metadata: VideoMetadata
 
 
-class TextAsset(Closed):
+class TextAsset(ClosedModel):
     """A text, in the payload itself."""
 
     type: Literal["text"] = "text"

@@ -10,15 +10,15 @@ from pydantic import AfterValidator, AwareDatetime, Field, PlainSerializer, With
 
 from shared.contract.assets import (
     Asset,
-    Closed,
+    ClosedModel,
     ImageAsset,
-    Open,
+    OpenModel,
     PictureMetadata,
     TextAsset,
     TextMetadata,
     VideoAsset,
     VideoMetadata,
-    left_out_if_none,
+    omitted_if_none,
 )
 from shared.errors import ERRORS, Problem
 
@@ -72,7 +72,7 @@ Timings = Annotated[dict[str, float], Field(description="Seconds of each step.")
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 
 
-class CompletedMetadata(Open):
+class CompletedMetadata(OpenModel):
     """What is said of every completed job."""
 
     job_type: Annotated[str, Field(description="The request's type.")]
@@ -82,8 +82,8 @@ class CompletedMetadata(Open):
     warnings: Annotated[
         Strings, Field(description="What the caller should know although the job is done: ignored names, mapped sizes.")
     ] = ()
-    model_used: str | None = left_out_if_none
-    vram_used: Annotated[int | None, Field(description="Most GPU memory that was in use, in MB.")] = left_out_if_none
+    model_used: str | None = omitted_if_none
+    vram_used: Annotated[int | None, Field(description="Most GPU memory that was in use, in MB.")] = omitted_if_none
 
 
 class _PictureJobMetadata(CompletedMetadata):
@@ -97,7 +97,7 @@ class _PictureJobMetadata(CompletedMetadata):
 class SdxlMetadata(_PictureJobMetadata):
     """What is said of a completed SDXL job."""
 
-    reference_method: Annotated[str | None, Field(description="`img2img`, `inpaint`, `adapter` or `copy`.")] = left_out_if_none
+    reference_method: Annotated[str | None, Field(description="`img2img`, `inpaint`, `adapter` or `copy`.")] = omitted_if_none
 
 
 class WanMetadata(_PictureJobMetadata):
@@ -115,12 +115,12 @@ class ChatMetadata(CompletedMetadata):
     system_prompt_used: Annotated[Literal["custom", "none"], Field(description="Whether there was one, never its text.")]
 
 
-class _Ended(Closed):
+class _Ended(ClosedModel):
     job_id: str
     worker_id: Annotated[str, Field(description="`{handler}_worker_{pod}`.")]
     completed_at: Annotated[Timestamp, Field(alias="completedAt", description="When the job ended, in UTC.")]
 
-    model_config = Closed.model_config | {"populate_by_name": True}
+    model_config = ClosedModel.model_config | {"populate_by_name": True}
 
 
 class _Completed(_Ended):
@@ -128,13 +128,13 @@ class _Completed(_Ended):
     error_message: None = None
 
 
-class ModelInfo(Open):
+class ModelInfo(OpenModel):
     """The model that answered."""
 
     model: str
 
 
-class Usage(Closed):
+class Usage(ClosedModel):
     """Tokens that were read and written."""
 
     prompt_tokens: int
@@ -147,13 +147,13 @@ class CompletedPayload(_Completed):
 
     assets: Annotated[tuple[Asset, ...], Field(strict=False)]
     metadata: CompletedMetadata
-    success: bool | None = left_out_if_none
-    response: Annotated[str | None, Field(repr=False)] = left_out_if_none
-    enhanced_prompt: Annotated[str | None, Field(repr=False)] = left_out_if_none
-    tokens_generated: int | None = left_out_if_none
-    generation_time: float | None = left_out_if_none
-    model_info: ModelInfo | None = left_out_if_none
-    usage: Usage | None = left_out_if_none
+    success: bool | None = omitted_if_none
+    response: Annotated[str | None, Field(repr=False)] = omitted_if_none
+    enhanced_prompt: Annotated[str | None, Field(repr=False)] = omitted_if_none
+    tokens_generated: int | None = omitted_if_none
+    generation_time: float | None = omitted_if_none
+    model_info: ModelInfo | None = omitted_if_none
+    usage: Usage | None = omitted_if_none
 
     @model_validator(mode="after")
     def _counts_its_assets(self) -> Self:
@@ -183,14 +183,14 @@ class ChatCompleted(_Completed):
     metadata: ChatMetadata
     success: Literal[True]
     response: Annotated[str, Field(repr=False, description="The answer, as in the asset.")]
-    enhanced_prompt: Annotated[str | None, Field(repr=False, description="Enhancements only: the answer again.")] = left_out_if_none
+    enhanced_prompt: Annotated[str | None, Field(repr=False, description="Enhancements only: the answer again.")] = omitted_if_none
     tokens_generated: int
     generation_time: float
     model_info: ModelInfo
     usage: Usage
 
 
-class FailedMetadata(Open):
+class FailedMetadata(OpenModel):
     """Why a job failed."""
 
     error_code: Annotated[
@@ -201,17 +201,17 @@ class FailedMetadata(Open):
     processing_time: Annotated[float, Field(description="Seconds until it failed.")]
     timings: Timings
     warnings: Annotated[Strings, Field(description="As for completed jobs.")] = ()
-    job_type: Annotated[str | None, Field(description="Where the request had a legible one.")] = left_out_if_none
+    job_type: Annotated[str | None, Field(description="Where the request had a legible one.")] = omitted_if_none
     problems: Annotated[
         tuple[Problem, ...] | None, Field(strict=False, description="`VALIDATION_ERROR` only: everything that is wrong with the request.")
-    ] = left_out_if_none
+    ] = omitted_if_none
     assets_pending: Annotated[
         tuple[str, ...] | None,
         Field(
             strict=False,
             description="`UPLOAD_ERROR` only: keys of what is kept on the worker; `completed` is called back once it is stored.",
         ),
-    ] = left_out_if_none
+    ] = omitted_if_none
 
 
 class FailedPayload(_Ended):
@@ -223,13 +223,13 @@ class FailedPayload(_Ended):
     error_message: Annotated[str, Field(description="One sentence for a person.")]
 
 
-class ProcessingMetadata(Open):
+class ProcessingMetadata(OpenModel):
     """What is said of a job that has begun."""
 
-    job_type: Annotated[str | None, Field(description="Where the request had a legible one.")] = left_out_if_none
+    job_type: Annotated[str | None, Field(description="Where the request had a legible one.")] = omitted_if_none
 
 
-class ProcessingPayload(Closed):
+class ProcessingPayload(ClosedModel):
     """A job that has begun. Sent at most once, only where the operator wants it, and never after a final payload."""
 
     job_id: str

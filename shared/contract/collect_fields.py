@@ -7,24 +7,24 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
-from shared.contract.context import Notes
-from shared.contract.field_location import PLACES, Place, Wire, path_of, wires
+from shared.contract.context import RequestWarnings
+from shared.contract.field_location import SECTIONS, FieldLocation, Section, field_locations, path_of
 from shared.contract.names import Vocabulary, show_name
-from shared.contract.problems import describe
+from shared.contract.problems import show_value
 from shared.errors import Problem, ValidationError
 
 _MOST_UNKNOWN = 12
-_INNER: tuple[Place, ...] = ("config", "metadata")
-_Places = Mapping[Place, Mapping[object, object]]
+_INNER: tuple[Section, ...] = ("config", "metadata")
+_Sections = Mapping[Section, Mapping[object, object]]
 
 
 @dataclass(frozen=True)
-class Gathered:
+class CollectedFields:
     """The values of a request by field.
 
     Attributes:
         values: What was given, `null` left out.
-        sources: Where each field stands, as the caller wrote it; for absent ones the canonical place.
+        sources: Where each field stands, as the caller wrote it; for absent ones the canonical section.
         problems: What is already wrong.
     """
 
@@ -33,53 +33,55 @@ class Gathered:
     problems: list[Problem] = field(default_factory=list)
 
 
-def gather(model: type[BaseModel], raw: object, notes: Notes, *, descriptive: frozenset[str] = frozenset()) -> Gathered:
+def collect_fields(
+    model: type[BaseModel], raw: object, warnings: RequestWarnings, *, descriptive: frozenset[str] = frozenset()
+) -> CollectedFields:
     """Finds the value of every field: `config` before the top level before `metadata`, in each the canonical name before its aliases.
 
     Args:
         model: The request whose declarations say what stands where.
         raw: What came as the job's input.
-        notes: Gets a warning for every name that means nothing, and for every value that another one overrules.
+        warnings: Gets a warning for every name that means nothing, and for every value that another one overrules.
         descriptive: Names that callers send along and that are known to mean nothing here.
 
     Raises:
         ValidationError: The input is not an object.
     """
     if not isinstance(raw, Mapping):
-        raise ValidationError([Problem("input", describe(raw), "an object with the fields of the request")])
-    gathered = Gathered()
-    places = _open(raw, gathered.problems)
-    declared = wires(model)
-    for name, wire in declared.items():
-        _find(name, wire, places, gathered, notes)
-    _name_unknown(declared.values(), places, descriptive, notes)
-    return gathered
+        raise ValidationError([Problem("input", show_value(raw), "an object with the fields of the request")])
+    collected = CollectedFields()
+    sections = _open(raw, collected.problems)
+    declared = field_locations(model)
+    for name, location in declared.items():
+        _find(name, location, sections, collected, warnings)
+    _name_unknown(declared.values(), sections, descriptive, warnings)
+    return collected
 
 
-def _open(raw: Mapping[object, object], problems: list[Problem]) -> _Places:
-    places: dict[Place, Mapping[object, object]] = {"top": raw, "config": {}, "metadata": {}}
-    for place in _INNER:
-        inner = raw.get(place)
+def _open(raw: Mapping[object, object], problems: list[Problem]) -> _Sections:
+    sections: dict[Section, Mapping[object, object]] = {"top": raw, "config": {}, "metadata": {}}
+    for section in _INNER:
+        inner = raw.get(section)
         if isinstance(inner, Mapping):
-            places[place] = inner
+            sections[section] = inner
         elif inner is not None:
-            problems.append(Problem(place, describe(inner), "an object"))
-    return places
+            problems.append(Problem(section, show_value(inner), "an object"))
+    return sections
 
 
-def _find(name: str, wire: Wire, places: _Places, gathered: Gathered, notes: Notes) -> None:
-    found = [(place, alias, value) for place, alias in wire.candidates() if (value := places[place].get(alias)) is not None]
-    gathered.sources[name] = path_of(*found[0][:2]) if found else wire.path
+def _find(name: str, location: FieldLocation, sections: _Sections, collected: CollectedFields, warnings: RequestWarnings) -> None:
+    found = [(section, alias, value) for section, alias in location.candidates() if (value := sections[section].get(alias)) is not None]
+    collected.sources[name] = path_of(*found[0][:2]) if found else location.path
     if not found:
         return
-    gathered.values[name] = found[0][2]
-    for place, alias, value in found[1:]:
+    collected.values[name] = found[0][2]
+    for section, alias, value in found[1:]:
         if not _contradicts(value, found[0][2]):
             continue
-        if wire.agrees:
-            gathered.problems.append(Problem(path_of(place, alias), "another value", f"the same as {gathered.sources[name]}"))
-        elif place != "metadata":
-            notes.add(f"{path_of(place, alias)}: not used, because {gathered.sources[name]} is given")
+        if location.must_agree:
+            collected.problems.append(Problem(path_of(section, alias), "another value", f"the same as {collected.sources[name]}"))
+        elif section != "metadata":
+            warnings.add(f"{path_of(section, alias)}: not used, because {collected.sources[name]} is given")
 
 
 def _contradicts(value: object, chosen: object) -> bool:
@@ -87,21 +89,27 @@ def _contradicts(value: object, chosen: object) -> bool:
     return isinstance(value, str | int | float) and isinstance(chosen, str | int | float) and value != chosen
 
 
-def _name_unknown(declared: Iterable[Wire], places: _Places, descriptive: frozenset[str], notes: Notes) -> None:
+def _name_unknown(declared: Iterable[FieldLocation], sections: _Sections, descriptive: frozenset[str], warnings: RequestWarnings) -> None:
     declared = list(declared)
-    known: set[tuple[str, object]] = {candidate for wire in declared for candidate in wire.candidates()}
+    known: set[tuple[str, object]] = {candidate for location in declared for candidate in location.candidates()}
     known |= {("top", "config"), ("top", "metadata")}
     # In metadata a caller may keep whatever it likes.
     unknown = [
-        (place, name) for place in PLACES if place != "metadata" for name in places[place] if _is_unknown(place, name, known, descriptive)
+        (section, name)
+        for section in SECTIONS
+        if section != "metadata"
+        for name in sections[section]
+        if _is_unknown(section, name, known, descriptive)
     ]
-    vocabulary = Vocabulary((alias.rpartition(".")[2], wire.path) for wire in declared for alias in (wire.path, *wire.aliases))
-    for place, name in unknown[:_MOST_UNKNOWN]:
+    vocabulary = Vocabulary(
+        (alias.rpartition(".")[2], location.path) for location in declared for alias in (location.path, *location.aliases)
+    )
+    for section, name in unknown[:_MOST_UNKNOWN]:
         meant = vocabulary.nearest(name)
         hint = f"; did you mean {meant}?" if meant is not None else ""
-        notes.add(f"{path_of(place, show_name(name))}: not a known field, ignored{hint}")
-    notes.leave_out(max(0, len(unknown) - _MOST_UNKNOWN))
+        warnings.add(f"{path_of(section, show_name(name))}: not a known field, ignored{hint}")
+    warnings.add_omitted(max(0, len(unknown) - _MOST_UNKNOWN))
 
 
-def _is_unknown(place: Place, name: object, known: Set[tuple[str, object]], descriptive: frozenset[str]) -> bool:
-    return (place, name) not in known and name not in descriptive
+def _is_unknown(section: Section, name: object, known: Set[tuple[str, object]], descriptive: frozenset[str]) -> bool:
+    return (section, name) not in known and name not in descriptive

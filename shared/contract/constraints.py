@@ -14,7 +14,7 @@ _LARGEST = 2**53
 _NUMERAL = re.compile(r"-?\d{1,15}(\.\d{1,15})?")
 
 
-def grouped(number: int) -> str:
+def group_thousands(number: int) -> str:
     """A number with its thousands apart: `10 000`."""
     return f"{number:,}".replace(",", " ")
 
@@ -31,7 +31,7 @@ def resolve(node: Schema, schema: Schema) -> Schema:
             return node
 
 
-def sentence(node: Schema, schema: Schema) -> str:
+def describe_constraint(node: Schema, schema: Schema) -> str:
     """What a piece of JSON Schema allows, as the end of "must be …".
 
     Args:
@@ -44,9 +44,9 @@ def sentence(node: Schema, schema: Schema) -> str:
     if "enum" in node or "const" in node:
         return _listed(node.get("enum", [node.get("const")]))
     if "anyOf" in node:
-        return " or ".join(sentence(option, schema) for option in node["anyOf"] if option.get("type") != "null")
+        return " or ".join(describe_constraint(option, schema) for option in node["anyOf"] if option.get("type") != "null")
     if node.get("type") == "array":
-        return f"a list{_items(node)}, each {sentence(node['items'], schema)}"
+        return f"a list{_items(node)}, each {describe_constraint(node['items'], schema)}"
     return _simple(node)
 
 
@@ -90,7 +90,7 @@ def _step(node: Schema) -> str:
 def _length(node: Schema) -> str:
     low, high = node.get("minLength", 0), node.get("maxLength")
     if high is not None:
-        return f" of {low} to {grouped(high)} characters" if low else f" of at most {grouped(high)} characters"
+        return f" of {low} to {group_thousands(high)} characters" if low else f" of at most {group_thousands(high)} characters"
     return " that is not empty" if low else ""
 
 

@@ -32,7 +32,7 @@ DEFAULT_OPERATOR = Operator()
 """An operator who decided nothing."""
 
 
-class Notes:
+class RequestWarnings:
     """The warnings about one request: each once, few and short, so that no request can make a large payload."""
 
     def __init__(self) -> None:
@@ -47,9 +47,9 @@ class Notes:
         if len(self._texts) < _MOST_NOTES:
             self._texts[short] = None
         else:
-            self.leave_out(1)
+            self.add_omitted(1)
 
-    def leave_out(self, count: int) -> None:
+    def add_omitted(self, count: int) -> None:
         """Counts warnings that were not worth writing down."""
         self._left_out += count
 
@@ -67,15 +67,15 @@ class Context:
         operator: The operator's decisions.
         job_id: RunPod's id of the job, for requests that may leave their own out.
         sources: Where each given field stands, as the caller wrote it.
-        notes: Where validators put warnings.
+        warnings: Where validators put warnings.
     """
 
     operator: Operator = DEFAULT_OPERATOR
     job_id: str | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
-    notes: Notes = field(default_factory=Notes)
+    warnings: RequestWarnings = field(default_factory=RequestWarnings)
 
-    def called(self, name: str) -> str:
+    def source_of(self, name: str) -> str:
         """A given field as the caller wrote it: `config.frame_num` for `frames`."""
         return self.sources.get(name, name)
 

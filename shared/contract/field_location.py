@@ -1,4 +1,4 @@
-"""What a field's declaration says beside its type: where it stands on the wire, and what an absent value counts as.
+"""What a field's declaration says beside its type: where it stands on the location, and what an absent value counts as.
 
 Adding a field means writing one declaration. The reading of requests, the messages about wrong ones, the schemas, the TypeScript and the
 tables of the documentation all derive from it.
@@ -15,74 +15,74 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from shared.contract.context import Context
 
-Place = Literal["top", "config", "metadata"]
+Section = Literal["top", "config", "metadata"]
 
-PLACES: tuple[Place, ...] = ("config", "top", "metadata")
-"""Where a value may stand, the place that wins first."""
+SECTIONS: tuple[Section, ...] = ("config", "top", "metadata")
+"""Where a value may stand, the section that wins first."""
 
 UNSET: Any = None
-"""The default of a field whose absent value is computed by `Otherwise`."""
+"""The default of a field whose absent value is computed by `ComputedDefault`."""
 
 
 @dataclass(frozen=True)
-class Wire:
+class FieldLocation:
     """Where a field stands in what a caller sends.
 
     Attributes:
-        path: The canonical place and name: `config.steps`, or `prompt` at the top level.
-        aliases: Other names, tried after the canonical one in each place; `metadata.x` is tried only there.
-        places: The places that are looked through.
-        agrees: Whether all names that are given must have the same value.
+        path: The canonical section and name: `config.steps`, or `prompt` at the top level.
+        aliases: Other names, tried after the canonical one in each section; `metadata.x` is tried only there.
+        sections: The sections that are looked through.
+        must_agree: Whether all names that are given must have the same value.
     """
 
     path: str
     aliases: tuple[str, ...] = ()
-    places: tuple[Place, ...] = PLACES
-    agrees: bool = False
+    sections: tuple[Section, ...] = SECTIONS
+    must_agree: bool = False
 
     @property
-    def place(self) -> Place:
-        """The canonical place."""
+    def section(self) -> Section:
+        """The canonical section."""
         head, dot, _ = self.path.partition(".")
-        return _place(head) if dot else "top"
+        return _section(head) if dot else "top"
 
     @property
     def name(self) -> str:
-        """The canonical name, without its place."""
+        """The canonical name, without its section."""
         return self.path.rpartition(".")[2]
 
-    def candidates(self) -> Iterator[tuple[Place, str]]:
-        """Every place and name under which the field may stand, the one that wins first."""
-        for place in PLACES:
+    def candidates(self) -> Iterator[tuple[Section, str]]:
+        """Every section and name under which the field may stand, the one that wins first."""
+        for section in SECTIONS:
             names = [alias.rpartition(".") for alias in (self.name, *self.aliases)]
-            fitting = [name for head, _, name in names if head == place or (not head and place in self.places)]
-            yield from ((place, name) for name in dict.fromkeys(fitting))
+            fitting = [name for head, _, name in names if head == section or (not head and section in self.sections)]
+            yield from ((section, name) for name in dict.fromkeys(fitting))
 
-    def documented(self) -> Iterator[tuple[Place, str]]:
-        """The aliases with the places that documentation names for them: their own, else that of the canonical name."""
-        own = {alias.rpartition(".")[2]: _place(alias.rpartition(".")[0]) for alias in self.aliases if "." in alias}
-        yield from ((own.get(name, self.place), name) for name in dict.fromkeys(alias.rpartition(".")[2] for alias in self.aliases))
-
-
-def _place(name: str) -> Place:
-    return next(place for place in PLACES if place == name)
+    def documented_aliases(self) -> Iterator[tuple[Section, str]]:
+        """The aliases with the sections that documentation names for them: their own, else that of the canonical name."""
+        own = {alias.rpartition(".")[2]: _section(alias.rpartition(".")[0]) for alias in self.aliases if "." in alias}
+        yield from ((own.get(name, self.section), name) for name in dict.fromkeys(alias.rpartition(".")[2] for alias in self.aliases))
 
 
-def path_of(place: Place, name: str) -> str:
+def _section(name: str) -> Section:
+    return next(section for section in SECTIONS if section == name)
+
+
+def path_of(section: Section, name: str) -> str:
     """A name as a caller would write it: `config.steps`, `prompt`."""
-    return name if place == "top" else f"{place}.{name}"
+    return name if section == "top" else f"{section}.{name}"
 
 
-def wires(model: type[BaseModel]) -> dict[str, Wire]:
-    """The fields of a request that stand on the wire, in the order of their declaration."""
-    return {name: part for name, field in model.model_fields.items() for part in field.metadata if isinstance(part, Wire)}
+def field_locations(model: type[BaseModel]) -> dict[str, FieldLocation]:
+    """The fields of a request that stand on the location, in the order of their declaration."""
+    return {name: part for name, field in model.model_fields.items() for part in field.metadata if isinstance(part, FieldLocation)}
 
 
 Compute = Callable[[Mapping[str, Any], Context], object]
 
 
 @dataclass(frozen=True)
-class Otherwise:
+class ComputedDefault:
     """What an absent field counts as, computed from the fields declared before it; those that are wrong are missing there.
 
     Attributes:
@@ -94,7 +94,7 @@ class Otherwise:
     text: str
 
     @classmethod
-    def by_type(cls, values: Mapping[tuple[str, ...], object]) -> Otherwise:
+    def by_type(cls, values: Mapping[tuple[str, ...], object]) -> ComputedDefault:
         """A default that depends on the job's type.
 
         Args:

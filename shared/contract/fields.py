@@ -9,14 +9,14 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticKnownError
 
-from shared.contract.field_location import Otherwise, Wire, refuse
+from shared.contract.field_location import ComputedDefault, FieldLocation, refuse
 
 LARGEST_SEED = 2_147_483_647
 
 _LONE_SURROGATE_OR_NUL = re.compile("[\x00\ud800-\udfff]")
 
 
-def ensure_sound(text: str) -> str:
+def ensure_valid_text(text: str) -> str:
     """Refuses text that cannot be written as UTF-8 or stored in a database."""
     if _LONE_SURROGATE_OR_NUL.search(text):
         raise refuse("text without NUL characters and unpaired surrogates")
@@ -27,7 +27,7 @@ def _draw_seed(*_: object) -> int:
     return secrets.randbelow(LARGEST_SEED) + 1
 
 
-Text = Annotated[str, AfterValidator(ensure_sound)]
+Text = Annotated[str, AfterValidator(ensure_valid_text)]
 """A string that is valid UTF-8 and has no NUL."""
 
 Id = Annotated[
@@ -38,7 +38,7 @@ Id = Annotated[
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 """0 … 2147483647."""
 
-drawn = Otherwise(_draw_seed, "drawn, 1 … 2147483647")
+random_seed = ComputedDefault(_draw_seed, "drawn, 1 … 2147483647")
 """An absent seed is drawn from the system's generator."""
 
 
@@ -48,7 +48,7 @@ def _ensure_whole(value: object) -> object:
     return value
 
 
-Whole = BeforeValidator(_ensure_whole)
+ExactInt = BeforeValidator(_ensure_whole)
 """For a choice among numbers: there `true` and `1.0` would count as 1."""
 
 
@@ -58,7 +58,9 @@ _PLAIN = "a plain name of up to 128 letters, digits, spaces and . _ + -, never a
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_](\.?[A-Za-z0-9_ +-])*\.?$", max_length=128, json_schema_extra={"allowed": _PLAIN})]
 """The name of something in the operator's catalogue or folders."""
 
-Preview = Annotated[
-    bool, Wire("config.preview"), Field(description="Whether progress updates carry a small picture of what there is so far, as `preview`.")
+PreviewFlag = Annotated[
+    bool,
+    FieldLocation("config.preview"),
+    Field(description="Whether progress updates carry a small picture of what there is so far, as `preview`."),
 ]
 """Whether a caller wants to look on."""

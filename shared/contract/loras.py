@@ -7,13 +7,13 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from shared.contract.fields import Name
-from shared.contract.nested import Part
+from shared.contract.nested import NestedModel
 
 
-class Lora(Part):
+class Lora(NestedModel):
     """One LoRA and how strongly it acts."""
 
-    stands_at: ClassVar[str] = "config.loras[]"
+    location: ClassVar[str] = "config.loras[]"
 
     name: Annotated[Name, Field(description="A name from the operator's folder or catalogue.")]
     scale: Annotated[float, Field(ge=-2.0, le=2.0, description="How strongly it acts.")] = 1.0

@@ -14,12 +14,12 @@ from shared.contract.names import Vocabulary, show_name
 _MOST_HINTS = 4
 
 
-class Part(BaseModel):
+class NestedModel(BaseModel):
     """An object inside a request. In it, too, `null` means absent and an unknown name is named in a warning."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", validate_default=True, allow_inf_nan=False)
 
-    stands_at: ClassVar[str]
+    location: ClassVar[str]
     """Where the object stands, for warnings: `config.loras[]`."""
 
     @model_validator(mode="before")
@@ -32,6 +32,6 @@ class Part(BaseModel):
         for name in unknown[:_MOST_HINTS]:
             meant = Vocabulary((field, field) for field in known).nearest(name)
             hint = f"; did you mean {meant}?" if meant is not None else ""
-            Context.of(info).notes.add(f"{cls.stands_at}.{show_name(name)}: not a known field, ignored{hint}")
-        Context.of(info).notes.leave_out(max(0, len(unknown) - _MOST_HINTS))
+            Context.of(info).warnings.add(f"{cls.location}.{show_name(name)}: not a known field, ignored{hint}")
+        Context.of(info).warnings.add_omitted(max(0, len(unknown) - _MOST_HINTS))
         return {name: inner for name, inner in value.items() if name in known and inner is not None}

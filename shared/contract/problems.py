@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic import ValidationError as PydanticError
 from pydantic_core import ErrorDetails
 
-from shared.contract.constraints import Schema, grouped, nearest, resolve, sentence
+from shared.contract.constraints import Schema, describe_constraint, group_thousands, nearest, resolve
 from shared.contract.names import looks_like_a_key
 from shared.errors import Problem, ValidationError
 
@@ -23,7 +23,7 @@ _WORD = re.compile(r"[A-Za-z0-9_+.:*-]{1,32}")
 _SHOWN = {"literal_error", "int_type", "float_type", "bool_type", "enum"}
 
 
-def describe(value: object, *, show_text: bool = True) -> str:
+def show_value(value: object, *, show_text: bool = True) -> str:
     """What was sent, fit for a message: numbers and short words as they are, everything else by its kind and size."""
     match value:
         case None:
@@ -40,19 +40,21 @@ def describe(value: object, *, show_text: bool = True) -> str:
         case Mapping():
             return "an object"
         case Sequence():
-            return "an empty list" if not value else f"a list of {grouped(len(value))} item{'s' * (len(value) > 1)}"
+            return "an empty list" if not value else f"a list of {group_thousands(len(value))} item{'s' * (len(value) > 1)}"
     return "something that is not JSON"
 
 
 def _describe_text(text: str) -> str:
-    return "an empty string" if not text else f"a string of {grouped(len(text))} character{'s' * (len(text) > 1)}"
+    return "an empty string" if not text else f"a string of {group_thousands(len(text))} character{'s' * (len(text) > 1)}"
 
 
-def fail(known: Sequence[Problem], more: Iterable[Problem] = (), count: int = 0, warnings: Iterable[str] = ()) -> ValidationError:
+def validation_error(
+    known: Sequence[Problem], more: Iterable[Problem] = (), count: int = 0, warnings: Iterable[str] = ()
+) -> ValidationError:
     """The error that names the problems, or the first of very many and how many more there are.
 
     Args:
-        known: Problems that were found while values were gathered.
+        known: Problems that were found while values were collected.
         more: Problems that were found while values were judged; only as many are made as are named.
         count: How many those are.
         warnings: What was warned about so far.
@@ -61,7 +63,7 @@ def fail(known: Sequence[Problem], more: Iterable[Problem] = (), count: int = 0,
     return ValidationError(named, more=len(known) + count - len(named), warnings=warnings)
 
 
-def explain(model: type[BaseModel], error: PydanticError, sources: Mapping[str, str]) -> Iterator[Problem]:
+def to_problems(model: type[BaseModel], error: PydanticError, sources: Mapping[str, str]) -> Iterator[Problem]:
     """One problem for each of pydantic's errors.
 
     Args:
@@ -80,8 +82,8 @@ def _explain(schema: Schema, detail: ErrorDetails, sources: Mapping[str, str]) -
     near = said.get("nearest") if said else nearest(node, value)
     return Problem(
         _path(location, sources),
-        said.get("sent") or describe(value, show_text=detail["type"] in _SHOWN),
-        said.get("allowed") or sentence(node, schema),
+        said.get("sent") or show_value(value, show_text=detail["type"] in _SHOWN),
+        said.get("allowed") or describe_constraint(node, schema),
         None if near is None else str(near),
     )
 

@@ -12,7 +12,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from shared.contract.field_location import refuse
-from shared.contract.fields import ensure_sound
+from shared.contract.fields import ensure_valid_text
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _ALLOWED = "an https:// URL, a data: URL with an image, or a storage path"
@@ -60,7 +60,7 @@ class Reference:
             return value
         if not isinstance(value, str) or not value:
             raise refuse(_ALLOWED)
-        return cls.parse(ensure_sound(value))
+        return cls.parse(ensure_valid_text(value))
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic import ValidationError as PydanticError
 
-from shared.contract.collect_fields import Gathered, gather
-from shared.contract.context import DEFAULT_OPERATOR, Context, Notes, Operator
-from shared.contract.field_location import UNSET, Otherwise, Wire, refuse
+from shared.contract.collect_fields import CollectedFields, collect_fields
+from shared.contract.context import DEFAULT_OPERATOR, Context, Operator, RequestWarnings
+from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation, refuse
 from shared.contract.fields import Id, Text
-from shared.contract.problems import explain, fail
+from shared.contract.problems import to_problems, validation_error
 from shared.contract.references import Reference
 
 __all__ = ["Identity", "Operator", "Request", "identify"]
@@ -39,9 +39,9 @@ def _ensure_callback(url: str, info: ValidationInfo) -> str:
     return url
 
 
-id_wire = Wire("id", aliases=("job_id",), places=("top",), agrees=True)
-user_id_wire = Wire("user_id", places=("top",))
-type_wire = Wire("type", aliases=("job_type",), places=("top",))
+id_location = FieldLocation("id", aliases=("job_id",), sections=("top",), must_agree=True)
+user_id_location = FieldLocation("user_id", sections=("top",))
+type_location = FieldLocation("type", aliases=("job_type",), sections=("top",))
 
 CallbackUrl = Annotated[Text, AfterValidator(_ensure_callback), Field(json_schema_extra={"format": "uri", "allowed": _CALLBACK_ALLOWED})]
 
@@ -66,15 +66,15 @@ class Request(BaseModel):
 
     job_id: Annotated[
         Id,
-        id_wire,
-        Otherwise(lambda _, context: context.job_id, "RunPod's id of the job"),
+        id_location,
+        ComputedDefault(lambda _, context: context.job_id, "RunPod's id of the job"),
         Field(description="The job. Both names may be given and then must agree."),
     ] = UNSET
-    user_id: Annotated[Id | None, user_id_wire, Field(description="Whose job it is.")] = None
-    type: Annotated[str, type_wire, Field(description="What is to be done.", pattern=r"^[a-z0-9_]{1,64}$")]
+    user_id: Annotated[Id | None, user_id_location, Field(description="Whose job it is.")] = None
+    type: Annotated[str, type_location, Field(description="What is to be done.", pattern=r"^[a-z0-9_]{1,64}$")]
     callback_url: Annotated[
         CallbackUrl | None,
-        Wire("callback_url", places=("top",)),
+        FieldLocation("callback_url", sections=("top",)),
         Field(description="Where this job's callback goes instead of the configured place."),
     ] = None
     warnings: tuple[str, ...] = ()
@@ -95,21 +95,21 @@ class Request(BaseModel):
         Raises:
             ValidationError: The request is wrong; all its problems are named.
         """
-        notes = Notes()
-        gathered = cls._gather(raw, notes, operator)
-        context = Context(operator, job_id, {name: gathered.sources[name] for name in gathered.values}, notes)
+        warnings = RequestWarnings()
+        collected = cls._collect(raw, warnings, operator)
+        context = Context(operator, job_id, {name: collected.sources[name] for name in collected.values}, warnings)
         try:
-            request = cls.model_validate(gathered.values, context=context)
+            request = cls.model_validate(collected.values, context=context)
         except PydanticError as error:
-            raise fail(gathered.problems, explain(cls, error, gathered.sources), error.error_count(), notes) from None
-        if gathered.problems:
-            raise fail(gathered.problems, warnings=notes)
-        return request.model_copy(update={"warnings": tuple(notes)})
+            raise validation_error(collected.problems, to_problems(cls, error, collected.sources), error.error_count(), warnings) from None
+        if collected.problems:
+            raise validation_error(collected.problems, warnings=warnings)
+        return request.model_copy(update={"warnings": tuple(warnings)})
 
     @classmethod
-    def _gather(cls, raw: object, notes: Notes, operator: Operator) -> Gathered:
+    def _collect(cls, raw: object, warnings: RequestWarnings, operator: Operator) -> CollectedFields:
         """Finds the values of the fields in what came. A request that is sent in more forms than one tells them apart here."""
-        return gather(cls, raw, notes, descriptive=cls.descriptive)
+        return collect_fields(cls, raw, warnings, descriptive=cls.descriptive)
 
     @property
     def references(self) -> Mapping[str, Reference]:
@@ -135,7 +135,7 @@ def identify(raw: object, *, job_id: str, operator: Operator = DEFAULT_OPERATOR)
         job_id: RunPod's id of the job, used when the request has no valid one.
         operator: Decides which callback hosts are allowed.
     """
-    values: dict[str, Any] = gather(Request, raw, Notes()).values if isinstance(raw, Mapping) else {}
+    values: dict[str, Any] = collect_fields(Request, raw, RequestWarnings()).values if isinstance(raw, Mapping) else {}
     try:
         Request.model_validate(values, context=Context(operator, job_id))
     except PydanticError as error:

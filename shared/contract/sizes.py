@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BeforeValidator, WithJsonSchema
 
 from shared.contract.context import Context
-from shared.contract.field_location import Otherwise, refuse
-from shared.contract.problems import describe
+from shared.contract.field_location import ComputedDefault, refuse
+from shared.contract.problems import show_value
 
 _WORD = re.compile(r"([1-9]\d{0,5})[x*]([1-9]\d{0,5})", re.ASCII)
 _ALLOWED = 'a width and a height in pixels, such as "1024x576"'
@@ -36,7 +36,7 @@ def _from_word(word: object) -> Size:
         return word
     match = _WORD.fullmatch(word) if isinstance(word, str) else None
     if match is None:
-        raise refuse(_ALLOWED, sent=describe(word))
+        raise refuse(_ALLOWED, sent=show_value(word))
     return Size(int(match[1]), int(match[2]))
 
 
@@ -53,7 +53,7 @@ def round_side(side: int, step: int, low: int, high: int) -> int:
     return min(max(round(side / step) * step, low), high)
 
 
-def side_of(default: Size, index: Literal[0, 1]) -> Otherwise:
+def side_of(default: Size, index: Literal[0, 1]) -> ComputedDefault:
     """What an absent width (0) or height (1) counts as: that of `resolution`, else of a default. One is never given without the other."""
 
     def compute(data: Mapping[str, Any], context: Context) -> int:
@@ -62,4 +62,4 @@ def side_of(default: Size, index: Literal[0, 1]) -> Otherwise:
             raise refuse(f"given together with {other}")
         return (data.get("resolution") or default)[index]
 
-    return Otherwise(compute, f"{default[index]}, or from `resolution`")
+    return ComputedDefault(compute, f"{default[index]}, or from `resolution`")

@@ -13,21 +13,21 @@ from shared.contract.assets import ExtraFile
 from shared.contract.callback import Asset, ImageAsset, TextAsset, TextMetadata, VideoAsset
 from shared.contract.request import Request
 from shared.errors import UploadError
-from shared.jobs.delivery.uploads import Parcel
+from shared.jobs.delivery.uploads import UploadSession
 from shared.jobs.execution.cancel import CancelToken
-from shared.jobs.recipe import Clip, Picture, Product, Text
-from shared.media.extras import EXTRAS, ExtraKind, extra_path, passing
+from shared.jobs.recipe import ImageOutput, Output, TextOutput, VideoOutput
+from shared.media.extras import EXTRA_TYPES, ExtraKind, extra_path, tee_extras
 from shared.media.images import IMAGE_TYPES, Pixels, encode_image, thumbnail
 from shared.media.videos import VIDEO_EXTENSION, VIDEO_MIME, write_video
-from shared.storage.protocol import Stored, object_key
-from shared.telemetry import Clock
+from shared.storage.protocol import StoredObject, object_key
+from shared.telemetry import StepTimer
 
 _WEBP = IMAGE_TYPES["webp"].mime
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """A product as files, on their way to storage.
+class EncodedOutput:
+    """A output as files, on their way to storage.
 
     Attributes:
         content: The bytes, or the file that has them.
@@ -44,46 +44,46 @@ class Encoded:
     extras: Mapping[ExtraKind, Path] = field(default_factory=dict)
 
 
-def store(product: Product, index: int, request: Request, parcel: Parcel, token: CancelToken, clock: Clock) -> Asset:
-    """Encodes one product, stores it with its thumbnail, and says where it is.
+def store_output(output: Output, index: int, request: Request, uploads: UploadSession, token: CancelToken, timer: StepTimer) -> Asset:
+    """Encodes one output, stores it with its thumbnail, and says where it is.
 
     Args:
-        product: What was made.
+        output: What was made.
         index: Its place among the job's assets.
         request: Whose it is.
-        parcel: Where it goes.
+        uploads: Where it goes.
         token: Ends it between its steps, and limits the upload to the time that the job has left.
-        clock: Counts the steps `encode` and `upload`.
+        timer: Counts the steps `encode` and `upload`.
 
     Raises:
         UploadError: It could be neither stored nor kept.
         Cancelled: The job was stopped.
         JobTimeout: The job's deadline has passed.
     """
-    if isinstance(product, Text):
-        return TextAsset(asset_index=index, content=product.content, metadata=TextMetadata.model_validate(product.metadata))
+    if isinstance(output, TextOutput):
+        return TextAsset(asset_index=index, content=output.content, metadata=TextMetadata.model_validate(output.metadata))
     with tempfile.TemporaryDirectory(prefix="job-") as folder:
-        with clock.step("encode"):
-            encoded = _encode(product, Path(folder))
+        with timer.step("encode"):
+            encoded = _encode(output, Path(folder))
         token.check()
-        with clock.step("upload"), _in_time(token, parcel):
-            upload = _Upload(index, request, parcel, token)
+        with timer.step("upload"), _in_time(token, uploads):
+            upload = _Upload(index, request, uploads, token)
             stored = upload.put(encoded.type[1], encoded.content, encoded.type[0])
             preview = upload.put("thumb.webp", encoded.preview, _WEBP)
             extras = tuple(_store_extra(kind, path, upload) for kind, path in encoded.extras.items())
-    return _describe(product, index, encoded, stored, preview, extras)
+    return _describe(output, index, encoded, stored, preview, extras)
 
 
-def _encode(product: Picture | Clip, folder: Path) -> Encoded:
-    if isinstance(product, Picture):
-        height, width, _ = product.pixels.shape
-        content = encode_image(product.pixels, product.format)
-        facts = {"width": width, "height": height, "format": product.format}
-        return Encoded(content, IMAGE_TYPES[product.format], thumbnail(product.pixels), facts)
+def _encode(output: ImageOutput | VideoOutput, folder: Path) -> EncodedOutput:
+    if isinstance(output, ImageOutput):
+        height, width, _ = output.pixels.shape
+        content = encode_image(output.pixels, output.format)
+        facts = {"width": width, "height": height, "format": output.format}
+        return EncodedOutput(content, IMAGE_TYPES[output.format], thumbnail(output.pixels), facts)
     path = folder / "clip.mp4"
-    with _left_at_once(product.frames) as frames:
-        passed = passing(frames, product.extras, folder, fps=product.fps)
-        video = write_video(passed, path, fps=product.fps, encoding=product.encoding)
+    with _left_at_once(output.frames) as frames:
+        passed = tee_extras(frames, output.extras, folder, fps=output.fps)
+        video = write_video(passed, path, fps=output.fps, encoding=output.encoding)
     facts = {
         "width": video.width,
         "height": video.height,
@@ -93,14 +93,14 @@ def _encode(product: Picture | Clip, folder: Path) -> Encoded:
         "fps": video.fps,
         "duration": video.duration_seconds,
     }
-    extras = {kind: extra_path(folder, kind) for kind in product.extras}
-    return Encoded(path, (VIDEO_MIME, VIDEO_EXTENSION), thumbnail(video.middle), facts, extras)
+    extras = {kind: extra_path(folder, kind) for kind in output.extras}
+    return EncodedOutput(path, (VIDEO_MIME, VIDEO_EXTENSION), thumbnail(video.middle), facts, extras)
 
 
 def _describe(
-    product: Picture | Clip, index: int, encoded: Encoded, stored: Stored, preview: Stored, extras: tuple[ExtraFile, ...]
+    output: ImageOutput | VideoOutput, index: int, encoded: EncodedOutput, stored: StoredObject, preview: StoredObject, extras: tuple[ExtraFile, ...]
 ) -> Asset:
-    facts = {**encoded.facts, **product.metadata, "seed": product.seed, "file_size_bytes": stored.size, "asset_index": index}
+    facts = {**encoded.facts, **output.metadata, "seed": output.seed, "file_size_bytes": stored.size, "asset_index": index}
     described = {
         "asset_index": index,
         "url": stored.key,
@@ -109,10 +109,10 @@ def _describe(
         "thumbnail_path": preview.key,
         "mime_type": encoded.type[0],
         "file_size_bytes": stored.size,
-        "generation_seed": product.seed,
+        "generation_seed": output.seed,
         "metadata": facts,
     }
-    if isinstance(product, Clip):
+    if isinstance(output, VideoOutput):
         return VideoAsset.model_validate({**described, "duration_seconds": encoded.facts["duration"], "extras": extras or None})
     return ImageAsset.model_validate(described)
 
@@ -134,27 +134,27 @@ class _Upload:
 
     index: int
     request: Request
-    parcel: Parcel
+    uploads: UploadSession
     token: CancelToken
 
-    def put(self, ending: str, content: bytes | Path, mime_type: str) -> Stored:
+    def put(self, ending: str, content: bytes | Path, mime_type: str) -> StoredObject:
         key = object_key(self.request.user_id or "", self.request.job_id, f"{self.index}.{ending}")
-        return self.parcel.put(key, content, mime_type, seconds=self.token.left)
+        return self.uploads.put(key, content, mime_type, seconds=self.token.remaining)
 
 
 def _store_extra(kind: ExtraKind, path: Path, upload: _Upload) -> ExtraFile:
     upload.token.check()
-    stored = upload.put(EXTRAS[kind].ending, path, EXTRAS[kind].mime)
-    return ExtraFile(kind=kind, url=stored.key, mime_type=EXTRAS[kind].mime, file_size_bytes=stored.size)
+    stored = upload.put(EXTRA_TYPES[kind].ending, path, EXTRA_TYPES[kind].mime)
+    return ExtraFile(kind=kind, url=stored.key, mime_type=EXTRA_TYPES[kind].mime, file_size_bytes=stored.size)
 
 
 @contextmanager
-def _in_time(token: CancelToken, parcel: Parcel) -> Iterator[None]:
+def _in_time(token: CancelToken, uploads: UploadSession) -> Iterator[None]:
     """Says that the job's time is over where that is why an upload failed; but not of what is kept, for that will be delivered."""
     try:
         yield
     except UploadError:
         token.check()
         raise
-    if not parcel.keeps:
+    if not uploads.uses_outbox:
         token.check()

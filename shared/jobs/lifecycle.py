@@ -18,18 +18,18 @@ from PIL import Image
 
 from shared.contract.callback import Asset, CompletedPayload, FailedPayload
 from shared.contract.request import Identity, Operator, Request, identify
-from shared.errors import Cancelled, JobError, classify, let_go
+from shared.errors import Cancelled, JobError, classify, clear_exception_frames
 from shared.fetch import Fetcher
 from shared.jobs import payload
-from shared.jobs.assets import store
-from shared.jobs.delivery.callbacks import Courier, deliverable
-from shared.jobs.delivery.uploads import Parcel
+from shared.jobs.assets import store_output
+from shared.jobs.delivery.callbacks import CallbackDispatcher, check_result_size
+from shared.jobs.delivery.uploads import UploadSession
 from shared.jobs.execution.gpu import GpuThread
-from shared.jobs.execution.threads import finished, settled, submit, threads_of_its_own
-from shared.jobs.execution.watchdog import overseen
-from shared.jobs.recipe import Product, Recipe, Run, Summary
+from shared.jobs.execution.threads import await_or_cancel, drain, job_executor, submit
+from shared.jobs.execution.watchdog import run_with_deadline
+from shared.jobs.recipe import JobRun, Output, Recipe, Summary
 from shared.storage.protocol import Storage
-from shared.telemetry import Clock, job_context, log_error, logger
+from shared.telemetry import StepTimer, job_context, log_error, logger
 
 STEPS = ("validate", "fetch", "generate", "encode", "upload")
 RequestT = TypeVar("RequestT", bound=Request)
@@ -63,7 +63,7 @@ class Worker(Generic[RequestT]):
     operator: Operator
     storage: Storage
     fetcher: Fetcher
-    courier: Courier
+    callbacks: CallbackDispatcher
     gpu: GpuThread
     grace: float = 20.0
     concurrency: int = 1
@@ -94,10 +94,10 @@ class Stopped:
     callback_pending: bool = False
 
 
-Ended = Completed | Failed | Stopped
+Outcome = Completed | Failed | Stopped
 
 
-async def run_job(job: Job, worker: Worker[RequestT], run: Run) -> Ended:
+async def run_job(job: Job, worker: Worker[RequestT], run: JobRun) -> Outcome:
     """Validate → fetch → generate → encode → upload → call back → return.
 
     Args:
@@ -106,56 +106,56 @@ async def run_job(job: Job, worker: Worker[RequestT], run: Run) -> Ended:
         run: The job's cancel token and progress. Cancelling the task that runs this stops the work within one step; this returns
             `Stopped` when the work has ended.
     """
-    clock = Clock(STEPS)
+    timer = StepTimer(STEPS)
     identity = identify(job.input, job_id=job.id, operator=worker.operator)
     with job_context(identity.job_id):
-        ended: Ended
+        ended: Outcome
         try:
-            work = _complete(job, identity, worker, run, clock)
-            ended = Completed(await overseen(work, run.cancel, grace=worker.grace))
+            work = _complete(job, identity, worker, run, timer)
+            ended = Completed(await run_with_deadline(work, run.cancel, grace=worker.grace))
         except asyncio.CancelledError:
-            ended = Stopped(payload.failed(identity, worker.id, Cancelled("RunPod stopped the job."), clock, run.warnings))
+            ended = Stopped(payload.failed(identity, worker.id, Cancelled("RunPod stopped the job."), timer, run.warnings))
         except Exception as error:  # noqa: BLE001 - whatever goes wrong, the caller gets an answer and the worker lives on
-            ended = _failed(identity, worker, error, clock, run.warnings)
-        hastily = isinstance(ended, Stopped) or run.cancel.left == 0.0
-        delivered = await worker.courier.deliver(ended.payload, identity, hastily=hastily)
-        logger().info("job ended", outcome=type(ended).__name__.lower(), ms=round(clock.total * 1000, 1))
+            ended = _failed(identity, worker, error, timer, run.warnings)
+        best_effort = isinstance(ended, Stopped) or run.cancel.remaining == 0.0
+        delivered = await worker.callbacks.dispatch(ended.payload, identity, best_effort=best_effort)
+        logger().info("job ended", outcome=type(ended).__name__.lower(), ms=round(timer.total * 1000, 1))
         return replace(ended, callback_pending=not delivered)
 
 
-async def _complete(job: Job, identity: Identity, worker: Worker[RequestT], run: Run, clock: Clock) -> CompletedPayload:
-    with threads_of_its_own() as threads:
-        request = await _validate(job, worker, threads, run, clock)
+async def _complete(job: Job, identity: Identity, worker: Worker[RequestT], run: JobRun, timer: StepTimer) -> CompletedPayload:
+    with job_executor() as threads:
+        request = await _validate(job, worker, threads, run, timer)
         run.warnings.extend(request.warnings)
-        await worker.courier.announce(identity, worker.id, run.cancel)
-        references = await _fetch(request, worker, threads, run, clock)
-        with worker.courier.parcel(identity) as parcel:
-            summary, assets = await _make(request, references, worker, threads, parcel, run, clock)
-            done = deliverable(payload.completed(request, worker.id, assets, summary, clock, run.warnings))
-            return await finished(submit(threads, partial(parcel.close, done)), run.cancel)
+        await worker.callbacks.dispatch_processing(identity, worker.id, run.cancel)
+        references = await _fetch(request, worker, threads, run, timer)
+        with worker.callbacks.upload_session(identity) as uploads:
+            summary, assets = await _make(request, references, worker, threads, uploads, run, timer)
+            done = check_result_size(payload.completed(request, worker.id, assets, summary, timer, run.warnings))
+            return await await_or_cancel(submit(threads, partial(uploads.finalize, done)), run.cancel)
 
 
-async def _validate(job: Job, worker: Worker[RequestT], threads: Executor, run: Run, clock: Clock) -> RequestT:
+async def _validate(job: Job, worker: Worker[RequestT], threads: Executor, run: JobRun, timer: StepTimer) -> RequestT:
     """On a thread, because a large request takes its time and other jobs, and stop signals, wait for the event loop."""
 
     def validate() -> RequestT:
-        with clock.step("validate"):
+        with timer.step("validate"):
             request = worker.request.parse(job.input, job_id=job.id, operator=worker.operator)
-            worker.recipe.accept(request)
+            worker.recipe.check(request)
             return request
 
-    return await finished(submit(threads, validate), run.cancel)
+    return await await_or_cancel(submit(threads, validate), run.cancel)
 
 
-async def _fetch(request: RequestT, worker: Worker[RequestT], threads: Executor, run: Run, clock: Clock) -> dict[str, Image.Image]:
+async def _fetch(request: RequestT, worker: Worker[RequestT], threads: Executor, run: JobRun, timer: StepTimer) -> dict[str, Image.Image]:
     """Fetches all references side by side."""
     if not request.references:
         return {}
-    with clock.step("fetch"):
-        fetch = partial(worker.fetcher.fetch, user_id=request.user_id, seconds=run.cancel.left)
+    with timer.step("fetch"):
+        fetch = partial(worker.fetcher.fetch, user_id=request.user_id, seconds=run.cancel.remaining)
         fetching = {name: submit(threads, partial(fetch, reference, field=name)) for name, reference in request.references.items()}
-        async with settled(fetching.values()):
-            references = {name: await finished(future, run.cancel) for name, future in fetching.items()}
+        async with drain(fetching.values()):
+            references = {name: await await_or_cancel(future, run.cancel) for name, future in fetching.items()}
         run.cancel.check()
         return references
 
@@ -165,27 +165,27 @@ async def _make(
     references: Mapping[str, Image.Image],
     worker: Worker[RequestT],
     threads: Executor,
-    parcel: Parcel,
-    run: Run,
-    clock: Clock,
+    uploads: UploadSession,
+    run: JobRun,
+    timer: StepTimer,
 ) -> tuple[Summary, list[Asset]]:
-    """Each product is encoded and uploaded as soon as it exists, while the next is still being made."""
-    products: list[Product] = []
+    """Each output is encoded and uploaded as soon as it exists, while the next is still being made."""
+    outputs: list[Output] = []
     storing: list[Future[Asset]] = []
 
     def generate() -> Summary:
-        with clock.step("generate"), contextlib.closing(worker.recipe.generate(request, references, run)) as making:
-            for index, product in enumerate(making):
+        with timer.step("generate"), contextlib.closing(worker.recipe.generate(request, references, run)) as making:
+            for index, output in enumerate(making):
                 run.cancel.check()
-                products.append(product)
-                storing.append(submit(threads, partial(store, product, index, request, parcel, run.cancel, clock)))
+                outputs.append(output)
+                storing.append(submit(threads, partial(store_output, output, index, request, uploads, run.cancel, timer)))
                 _raise_first_failure(storing)
         # Here, before the next job begins: what a recipe says of the GPU would be about that one.
-        return worker.recipe.summarize(request, products)
+        return worker.recipe.summarize(request, outputs)
 
-    async with settled(storing):
+    async with drain(storing):
         summary = await worker.gpu.run(generate, run.cancel)
-        assets = [await finished(future, run.cancel) for future in storing]
+        assets = [await await_or_cancel(future, run.cancel) for future in storing]
     return summary, assets
 
 
@@ -196,11 +196,11 @@ def _raise_first_failure(storing: list[Future[Asset]]) -> None:
             future.result()
 
 
-def _failed(identity: Identity, worker: Worker[RequestT], error: Exception, clock: Clock, warnings: Sequence[str]) -> Failed:
+def _failed(identity: Identity, worker: Worker[RequestT], error: Exception, timer: StepTimer, warnings: Sequence[str]) -> Failed:
     known = classify(error, identity.job_id)
     if known.replaces_worker:
-        worker.gpu.condemn()
+        worker.gpu.mark_lost()
     # What the caller can mend is no fault of the worker.
     log_error("job failed", error, "error" if known.retryable else "warning", code=known.code)
-    let_go(error)
-    return Failed(payload.failed(identity, worker.id, known, clock, warnings), known)
+    clear_exception_frames(error)
+    return Failed(payload.failed(identity, worker.id, known, timer, warnings), known)

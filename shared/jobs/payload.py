@@ -10,19 +10,19 @@ from shared.contract.callback import Asset, CompletedPayload, FailedPayload, Pro
 from shared.contract.request import Identity, Request
 from shared.errors import JobError, UploadError, ValidationError
 from shared.jobs.recipe import Summary
-from shared.telemetry import Clock
+from shared.telemetry import StepTimer
 
 
 def completed(
-    request: Request, worker_id: str, assets: Sequence[Asset], summary: Summary, clock: Clock, warnings: Sequence[str]
+    request: Request, worker_id: str, assets: Sequence[Asset], summary: Summary, timer: StepTimer, warnings: Sequence[str]
 ) -> CompletedPayload:
     """Everything that was asked for exists."""
-    timings = clock.seconds
+    timings = timer.seconds
     metadata: dict[str, Any] = {
         "job_type": request.type,
         **summary.metadata,
         "generation_time": timings["generate"],
-        "processing_time": round(clock.total, 3),
+        "processing_time": round(timer.total, 3),
         "timings": timings,
         "warnings": [*warnings, *summary.warnings],
     }
@@ -30,14 +30,14 @@ def completed(
     return CompletedPayload.model_validate({**job, "assets": tuple(assets), "metadata": metadata, **summary.top_level})
 
 
-def failed(identity: Identity, worker_id: str, error: JobError, clock: Clock, warnings: Sequence[str] = ()) -> FailedPayload:
+def failed(identity: Identity, worker_id: str, error: JobError, timer: StepTimer, warnings: Sequence[str] = ()) -> FailedPayload:
     """There is no result, and this is why."""
     metadata: dict[str, Any] = {
         "error_code": error.code,
         "error_type": type(error).__name__,
         "retryable": error.retryable,
-        "processing_time": round(clock.total, 3),
-        "timings": clock.seconds,
+        "processing_time": round(timer.total, 3),
+        "timings": timer.seconds,
         "warnings": list(error.warnings if isinstance(error, ValidationError) else warnings),
     }
     if identity.job_type is not None:

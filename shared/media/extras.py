@@ -49,7 +49,7 @@ _VP9 = {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1
 _WEBM = {"fflags": "+bitexact", "cues_to_front": "1"}
 
 
-def passing(frames: Iterable[Pixels], kinds: Sequence[ExtraKind], folder: Path, *, fps: int) -> Iterator[Pixels]:
+def tee_extras(frames: Iterable[Pixels], kinds: Sequence[ExtraKind], folder: Path, *, fps: int) -> Iterator[Pixels]:
     """Hands a clip's frames on and writes extras as they pass, so that the clip is not held for them.
 
     Args:
@@ -62,7 +62,7 @@ def passing(frames: Iterable[Pixels], kinds: Sequence[ExtraKind], folder: Path, 
         OSError: The disk or an encoder refused.
     """
     with ExitStack() as stack:
-        takers = [stack.enter_context(EXTRAS[kind].writer(extra_path(folder, kind), fps)) for kind in kinds]
+        takers = [stack.enter_context(EXTRA_TYPES[kind].writer(extra_path(folder, kind), fps)) for kind in kinds]
         for frame in frames:
             for take in takers:
                 take(frame)
@@ -70,8 +70,8 @@ def passing(frames: Iterable[Pixels], kinds: Sequence[ExtraKind], folder: Path, 
 
 
 def extra_path(folder: Path, kind: ExtraKind) -> Path:
-    """Where `passing` writes an extra."""
-    return folder / f"extra.{EXTRAS[kind].ending}"
+    """Where `tee_extras` writes an extra."""
+    return folder / f"extra.{EXTRA_TYPES[kind].ending}"
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def _gif(path: Path, fps: int) -> Iterator[Take]:
         shown[0].save(path, format="gif", save_all=True, append_images=shown[1:], duration=lengths, loop=0)
 
 
-EXTRAS: Mapping[ExtraKind, ExtraType] = MappingProxyType(
+EXTRA_TYPES: Mapping[ExtraKind, ExtraType] = MappingProxyType(
     {
         "poster": ExtraType("poster.png", IMAGE_TYPES["png"].mime, _poster),
         "webm": ExtraType("webm", "video/webm", _webm),

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import httpx
 
-from shared.network.address_policy import HostRefused, Resolve, is_loopback, is_public
+from shared.network.address_policy import HostRefused, Resolver, is_loopback, is_public
 from shared.network.deadline import Deadline
-from shared.network.retries import FailedTry, tries
+from shared.network.retries import RequestFailed, retrying
 from shared.network.ssrf_guard import guarded_client
 from shared.settings import SettingsError
 
 __all__ = [
     "Deadline",
-    "FailedTry",
     "HostRefused",
     "Origin",
-    "Resolve",
+    "RequestFailed",
+    "Resolver",
     "configured_origin",
     "guarded_client",
     "is_loopback",
     "is_public",
     "origin",
-    "tries",
+    "retrying",
 ]
 
 Origin = tuple[str, str, int]

@@ -17,7 +17,7 @@ class HostRefused(Exception):
     """A host is not contacted, or not believed, and trying again changes nothing. Its text is the reason: `its host has …`."""
 
 
-class Resolve(Protocol):
+class Resolver(Protocol):
     """`socket.getaddrinfo`, or what a test puts in its place."""
 
     def __call__(self, host: str, port: int, *, type: int) -> Sequence[tuple[Any, ...]]:
@@ -81,7 +81,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def look_up(host: str, port: int, resolve: Resolve, deadline: Deadline) -> list[str]:
+def resolve_host(host: str, port: int, resolve: Resolver, deadline: Deadline) -> list[str]:
     """Resolves a name by a deadline. The resolver has none of its own, so it works in a thread that is left behind when it is late."""
     answers: list[list[str]] = []
     failures: list[Exception] = []
@@ -94,7 +94,7 @@ def look_up(host: str, port: int, resolve: Resolve, deadline: Deadline) -> list[
 
     thread = threading.Thread(target=ask, name="look-up", daemon=True)
     thread.start()
-    thread.join(deadline.left)
+    thread.join(deadline.remaining)
     if answers:
         return answers[0]
     if not failures:

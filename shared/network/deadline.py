@@ -16,10 +16,10 @@ class Deadline:
         self._ends = time.monotonic() + seconds
 
     @property
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds that are left, 0.0 when it has passed."""
         return max(0.0, self._ends - time.monotonic())
 
     def within(self, seconds: float) -> Deadline:
         """An earlier deadline: in `seconds`, but never after this one."""
-        return Deadline(min(seconds, self.left))
+        return Deadline(min(seconds, self.remaining))

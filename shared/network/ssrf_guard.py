@@ -11,7 +11,7 @@ from typing import Any
 import httpcore
 import httpx
 
-from shared.network.address_policy import HostRefused, Resolve, is_public, look_up
+from shared.network.address_policy import HostRefused, Resolver, is_public, resolve_host
 from shared.network.deadline import Deadline
 
 _CONNECT_TIMEOUT = 5.0
@@ -29,7 +29,7 @@ class _TimedStream(httpcore.NetworkStream):
         self._deadline = deadline
 
     def _left(self, timeout: float | None, passed: type[httpcore.TimeoutException]) -> float:
-        left = self._deadline.left
+        left = self._deadline.remaining
         if left == 0.0:
             raise passed("The deadline has passed.")
         return left if timeout is None else min(left, timeout)
@@ -60,11 +60,11 @@ class _TimedStream(httpcore.NetworkStream):
 
 
 class _GuardedBackend(httpcore.NetworkBackend):
-    """Makes connections by a deadline, and only to public addresses unless host and port are exempt."""
+    """Makes connections by a deadline, and only to public addresses unless host and port are allow_private."""
 
-    def __init__(self, deadline: Deadline, exempt: Callable[[str, int], bool], resolve: Resolve) -> None:
+    def __init__(self, deadline: Deadline, allow_private: Callable[[str, int], bool], resolve: Resolver) -> None:
         self._deadline = deadline
-        self._exempt = exempt
+        self._allow_private = allow_private
         self._resolve = resolve
         self._sockets = httpcore.SyncBackend()
 
@@ -76,12 +76,12 @@ class _GuardedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = look_up(host, port, self._resolve, self._deadline)
-        if not self._exempt(host, port) and not all(is_public(address) for address in addresses):
+        addresses = resolve_host(host, port, self._resolve, self._deadline)
+        if not self._allow_private(host, port) and not all(is_public(address) for address in addresses):
             raise HostRefused("its host has an address that is not public")
         failure: httpcore.ConnectError | httpcore.ConnectTimeout = httpcore.ConnectError("The host has no address.")
         for address in addresses:
-            left = self._deadline.left
+            left = self._deadline.remaining
             if left == 0.0:
                 raise httpcore.ConnectTimeout("The deadline has passed.")
             try:
@@ -141,9 +141,9 @@ class _GuardedTransport(httpx.BaseTransport):
 def guarded_client(
     deadline: Deadline,
     *,
-    exempt: Callable[[str, int], bool],
+    allow_private: Callable[[str, int], bool],
     verify: ssl.SSLContext,
-    resolve: Resolve = socket.getaddrinfo,
+    resolve: Resolver = socket.getaddrinfo,
     read_seconds: float | None = None,
 ) -> httpx.Client:
     """Opens a client for the requests of one try.
@@ -152,7 +152,7 @@ def guarded_client(
 
     Args:
         deadline: By which everything ends: look-up, connection, handshake, request and answer.
-        exempt: Says of a host and port whether they may have addresses that are not public.
+        allow_private: Says of a host and port whether they may have addresses that are not public.
         verify: The certificates that are believed.
         resolve: Resolves names.
         read_seconds: The longest that a single read or write may take; by default what is left until the deadline.
@@ -161,7 +161,7 @@ def guarded_client(
         A client that raises `HostRefused` beside the exceptions of httpx.
     """
     return httpx.Client(
-        transport=_GuardedTransport(_GuardedBackend(deadline, exempt, resolve), verify),
+        transport=_GuardedTransport(_GuardedBackend(deadline, allow_private, resolve), verify),
         follow_redirects=False,
         timeout=read_seconds,
     )

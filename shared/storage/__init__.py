@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from shared.settings import Settings
-from shared.storage.protocol import Storage, Stored, object_key
+from shared.storage.protocol import Storage, StoredObject, object_key
 
-__all__ = ["Storage", "Stored", "object_key", "open_storage"]
+__all__ = ["Storage", "StoredObject", "object_key", "open_storage"]
 
 
 def open_storage(settings: Settings) -> Storage:

@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 from shared.errors import UploadError
 from shared.settings import SettingsError
-from shared.storage.files import replacing
-from shared.storage.protocol import Stored, checked_key, describe
+from shared.storage.files import atomic_write
+from shared.storage.protocol import StoredObject, checked_key, describe_object
 
 
 class LocalDisk:
@@ -33,7 +33,7 @@ class LocalDisk:
             SettingsError: The folder cannot be written to.
         """
         try:
-            with replacing(self._folder / ".check") as file:
+            with atomic_write(self._folder / ".check") as file:
                 file.write(b"ok")
             (self._folder / ".check").unlink()
         except OSError as error:
@@ -41,7 +41,7 @@ class LocalDisk:
                 f"OUTPUT_DIR cannot be written to ({error.strerror}). Please name a folder that this user may write to."
             ) from None
 
-    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> Stored:
+    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
         """Stores an object, over what was there before. A crash leaves the old file or the new one, never a part of it.
 
         Args:
@@ -56,8 +56,8 @@ class LocalDisk:
         """
         path = self._folder / checked_key(key)
         try:
-            stored = describe(key, content)
-            with replacing(path) as file, _reading(content) as source:
+            stored = describe_object(key, content)
+            with atomic_write(path) as file, _reading(content) as source:
                 shutil.copyfileobj(source, file, length=1 << 20)
         except OSError as error:
             raise UploadError(

@@ -14,7 +14,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[a-z0-9]{1,8}){1,2}")
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredObject:
     """One object that is really there.
 
     Attributes:
@@ -42,7 +42,7 @@ class Storage(Protocol):
             SettingsError: They cannot. The message says what to do.
         """
 
-    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> Stored:
+    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
         """Stores an object, over what was there before. It is there as a whole or not at all.
 
         Args:
@@ -88,14 +88,14 @@ def checked_key(key: str) -> str:
     return object_key(*parts)
 
 
-def describe(key: str, content: bytes | Path) -> Stored:
+def describe_object(key: str, content: bytes | Path) -> StoredObject:
     """Says what will be stored under a key.
 
     Raises:
         OSError: The file cannot be read.
     """
     if isinstance(content, bytes):
-        return Stored(key, len(content), hashlib.sha256(content).hexdigest())
+        return StoredObject(key, len(content), hashlib.sha256(content).hexdigest())
     with content.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-        return Stored(key, file.tell(), digest.hexdigest())
+        return StoredObject(key, file.tell(), digest.hexdigest())

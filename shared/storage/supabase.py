@@ -21,12 +21,12 @@ from storage3.exceptions import StorageApiError
 from shared.errors import UploadError
 from shared.media.images import IMAGE_TYPES
 from shared.media.videos import VIDEO_MIME
-from shared.network import Deadline, FailedTry, HostRefused, guarded_client, tries
+from shared.network import Deadline, HostRefused, RequestFailed, guarded_client, retrying
 from shared.settings import Settings, SettingsError
-from shared.storage.protocol import Stored, checked_key, describe
+from shared.storage.protocol import StoredObject, checked_key, describe_object
 
 _ATTEMPTS = 6
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
+_INITIAL_BACKOFF, _MAX_BACKOFF = 0.5, 15.0
 # Longer than the 30 seconds after which the service itself gives up waiting for its database.
 _READ_SECONDS = 60.0
 _CHECK_SECONDS = 30.0
@@ -72,7 +72,7 @@ class SupabaseStorage:
         """
         try:
             bucket = self._ask(lambda api: api.get_bucket(self._bucket), Deadline(min(_CHECK_SECONDS, self._deadline)))
-        except FailedTry as error:
+        except RequestFailed as error:
             raise SettingsError(f"Results cannot be stored: {error}. {self._advice(error.status)}") from None
         if bucket.file_size_limit is not None and bucket.file_size_limit < _LEAST_SIZE_LIMIT:
             raise SettingsError(
@@ -95,7 +95,7 @@ class SupabaseStorage:
             return f"Please create the bucket {self._bucket} or name another in STORAGE_BUCKET, and see that the key is the service key."
         return "Please see that SUPABASE_URL is right and that the project runs."
 
-    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> Stored:
+    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
         """Stores an object, over what was there before. Repeats the upload when it fails for now, within `UPLOAD_DEADLINE`.
 
         Args:
@@ -109,7 +109,7 @@ class SupabaseStorage:
             ValueError: The key was not made by `object_key`.
             OSError: The file cannot be read.
         """
-        stored = describe(checked_key(key), content)
+        stored = describe_object(checked_key(key), content)
 
         def upload(api: SyncStorageClient) -> None:
             api.from_(self._bucket).upload(
@@ -118,42 +118,42 @@ class SupabaseStorage:
 
         try:
             self._ask(upload, Deadline(min(self._deadline, seconds)))
-        except FailedTry as error:
-            raise UploadError(f"The result could not be stored: {error}.", retryable=error.again) from None
+        except RequestFailed as error:
+            raise UploadError(f"The result could not be stored: {error}.", retryable=error.retryable) from None
         return stored
 
     def _ask(self, request: Callable[[SyncStorageClient], T], deadline: Deadline) -> T:
-        for attempt in tries(deadline, attempts=_ATTEMPTS, first_pause=_FIRST_PAUSE, longest_pause=_LONGEST_PAUSE):
-            with attempt, _as_failed_try(), self._open_client(deadline) as api:
+        for attempt in retrying(deadline, attempts=_ATTEMPTS, initial_backoff=_INITIAL_BACKOFF, max_backoff=_MAX_BACKOFF):
+            with attempt, _translate_errors(), self._open_client(deadline) as api:
                 return request(api)
-        raise AssertionError("tries() yields at least once and lets the last error through")
+        raise AssertionError("retrying() yields at least once and lets the last error through")
 
     @contextmanager
     def _open_client(self, deadline: Deadline) -> Iterator[SyncStorageClient]:
         # The operator's own service: it may have any address.
-        with guarded_client(deadline, exempt=lambda host, port: True, verify=self._tls, read_seconds=_READ_SECONDS) as client:
+        with guarded_client(deadline, allow_private=lambda host, port: True, verify=self._tls, read_seconds=_READ_SECONDS) as client:
             key = self._key.get_secret_value()
             yield SyncStorageClient(self._url, {"apikey": key, "Authorization": f"Bearer {key}"}, http_client=client)
 
 
 @contextmanager
-def _as_failed_try() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """Says in words what went wrong, without the service's own texts, and whether to try again."""
     try:
         yield
     except StorageApiError as error:
         status = _status(error)
         cause = _CAUSES.get(status, f"it answered with {status}")
-        raise FailedTry(f"storage failed, {cause}", again=status >= 500 or status in _RETRIED, status=status) from None
+        raise RequestFailed(f"storage failed, {cause}", retryable=status >= 500 or status in _RETRIED, status=status) from None
     except httpx.TimeoutException:
-        raise FailedTry("storage did not answer in time", again=True) from None
+        raise RequestFailed("storage did not answer in time", retryable=True) from None
     except httpx.TransportError:
-        raise FailedTry("the connection to storage failed", again=True) from None
+        raise RequestFailed("the connection to storage failed", retryable=True) from None
     except HostRefused as error:
-        raise FailedTry(f"storage is not contacted, {error}", again=False) from None
+        raise RequestFailed(f"storage is not contacted, {error}", retryable=False) from None
     except (KeyError, ValueError):
         # A gateway's page instead of an answer. Whether the object was stored is not known.
-        raise FailedTry("storage gave an answer that is none", again=True) from None
+        raise RequestFailed("storage gave an answer that is none", retryable=True) from None
 
 
 def _status(error: StorageApiError) -> int:

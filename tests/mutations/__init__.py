@@ -1,20 +1,19 @@
-"""Every protection, taken away once: the tests that are named beside it must then fail, or they have never tested it.
+"""Mutation testing: each entry of the table breaks one guarantee of the product in a copy of the repository, and its tests must fail.
 
-`table.py` says what an entry is, and each `point_*.py` holds the entries of one point of the page on reliability. `removal.py` copies the
-repository to a temporary folder, changes one text in it, and runs the named tests there; the checkout is never touched. `make protections`
-does it for all entries (`ONLY=6` for a point, `ONLY="redirect"` for the entries whose sentence has that word) and writes
-`docs/mutations.md`. `test_protections.py` makes sure every day that the texts and the tests are still there.
+A test that passes although the code that it covers is gone proves nothing. `make mutations` applies each mutation, runs the tests that the
+entry names, and reports the mutant as killed when all of them fail, or as survived. `ONLY=WORD` limits the run to one area or to the
+entries whose sentence or file contains the word. The everyday test suite only checks that every entry still applies to the source.
 
-To add an entry, append to the tuple of its point:
+`table/*.toml` holds the entries, one file per area; `mutation.py` defines and loads them, `runner.py` runs tests against a mutant, and
+`page.py` renders `docs/mutations.md`. To add an entry, append it to the file of its area:
 
-    Protection(
-        "What else lies in the folder is left alone.",                     # one sentence; it stands in the page
-        "shared/jobs/delivery/outbox.py",                                           # the file that protects
-        " if _NAME.fullmatch(path.name)]",                                 # occurs exactly once in it
-        "]",                                                               # what stands there when the protection is gone
-        ("tests/shared/jobs/delivery/test_outbox.py::test_what_else_lies_there_is_left_alone",),  # all of these must fail
-    )
+    [[mutation]]
+    sentence = "The outbox deletes only folders that it has named."
+    file = 'shared/jobs/delivery/outbox.py'
+    original = ' if _NAME.fullmatch(path.name)]'    # must occur exactly once in the file
+    mutant = ']'                                    # must leave the file valid Python
+    tests = ['tests/shared/jobs/delivery/test_outbox.py::test_unknown_folders_are_kept']
 
-The rest of the file must still be Python. A test must fail by an assertion (`pytest.raises` that sees nothing is one); where it fails by an
-exception that the product lets through, the entry names it: `shows="ZeroDivisionError"`.
+A test kills the mutant by failing an assertion, `pytest.raises` included. Where the mutant makes the product raise something else, the
+entry names the exception: `exception = 'ZeroDivisionError'`.
 """

@@ -1,91 +1,101 @@
-"""`python -m tests.mutations`: removes every protection, prints who noticed, writes `docs/mutations.md`. Ends with 1 if nobody did."""
+"""`python -m tests.mutations`: runs the mutation tests and writes `docs/mutations.md`. Exits with 1 if a mutant survives."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.mutations.page import page
-from tests.mutations.removal import Result, TableError, copy_repository, of_test, remove, run_tests, without
-from tests.mutations.table import Protection, points
+from tests.mutations.mutation import Mutation, TableError, load_areas
+from tests.mutations.page import render_page
+from tests.mutations.runner import ROOT, MutationResult, Runner, copy_repository, outcomes_of
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/mutations.md"
-_AT_ONCE = 2
-
-Chosen = Sequence[tuple[int, Protection]]
-
-
-def chosen(only: str | None) -> Chosen:
-    """All entries with their points; or those of a point, or those whose sentence has a word."""
-    entries = [(point.number, each) for point in points() for each in point.protections]
-    if only is None:
-        return entries
-    return [(number, each) for number, each in entries if only == str(number) or (not only.isdigit() and only.lower() in each.what.lower())]
+_WORKERS = 2
+_BASELINE_TIMEOUT = 3600.0
 
 
-def show(number: int, result: Result) -> None:
-    """Prints a line for the protection, and one for each of its tests."""
-    sys.stdout.write(f"{number:2}  {'noticed' if result.noticed else 'NOTICED BY NOBODY':18}{result.protection.what}\n")
-    for test, complaint in result.complaints.items():
-        sys.stdout.write(f"      {complaint or 'fails':14}  {test}\n")
-    sys.stdout.flush()
-
-
-def failing(whole: Path, tests: Sequence[str]) -> list[str]:
-    """The tests that do not even pass while everything is there."""
-    verdicts = run_tests(whole, tests, seconds=3600.0)
-    return [test for test in tests if {verdict.end for verdict in of_test(test, verdicts)} != {"passed"}]
+def select(word: str | None) -> list[Mutation]:
+    """Returns all mutations, those of the area called `word`, or those whose sentence or file contains it."""
+    areas = load_areas()
+    if word is None:
+        return [mutation for area in areas for mutation in area.mutations]
+    for area in areas:
+        if area.name == word:
+            return list(area.mutations)
+    word = word.lower()
+    return [mutation for area in areas for mutation in area.mutations if word in f"{mutation.sentence} {mutation.file}".lower()]
 
 
 def main() -> int:
-    """Returns 0 when every removal was noticed by every test that is named beside it."""
-    parser = argparse.ArgumentParser(description="Removes protections, and demands that their tests fail.")
-    parser.add_argument("--only", help="the number of a point, or a word of the entry's sentence")
-    parser.add_argument("--page", action="store_true", help="remove nothing, and write docs/mutations.md")
-    arguments = parser.parse_args()
-    if arguments.page:
-        PAGE.write_text(page(), encoding="utf-8")
+    """Returns 0 when every mutant was killed by all of its tests."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutations", description="Breaks guarantees of the product one by one and requires tests to fail.")
+    parser.add_argument("--only", metavar="WORD", help="an area of the table, or a word of the sentence or of the file")
+    parser.add_argument("--page", action="store_true", help="run nothing, and write docs/mutations.md")
+    options = parser.parse_args()
+    if options.page:
+        PAGE.write_text(render_page(), encoding="utf-8")
         return 0
-    entries = chosen(arguments.only)
-    if not entries:
-        sys.stderr.write(f"No point and no sentence matches {arguments.only!r}.\n")
+    mutations = select(options.only)
+    if not mutations:
+        sys.stderr.write(f"No mutation matches {options.only!r}.\n")
         return 1
-    noticed = _remove_all(entries)
-    sys.stdout.write(f"\n{len(entries)} removed, {noticed} noticed\n")
-    if noticed == len(entries) and arguments.only is None:
-        PAGE.write_text(page(), encoding="utf-8")
-    return int(noticed != len(entries))
+    killed = _run(mutations)
+    _print(f"\n{len(mutations)} mutants, {killed} killed, {len(mutations) - killed} survived")
+    if killed == len(mutations) and options.only is None:
+        PAGE.write_text(render_page(), encoding="utf-8")
+    return int(killed != len(mutations))
 
 
-def _remove_all(entries: Chosen) -> int:
-    tests = sorted({test for _, each in entries for test in each.tests})
-    with TemporaryDirectory(prefix="protections-") as folder, ThreadPoolExecutor(_AT_ONCE) as threads:
-        whole = Path(folder)
-        copy_repository(ROOT, whole)
+def _run(mutations: Sequence[Mutation]) -> int:
+    """Returns how many mutants were killed; none are tried when their tests do not pass without them."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the fork server, before it imports torch
+    runner = Runner()
+    with TemporaryDirectory(prefix="mutations-") as folder, ThreadPoolExecutor(_WORKERS) as threads:
+        template = Path(folder)
+        copy_repository(ROOT, template)
         try:
-            for _, each in entries:
-                without(each, whole)
+            for mutation in mutations:
+                mutation.apply(template)
         except TableError as error:
             sys.stderr.write(f"{error}\n")
             return 0
-        sys.stdout.write(f"{len(tests)} tests with everything in its place:\n")
-        sys.stdout.flush()
-        if bad := failing(whole, tests):
-            sys.stdout.write("".join(f"      does not pass   {test}\n" for test in bad))
+        if not _baseline_passes(runner, template, mutations, threads):
             return 0
-        sys.stdout.write("      all pass\n")
-        results = threads.map(partial(remove, whole=whole), (each for _, each in entries))
-        noticed = 0
-        for (number, _), result in zip(entries, results, strict=True):
-            show(number, result)
-            noticed += result.noticed
-        return noticed
+        killed = 0
+        for result in threads.map(partial(runner.check_mutation, template=template), mutations):
+            _print_result(result)
+            killed += result.killed
+        return killed
+
+
+def _baseline_passes(runner: Runner, template: Path, mutations: Sequence[Mutation], threads: ThreadPoolExecutor) -> bool:
+    """Whether all tests pass without a mutation. Leaves bytecode in the template, which mutants use."""
+    tests = sorted({test for mutation in mutations for test in mutation.tests})
+    files = [list(group) for _, group in groupby(tests, lambda test: test.partition("::")[0])]
+    _print(f"{len(tests)} tests without a mutation:")
+    runs = threads.map(partial(runner.run_tests, template, timeout=_BASELINE_TIMEOUT), files)
+    outcomes = [outcome for run in runs for outcome in run]
+    failing = [test for test in tests if {each.outcome for each in outcomes_of(test, outcomes)} != {"passed"}]
+    _print("\n".join(f"      does not pass   {test}" for test in failing) or "      all pass")
+    return not failing
+
+
+def _print_result(result: MutationResult) -> None:
+    _print(f"{'killed' if result.killed else 'SURVIVED':10}{result.mutation.sentence}")
+    for test, miss in result.misses.items():
+        _print(f"      {miss or 'fails':14}  {test}")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -43,23 +43,23 @@ HERE: dict[str, set[str]] = {
     "FailedPayload": {"error_message"},
     "Operator": {"callback_hosts", "chat_models"},
     "Context": {"sources"},  # names of fields
-    "Gathered": {"sources"},  # the same
+    "CollectedFields": {"sources"},  # the same
     "OpenAIErrorBody": {"message", "param"},
     "Reference": {"value"},  # cut down before it is shown: see below
-    "Wire": {"aliases"},
-    "Otherwise": {"text"},  # the contract's own words
+    "FieldLocation": {"aliases"},
+    "ComputedDefault": {"text"},  # the contract's own words
     "Problem": {"allowed", "nearest", "sent"},  # made fit to be shown by `describe`
     "Worker": {"recipe", "request"},
-    "KeptFile": {"key"},
-    "Encoded": {"facts"},
-    "Picture": {"metadata"},
-    "Clip": {"metadata"},
-    "Text": {"metadata"},
+    "OutboxFile": {"key"},
+    "EncodedOutput": {"facts"},
+    "ImageOutput": {"metadata"},
+    "VideoOutput": {"metadata"},
+    "TextOutput": {"metadata"},
     "Summary": {"metadata"},
     "WanPipelines": {"pictures", "text", "vace"},
     "Eye": {"encoder", "preparation"},
     "IpAdapter": {"layers", "sees"},
-    "Rung": {"done"},
+    "Fallback": {"done"},
     "ChatModel": {"tokenizer"},
     "Target": {"beginnings", "layers", "originals"},
     "Handler": {"checks", "libraries", "request"},
@@ -73,11 +73,11 @@ HERE: dict[str, set[str]] = {
         "sfw_words",
         "storage_bucket",
     },
-    "Stored": {"key"},
-    "Delivery": {"reason"},
+    "StoredObject": {"key"},
+    "WebhookResult": {"reason"},
     "Weights": {"patterns"},
     "PublishedFile": {"blob"},
-    "Board": {"folder", "only"},
+    "AddonKind": {"folder", "only"},
     "ChatSettings": {"sfw_words"},
     "Wanted": {"picture"},
     "Network": {"unet"},

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from shared.jobs.execution.threads import submit
-from shared.telemetry import Clock, configure_logging, job_context, logger
+from shared.telemetry import StepTimer, configure_logging, job_context, logger
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +26,8 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
 
 def test_a_step_is_one_line_with_its_job_and_its_milliseconds(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("INFO")
-    clock = Clock()
-    with job_context("job-1"), clock.step("fetch"):
+    timer = StepTimer()
+    with job_context("job-1"), timer.step("fetch"):
         time.sleep(0.01)
     (line,) = lines(capsys)
     assert (line["event"], line["step"], line["outcome"], line["job_id"]) == ("step", "fetch", "done", "job-1")
@@ -37,12 +37,12 @@ def test_a_step_is_one_line_with_its_job_and_its_milliseconds(capsys: pytest.Cap
 
 def test_a_step_that_fails_is_timed_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("INFO")
-    clock = Clock()
-    with pytest.raises(ValueError, match="on the way"), clock.step("generate"):
+    timer = StepTimer()
+    with pytest.raises(ValueError, match="on the way"), timer.step("generate"):
         raise ValueError("on the way")
     (line,) = lines(capsys)
     assert line["outcome"] == "failed"
-    assert "generate" in clock.seconds
+    assert "generate" in timer.seconds
 
 
 def test_the_jobs_id_goes_along_to_threads(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,20 +55,20 @@ def test_the_jobs_id_goes_along_to_threads(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_time_of_all_threads_is_added_up() -> None:
-    clock = Clock(("encode", "upload"))
+    timer = StepTimer(("encode", "upload"))
     together = threading.Barrier(3)
 
     def encode() -> None:
-        with clock.step("encode"):
+        with timer.step("encode"):
             together.wait(5)
             time.sleep(0.02)
 
     with ThreadPoolExecutor(3) as threads:
         for _ in range(3):
             threads.submit(encode)
-    assert list(clock.seconds) == ["encode", "upload"]
-    assert clock.seconds["encode"] >= 0.06
-    assert clock.seconds["upload"] == 0.0
+    assert list(timer.seconds) == ["encode", "upload"]
+    assert timer.seconds["encode"] >= 0.06
+    assert timer.seconds["upload"] == 0.0
 
 
 def test_what_is_below_the_level_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shared.contract.collect_fields import Gathered
-from shared.contract.context import Notes
+from shared.contract.collect_fields import CollectedFields
+from shared.contract.context import RequestWarnings
 from shared.contract.names import Vocabulary, show_name
-from shared.contract.problems import describe
+from shared.contract.problems import show_value
 from shared.errors import Problem, ValidationError
 
 CHAT_ROUTE = "/v1/chat/completions"
@@ -63,7 +63,7 @@ def is_openai(raw: object) -> bool:
 
 
 @dataclass(frozen=True)
-class Look:
+class OpenAIResponseOptions:
     """What of a request decides how its answer looks. The request may be wrong in every respect.
 
     Attributes:
@@ -79,7 +79,7 @@ class Look:
     counts: bool
 
     @classmethod
-    def of(cls, raw: object) -> Look | None:
+    def of(cls, raw: object) -> OpenAIResponseOptions | None:
         """Reads it from a job's input; nothing when that is not of OpenAI's form."""
         if not isinstance(raw, Mapping) or not is_openai(raw):
             return None
@@ -96,12 +96,12 @@ def _object(value: object) -> Mapping[object, object]:
     return value if isinstance(value, Mapping) else {}
 
 
-def gather_openai(raw: Mapping[object, Any], notes: Notes, *, streams: bool) -> Gathered:
+def collect_openai_fields(raw: Mapping[object, Any], warnings: RequestWarnings, *, streams: bool) -> CollectedFields:
     """Finds the value of every field in a request of OpenAI's form.
 
     Args:
         raw: `{"openai_route": …, "openai_input": …}`.
-        notes: Gets a warning for every name that means nothing.
+        warnings: Gets a warning for every name that means nothing.
         streams: Whether this worker streams answers.
 
     Raises:
@@ -109,27 +109,27 @@ def gather_openai(raw: Mapping[object, Any], notes: Notes, *, streams: bool) -> 
     """
     route, body = raw["openai_route"], raw.get("openai_input")
     if route != CHAT_ROUTE:
-        raise ValidationError([Problem("openai_route", describe(route), f'"{CHAT_ROUTE}" or "{MODELS_ROUTE}"')])
+        raise ValidationError([Problem("openai_route", show_value(route), f'"{CHAT_ROUTE}" or "{MODELS_ROUTE}"')])
     if not isinstance(body, Mapping):
-        raise ValidationError([Problem("openai_input", describe(body), "an object")])
-    gathered = Gathered()
-    _take(body, gathered)
-    if "model" not in gathered.values:
-        gathered.problems.append(Problem("model", "nothing", f"given; {MODELS_ROUTE} lists the models of this worker"))
-    gathered.problems.extend([*_unsupported(body), *_wrong_options(body, streams)])
-    _name_unknown(body, notes)
-    return gathered
+        raise ValidationError([Problem("openai_input", show_value(body), "an object")])
+    collected = CollectedFields()
+    _take(body, collected)
+    if "model" not in collected.values:
+        collected.problems.append(Problem("model", "nothing", f"given; {MODELS_ROUTE} lists the models of this worker"))
+    collected.problems.extend([*_unsupported(body), *_wrong_options(body, streams)])
+    _name_unknown(body, warnings)
+    return collected
 
 
-def _take(body: Mapping[object, Any], gathered: Gathered) -> None:
+def _take(body: Mapping[object, Any], collected: CollectedFields) -> None:
     for name, meant in OPENAI_FIELDS.items():
         value = body.get(name)
         if value is None:
-            gathered.sources.setdefault(meant, name)
-        elif meant not in gathered.values:
-            gathered.values[meant], gathered.sources[meant] = value, name
-        elif not isinstance(value, int) or value != gathered.values[meant]:
-            gathered.problems.append(Problem(name, "another value", f"the same as {gathered.sources[meant]}"))
+            collected.sources.setdefault(meant, name)
+        elif meant not in collected.values:
+            collected.values[meant], collected.sources[meant] = value, name
+        elif not isinstance(value, int) or value != collected.values[meant]:
+            collected.problems.append(Problem(name, "another value", f"the same as {collected.sources[meant]}"))
 
 
 def _unsupported(body: Mapping[object, Any]) -> Iterator[Problem]:
@@ -138,7 +138,7 @@ def _unsupported(body: Mapping[object, Any]) -> Iterator[Problem]:
         if value is None or any(type(value) is type(each) and value == each for each in harmless):
             continue
         allowed = " or ".join(["left out", *(json.dumps(each) for each in harmless)])
-        yield Problem(name, describe(value), f"{allowed}: this worker cannot do more")
+        yield Problem(name, show_value(value), f"{allowed}: this worker cannot do more")
 
 
 def _wrong_options(body: Mapping[object, Any], streams: bool) -> Iterator[Problem]:
@@ -148,19 +148,19 @@ def _wrong_options(body: Mapping[object, Any], streams: bool) -> Iterator[Proble
     if options is None:
         return
     if not isinstance(options, Mapping):
-        yield Problem(_OPTIONS, describe(options), "an object with include_usage")
+        yield Problem(_OPTIONS, show_value(options), "an object with include_usage")
     elif body.get("stream") is not True:
-        yield Problem(_OPTIONS, describe(options), "left out where stream is not true")
+        yield Problem(_OPTIONS, show_value(options), "left out where stream is not true")
     elif not isinstance(usage := options.get("include_usage"), bool | None):
-        yield Problem(f"{_OPTIONS}.include_usage", describe(usage), "true or false")
+        yield Problem(f"{_OPTIONS}.include_usage", show_value(usage), "true or false")
 
 
-def _name_unknown(body: Mapping[object, Any], notes: Notes) -> None:
+def _name_unknown(body: Mapping[object, Any], warnings: RequestWarnings) -> None:
     known = {*OPENAI_FIELDS, *OPENAI_REFUSED, *OPENAI_IGNORED, _OPTIONS}
     unknown = [name for name in body if name not in known]
     vocabulary = Vocabulary((name, name) for name in OPENAI_FIELDS)
     for name in unknown[:_MOST_UNKNOWN]:
         meant = vocabulary.nearest(name)
         hint = f"; did you mean {meant}?" if meant is not None else ""
-        notes.add(f"{show_name(name)}: not a known field, ignored{hint}")
-    notes.leave_out(max(0, len(unknown) - _MOST_UNKNOWN))
+        warnings.add(f"{show_name(name)}: not a known field, ignored{hint}")
+    warnings.add_omitted(max(0, len(unknown) - _MOST_UNKNOWN))

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.contract.assets import Closed, left_out_if_none
+from shared.contract.assets import ClosedModel, omitted_if_none
 from shared.contract.callback import CompletedPayload, Usage
 from shared.errors import JobError, ValidationError
 
@@ -20,7 +20,7 @@ DONE = "data: [DONE]\n\n"
 FinishReason = Literal["stop", "length"]
 
 
-class OpenAIMessage(Closed):
+class OpenAIMessage(ClosedModel):
     """What the model said."""
 
     role: Literal["assistant"] = "assistant"
@@ -28,7 +28,7 @@ class OpenAIMessage(Closed):
     refusal: None = None
 
 
-class OpenAIChoice(Closed):
+class OpenAIChoice(ClosedModel):
     """One answer; there is never a second."""
 
     index: int = 0
@@ -37,7 +37,7 @@ class OpenAIChoice(Closed):
     finish_reason: Annotated[FinishReason, Field(description="`stop`, or `length` when `max_tokens` was reached.")]
 
 
-class _Answer(Closed):
+class _Answer(ClosedModel):
     id: Annotated[str, Field(description="`chatcmpl-` and the job's id.")]
     created: Annotated[int, Field(description="When the answer began, in seconds since 1970.")]
     model: Annotated[str, Field(description="The model that answered.")]
@@ -52,17 +52,17 @@ class OpenAICompletion(_Answer):
     object: Literal["chat.completion"] = "chat.completion"
     choices: Annotated[tuple[OpenAIChoice, ...], Field(description="One.")]
     usage: Usage
-    warnings: Warnings = left_out_if_none
+    warnings: Warnings = omitted_if_none
 
 
-class OpenAIDelta(Closed):
+class OpenAIDelta(ClosedModel):
     """What a chunk adds to the answer."""
 
-    role: Literal["assistant"] | None = left_out_if_none
-    content: Annotated[str | None, Field(repr=False)] = left_out_if_none
+    role: Literal["assistant"] | None = omitted_if_none
+    content: Annotated[str | None, Field(repr=False)] = omitted_if_none
 
 
-class OpenAIChunkChoice(Closed):
+class OpenAIChunkChoice(ClosedModel):
     """A piece of the answer."""
 
     index: int = 0
@@ -76,11 +76,11 @@ class OpenAIChunk(_Answer):
 
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     choices: Annotated[tuple[OpenAIChunkChoice, ...], Field(description="One; none in the chunk that has the usage.")]
-    usage: Annotated[Usage | None, Field(description="Only with `stream_options.include_usage`, after the last choice.")] = left_out_if_none
-    warnings: Warnings = left_out_if_none
+    usage: Annotated[Usage | None, Field(description="Only with `stream_options.include_usage`, after the last choice.")] = omitted_if_none
+    warnings: Warnings = omitted_if_none
 
 
-class OpenAIModel(Closed):
+class OpenAIModel(ClosedModel):
     """A model that this worker has."""
 
     id: Annotated[str, Field(description="What `model` of a request may be.")]
@@ -89,14 +89,14 @@ class OpenAIModel(Closed):
     owned_by: Literal["worker"] = "worker"
 
 
-class OpenAIModels(Closed):
+class OpenAIModels(ClosedModel):
     """The models that this worker has."""
 
     object: Literal["list"] = "list"
     data: tuple[OpenAIModel, ...]
 
 
-class OpenAIErrorBody(Closed):
+class OpenAIErrorBody(ClosedModel):
     """What went wrong."""
 
     message: Annotated[str, Field(description="One sentence for a person.")]
@@ -107,7 +107,7 @@ class OpenAIErrorBody(Closed):
     code: Annotated[str, Field(description="The code of the table of errors in lower case: `context_length_exceeded`.")]
 
 
-class OpenAIError(Closed):
+class OpenAIError(ClosedModel):
     """A request without an answer."""
 
     error: OpenAIErrorBody

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from shared.contract.callback import CompletedPayload, FailedPayload, to_json
 from shared.contract.request import Identity
-from shared.jobs.delivery.outbox_entry import MANIFEST, Entry, KeptFile, holds_result
+from shared.jobs.delivery.outbox_entry import MANIFEST, Entry, OutboxFile, has_result
 from shared.settings import SettingsError
-from shared.storage.files import replacing, sync_folder
-from shared.storage.protocol import Stored, describe
+from shared.storage.files import atomic_write, fsync_directory
+from shared.storage.protocol import StoredObject, describe_object
 from shared.telemetry import logger
 
 _PART = ".part"
@@ -57,28 +57,28 @@ class Outbox:
         """
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with replacing(self._folder / ".check") as file:
+            with atomic_write(self._folder / ".check") as file:
                 file.write(b"ok")
             (self._folder / ".check").unlink()
         except OSError as error:
             raise SettingsError(f"OUTBOX_DIR cannot be written to ({error.strerror}). Please name a folder that can.") from None
 
-    def entry(self, identity: Identity) -> Draft:
+    def writer(self, identity: Identity) -> OutboxWriter:
         """Begins an entry. Nothing is on the disk until something is put into it."""
-        return Draft(self, _digest(identity))
+        return OutboxWriter(self, _digest(identity))
 
-    def waiting(self) -> list[Path]:
+    def pending(self) -> list[Path]:
         """The folders of all entries, the oldest first. Of several for one job only the newest counts, and no failure beside a result; the
         others are removed. That is judged here, not when they are sealed: runs of one job may seal at once, in several workers.
         """
         of_jobs: dict[str, list[Path]] = {}
-        for path in self._complete():
+        for path in self._entries():
             of_jobs.setdefault(_job_of(path), []).append(path)
-        return sorted(map(self._foremost, of_jobs.values()), key=_made_at)
+        return sorted(map(self._latest, of_jobs.values()), key=_made_at)
 
-    def forget(self, identity: Identity) -> None:
+    def discard(self, identity: Identity) -> None:
         """Removes what was kept of earlier runs of a job that has now been delivered."""
-        for path in self._complete():
+        for path in self._entries():
             if _job_of(path) == _digest(identity):
                 self.remove(path)
 
@@ -87,14 +87,14 @@ class Outbox:
         with contextlib.suppress(OSError):  # another worker was faster, or the volume cannot be written to
             shutil.rmtree(entry.rename(entry.with_name(entry.name + _PART)), ignore_errors=True)
 
-    def has(self, identity: Identity) -> bool:
+    def contains(self, identity: Identity) -> bool:
         """Whether there is an entry for a job."""
-        return any(_job_of(path) == _digest(identity) for path in self._complete())
+        return any(_job_of(path) == _digest(identity) for path in self._entries())
 
-    def give_up_the_old(self) -> None:
+    def expire(self) -> None:
         """Removes entries that are older than `max_age`, and what crashes have left behind."""
         now = time.time()
-        for path in self._complete():
+        for path in self._entries():
             if now - _made_at(path) / 1e9 > self._max_age:
                 logger().error("an undelivered result was given up, because it is too old", entry=path.name)
                 self.remove(path)
@@ -104,7 +104,7 @@ class Outbox:
                     shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager
-    def room_for(self, size: int) -> Iterator[None]:
+    def reserve(self, size: int) -> Iterator[None]:
         """So many bytes may be added inside. One after the other: of what is being written nobody knows yet how large it will be.
 
         Raises:
@@ -116,28 +116,28 @@ class Outbox:
                 raise OSError("the outbox is full: OUTBOX_MAX_BYTES")
             yield
 
-    def part(self, digest: str) -> Path:
+    def create_partial(self, digest: str) -> Path:
         """Makes the folder that an entry is written in."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._folder / f"{digest}.{time.time_ns()}.{secrets.token_hex(4)}{_PART}"
         path.mkdir(mode=0o700)
         return path
 
-    def _foremost(self, entries: list[Path]) -> Path:
+    def _latest(self, entries: list[Path]) -> Path:
         """Which entry of a job counts. The others are removed."""
         if len(entries) == 1:
             return entries[0]
-        *others, foremost = sorted(entries, key=lambda path: (holds_result(path), _made_at(path)))
+        *others, foremost = sorted(entries, key=lambda path: (has_result(path), _made_at(path)))
         for other in others:
             self.remove(other)
         return foremost
 
-    def _complete(self) -> Iterator[Path]:
+    def _entries(self) -> Iterator[Path]:
         if self._folder.is_dir():
             yield from [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
 
 
-class Draft:
+class OutboxWriter:
     """An entry that is being written. It counts when it was sealed; until then it can be dropped."""
 
     def __init__(self, outbox: Outbox, digest: str) -> None:
@@ -145,33 +145,33 @@ class Draft:
         self._digest = digest
         self._lock = threading.Lock()
         self._part: Path | None = None
-        self._files: list[KeptFile] = []
+        self._files: list[OutboxFile] = []
 
     @property
-    def files(self) -> tuple[KeptFile, ...]:
+    def files(self) -> tuple[OutboxFile, ...]:
         """What was put into it so far, in the order of its keys."""
         with self._lock:
             return tuple(sorted(self._files, key=lambda file: file.key))
 
-    def keep(self, key: str, content: bytes | Path, content_type: str) -> Stored:
+    def add(self, key: str, content: bytes | Path, content_type: str) -> StoredObject:
         """Keeps a file.
 
         Raises:
             OSError: It cannot be kept: the disk refused, or the outbox is full.
         """
-        stored = describe(key, content)
+        stored = describe_object(key, content)
         name = key.rpartition("/")[2]
-        with self._outbox.room_for(stored.size), replacing(self._folder() / name) as file:
+        with self._outbox.reserve(stored.size), atomic_write(self._folder() / name) as file:
             if isinstance(content, bytes):
                 file.write(content)
             else:
                 with content.open("rb") as source:
                     shutil.copyfileobj(source, file, length=1 << 20)
         with self._lock:
-            self._files.append(KeptFile(key=key, content_type=content_type, size=stored.size, sha256=stored.sha256))
+            self._files.append(OutboxFile(key=key, content_type=content_type, size=stored.size, sha256=stored.sha256))
         return stored
 
-    def seal(self, identity: Identity, payload: CompletedPayload | FailedPayload, *, webhook_id: str, calls_back: bool) -> None:
+    def commit(self, identity: Identity, payload: CompletedPayload | FailedPayload, *, webhook_id: str, calls_back: bool) -> None:
         """Adds the payload. From now on it is an entry, and takes the place of earlier ones for the same job.
 
         Raises:
@@ -188,19 +188,19 @@ class Draft:
         )
         content = entry.model_dump_json().encode()
         try:
-            with self._outbox.room_for(len(content)):
+            with self._outbox.reserve(len(content)):
                 part = self._folder()
-                with replacing(part / MANIFEST) as file:
+                with atomic_write(part / MANIFEST) as file:
                     file.write(content)
-            sync_folder(part)
+            fsync_directory(part)
             part.rename(_as_entry(part))
-            sync_folder(part.parent)
+            fsync_directory(part.parent)
             self._part = None
         finally:
-            self.drop()
-        self._outbox.waiting()
+            self.discard()
+        self._outbox.pending()
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """Removes what was not sealed."""
         with self._lock:
             part, self._part = self._part, None
@@ -210,7 +210,7 @@ class Draft:
     def _folder(self) -> Path:
         with self._lock:
             if self._part is None:
-                self._part = self._outbox.part(self._digest)
+                self._part = self._outbox.create_partial(self._digest)
             return self._part
 
 

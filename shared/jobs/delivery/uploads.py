@@ -11,24 +11,24 @@ from typing import Self
 
 from shared.contract.callback import CompletedPayload
 from shared.errors import UploadError
-from shared.jobs.delivery.outbox import Draft
-from shared.storage.protocol import Storage, Stored
+from shared.jobs.delivery.outbox import OutboxWriter
+from shared.storage.protocol import Storage, StoredObject
 from shared.telemetry import logger
 
 
-class Parcel:
+class UploadSession:
     """Stores the files of one job, or keeps them; what was kept is dropped at the end unless it was sealed. Used by several threads.
 
     Args:
         storage: Where they should go.
-        draft: Where they are kept; None keeps nothing.
-        seal: Seals the draft with the payload of the completed job.
+        writer: Where they are kept; None keeps nothing.
+        commit: Seals the writer with the payload of the completed job.
     """
 
-    def __init__(self, storage: Storage, draft: Draft | None, seal: Callable[[Draft, CompletedPayload], None]) -> None:
+    def __init__(self, storage: Storage, writer: OutboxWriter | None, commit: Callable[[OutboxWriter, CompletedPayload], None]) -> None:
         self._storage = storage
-        self._draft = draft
-        self._seal = seal
+        self._writer = writer
+        self._commit = commit
         self._lock = threading.Lock()
         self._failure: UploadError | None = None
 
@@ -36,16 +36,16 @@ class Parcel:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._draft is not None:
-            self._draft.drop()
+        if self._writer is not None:
+            self._writer.discard()
 
     @property
-    def keeps(self) -> bool:
+    def uses_outbox(self) -> bool:
         """Whether something is kept. From then on everything is: storage that stayed away once is not waited for again."""
         with self._lock:
             return self._failure is not None
 
-    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> Stored:
+    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
         """Stores an object, or keeps it.
 
         Args:
@@ -57,21 +57,21 @@ class Parcel:
         Raises:
             UploadError: It is neither stored nor kept.
         """
-        if not self.keeps:
+        if not self.uses_outbox:
             try:
                 return self._storage.put(key, content, content_type, seconds=seconds)
             except UploadError as error:
                 return self._keep(key, content, content_type, error)
         return self._keep(key, content, content_type, None)
 
-    def _keep(self, key: str, content: bytes | Path, content_type: str, error: UploadError | None) -> Stored:
+    def _keep(self, key: str, content: bytes | Path, content_type: str, error: UploadError | None) -> StoredObject:
         with self._lock:
             failure = self._failure or error
         assert failure is not None, "nothing is kept before storage has failed"
-        if self._draft is None:
+        if self._writer is None:
             raise failure
         try:
-            stored = self._draft.keep(key, content, content_type)
+            stored = self._writer.add(key, content, content_type)
         except OSError as refused:
             logger().error("not stored, and not kept", reason=refused.strerror or str(refused))
             raise failure from None
@@ -79,7 +79,7 @@ class Parcel:
             self._failure = failure
         return stored
 
-    def close(self, payload: CompletedPayload) -> CompletedPayload:
+    def finalize(self, payload: CompletedPayload) -> CompletedPayload:
         """Returns the payload of a completed job of which everything is stored.
 
         Raises:
@@ -87,11 +87,11 @@ class Parcel:
         """
         with self._lock:
             failure = self._failure
-        if failure is None or self._draft is None:
+        if failure is None or self._writer is None:
             return payload
-        pending = tuple(file.key for file in self._draft.files)
+        pending = tuple(file.key for file in self._writer.files)
         try:
-            self._seal(self._draft, payload)
+            self._commit(self._writer, payload)
         except OSError as refused:
             logger().error("not stored, and not kept", reason=refused.strerror or str(refused))
             raise failure from None

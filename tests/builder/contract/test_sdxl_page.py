@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.sdxl_memory import REFINER
 from builder.contract import sdxl_page as sdxl_page_module
-from builder.contract.sdxl_page import CARD, Beside, controls_table, memory_table, most_controls, parameters, sdxl_page
-from builder.weights.sdxl_memory import REFINER
-from handlers.sdxl.features.ip_adapter import SERVING
-from handlers.sdxl.nested import MOST_CONTROLS
+from builder.contract.sdxl_page import CARD, ExtraModels, controls_table, memory_table, max_controlnets, parameters, sdxl_page
+from handlers.sdxl.features.ip_adapter import ADAPTERS_BY_TYPE
+from handlers.sdxl.nested import MAX_CONTROLS
 from handlers.sdxl.request import SdxlRequest
-from shared.contract.field_location import wires
+from shared.contract.field_location import field_locations
 
 TESTS = Path(__file__).parents[2]
 
@@ -27,8 +27,8 @@ def named() -> set[str]:
 
 
 def test_every_field_of_a_request_has_a_row() -> None:
-    assert set(parameters()) == set(wires(SdxlRequest))
-    assert all(f"| `{wire.path}` | " in sdxl_page() for wire in wires(SdxlRequest).values())
+    assert set(parameters()) == set(field_locations(SdxlRequest))
+    assert all(f"| `{location.path}` | " in sdxl_page() for location in field_locations(SdxlRequest).values())
 
 
 @pytest.mark.parametrize("name", sorted(parameters()))
@@ -41,7 +41,7 @@ def test_the_tests_that_a_row_names_are_there(name: str) -> None:
 
 
 def test_the_page_names_every_file_that_can_serve_a_type_of_reference_in_their_order() -> None:
-    for kind, files in SERVING.items():
+    for kind, files in ADAPTERS_BY_TYPE.items():
         (line,) = (line for line in sdxl_page().splitlines() if line.startswith(f"| `{kind}` | "))
         assert re.findall(r"`([^`]+)`", line) == [kind, *files]
 
@@ -68,17 +68,17 @@ def test_as_many_controlnets_are_said_to_fit_as_the_card_has_room_for() -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in controls_table().splitlines()[2:]]
     assert [row[0] for row in rows] == ["nothing", "LoRAs", "two adapters", "two adapters, LoRAs"]
     for row, beside in zip(
-        rows, (Beside(adapters=adapters, loras=loras) for adapters in (False, True) for loras in (False, True)), strict=True
+        rows, (ExtraModels(adapters=adapters, loras=loras) for adapters in (False, True) for loras in (False, True)), strict=True
     ):
         for said, side in zip(row[1:], (1024, 2048), strict=True):
             most = int(said)
             assert replace(beside, controls=most).needs(side) <= CARD < replace(beside, controls=most + 1).needs(side)
             assert most > 2, "the other table goes that far"
-            assert most == most_controls(beside, side) < MOST_CONTROLS
+            assert most == max_controlnets(beside, side) < MAX_CONTROLS
 
 
 def test_each_further_controlnet_takes_its_weights_and_nothing_more() -> None:
-    steps = [Beside(controls=count + 1).needs(1024) - Beside(controls=count).needs(1024) for count in range(1, 16)]
+    steps = [ExtraModels(controls=count + 1).needs(1024) - ExtraModels(controls=count).needs(1024) for count in range(1, 16)]
     assert steps == pytest.approx([sdxl_page_module._CONTROLNET] * 15)
 
 
@@ -86,10 +86,10 @@ def test_weights_are_those_of_the_published_networks() -> None:
     import torch
     from diffusers import ControlNetModel, UNet2DConditionModel
 
-    from handlers.sdxl.weights.checkpoint import CONFIGURATION
+    from handlers.sdxl.weights.checkpoint import PUBLISHED_CONFIG
 
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(CONFIGURATION / "unet"))
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(PUBLISHED_CONFIG / "unet"))
         networks = (ControlNetModel.from_unet(unet, load_weights_from_unet=False), UNet2DConditionModel(**REFINER))
     sizes = [sum(tensor.numel() for tensor in network.parameters()) * 2 / 1e9 for network in networks]
     assert sizes == pytest.approx([sdxl_page_module._CONTROLNET, sdxl_page_module._REFINER], abs=0.001)

@@ -1,4 +1,4 @@
-"""Row by row of the chat table: what is refused, in both forms, with the field that is wrong; what counts as absent."""
+"""SequenceState by row of the chat table: what is refused, in both forms, with the field that is wrong; what counts as absent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from handlers.chat.openai.request import OPENAI_FIELDS
 from handlers.chat.request import ChatOperator, ChatRequest
-from shared.contract.field_location import wires
+from shared.contract.field_location import field_locations
 from shared.errors import Problem, ValidationError
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -74,7 +74,7 @@ def blames(found: Sequence[Problem], field: str) -> bool:
 
 
 def test_every_row_of_the_table_is_here() -> None:
-    assert set(WRONG) == {wire.name for wire in wires(ChatRequest).values()} - {"job_id"}
+    assert set(WRONG) == {location.name for location in field_locations(ChatRequest).values()} - {"job_id"}
 
 
 @pytest.mark.parametrize(("name", "value"), ROWS)

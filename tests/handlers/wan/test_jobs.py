@@ -23,15 +23,15 @@ from shared.contract.callback import to_dict
 from shared.contract.request import Operator
 from shared.errors import UploadError
 from shared.fetch import Fetcher
-from shared.jobs.delivery.callbacks import Courier
+from shared.jobs.delivery.callbacks import CallbackDispatcher
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.execution.gpu import GpuThread
 from shared.jobs.lifecycle import Job, Worker, run_job
-from shared.jobs.recipe import Recipe, Run
+from shared.jobs.recipe import Recipe, JobRun
 from shared.media.videos import Encoding
 from shared.settings import Settings
 from shared.storage.local_disk import LocalDisk
-from shared.storage.protocol import Stored
+from shared.storage.protocol import StoredObject
 from shared.webhooks import Webhook
 from tests.doubles.schemas import payload_schema
 from tests.shared.jobs.conftest import nothing
@@ -48,7 +48,7 @@ class Disk(LocalDisk):
         self.folder = folder
         self._before = before
 
-    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> Stored:
+    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
         self._before(key)
         return super().put(key, content, content_type, seconds=seconds)
 
@@ -61,8 +61,8 @@ class Disk(LocalDisk):
 def worker_on(recipe: Wan, disk: Disk) -> Iterator[Worker[WanRequest]]:
     settings = Settings()
     with GpuThread() as gpu, ThreadPoolExecutor(4) as threads:
-        courier = Courier(disk, Webhook(settings), threads, unasked=False, announces=False)
-        yield Worker("wan_worker_test", WanRequest, recipe, Operator(), disk, Fetcher(settings), courier, gpu)
+        callbacks = CallbackDispatcher(disk, Webhook(settings), threads, always_callback=False, send_processing=False)
+        yield Worker("wan_worker_test", WanRequest, recipe, Operator(), disk, Fetcher(settings), callbacks, gpu)
 
 
 def done(recipe: Wan, disk: Disk, *, report: Any = nothing, token: CancelToken | None = None, **request: Any) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def done(recipe: Wan, disk: Disk, *, report: Any = nothing, token: CancelToken |
     config = {**SMALL, **request.pop("config", {})}
     raw = {"id": "job", "user_id": "user", "type": "video_fast", "prompt": "a red circle", "config": config} | request
     with worker_on(recipe, disk) as worker:
-        ended = asyncio.run(run_job(Job("job", raw), worker, Run("job", token or CancelToken(600), report)))
+        ended = asyncio.run(run_job(Job("job", raw), worker, JobRun("job", token or CancelToken(600), report)))
     return to_dict(ended.payload)
 
 
@@ -262,7 +262,7 @@ def test_a_picture_may_resemble_both_references(wan_recipe: Wan, tmp_path: Path)
 def test_an_encoder_that_fails_fails_the_job_and_not_the_next(wan_recipe: Wan, tmp_path: Path) -> None:
     assert isinstance(wan_recipe, WanRecipe)
     encoding = Encoding("h264_nvenc")  # which takes no clip of 16 pixels, and nothing where there is no such GPU
-    failing, disk = WanRecipe(wan_recipe._pipelines, wan_recipe._shelf, encoding), Disk(tmp_path)
+    failing, disk = WanRecipe(wan_recipe._pipelines, wan_recipe._addons, encoding), Disk(tmp_path)
     failed = done(failing, disk, config={"width": 16, "height": 16})
     assert (failed["status"], failed["assets"], disk.files) == ("failed", [], [])
     completed(wan_recipe, disk)

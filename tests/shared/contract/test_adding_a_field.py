@@ -10,14 +10,14 @@ from pydantic import Field
 from builder.contract.pages import request_table
 from builder.contract.schemas import request_schema
 from handlers.sdxl.request import SdxlRequest
-from shared.contract.field_location import Wire
+from shared.contract.field_location import FieldLocation
 from shared.errors import ValidationError
 
 
 class WithTiling(SdxlRequest):
     """An SDXL request with one field more."""
 
-    tiling: Annotated[int, Field(ge=0, le=4, description="Tiles a side."), Wire("config.tiling", ("tile_count",))] = 0
+    tiling: Annotated[int, Field(ge=0, le=4, description="Tiles a side."), FieldLocation("config.tiling", ("tile_count",))] = 0
 
 
 BASE = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "p"}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.contract.schemas import ENDPOINTS, Endpoint
-from shared.contract.field_location import wires
+from shared.contract.field_location import field_locations
 from shared.contract.request import identify
 from shared.errors import ValidationError
 
@@ -21,7 +21,7 @@ JSON = st.recursive(
 
 def inputs(endpoint: Endpoint) -> st.SearchStrategy[Any]:
     """Inputs with the right names and values of any kind, so that every field's reading is reached."""
-    names = sorted({name for wire in wires(endpoint.request).values() for _, name in wire.candidates()})
+    names = sorted({name for location in field_locations(endpoint.request).values() for _, name in location.candidates()})
     objects = st.dictionaries(st.sampled_from(names) | st.text(max_size=8), JSON, max_size=8)
     types = st.sampled_from(["sdxl_image_fast", "video_fast", "chat"]) | JSON
     fixed = st.fixed_dictionaries(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shared.contract.context import Notes
+from shared.contract.context import RequestWarnings
 from tests.shared.contract.requests import chat, problem, sdxl, wan
 
 
@@ -114,7 +114,7 @@ def test_warnings_are_few_and_short_whatever_is_sent() -> None:
 
 
 def test_of_more_warnings_than_are_named_each_counts_once() -> None:
-    notes = Notes()
+    warnings = RequestWarnings()
     for index in (*range(20), 0, 1, 20):
-        notes.add(f"config.unknown_{index}: not a known field, ignored")
-    assert [*notes][20:] == ["and 1 more warning"]
+        warnings.add(f"config.unknown_{index}: not a known field, ignored")
+    assert [*warnings][20:] == ["and 1 more warning"]

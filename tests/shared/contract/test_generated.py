@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from builder.contract.export import generated, stale
+from builder.contract.export import generated_files, stale_files
 from builder.contract.schemas import ENDPOINTS, Endpoint
 from shared.contract.callback import AnyPayload, to_dict
-from shared.contract.field_location import wires
+from shared.contract.field_location import field_locations
 from shared.contract.request import Request
 from shared.errors import ERRORS, ValidationError
 from shared.settings import Settings
@@ -36,18 +36,18 @@ def endpoint_of(path: Path) -> Endpoint:
 
 
 def test_schemas_and_pages_are_current() -> None:
-    assert stale(generated()) == [], "run `make schemas`"
+    assert stale_files(generated_files()) == [], "run `make schemas`"
 
 
 def test_a_file_that_is_missing_or_changed_is_stale(tmp_path: Path) -> None:
-    files = generated()
+    files = generated_files()
     for path, content in files.items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(content, "utf-8")
-    assert stale(files, tmp_path) == []
+    assert stale_files(files, tmp_path) == []
     (tmp_path / "docs/errors.md").unlink()
     (tmp_path / "schemas/wan.request.schema.json").write_text("{}")
-    assert set(stale(files, tmp_path)) == {"docs/errors.md", "schemas/wan.request.schema.json"}
+    assert set(stale_files(files, tmp_path)) == {"docs/errors.md", "schemas/wan.request.schema.json"}
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
@@ -127,14 +127,14 @@ def test_a_payload_of_another_handler_does_not_fit() -> None:
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
 def test_the_page_of_the_contract_names_every_field_and_alias(endpoint: Endpoint) -> None:
     page = (ROOT / "docs/contract.md").read_text("utf-8")
-    for wire in wires(endpoint.request).values():
-        assert f"| `{wire.path}` |" in page
-        assert all(f".{alias}`" in page or f"`{alias}`" in page for _, alias in wire.documented())
+    for location in field_locations(endpoint.request).values():
+        assert f"| `{location.path}` |" in page
+        assert all(f".{alias}`" in page or f"`{alias}`" in page for _, alias in location.documented_aliases())
 
 
 def test_every_field_of_a_request_says_what_it_means() -> None:
     models: list[type[Request]] = [endpoint.request for endpoint in ENDPOINTS]
-    assert [name for model in models for name in wires(model) if not model.model_fields[name].description] == []
+    assert [name for model in models for name in field_locations(model) if not model.model_fields[name].description] == []
 
 
 def test_the_other_pages_name_every_error_and_every_variable() -> None:

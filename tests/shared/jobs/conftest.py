@@ -17,18 +17,18 @@ from PIL import Image
 from handlers.sdxl.request import SdxlRequest
 from shared.contract.request import Operator
 from shared.fetch import Fetcher
-from shared.jobs.delivery.callbacks import Courier
+from shared.jobs.delivery.callbacks import CallbackDispatcher
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.execution.gpu import GpuThread
 from shared.jobs.lifecycle import Job, Worker
-from shared.jobs.recipe import Picture, Product, Run, Summary
+from shared.jobs.recipe import ImageOutput, JobRun, Output, Summary
 from shared.settings import Settings
 from shared.storage.local_disk import LocalDisk
-from shared.storage.protocol import Stored
+from shared.storage.protocol import StoredObject
 from shared.webhooks import Webhook
 from tests.doubles.jobs import sdxl_job
 
-Making = Callable[[SdxlRequest, Run], Generator[Product]]
+Making = Callable[[SdxlRequest, JobRun], Generator[Output]]
 References = Mapping[str, Image.Image]
 
 
@@ -36,9 +36,9 @@ def nothing(done: int, total: int, *, text: str | None = None, preview: str | No
     """Progress that nobody looks at."""
 
 
-def picture(seed: int = 0) -> Picture:
+def picture(seed: int = 0) -> ImageOutput:
     """A grey picture."""
-    return Picture(np.full((64, 64, 3), 128, dtype=np.uint8), seed)
+    return ImageOutput(np.full((64, 64, 3), 128, dtype=np.uint8), seed)
 
 
 def job(job_id: str = "job", **config: Any) -> Job:
@@ -46,9 +46,9 @@ def job(job_id: str = "job", **config: Any) -> Job:
     return Job(job_id, sdxl_job(job_id, **config)["input"])
 
 
-def run(job_id: str = "job", deadline: float = 60.0) -> Run:
+def run(job_id: str = "job", deadline: float = 60.0) -> JobRun:
     """A run that nobody stops."""
-    return Run(job_id, CancelToken(deadline), nothing)
+    return JobRun(job_id, CancelToken(deadline), nothing)
 
 
 @dataclass
@@ -59,15 +59,15 @@ class Made:
     seen: list[References] = field(default_factory=list)
     judging: float = 0.0
 
-    def accept(self, request: SdxlRequest) -> None:
+    def check(self, request: SdxlRequest) -> None:
         """Takes everything, after as many seconds as it is told."""
         time.sleep(self.judging)
 
-    def generate(self, request: SdxlRequest, references: References, run: Run) -> Generator[Product]:
+    def generate(self, request: SdxlRequest, references: References, run: JobRun) -> Generator[Output]:
         self.seen.append(references)
         yield from self.making(request, run)
 
-    def summarize(self, request: SdxlRequest, products: Sequence[Product]) -> Summary:
+    def summarize(self, request: SdxlRequest, outputs: Sequence[Output]) -> Summary:
         return Summary({"model_used": "made"})
 
 
@@ -83,7 +83,7 @@ class WatchedDisk:
     def check(self) -> None:
         self.disk.check()
 
-    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> Stored:
+    def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
         self.before_put(key)
         stored = self.disk.put(key, content, content_type)
         self.keys.append(key)
@@ -103,9 +103,9 @@ def worker(disk: WatchedDisk, tmp_path: Path) -> Iterator[Workers]:
     """Makes a worker of a recipe's `generate`."""
     settings = Settings(output_dir=tmp_path)
     with GpuThread() as gpu, ThreadPoolExecutor(8) as threads:
-        courier = Courier(disk, Webhook(settings), threads, unasked=True, announces=False)
+        callbacks = CallbackDispatcher(disk, Webhook(settings), threads, always_callback=True, send_processing=False)
 
         def make(making: Making) -> Worker[SdxlRequest]:
-            return Worker("test_worker", SdxlRequest, Made(making), Operator(), disk, Fetcher(settings), courier, gpu)
+            return Worker("test_worker", SdxlRequest, Made(making), Operator(), disk, Fetcher(settings), callbacks, gpu)
 
         yield make

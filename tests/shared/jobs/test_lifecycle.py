@@ -15,7 +15,7 @@ import pytest
 from handlers.sdxl.request import SdxlRequest
 from shared.errors import GenerationError, UploadError
 from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, run_job
-from shared.jobs.recipe import Product, Run
+from shared.jobs.recipe import JobRun, Output
 from tests.shared.jobs.conftest import Made, WatchedDisk, Workers, job, picture, run
 
 SOURCES = Path(__file__).parents[3]
@@ -26,7 +26,7 @@ def test_a_picture_is_uploaded_while_the_next_is_made(worker: Workers, disk: Wat
     uploading = threading.Event()
     disk.before_put = lambda key: uploading.set()
 
-    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         yield picture()
         assert uploading.wait(PATIENCE), "the first picture waits for the second"
         yield picture()
@@ -45,7 +45,7 @@ def test_pictures_are_uploaded_side_by_side(worker: Workers, disk: WatchedDisk) 
 
     disk.before_put = meet
 
-    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         yield from (picture(), picture(), picture())
 
     end = asyncio.run(run_job(job(num_images=3), worker(making), run()))
@@ -61,7 +61,7 @@ def test_a_refused_upload_ends_the_making_of_further_pictures(worker: Workers, d
     disk.before_put = refuse
     made, closed = [], []
 
-    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         try:
             for number in range(1000):
                 made.append(threading.current_thread())
@@ -78,7 +78,7 @@ def test_a_refused_upload_ends_the_making_of_further_pictures(worker: Workers, d
 
 
 def test_every_step_is_timed_also_those_that_took_no_time(worker: Workers) -> None:
-    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         time.sleep(0.01)
         yield picture()
 
@@ -92,7 +92,7 @@ def test_every_step_is_timed_also_those_that_took_no_time(worker: Workers) -> No
 def test_a_failing_recipe_is_closed_and_reports_its_own_error(worker: Workers, when: str) -> None:
     closed = []
 
-    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         try:
             if when == "between two pictures":
                 yield picture()
@@ -110,7 +110,7 @@ def test_a_failing_recipe_is_closed_and_reports_its_own_error(worker: Workers, w
 def test_a_stopped_job_waits_for_its_thread_and_leaves_it_free(worker: Workers) -> None:
     began, over = threading.Event(), threading.Event()
 
-    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         try:
             for _ in range(1000):
                 began.set()
@@ -137,7 +137,7 @@ def test_a_job_that_is_stopped_while_it_waits_for_the_gpu_never_starts(worker: W
     started: list[str] = []
     release, busy = threading.Event(), threading.Event()
 
-    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         started.append(run.job_id)
         busy.set()
         assert release.wait(PATIENCE)
@@ -171,7 +171,7 @@ def test_a_job_that_is_stopped_after_its_end_stays_as_it_ended(worker: Workers, 
 
     disk.before_put = hold
 
-    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         yield picture()
 
     async def stop_while_delivering() -> object:
@@ -195,7 +195,7 @@ def test_a_request_that_takes_long_to_judge_holds_up_nobody_else(worker: Workers
             ticks += 1
         return await task, ticks
 
-    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         yield picture()
 
     own = worker(making)
@@ -209,7 +209,7 @@ def test_a_request_that_takes_long_to_judge_holds_up_nobody_else(worker: Workers
 def test_the_deadline_counts_for_uploads_too(worker: Workers, disk: WatchedDisk) -> None:
     disk.before_put = lambda key: time.sleep(0.3)
 
-    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         yield picture()
 
     end = asyncio.run(run_job(job(), worker(making), run(deadline=0.2)))
@@ -224,7 +224,7 @@ def test_an_upload_that_fails_because_the_time_is_over_says_that(worker: Workers
 
     disk.before_put = too_late
 
-    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         yield picture()
 
     end = asyncio.run(run_job(job(), worker(making), run(deadline=0.2)))
@@ -233,7 +233,7 @@ def test_an_upload_that_fails_because_the_time_is_over_says_that(worker: Workers
 
 
 def test_what_was_warned_about_is_said_of_failed_jobs_too(worker: Workers) -> None:
-    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         yield from ()
         raise GenerationError("The output is not finite.")
 
@@ -247,7 +247,7 @@ def test_what_was_warned_about_is_said_of_failed_jobs_too(worker: Workers) -> No
 
 
 def test_a_deadline_that_passes_is_a_failure_of_its_own(worker: Workers) -> None:
-    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         while not threading.Event().wait(0.01):
             run.cancel.check()
         yield picture()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from handlers.sdxl.request import SdxlRequest
 from shared.jobs.lifecycle import Completed, Failed, run_job
-from shared.jobs.recipe import Product, Run
+from shared.jobs.recipe import JobRun, Output
 from tests.shared.jobs.conftest import Made, Workers, job, picture, run
 
 
@@ -21,7 +21,7 @@ def as_data(colour: str) -> str:
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
     yield picture()
 
 

@@ -36,7 +36,7 @@ from handlers.sdxl.request import SdxlRequest
 from shared.contract.callback import to_json
 from shared.jobs.execution.gpu import GpuThread
 from shared.jobs.lifecycle import Completed, Failed, run_job
-from shared.jobs.recipe import Clip, Product, Run
+from shared.jobs.recipe import JobRun, Output, VideoOutput
 from shared.telemetry import configure_logging
 from tests.shared.jobs.conftest import Made, WatchedDisk, Workers, job, picture, run
 
@@ -142,10 +142,10 @@ def _frames(fail: Callable[[], object]) -> Iterator[Any]:
 def _fails_at(place: str, fail: Callable[[], object], worker: Workers, disk: WatchedDisk) -> Any:
     """A worker in which something fails at a place of a job's way."""
 
-    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         if place == "generate":
             fail()
-        yield Clip(_frames(fail), 8, 0) if place == "encode" else picture()
+        yield VideoOutput(_frames(fail), 8, 0) if place == "encode" else picture()
 
     made = worker(making)
     recipe = made.recipe
@@ -157,7 +157,7 @@ def _fails_at(place: str, fail: Callable[[], object], worker: Workers, disk: Wat
                 fail()
 
         disk.before_put = before_put
-    overridden = {"validate": "accept", "summarize": "summarize"}.get(place)
+    overridden = {"validate": "check", "summarize": "summarize"}.get(place)
     if overridden is not None:
         setattr(recipe, overridden, lambda *_: fail())
     return replace(made, recipe=recipe, gpu=GpuThread())  # of its own, because some of these lose it
@@ -180,7 +180,7 @@ def test_no_failure_says_it_outside(place: str, worker: Workers, disk: WatchedDi
     for name, fail in FAILURES.items():
         failing = _fails_at(place, fail, worker, disk)
         end = asyncio.run(run_job(job(), failing, run()))
-        failing.gpu.condemn()
+        failing.gpu.mark_lost()
         ends[name] = type(end)
         said = to_json(end.payload).decode() + json.dumps(present("job", None).result(end))  # type: ignore[arg-type]
         printed = "".join(capfd.readouterr())

@@ -8,14 +8,14 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 from handlers.sdxl.request import SdxlRequest
-from shared.jobs.lifecycle import Completed, Ended, Worker, run_job
-from shared.jobs.recipe import Product, Run, Summary
+from shared.jobs.lifecycle import Completed, Outcome, Worker, run_job
+from shared.jobs.recipe import JobRun, Output, Summary
 from tests.shared.jobs.conftest import Made, WatchedDisk, Workers, job, picture, run
 
 PATIENCE = 10.0
 
 
-def six_pictures(request: SdxlRequest, run: Run) -> Generator[Product]:
+def six_pictures(request: SdxlRequest, run: JobRun) -> Generator[Output]:
     yield from (picture(seed) for seed in request.seeds)
 
 
@@ -37,7 +37,7 @@ class Held:
         self._let_go.set()
 
 
-async def side_by_side(worker: Worker[SdxlRequest], *job_ids: str) -> list[asyncio.Task[Ended]]:
+async def side_by_side(worker: Worker[SdxlRequest], *job_ids: str) -> list[asyncio.Task[Outcome]]:
     return [asyncio.ensure_future(run_job(job(name, num_images=6), worker, run(name))) for name in job_ids]
 
 
@@ -63,14 +63,14 @@ class SaysWhatItDidLast(Made):
 
     last: str = ""
 
-    def summarize(self, request: SdxlRequest, products: Sequence[Product]) -> Summary:
+    def summarize(self, request: SdxlRequest, outputs: Sequence[Output]) -> Summary:
         return Summary({"model_used": "made", "last": self.last})
 
 
 def test_what_a_job_reports_is_its_own_though_the_next_was_made_meanwhile(worker: Workers, disk: WatchedDisk) -> None:
     disk.before_put = held = Held(but="second")
 
-    def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         recipe.last = request.job_id
         yield picture()
 

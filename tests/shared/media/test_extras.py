@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.media.extras import EXTRAS, ExtraKind, extra_path, passing
+from shared.media.extras import EXTRA_TYPES, ExtraKind, extra_path, tee_extras
 from shared.media.images import Pixels
 from tests.shared.media.test_videos import moving
 
@@ -18,7 +18,7 @@ ALL: tuple[ExtraKind, ...] = ("poster", "webm", "gif")
 
 
 def written(folder: Path, frames: list[Pixels], *kinds: ExtraKind, fps: int = 8) -> list[Path]:
-    assert all(passed is frame for passed, frame in zip(passing(iter(frames), kinds, folder, fps=fps), frames, strict=True))
+    assert all(passed is frame for passed, frame in zip(tee_extras(iter(frames), kinds, folder, fps=fps), frames, strict=True))
     return [extra_path(folder, kind) for kind in kinds]
 
 
@@ -91,7 +91,7 @@ def test_frames_pass_one_by_one(tmp_path: Path) -> None:
             made.append(index)
             yield frame
 
-    passed = passing(watched(), ALL, tmp_path, fps=8)
+    passed = tee_extras(watched(), ALL, tmp_path, fps=8)
     next(passed)
     assert made == [0]
     assert len(list(passed)) == 3
@@ -103,10 +103,10 @@ def test_frames_that_break_off_are_not_taken_for_a_whole_clip(tmp_path: Path) ->
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(passing(breaking(), ALL, tmp_path, fps=8))
+        list(tee_extras(breaking(), ALL, tmp_path, fps=8))
     assert not extra_path(tmp_path, "gif").exists()
 
 
 def test_each_has_a_key_and_a_type_of_its_own() -> None:
-    assert len({extra.ending for extra in EXTRAS.values()} | {"mp4", "thumb.webp"}) == len(EXTRAS) + 2
-    assert {kind: extra.mime for kind, extra in EXTRAS.items()} == {"poster": "image/png", "webm": "video/webm", "gif": "image/gif"}
+    assert len({extra.ending for extra in EXTRA_TYPES.values()} | {"mp4", "thumb.webp"}) == len(EXTRA_TYPES) + 2
+    assert {kind: extra.mime for kind, extra in EXTRA_TYPES.items()} == {"poster": "image/png", "webm": "video/webm", "gif": "image/gif"}

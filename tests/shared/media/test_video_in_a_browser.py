@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from playground.loopback import Loopback, Request
-from shared.media.extras import extra_path, passing
+from playground.loopback import LoopbackServer, RequestHandler
+from shared.media.extras import extra_path, tee_extras
 from shared.media.videos import write_video
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -26,7 +26,7 @@ for (const event of ["loadedmetadata", "loadeddata", "error"]) clip.addEventList
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
 
 
-class Site(Loopback):
+class Site(LoopbackServer):
     """Serves the page, and the first bytes of the clip. The rest never comes."""
 
     def __init__(self, clip: bytes, share: float, kind: str = "video/mp4") -> None:
@@ -34,15 +34,15 @@ class Site(Loopback):
         self.clip, self.sent, self.kind = clip, clip[: int(len(clip) * share)], kind
 
 
-class _Request(Request[Site]):
+class _Request(RequestHandler[Site]):
     protocol_version = "HTTP/1.0"
 
     def do_GET(self) -> None:
-        site = self.double
+        site = self.service
         if self.path != "/clip.mp4":
-            self.answer(200, PAGE, "text/html")
+            self.respond(200, PAGE, "text/html")
             return
-        self.start(200, {"Content-Type": site.kind, "Content-Length": str(len(site.clip))})
+        self.send_head(200, {"Content-Type": site.kind, "Content-Length": str(len(site.clip))})
         self.wfile.write(site.sent)
         self.wfile.flush()
         if len(site.sent) < len(site.clip):
@@ -86,7 +86,7 @@ def test_it_starts_before_it_is_fully_loaded(clip: bytes, tmp_path: Path) -> Non
 
 def test_a_browser_plays_the_webm_beside_it_too(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
-    for _ in passing(iter(noise), ["webm"], tmp_path, fps=FPS):
+    for _ in tee_extras(iter(noise), ["webm"], tmp_path, fps=FPS):
         pass
     with Site(extra_path(tmp_path, "webm").read_bytes(), 1.0, "video/webm") as site:
         said = watch(site.url, tmp_path / "profile")

@@ -115,8 +115,8 @@ def nobody_came(listening: socket.socket) -> bool:
     return False
 
 
-def get(url: str, names: Names, *, seconds: float = 2.0, exempt: bool = False) -> int:
-    with guarded_client(Deadline(seconds), exempt=lambda host, port: exempt, verify=TLS, resolve=names) as client:
+def get(url: str, names: Names, *, seconds: float = 2.0, allow_private: bool = False) -> int:
+    with guarded_client(Deadline(seconds), allow_private=lambda host, port: allow_private, verify=TLS, resolve=names) as client:
         return client.get(url).status_code
 
 
@@ -143,7 +143,7 @@ def test_the_address_that_was_judged_is_the_one_that_is_contacted(listener: sock
 def test_every_connection_is_judged_anew(listener: socket.socket) -> None:
     names = Names(rebinding=[["3ffe::1"], ["127.0.0.1"]])
     url = f"http://rebinding.example:{listener.getsockname()[1]}/"
-    with guarded_client(Deadline(0.5), exempt=lambda host, port: False, verify=TLS, resolve=names) as client:
+    with guarded_client(Deadline(0.5), allow_private=lambda host, port: False, verify=TLS, resolve=names) as client:
         with pytest.raises(httpx.TransportError):
             client.get(url)
         with pytest.raises(HostRefused, match="not public"):
@@ -169,7 +169,7 @@ def test_every_request_has_a_connection_of_its_own() -> None:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        with guarded_client(Deadline(5.0), exempt=lambda host, port: True, verify=TLS) as client:
+        with guarded_client(Deadline(5.0), allow_private=lambda host, port: True, verify=TLS) as client:
             assert [client.get(f"http://127.0.0.1:{server.server_port}/").status_code for _ in range(2)] == [200, 200]
         server.shutdown()
     assert len(set(came)) == 2
@@ -178,7 +178,7 @@ def test_every_request_has_a_connection_of_its_own() -> None:
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "127.1", "0177.0.0.1", "[::ffff:127.0.0.1]", "127。0。0。1", "[::1]", "0"])
 def test_numbers_that_a_resolver_takes_for_addresses_are_judged_as_such(listener: socket.socket, host: str) -> None:
     with (
-        guarded_client(Deadline(2.0), exempt=lambda host, port: False, verify=TLS) as client,
+        guarded_client(Deadline(2.0), allow_private=lambda host, port: False, verify=TLS) as client,
         pytest.raises((HostRefused, httpx.InvalidURL)),
     ):
         client.get(f"http://{host}:{listener.getsockname()[1]}/")
@@ -190,7 +190,7 @@ def test_a_name_that_nobody_knows_is_refused() -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     with (
-        guarded_client(Deadline(2.0), exempt=lambda host, port: False, verify=TLS, resolve=unknown) as client,
+        guarded_client(Deadline(2.0), allow_private=lambda host, port: False, verify=TLS, resolve=unknown) as client,
         pytest.raises(HostRefused, match="not known"),
     ):
         client.get("http://unknown.example/")
@@ -201,7 +201,7 @@ def test_a_name_service_that_fails_for_now_may_be_asked_again() -> None:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
     with (
-        guarded_client(Deadline(2.0), exempt=lambda host, port: False, verify=TLS, resolve=failing) as client,
+        guarded_client(Deadline(2.0), allow_private=lambda host, port: False, verify=TLS, resolve=failing) as client,
         pytest.raises(httpx.ConnectError),
     ):
         client.get("http://unknown.example/")
@@ -216,7 +216,7 @@ def test_a_name_service_that_hangs_costs_no_more_than_the_deadline() -> None:
 
     started = time.monotonic()
     with (
-        guarded_client(Deadline(0.2), exempt=lambda host, port: False, verify=TLS, resolve=hanging) as client,
+        guarded_client(Deadline(0.2), allow_private=lambda host, port: False, verify=TLS, resolve=hanging) as client,
         pytest.raises(httpx.ConnectTimeout),
     ):
         client.get("http://slow.example/")
@@ -233,6 +233,6 @@ def test_nothing_of_the_environment_sends_requests_elsewhere(listener: socket.so
 
 
 def test_a_deadline_within_another_never_ends_after_it() -> None:
-    assert Deadline(1.0).within(100.0).left <= 1.0
-    assert Deadline(100.0).within(1.0).left <= 1.0
-    assert Deadline(0.0).left == 0.0
+    assert Deadline(1.0).within(100.0).remaining <= 1.0
+    assert Deadline(100.0).within(1.0).remaining <= 1.0
+    assert Deadline(0.0).remaining == 0.0

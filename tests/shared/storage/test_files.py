@@ -12,8 +12,8 @@ from typing import Any
 
 from shared.contract.callback import FailedPayload
 from shared.contract.request import Identity
-from shared.jobs.delivery.outbox import Draft, Outbox
-from shared.storage.files import replacing
+from shared.jobs.delivery.outbox import OutboxWriter, Outbox
+from shared.storage.files import atomic_write
 
 IDENTITY = Identity("job", "user-1", None, None)
 
@@ -35,23 +35,23 @@ def watching(*names: str) -> Iterator[list[str]]:
 
 
 def test_a_file_takes_its_place_when_it_is_on_the_disk(tmp_path: Path) -> None:
-    with watching("fsync", "replace") as calls, replacing(tmp_path / "file") as file:
+    with watching("fsync", "replace") as calls, atomic_write(tmp_path / "file") as file:
         file.write(b"x")
     assert calls == ["fsync", "replace"]
 
 
-def an_entry(folder: Path) -> tuple[Outbox, Draft]:
+def an_entry(folder: Path) -> tuple[Outbox, OutboxWriter]:
     """One that is still to be sealed, with a file in it."""
     outbox = Outbox(folder / "outbox", max_bytes=10_000, max_age=60.0)
-    draft = outbox.entry(IDENTITY)
-    draft.keep("user-1/job/0.png", b"pixels", "image/png")
-    return outbox, draft
+    writer = outbox.writer(IDENTITY)
+    writer.add("user-1/job/0.png", b"pixels", "image/png")
+    return outbox, writer
 
 
-def seal(draft: Draft) -> None:
+def seal(writer: OutboxWriter) -> None:
     metadata = {"error_code": "UPLOAD_ERROR", "error_type": "UploadError", "retryable": True, "processing_time": 1.0, "timings": {}}
     fields = {"job_id": "job", "worker_id": "w", "completed_at": datetime.now(UTC), "error_message": "x", "metadata": metadata}
-    draft.seal(IDENTITY, FailedPayload.model_validate(fields), webhook_id="job_failed", calls_back=True)
+    writer.commit(IDENTITY, FailedPayload.model_validate(fields), webhook_id="job_failed", calls_back=True)
 
 
 def test_an_entry_of_the_outbox_counts_when_all_of_it_is_on_the_disk(tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ def test_an_entry_of_the_outbox_counts_when_all_of_it_is_on_the_disk(tmp_path: P
 
 
 def test_an_entry_that_is_taken_away_is_none_before_the_first_file_of_it_is_gone(tmp_path: Path) -> None:
-    outbox, draft = an_entry(tmp_path)
-    seal(draft)
+    outbox, writer = an_entry(tmp_path)
+    seal(writer)
     with watching("rename", "unlink", "rmdir") as calls:
-        outbox.forget(IDENTITY)
+        outbox.discard(IDENTITY)
     assert calls == ["rename", "unlink", "unlink", "rmdir"]
     assert list((tmp_path / "outbox").iterdir()) == []

@@ -16,12 +16,12 @@ import stamina
 from pydantic import SecretStr
 
 from handlers.sdxl.request import SdxlRequest
-from playground.callback_receiver import Answer, Inbox
+from playground.callback_receiver import CannedResponse, CallbackReceiver
 from shared.contract.request import Operator
 from shared.errors import UploadError
-from shared.jobs.delivery.callbacks import Courier
+from shared.jobs.delivery.callbacks import CallbackDispatcher
 from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, Worker, run_job
-from shared.jobs.recipe import Product, Run
+from shared.jobs.recipe import JobRun, Output
 from shared.settings import Settings
 from shared.webhooks import Webhook
 from tests.shared.jobs.conftest import WatchedDisk, Workers, job, picture, run
@@ -29,56 +29,56 @@ from tests.shared.jobs.conftest import WatchedDisk, Workers, job, picture, run
 SECRET = "a-secret-for-tests"
 
 
-def making(request: SdxlRequest, run: Run) -> Generator[Product]:
+def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
     yield picture()
 
 
-def calling_back(worker: Worker[SdxlRequest], inbox: Inbox, **choices: Any) -> Worker[SdxlRequest]:
+def calling_back(worker: Worker[SdxlRequest], receiver: CallbackReceiver, **choices: Any) -> Worker[SdxlRequest]:
     """The worker with callbacks to an inbox, which it may also be asked for by a request."""
-    settings = Settings(job_callback_url=inbox.url, job_callback_secret=SecretStr(SECRET), callback_allowed_hosts=("127.0.0.1",))
-    options = {"unasked": True, "announces": False} | choices
-    courier = Courier(worker.storage, Webhook(settings), ThreadPoolExecutor(1), **options)
-    return replace(worker, courier=courier, operator=Operator(callback_hosts=frozenset({"127.0.0.1"})))
+    settings = Settings(job_callback_url=receiver.url, job_callback_secret=SecretStr(SECRET), callback_allowed_hosts=("127.0.0.1",))
+    options = {"always_callback": True, "send_processing": False} | choices
+    callbacks = CallbackDispatcher(worker.storage, Webhook(settings), ThreadPoolExecutor(1), **options)
+    return replace(worker, callbacks=callbacks, operator=Operator(callback_hosts=frozenset({"127.0.0.1"})))
 
 
-def statuses(inbox: Inbox) -> list[str]:
-    return [payload["status"] for payload in inbox.payloads]
+def statuses(receiver: CallbackReceiver) -> list[str]:
+    return [payload["status"] for payload in receiver.payloads]
 
 
 def test_a_start_is_called_back_only_where_wanted_once_and_before_the_end(worker: Workers) -> None:
-    with Inbox(SECRET) as inbox:
-        asyncio.run(run_job(job(), calling_back(worker(making), inbox, announces=True), run()))
-        assert statuses(inbox) == ["processing", "completed"]
-        assert len({message.headers["webhook-id"] for message in inbox.messages}) == 2
-    with Inbox(SECRET) as inbox:
-        asyncio.run(run_job(job(), calling_back(worker(making), inbox), run()))
-        assert statuses(inbox) == ["completed"]
+    with CallbackReceiver(SECRET) as receiver:
+        asyncio.run(run_job(job(), calling_back(worker(making), receiver, send_processing=True), run()))
+        assert statuses(receiver) == ["processing", "completed"]
+        assert len({message.headers["webhook-id"] for message in receiver.messages}) == 2
+    with CallbackReceiver(SECRET) as receiver:
+        asyncio.run(run_job(job(), calling_back(worker(making), receiver), run()))
+        assert statuses(receiver) == ["completed"]
 
 
 def test_a_job_that_is_stopped_while_its_start_is_called_back_never_starts(worker: Workers) -> None:
     made: list[int] = []
 
-    def counting(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def counting(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         made.append(1)
         yield picture()
 
     async def stop_early() -> object:
         task = asyncio.ensure_future(run_job(job(), own, run()))
-        await asyncio.to_thread(inbox.wait_for, 1)
+        await asyncio.to_thread(receiver.wait_for, 1)
         task.cancel()
         return await task
 
-    with Inbox(SECRET, answers=[Answer(delay=0.3)]) as inbox:
-        own = calling_back(worker(counting), inbox, announces=True)
+    with CallbackReceiver(SECRET, responses=[CannedResponse(delay=0.3)]) as receiver:
+        own = calling_back(worker(counting), receiver, send_processing=True)
         assert isinstance(asyncio.run(stop_early()), Stopped)
         assert made == []
-        assert statuses(inbox) == ["processing", "failed"]
+        assert statuses(receiver) == ["processing", "failed"]
 
 
 def test_a_stopped_job_does_not_hold_its_slot_for_a_receiver_that_stays_away(worker: Workers) -> None:
     began = threading.Event()
 
-    def endless(request: SdxlRequest, run: Run) -> Generator[Product]:
+    def endless(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         began.set()
         while not threading.Event().wait(0.01):
             run.cancel.check()
@@ -90,51 +90,51 @@ def test_a_stopped_job_does_not_hold_its_slot_for_a_receiver_that_stays_away(wor
         task.cancel()
         return await task
 
-    with Inbox(SECRET, answers=[Answer(503)] * 20) as inbox, stamina.set_testing(True, attempts=10, cap=True):
-        own = calling_back(worker(endless), inbox)
+    with CallbackReceiver(SECRET, responses=[CannedResponse(503)] * 20) as receiver, stamina.set_testing(True, attempts=10, cap=True):
+        own = calling_back(worker(endless), receiver)
         assert isinstance(asyncio.run(stop()), Stopped)
-        assert len(inbox.messages) == 2
+        assert len(receiver.messages) == 2
 
 
 def test_an_id_that_is_no_webhook_id_is_made_one(worker: Workers) -> None:
-    with Inbox(SECRET) as inbox:
-        asyncio.run(run_job(Job("sync.1", None), calling_back(worker(making), inbox), run()))
-        (message,) = inbox.messages
+    with CallbackReceiver(SECRET) as receiver:
+        asyncio.run(run_job(Job("sync.1", None), calling_back(worker(making), receiver), run()))
+        (message,) = receiver.messages
         assert message.verified
         assert message.headers["webhook-id"] == "sync-1_failed"
         assert message.payload["job_id"] == "sync.1"
 
 
 def test_a_wrong_request_is_not_announced(worker: Workers) -> None:
-    with Inbox(SECRET) as inbox:
-        asyncio.run(run_job(job(steps=99), calling_back(worker(making), inbox, announces=True), run()))
-        assert statuses(inbox) == ["failed"]
+    with CallbackReceiver(SECRET) as receiver:
+        asyncio.run(run_job(job(steps=99), calling_back(worker(making), receiver, send_processing=True), run()))
+        assert statuses(receiver) == ["failed"]
 
 
 def test_a_start_that_nobody_hears_does_not_hold_up_the_job(worker: Workers) -> None:
-    with Inbox(SECRET, answers=[Answer(503)]) as inbox:
-        end = asyncio.run(run_job(job(), calling_back(worker(making), inbox, announces=True), run()))
+    with CallbackReceiver(SECRET, responses=[CannedResponse(503)]) as receiver:
+        end = asyncio.run(run_job(job(), calling_back(worker(making), receiver, send_processing=True), run()))
         assert isinstance(end, Completed)
-        assert statuses(inbox) == ["processing", "completed"], "the start was tried once"
+        assert statuses(receiver) == ["processing", "completed"], "the start was tried once"
 
 
 def test_a_receiver_that_stays_away_never_fails_a_finished_job(worker: Workers, tmp_path: Path) -> None:
-    with Inbox(SECRET, answers=[Answer(503)] * 20) as inbox, stamina.set_testing(True, attempts=3):
-        end = asyncio.run(run_job(job(), calling_back(worker(making), inbox), run()))
+    with CallbackReceiver(SECRET, responses=[CannedResponse(503)] * 20) as receiver, stamina.set_testing(True, attempts=3):
+        end = asyncio.run(run_job(job(), calling_back(worker(making), receiver), run()))
         assert isinstance(end, Completed)
-        assert len(inbox.messages) == 3
+        assert len(receiver.messages) == 3
     stored = json.loads((tmp_path / "user-1/job/callback.json").read_bytes())
     assert stored["status"] == "completed", "the payload lies beside the assets"
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(True, ["completed"]), (False, [])])
 def test_who_must_ask_for_a_callback_gets_one_only_then(worker: Workers, asked: bool, expected: list[str]) -> None:
-    with Inbox(SECRET) as inbox:
+    with CallbackReceiver(SECRET) as receiver:
         wanted = job()
         assert isinstance(wanted.input, dict)
-        fields = wanted.input | ({"callback_url": inbox.url} if asked else {})
-        asyncio.run(run_job(Job("job", fields), calling_back(worker(making), inbox, unasked=False), run()))
-        assert statuses(inbox) == expected
+        fields = wanted.input | ({"callback_url": receiver.url} if asked else {})
+        asyncio.run(run_job(Job("job", fields), calling_back(worker(making), receiver, always_callback=False), run()))
+        assert statuses(receiver) == expected
 
 
 def test_a_payload_that_cannot_be_stored_beside_the_assets_is_sent_all_the_same(worker: Workers, disk: WatchedDisk) -> None:
@@ -143,10 +143,10 @@ def test_a_payload_that_cannot_be_stored_beside_the_assets_is_sent_all_the_same(
             raise UploadError("Storage refused.")
 
     disk.before_put = refuse
-    with Inbox(SECRET) as inbox:
-        end = asyncio.run(run_job(job(), calling_back(worker(making), inbox), run()))
+    with CallbackReceiver(SECRET) as receiver:
+        end = asyncio.run(run_job(job(), calling_back(worker(making), receiver), run()))
         assert isinstance(end, Completed)
-        assert statuses(inbox) == ["completed"]
+        assert statuses(receiver) == ["completed"]
 
 
 def test_a_wrong_request_without_a_user_is_answered_and_stored_nowhere(worker: Workers, disk: WatchedDisk) -> None:

@@ -19,7 +19,7 @@ from shared.contract.callback import FailedPayload
 from shared.contract.request import Identity
 from shared.jobs.delivery.outbox import Outbox
 from shared.jobs.delivery.outbox_entry import MANIFEST, read_entry
-from shared.jobs.delivery.redelivery import Redelivery, Tally
+from shared.jobs.delivery.redelivery import Redelivery, RedeliveryResult
 from shared.settings import Settings, SettingsError
 from shared.storage.local_disk import LocalDisk
 from shared.webhooks import Webhook
@@ -41,9 +41,9 @@ def a_payload(text: str = "Storage was away.") -> FailedPayload:
 
 
 def fill(outbox: Outbox, content: bytes = b"pixels", identity: Identity = IDENTITY) -> None:
-    draft = outbox.entry(identity)
-    draft.keep(KEY, content, "image/png")
-    draft.seal(identity, a_payload(), webhook_id="job_failed", calls_back=False)
+    writer = outbox.writer(identity)
+    writer.add(KEY, content, "image/png")
+    writer.commit(identity, a_payload(), webhook_id="job_failed", calls_back=False)
 
 
 def delivering(outbox: Outbox, folder: Path) -> Redelivery:
@@ -53,50 +53,50 @@ def delivering(outbox: Outbox, folder: Path) -> Redelivery:
 def test_what_was_kept_is_delivered_whole_and_is_gone_then(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     fill(outbox, b"all of it")
-    assert delivering(outbox, tmp_path).run() == Tally(delivered=1)
+    assert delivering(outbox, tmp_path).run() == RedeliveryResult(delivered=1)
     assert (tmp_path / "out" / KEY).read_bytes() == b"all of it"
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
 def test_what_was_not_sealed_is_never_delivered(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
-    outbox.entry(IDENTITY).keep(KEY, b"half a job", "image/png")
-    assert outbox.waiting() == []
-    assert delivering(outbox, tmp_path).run() == Tally()
+    outbox.writer(IDENTITY).add(KEY, b"half a job", "image/png")
+    assert outbox.pending() == []
+    assert delivering(outbox, tmp_path).run() == RedeliveryResult()
     assert not (tmp_path / "out" / KEY).exists()
 
 
 def test_what_was_dropped_leaves_nothing_behind(tmp_path: Path) -> None:
-    draft = outbox_in(tmp_path).entry(IDENTITY)
-    draft.keep(KEY, b"half a job", "image/png")
-    draft.drop()
+    writer = outbox_in(tmp_path).writer(IDENTITY)
+    writer.add(KEY, b"half a job", "image/png")
+    writer.discard()
     assert list((tmp_path / "outbox").rglob("*")) == []
 
 
 def test_a_file_that_was_damaged_meanwhile_is_not_delivered(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     fill(outbox)
-    (entry,) = outbox.waiting()
+    (entry,) = outbox.pending()
     (entry / "0.png").write_bytes(b"pixelz")
-    assert delivering(outbox, tmp_path).run() == Tally(waiting=1)
+    assert delivering(outbox, tmp_path).run() == RedeliveryResult(pending=1)
     assert not (tmp_path / "out" / KEY).exists()
 
 
 def test_an_entry_that_names_a_path_outside_of_its_folder_is_no_entry(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     fill(outbox)
-    (entry,) = outbox.waiting()
+    (entry,) = outbox.pending()
     manifest = entry / MANIFEST
     manifest.write_bytes(manifest.read_bytes().replace(KEY.encode(), b"user-1/job/../../0.png"))
     assert read_entry(entry) is None
-    assert delivering(outbox, tmp_path).run() == Tally(waiting=1)
+    assert delivering(outbox, tmp_path).run() == RedeliveryResult(pending=1)
 
 
 def test_the_newest_run_of_a_job_takes_the_place_of_earlier_ones(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     for content in (b"first", b"second"):
         fill(outbox, content)
-    assert len(outbox.waiting()) == 1
+    assert len(outbox.pending()) == 1
     delivering(outbox, tmp_path).run()
     assert (tmp_path / "out" / KEY).read_bytes() == b"second"
     assert list((tmp_path / "outbox").iterdir()) == [], "the first would be delivered over it the next time"
@@ -104,24 +104,24 @@ def test_the_newest_run_of_a_job_takes_the_place_of_earlier_ones(tmp_path: Path)
 
 def test_what_is_sealed_last_counts_however_early_it_was_begun(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
-    result = outbox.entry(IDENTITY)
-    result.keep(KEY, b"a result of many pictures", "image/png")
-    outbox.entry(IDENTITY).seal(IDENTITY, a_payload("Another run has failed."), webhook_id="job_failed", calls_back=False)
-    result.seal(IDENTITY, a_payload(), webhook_id="job_failed", calls_back=False)
-    (entry,) = outbox.waiting()
+    result = outbox.writer(IDENTITY)
+    result.add(KEY, b"a result of many pictures", "image/png")
+    outbox.writer(IDENTITY).commit(IDENTITY, a_payload("Another run has failed."), webhook_id="job_failed", calls_back=False)
+    result.commit(IDENTITY, a_payload(), webhook_id="job_failed", calls_back=False)
+    (entry,) = outbox.pending()
     assert [file.name for file in entry.glob("*.png")] == ["0.png"]
-    assert delivering(outbox, tmp_path).run() == Tally(delivered=1)
+    assert delivering(outbox, tmp_path).run() == RedeliveryResult(delivered=1)
 
 
 @pytest.mark.parametrize("order", [("result", "failure"), ("failure", "result")], ids=" then ".join)
 def test_a_failure_does_not_take_the_place_of_a_result_whichever_is_sealed_first(tmp_path: Path, order: tuple[str, str]) -> None:
     outbox = outbox_in(tmp_path)
-    drafts = {"result": outbox.entry(IDENTITY), "failure": outbox.entry(IDENTITY)}
-    drafts["result"].keep(KEY, b"pixels", "image/png")
+    writers = {"result": outbox.writer(IDENTITY), "failure": outbox.writer(IDENTITY)}
+    writers["result"].add(KEY, b"pixels", "image/png")
     for name in order:
         said = completed(image()) if name == "result" else a_payload("Another run has failed.")
-        drafts[name].seal(IDENTITY, said, webhook_id=f"job_{said.status}", calls_back=False)
-    (entry,) = outbox.waiting()
+        writers[name].commit(IDENTITY, said, webhook_id=f"job_{said.status}", calls_back=False)
+    (entry,) = outbox.pending()
     said_then = read_entry(entry)
     assert said_then is not None
     assert json.loads(said_then.payload)["status"] == "completed"
@@ -132,12 +132,12 @@ def test_a_failure_does_not_take_the_place_of_a_result_whichever_is_sealed_first
 
 def test_a_result_whose_file_is_damaged_does_not_hide_a_failure(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
-    result = outbox.entry(IDENTITY)
-    result.keep(KEY, b"pixels", "image/png")
-    result.seal(IDENTITY, completed(image()), webhook_id="job_completed", calls_back=False)
-    (outbox.waiting()[0] / "0.png").write_bytes(b"other")
-    outbox.entry(IDENTITY).seal(IDENTITY, a_payload("Another run has failed."), webhook_id="job_failed", calls_back=False)
-    (entry,) = outbox.waiting()
+    result = outbox.writer(IDENTITY)
+    result.add(KEY, b"pixels", "image/png")
+    result.commit(IDENTITY, completed(image()), webhook_id="job_completed", calls_back=False)
+    (outbox.pending()[0] / "0.png").write_bytes(b"other")
+    outbox.writer(IDENTITY).commit(IDENTITY, a_payload("Another run has failed."), webhook_id="job_failed", calls_back=False)
+    (entry,) = outbox.pending()
     assert not list(entry.glob("*.png"))
 
 
@@ -145,17 +145,17 @@ def test_a_job_that_was_delivered_after_all_waits_no_more(tmp_path: Path) -> Non
     outbox = outbox_in(tmp_path)
     fill(outbox)
     fill(outbox, identity=Identity("other", "user-1", None, None))
-    outbox.forget(IDENTITY)
-    assert not outbox.has(IDENTITY)
-    assert len(outbox.waiting()) == 1
+    outbox.discard(IDENTITY)
+    assert not outbox.contains(IDENTITY)
+    assert len(outbox.pending()) == 1
 
 
 def test_what_does_not_fit_is_not_kept_and_nothing_is_given_up_for_it(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path, max_bytes=2000)
     fill(outbox, b"x" * 1000)
     with pytest.raises(OSError, match="OUTBOX_MAX_BYTES"):
-        outbox.entry(Identity("other", "user-1", None, None)).keep(KEY, b"x" * 1000, "image/png")
-    assert len(outbox.waiting()) == 1
+        outbox.writer(Identity("other", "user-1", None, None)).add(KEY, b"x" * 1000, "image/png")
+    assert len(outbox.pending()) == 1
 
 
 class SlowlyRead(type(Path())):  # type: ignore[misc]  # the class of this machine's paths
@@ -178,13 +178,13 @@ def test_what_is_kept_at_once_gets_no_more_room_together_than_there_is(tmp_path:
     def keep_meanwhile() -> None:
         meanwhile.wait(10)
         try:
-            outbox.entry(Identity("other", "user-1", None, None)).keep(KEY, bytes(1000), "image/png")
+            outbox.writer(Identity("other", "user-1", None, None)).add(KEY, bytes(1000), "image/png")
         finally:
             kept.set()
 
     with ThreadPoolExecutor(1) as threads:
         other = threads.submit(keep_meanwhile)
-        outbox.entry(IDENTITY).keep("user-1/job/0.mp4", slow, "video/mp4")
+        outbox.writer(IDENTITY).add("user-1/job/0.mp4", slow, "video/mp4")
         with pytest.raises(OSError, match="OUTBOX_MAX_BYTES"):
             other.result()
 
@@ -194,10 +194,10 @@ def test_a_job_that_keeps_its_result_is_not_disturbed_by_others_that_drop_theirs
 
     def keep_and_drop(number: int) -> None:
         for _ in range(100):
-            draft = outbox.entry(Identity(f"job-{number}", "user-1", None, None))
-            draft.keep(KEY, b"pixels", "image/png")
-            draft.drop()
-            outbox.give_up_the_old()
+            writer = outbox.writer(Identity(f"job-{number}", "user-1", None, None))
+            writer.add(KEY, b"pixels", "image/png")
+            writer.discard()
+            outbox.expire()
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(keep_and_drop, range(4)))  # raises what was raised there
@@ -208,18 +208,18 @@ def test_what_is_too_old_is_given_up(tmp_path: Path) -> None:
     fill(outbox_in(tmp_path))
     time.sleep(0.05)
     outbox = outbox_in(tmp_path, max_age=0.01)
-    assert delivering(outbox, tmp_path).run() == Tally()
+    assert delivering(outbox, tmp_path).run() == RedeliveryResult()
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
 def test_what_a_crash_left_half_written_is_cleared_away_after_a_day(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
-    outbox.entry(IDENTITY).keep(KEY, b"half a job", "image/png")
-    outbox.entry(Identity("other", "user-1", None, None)).keep(KEY, b"half a job", "image/png")
+    outbox.writer(IDENTITY).add(KEY, b"half a job", "image/png")
+    outbox.writer(Identity("other", "user-1", None, None)).add(KEY, b"half a job", "image/png")
     first, second = sorted((tmp_path / "outbox").iterdir())
     old = time.time() - 2 * 86400
     os.utime(first, (old, old))
-    outbox.give_up_the_old()
+    outbox.expire()
     assert list((tmp_path / "outbox").iterdir()) == [second], "another worker may still be writing the younger one"
 
 
@@ -228,14 +228,14 @@ def test_what_else_lies_there_is_left_alone(tmp_path: Path) -> None:
     fill(outbox)
     (tmp_path / "outbox/lost+found").mkdir()
     (tmp_path / "outbox/lost+found" / MANIFEST).write_text("{}")
-    assert delivering(outbox, tmp_path).run() == Tally(delivered=1)
+    assert delivering(outbox, tmp_path).run() == RedeliveryResult(delivered=1)
     assert (tmp_path / "outbox/lost+found" / MANIFEST).exists()
 
 
 def test_a_payload_alone_does_not_go_beyond_the_limit_either(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path, max_bytes=200)
     with pytest.raises(OSError, match="OUTBOX_MAX_BYTES"):
-        outbox.entry(IDENTITY).seal(IDENTITY, a_payload(), webhook_id="job_failed", calls_back=False)
+        outbox.writer(IDENTITY).commit(IDENTITY, a_payload(), webhook_id="job_failed", calls_back=False)
     assert list((tmp_path / "outbox").rglob("*")) == []
 
 
@@ -250,9 +250,9 @@ delivering(outbox, Path()).start(interval=0.02)
 for number in range(2):
     fill(outbox, identity=Identity(f"job-{number}", "user-1", None, None))
     ends = time.monotonic() + 5
-    while outbox.waiting() and time.monotonic() < ends:
+    while outbox.pending() and time.monotonic() < ends:
         time.sleep(0.01)
-print(len(outbox.waiting()), "left")
+print(len(outbox.pending()), "left")
 """
 
 
@@ -266,7 +266,7 @@ def test_only_its_owner_may_look_into_it(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     fill(outbox)
     assert (tmp_path / "outbox").stat().st_mode & 0o077 == 0
-    assert all(entry.stat().st_mode & 0o077 == 0 for entry in outbox.waiting())
+    assert all(entry.stat().st_mode & 0o077 == 0 for entry in outbox.pending())
 
 
 def test_an_outbox_that_cannot_be_written_to_stops_the_worker_at_its_start(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import structlog
 
 from handlers.sdxl.request import SdxlRequest
 from shared.errors import GenerationError, OutOfMemory
-from shared.jobs.lifecycle import Completed, Ended, Failed, Stopped, run_job
-from shared.jobs.recipe import Product, Run
+from shared.jobs.lifecycle import Completed, Failed, Outcome, Stopped, run_job
+from shared.jobs.recipe import JobRun, Output
 from tests.shared.jobs.conftest import Workers, job, picture, run
 
 pytestmark = pytest.mark.usefixtures("no_collector", "as_on_a_worker")
@@ -44,11 +44,11 @@ def as_on_a_worker() -> Iterator[None]:
 class Making:
     """Makes a picture from latents, and then meets something."""
 
-    def __init__(self, meet: Callable[[Run], object] = lambda run: None) -> None:
+    def __init__(self, meet: Callable[[JobRun], object] = lambda run: None) -> None:
         self.meet = meet
         self.held: list[weakref.ref[Latents]] = []
 
-    def __call__(self, request: SdxlRequest, run: Run) -> Generator[Product]:
+    def __call__(self, request: SdxlRequest, run: JobRun) -> Generator[Output]:
         latents = Latents()
         self.held.append(weakref.ref(latents))
         yield picture()
@@ -65,15 +65,15 @@ def test_of_a_job_that_completes(worker: Workers) -> None:
     assert making.is_free
 
 
-def unusable(_run: Run) -> None:
+def unusable(_run: JobRun) -> None:
     raise GenerationError("The picture is black.")
 
 
-def unexpected(_run: Run) -> None:
+def unexpected(_run: JobRun) -> None:
     raise RuntimeError("unexpected")
 
 
-def caused(_run: Run) -> None:
+def caused(_run: JobRun) -> None:
     try:
         raise MemoryError
     except MemoryError as error:
@@ -81,7 +81,7 @@ def caused(_run: Run) -> None:
 
 
 @pytest.mark.parametrize("meet", [unusable, unexpected, caused], ids=["unusable", "unexpected", "with a cause"])
-def test_of_a_job_that_fails(meet: Callable[[Run], object], worker: Workers) -> None:
+def test_of_a_job_that_fails(meet: Callable[[JobRun], object], worker: Workers) -> None:
     making = Making(meet)
     end = asyncio.run(run_job(job(), worker(making), run()))
     assert isinstance(end, Failed)
@@ -91,14 +91,14 @@ def test_of_a_job_that_fails(meet: Callable[[Run], object], worker: Workers) -> 
 def test_of_a_job_that_is_stopped(worker: Workers) -> None:
     begun = threading.Event()
 
-    def meet(run: Run) -> None:
+    def meet(run: JobRun) -> None:
         begun.set()
         while True:
             run.cancel.check()
 
     making = Making(meet)
 
-    async def stop() -> Ended:
+    async def stop() -> Outcome:
         work = asyncio.ensure_future(run_job(job(), worker(making), run()))
         await asyncio.to_thread(begun.wait)
         work.cancel()

@@ -36,7 +36,7 @@ def test_what_waits_for_a_gpu_that_is_lost_meanwhile_does_not_begin() -> None:
 
     with GpuThread() as gpu:
         first, second = asyncio.run(both(gpu))
-        assert gpu.lost
+        assert gpu.is_lost
     assert isinstance(first, torch.AcceleratorError)
     assert isinstance(second, DeviceError)
     assert second.retryable
@@ -45,7 +45,7 @@ def test_what_waits_for_a_gpu_that_is_lost_meanwhile_does_not_begin() -> None:
 
 def test_a_job_that_comes_later_is_refused() -> None:
     with GpuThread() as gpu:
-        gpu.condemn()
+        gpu.mark_lost()
         with pytest.raises(DeviceError):
             asyncio.run(gpu.run(lambda: None, CancelToken(60)))
 
@@ -57,4 +57,4 @@ def test_an_error_of_the_work_itself_costs_no_gpu() -> None:
     with GpuThread() as gpu:
         with pytest.raises(RuntimeError, match="mat1"):
             asyncio.run(gpu.run(failing, CancelToken(60)))
-        assert not gpu.lost
+        assert not gpu.is_lost

@@ -11,20 +11,20 @@ from tests.doubles.worker import clean_environment
 
 HANGING = """
 import threading, time
-from shared.jobs.execution.watchdog import Departure
+from shared.jobs.execution.watchdog import GracefulShutdown
 
-departure = Departure(1.0, end=threading.Event().wait)
-departure.begin()
-departure.begin()
+shutdown = GracefulShutdown(1.0, end=threading.Event().wait)
+shutdown.start()
+shutdown.start()
 time.sleep(10)
 print("still here")
 """
 FINISHING = """
 import time
-from shared.jobs.execution.watchdog import Departure
+from shared.jobs.execution.watchdog import GracefulShutdown
 
-departure = Departure(0.5)
-with departure.in_hand(0.5):
+shutdown = GracefulShutdown(0.5)
+with shutdown.track_job(0.5):
     pass
 time.sleep(2.5)
 print("done")

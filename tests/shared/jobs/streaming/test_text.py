@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 
 from shared.jobs.streaming.progress import Progress
-from shared.jobs.streaming.text import WatchedText
+from shared.jobs.streaming.text import TextStream
 
 
 class Writer:
@@ -32,12 +32,12 @@ class Writer:
 
 
 async def read(writer: Writer, pause: float = 0.0) -> list[str]:
-    async with WatchedText(writer, 0.01) as text:
+    async with TextStream(writer, 0.01) as text:
         pieces = []
-        async for piece in text.pieces():
+        async for piece in text.deltas():
             pieces.append(piece)
             await asyncio.sleep(pause)
-        assert await text.end == writer.letters
+        assert await text.result == writer.letters
     return pieces
 
 
@@ -47,9 +47,9 @@ def test_the_pieces_are_the_text() -> None:
 
 def test_what_is_written_before_anybody_reads_is_one_piece() -> None:
     async def late() -> list[str]:
-        async with WatchedText(Writer(30), 0.0) as text:
-            await text.end
-            return [piece async for piece in text.pieces()]
+        async with TextStream(Writer(30), 0.0) as text:
+            await text.result
+            return [piece async for piece in text.deltas()]
 
     assert asyncio.run(late()) == ["x" * 30]
 
@@ -63,8 +63,8 @@ def test_a_text_without_a_letter_has_no_piece() -> None:
 
 
 async def stream(writer: Writer) -> AsyncGenerator[str]:
-    async with WatchedText(writer, 0.01) as text:
-        async for piece in text.pieces():
+    async with TextStream(writer, 0.01) as text:
+        async for piece in text.deltas():
             yield piece
 
 
@@ -112,9 +112,9 @@ def test_work_that_fails_fails_its_reader_after_the_last_piece() -> None:
     async def read_on() -> list[str]:
         pieces = []
         with contextlib.suppress(ValueError):
-            async with WatchedText(fail, 0.0) as text:
-                pieces = [piece async for piece in text.pieces()]
-                await text.end
+            async with TextStream(fail, 0.0) as text:
+                pieces = [piece async for piece in text.deltas()]
+                await text.result
                 pieces.append("not reached")
         return pieces
 
