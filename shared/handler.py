@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from shared.contract.request import Operator, Request
-from shared.jobs.presentation import Output, PayloadPresentation, Presentation
+from shared.jobs.presentation import HandlerResponse, PayloadPresentation, Presentation
 from shared.jobs.recipe import Recipe
 from shared.settings import Settings
 from shared.weights.catalogue import Weights
@@ -16,7 +16,7 @@ from shared.weights.catalogue import Weights
 RequestT = TypeVar("RequestT", bound=Request)
 
 
-def read_operator(settings: Settings) -> Operator:
+def operator_settings(settings: Settings) -> Operator:
     """Reads the decisions that every handler's requests are validated against."""
     return Operator(callback_hosts=frozenset(settings.callback_allowed_hosts))
 
@@ -32,14 +32,14 @@ class Handler(Generic[RequestT]):
         checks: What else must be true, and is looked at before that, by name: each raises `SettingsError` when it is not.
         libraries: The modules that `load` imports, for the self-check of an image.
         weights: What it cannot do without, for the self-check of a machine.
-        beside: Whether, as the operator has it, a server beside the worker has the weights; then they are not looked for here.
+        uses_external_engine: Whether, as the operator has it, an inference server next to the worker has the weights; then they are not looked for here.
         operator: Reads the operator's decisions that its requests are validated against from the settings.
-        calls_back: Whether callbacks go out for requests that did not ask for one.
+        always_callback: Whether callbacks go out for requests that did not ask for one.
         streams: Whether text is sent while it is generated, as the operator has configured it.
         present: Chooses the form of a job's outputs from its id and its input.
         answer_without_job: Answers inputs that need no job, such as a request for the list of models, from the input, the recipe and the
             time at which the worker started; None for any other input.
-        together: How many jobs a recipe does at once, where it has a thread of its own for the GPU. None: it uses the one it is called on,
+        max_concurrency: How many jobs a recipe does at once, where it has a thread of its own for the GPU. None: it uses the one it is called on,
             so it does one.
     """
 
@@ -49,20 +49,20 @@ class Handler(Generic[RequestT]):
     checks: Mapping[str, Callable[[Settings], None]] = field(default_factory=dict)
     libraries: tuple[str, ...] = ()
     weights: tuple[Weights, ...] = ()
-    operator: Callable[[Settings], Operator] = read_operator
-    calls_back: bool = True
+    operator: Callable[[Settings], Operator] = operator_settings
+    always_callback: bool = True
     streams: Callable[[Settings], bool] = lambda _settings: False
     present: Callable[[str, object], Presentation] = lambda _job_id, _raw: PayloadPresentation()
-    answer_without_job: Callable[[object, Any, int], Output | None] = lambda _raw, _recipe, _since: None
-    together: Callable[[Any], int] | None = None
-    beside: Callable[[Settings], bool] = lambda _settings: False
+    answer_without_job: Callable[[object, Any, int], HandlerResponse | None] = lambda _raw, _recipe, _since: None
+    max_concurrency: Callable[[Any], int] | None = None
+    uses_external_engine: Callable[[Settings], bool] = lambda _settings: False
 
-    def needs(self, settings: Settings) -> tuple[Weights, ...]:
+    def required_weights(self, settings: Settings) -> tuple[Weights, ...]:
         """The weights that must be on this machine."""
-        return () if self.beside(settings) else self.weights
+        return () if self.uses_external_engine(settings) else self.weights
 
     def concurrency(self, recipe: Recipe[RequestT], settings: Settings) -> int:
         """Jobs in hand at once. The same for as long as the process lives: the SDK changes it only while no job runs."""
-        if self.together is None:
+        if self.max_concurrency is None:
             return settings.job_concurrency or 1
-        return min(self.together(recipe), settings.job_concurrency or sys.maxsize)
+        return min(self.max_concurrency(recipe), settings.job_concurrency or sys.maxsize)

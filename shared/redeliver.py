@@ -19,11 +19,11 @@ def main() -> int:
         settings = load_settings()
         configure_logging(settings.log_level)
         outbox = Outbox(settings.outbox, max_bytes=settings.outbox_max_bytes, max_age=settings.outbox_max_age)
-        tally = Redelivery(outbox, open_storage(settings), Webhook(settings)).run()
+        result = Redelivery(outbox, open_storage(settings), Webhook(settings)).run()
     except SettingsError as error:
         sys.exit(f"Nothing was delivered. {error}")
-    logger().info("outbox", delivered=tally.delivered, waiting=tally.waiting)
-    return 1 if tally.waiting else 0
+    logger().info("outbox", delivered=result.delivered, pending=result.pending)
+    return 1 if result.pending else 0
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ _LEAST_FREE = 256 * 2**20
 _NARROWER: Mapping[str, Scope] = {"image": "image", "weights": "weights"}
 
 
-def scope_of(arguments: Sequence[str]) -> Scope | None:
+def parse_scope(arguments: Sequence[str]) -> Scope | None:
     """How much a command line asks to check; None when it asks for work."""
     if _OPTION not in arguments:
         return None
@@ -63,7 +63,7 @@ def self_check(scope: Scope, libraries: Sequence[str], checks: Mapping[str, Chec
     sys.exit(1 if failed else 0)
 
 
-def wrong_at_start(settings: Settings, checks: Mapping[str, Check], weights: Sequence[Weights]) -> dict[str, str]:
+def startup_problems(settings: Settings, checks: Mapping[str, Check], weights: Sequence[Weights]) -> dict[str, str]:
     """Looks at all that a worker needs before it loads anything, and does not stop at the first thing that is wrong.
 
     Args:

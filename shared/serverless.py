@@ -19,20 +19,20 @@ from pydantic import JsonValue
 from shared.contract.request import Request
 from shared.fetch import Fetcher
 from shared.handler import Handler
-from shared.jobs.delivery.callbacks import Courier
+from shared.jobs.delivery.callbacks import CallbackDispatcher
 from shared.jobs.delivery.outbox import Outbox
 from shared.jobs.delivery.redelivery import Redelivery
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.execution.gpu import GpuThread
-from shared.jobs.execution.in_flight import Deliveries
-from shared.jobs.execution.threads import ended
-from shared.jobs.execution.watchdog import Departure, end_process
+from shared.jobs.execution.in_flight import InFlightJobs
+from shared.jobs.execution.threads import wait_done
+from shared.jobs.execution.watchdog import GracefulShutdown, end_process
 from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, Worker, run_job
-from shared.jobs.presentation import Output
-from shared.jobs.recipe import Run
+from shared.jobs.presentation import HandlerResponse
+from shared.jobs.recipe import JobRun
 from shared.jobs.streaming.progress import Progress
-from shared.jobs.streaming.text import WatchedText
-from shared.self_check import scope_of, self_check, wrong_at_start
+from shared.jobs.streaming.text import TextStream
+from shared.self_check import parse_scope, self_check, startup_problems
 from shared.settings import Settings, SettingsError, on_runpod, prepare_environment, read_settings
 from shared.storage import open_storage
 from shared.telemetry import configure_logging, logger, watch_errors
@@ -55,8 +55,8 @@ def serve(handler: Handler[RequestT]) -> None:
     """
     prepare_environment()
     configure_logging("INFO")  # until it is known what the operator wants: not even this may fail in too many words
-    if (scope := scope_of(sys.argv[1:])) is not None:
-        self_check(scope, handler.libraries, handler.checks, handler.needs)
+    if (scope := parse_scope(sys.argv[1:])) is not None:
+        self_check(scope, handler.libraries, handler.checks, handler.required_weights)
     try:
         settings = _checked("configuration", read_settings)
         configure_logging(settings.log_level)
@@ -67,7 +67,7 @@ def serve(handler: Handler[RequestT]) -> None:
     else:
         endpoint = _Endpoint(handler, worker, settings)
         _start_sdk(endpoint.config)
-        if worker.gpu.lost:
+        if worker.gpu.is_lost:
             end_process()  # with a code that says so, and without waiting for threads that may never end
 
 
@@ -110,7 +110,7 @@ def _look_over(handler: Handler[RequestT], settings: Settings) -> None:
     Raises:
         _Unfit: Something is.
     """
-    wrong = wrong_at_start(settings, handler.checks, handler.needs(settings))
+    wrong = startup_problems(settings, handler.checks, handler.required_weights(settings))
     if not wrong:
         return
     # RunPod cuts the message of a fitness check off after 256 characters; the log has all of it.
@@ -137,8 +137,8 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
         operator=handler.operator(settings),
         storage=storage,
         fetcher=Fetcher(settings),
-        courier=Courier(storage, webhook, callbacks, unasked=handler.calls_back, announces=settings.callback_processing, outbox=outbox),
-        gpu=gpu if handler.together is None else GpuThread(concurrency),
+        callbacks=CallbackDispatcher(storage, webhook, callbacks, always_callback=handler.always_callback, send_processing=settings.callback_processing, outbox=outbox),
+        gpu=gpu if handler.max_concurrency is None else GpuThread(concurrency),
         grace=settings.job_grace,
         concurrency=concurrency,
     )
@@ -153,8 +153,8 @@ class _Endpoint(Generic[RequestT]):
         self._settings = settings
         self._timeout = settings.timeout_of(handler.name)
         # All that may still follow a job's deadline: the last step, `callback.json`, the callback.
-        self._departure = Departure(settings.job_grace + settings.upload_deadline + settings.callback_deadline)
-        self._deliveries, self._starting = Deliveries(), threading.Lock()
+        self._shutdown = GracefulShutdown(settings.job_grace + settings.upload_deadline + settings.callback_deadline)
+        self._in_flight, self._starting = InFlightJobs(), threading.Lock()
         self._since = int(time.time())
         # The SDK tells the forms apart by looking at the function.
         streaming = self.stream if settings.on_runpod else self.stream_here
@@ -164,7 +164,7 @@ class _Endpoint(Generic[RequestT]):
             "concurrency_modifier": lambda _current: worker.concurrency,
         }
 
-    async def complete(self, job: dict[str, Any]) -> Output:
+    async def complete(self, job: dict[str, Any]) -> HandlerResponse:
         """Runs one job and returns what its caller gets."""
         if (answer := self._answer_without_job(job)) is not None:
             return answer
@@ -172,42 +172,42 @@ class _Endpoint(Generic[RequestT]):
         end = await self._work(job, Progress(send, self._settings.progress_interval))
         return self._handler.present(str(job["id"]), job.get("input")).result(end)
 
-    async def stream(self, job: dict[str, Any]) -> AsyncIterator[Output]:
+    async def stream(self, job: dict[str, Any]) -> AsyncIterator[HandlerResponse]:
         """Runs one job, yields its text in pieces while it is written, and what says how it ended last."""
         if (answer := self._answer_without_job(job)) is not None:
             yield answer
             return
         presentation = self._handler.present(str(job["id"]), job.get("input"))
-        async with WatchedText(partial(self._work, job), _STREAM_INTERVAL) as text:
-            async for piece in text.pieces():
+        async with TextStream(partial(self._work, job), _STREAM_INTERVAL) as text:
+            async for piece in text.deltas():
                 yield presentation.piece(piece)
-            for output in presentation.last(await text.end):
+            for output in presentation.last(await text.result):
                 yield output
 
-    async def stream_here(self, job: dict[str, Any]) -> Output | list[Output]:
+    async def stream_here(self, job: dict[str, Any]) -> HandlerResponse | list[HandlerResponse]:
         """Runs one job on this machine as a stream: the SDK itself would not run a generator here, and call that a success."""
         outputs = [output async for output in self.stream(job)]
         failed = isinstance(outputs[-1], dict) and "error" in outputs[-1]
         return outputs[-1] if failed else outputs
 
-    def _answer_without_job(self, job: Mapping[str, Any]) -> Output | None:
+    def _answer_without_job(self, job: Mapping[str, Any]) -> HandlerResponse | None:
         return self._handler.answer_without_job(job.get("input"), self._worker.recipe, self._since)
 
     async def _work(self, job: dict[str, Any], progress: Progress) -> Completed | Failed:
         seconds = _deadline(job, self._timeout)
         token = CancelToken(seconds)
-        with self._departure.in_hand(seconds), progress:
-            work = run_job(Job(str(job["id"]), job.get("input")), self._worker, Run(str(job["id"]), token, progress.report))
-            end = await self._deliveries.do(str(job["id"]), work)
+        with self._shutdown.track_job(seconds), progress:
+            work = run_job(Job(str(job["id"]), job.get("input")), self._worker, JobRun(str(job["id"]), token, progress.report))
+            end = await self._in_flight.run(str(job["id"]), work)
             if isinstance(end, Stopped):
                 progress.drop()
             # In a thread, because other jobs run on this loop, and before the result, because an update after it would reopen the job.
-            await ended(asyncio.ensure_future(asyncio.to_thread(progress.close)))
-        if self._worker.gpu.lost:
+            await wait_done(asyncio.ensure_future(asyncio.to_thread(progress.close)))
+        if self._worker.gpu.is_lost:
             # On the live configuration: the SDK posts this result and ends its loop, while the flag in a result would not keep the worker
             # from taking another job. That loop may then wait for what does not end, so the process does not wait for it.
             self.config["refresh_worker"] = True
-            self._departure.begin()
+            self._shutdown.start()
         if isinstance(end, Stopped):
             raise asyncio.CancelledError  # what the SDK needs to see to free the slot without posting a result
         return end

@@ -17,7 +17,7 @@ from shared.media.videos import STANDARD, Encoding
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageOutput:
     """One finished image.
 
     Attributes:
@@ -34,7 +34,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Clip:
+class VideoOutput:
     """One finished video.
 
     Attributes:
@@ -55,17 +55,17 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Text:
+class TextOutput:
     """One finished text. It is not stored: it rides in the payload."""
 
     content: str = field(repr=False)
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
-Product = Picture | Clip | Text
+Output = ImageOutput | VideoOutput | TextOutput
 
 
-class Report(Protocol):
+class ProgressReporter(Protocol):
     """Tells the caller how far a job is. Cheap: updates are throttled elsewhere."""
 
     def __call__(self, done: int, total: int, *, text: str | None = None, preview: str | None = None) -> None:
@@ -73,7 +73,7 @@ class Report(Protocol):
 
 
 @dataclass(frozen=True)
-class Run:
+class JobRun:
     """What a recipe may use while it works.
 
     Attributes:
@@ -86,7 +86,7 @@ class Run:
 
     job_id: str
     cancel: CancelToken
-    report: Report
+    report: ProgressReporter
     warnings: list[str] = field(default_factory=list)
 
     def warn(self, text: str) -> None:
@@ -124,9 +124,9 @@ RequestT = TypeVar("RequestT", bound=Request, contravariant=True)
 
 
 class Recipe(Protocol[RequestT]):
-    """One handler, its models loaded: how a request becomes products."""
+    """One handler, its models loaded: how a request becomes outputs."""
 
-    def accept(self, request: RequestT) -> None:
+    def check(self, request: RequestT) -> None:
         """Refuses, before any work, what this worker cannot do.
 
         Raises:
@@ -135,8 +135,8 @@ class Recipe(Protocol[RequestT]):
             ValidationError: The request names things that this worker cannot do together.
         """
 
-    def generate(self, request: RequestT, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
-        """Makes the products, one by one, on the thread that owns the GPU; or waits there for a thread of its own that does.
+    def generate(self, request: RequestT, references: Mapping[str, Image.Image], run: JobRun) -> Generator[Output]:
+        """Makes the outputs, one by one, on the thread that owns the GPU; or waits there for a thread of its own that does.
 
         Args:
             request: What to make.
@@ -144,5 +144,5 @@ class Recipe(Protocol[RequestT]):
             run: Report each step to it, and check its token at each.
         """
 
-    def summarize(self, request: RequestT, products: Sequence[Product]) -> Summary:
-        """Says what was really done, for the payload: as soon as the last product is made, on the same thread."""
+    def summarize(self, request: RequestT, outputs: Sequence[Output]) -> Summary:
+        """Says what was really done, for the payload: as soon as the last output is made, on the same thread."""

@@ -14,10 +14,10 @@ from shared.contract.callback import CompletedPayload, FailedPayload, Payload, t
 from shared.contract.request import Identity
 from shared.errors import GenerationError, UploadError
 from shared.jobs import payload as payloads
-from shared.jobs.delivery.outbox import Draft, Outbox
-from shared.jobs.delivery.uploads import Parcel
+from shared.jobs.delivery.outbox import Outbox, OutboxWriter
+from shared.jobs.delivery.uploads import UploadSession
 from shared.jobs.execution.cancel import CancelToken
-from shared.jobs.execution.threads import ended, finished, submit
+from shared.jobs.execution.threads import await_or_cancel, submit, wait_done
 from shared.storage.protocol import Storage, object_key
 from shared.telemetry import logger
 from shared.webhooks import ATTEMPTS, Webhook
@@ -30,12 +30,12 @@ CALLBACK_FILE = "callback.json"
 """The payload's name beside the assets."""
 
 # Seconds for a callback that others wait for: that a job has begun, or that it was stopped.
-_HASTE_SECONDS = 5.0
+_BEST_EFFORT_SECONDS = 5.0
 
 T = TypeVar("T")
 
 
-def deliverable(payload: CompletedPayload) -> CompletedPayload:
+def check_result_size(payload: CompletedPayload) -> CompletedPayload:
     """Returns a payload that RunPod can take.
 
     Raises:
@@ -49,66 +49,66 @@ def deliverable(payload: CompletedPayload) -> CompletedPayload:
     return payload
 
 
-class Courier:
+class CallbackDispatcher:
     """Delivers payloads. A delivery that fails never changes how a job ended: the payload is also what RunPod gets.
 
     Args:
         storage: Keeps `callback.json` beside the assets, if it does.
         webhook: Signs and sends.
         threads: Where it is done.
-        unasked: Whether a callback goes out for requests that name no `callback_url`.
-        announces: Whether a job's start is called back too.
+        always_callback: Whether a callback goes out for requests that name no `callback_url`.
+        send_processing: Whether a job's start is called back too.
         outbox: Where what cannot be delivered is kept; None keeps nothing.
     """
 
     def __init__(
-        self, storage: Storage, webhook: Webhook, threads: Executor, *, unasked: bool, announces: bool, outbox: Outbox | None = None
+        self, storage: Storage, webhook: Webhook, threads: Executor, *, always_callback: bool, send_processing: bool, outbox: Outbox | None = None
     ) -> None:
         self._storage = storage
         self._webhook = webhook
         self._threads = threads
-        self._unasked = unasked
-        self._announces = announces
+        self._unasked = always_callback
+        self._announces = send_processing
         self._outbox = outbox
 
-    def parcel(self, identity: Identity) -> Parcel:
+    def upload_session(self, identity: Identity) -> UploadSession:
         """A job's way to storage."""
 
-        def seal(draft: Draft, payload: CompletedPayload) -> None:
-            draft.seal(identity, payload, webhook_id=webhook_id(payload), calls_back=self._calls_back(identity))
+        def commit(writer: OutboxWriter, payload: CompletedPayload) -> None:
+            writer.commit(identity, payload, webhook_id=webhook_id(payload), calls_back=self._calls_back(identity))
 
-        return Parcel(self._storage, self._outbox.entry(identity) if self._outbox is not None else None, seal)
+        return UploadSession(self._storage, self._outbox.writer(identity) if self._outbox is not None else None, commit)
 
-    async def announce(self, identity: Identity, worker_id: str, token: CancelToken) -> None:
+    async def dispatch_processing(self, identity: Identity, worker_id: str, token: CancelToken) -> None:
         """Calls back that the job is being processed, where the operator wants it. Over when it returns, so never after a final one.
 
         Raises:
             asyncio.CancelledError: The job was stopped meanwhile.
         """
         if self._announces:
-            send = partial(self._send, payloads.processing(identity, worker_id), identity, attempts=1, seconds=_HASTE_SECONDS)
-            await finished(submit(self._threads, send), token)
+            send = partial(self._send, payloads.processing(identity, worker_id), identity, attempts=1, seconds=_BEST_EFFORT_SECONDS)
+            await await_or_cancel(submit(self._threads, send), token)
 
-    async def deliver(self, payload: CompletedPayload | FailedPayload, identity: Identity, *, hastily: bool = False) -> bool:
+    async def dispatch(self, payload: CompletedPayload | FailedPayload, identity: Identity, *, best_effort: bool = False) -> bool:
         """Stores the payload beside the assets, then sends it. Raises nothing, and is not interrupted by a job that is stopped now.
 
         Args:
             payload: How the job ended.
             identity: Whose job it is.
-            hastily: Gives up soon, because RunPod has stopped the job or is about to. What is not sent then is kept, and sent later.
+            best_effort: Gives up soon, because RunPod has stopped the job or is about to. What is not sent then is kept, and sent later.
 
         Returns:
             Whether all is done. Otherwise the callback is still to be made.
         """
-        attempts, seconds = (2, _HASTE_SECONDS) if hastily else (ATTEMPTS, math.inf)
+        attempts, seconds = (2, _BEST_EFFORT_SECONDS) if best_effort else (ATTEMPTS, math.inf)
         await self._on_thread(partial(self._store, payload, identity, seconds))
         sent = await self._on_thread(partial(self._send, payload, identity, attempts=attempts, seconds=seconds))
-        await self._on_thread(partial(self._settle, payload, identity, sent=sent is True))
+        await self._on_thread(partial(self._update_outbox, payload, identity, sent=sent is True))
         return sent is True
 
     async def _on_thread(self, work: Callable[[], T]) -> T | None:
         future = asyncio.wrap_future(submit(self._threads, work))
-        await ended(future)
+        await wait_done(future)
         if (error := future.exception()) is not None:
             logger().error("not delivered", error_type=type(error).__name__)
             return None
@@ -133,15 +133,15 @@ class Courier:
         log("callback", delivered=delivery.delivered, attempts=delivery.attempts, http_status=delivery.status, reason=delivery.reason)
         return delivery.delivered
 
-    def _settle(self, payload: CompletedPayload | FailedPayload, identity: Identity, *, sent: bool) -> None:
+    def _update_outbox(self, payload: CompletedPayload | FailedPayload, identity: Identity, *, sent: bool) -> None:
         """Keeps what was not sent, and forgets what an earlier run of the job had left."""
         if self._outbox is None:
             return
         if sent and payload.status == "completed":
-            self._outbox.forget(identity)
+            self._outbox.discard(identity)
         # A result that is kept says more than that it could not be stored.
-        elif not sent and not (payload.status == "failed" and self._outbox.has(identity)):
-            self._outbox.entry(identity).seal(identity, payload, webhook_id=webhook_id(payload), calls_back=True)
+        elif not sent and not (payload.status == "failed" and self._outbox.contains(identity)):
+            self._outbox.writer(identity).commit(identity, payload, webhook_id=webhook_id(payload), calls_back=True)
 
     def _calls_back(self, identity: Identity) -> bool:
         return identity.callback_url is not None or self._unasked

@@ -15,7 +15,7 @@ MANIFEST = "entry.json"
 """The file of an entry that says what it is. It is written last."""
 
 
-class KeptFile(BaseModel):
+class OutboxFile(BaseModel):
     """One asset that is to be stored: its key, its media type, and what it must be."""
 
     model_config = ConfigDict(frozen=True)
@@ -53,7 +53,7 @@ class Entry(BaseModel):
     webhook_id: Annotated[str, Field(pattern=WEBHOOK_ID)]
     callback_url: Annotated[str | None, Field(repr=False)]
     payload: Annotated[str, Field(repr=False)]
-    files: tuple[KeptFile, ...] = ()
+    files: tuple[OutboxFile, ...] = ()
 
 
 def read_entry(folder: Path) -> Entry | None:
@@ -72,7 +72,7 @@ class _Said(BaseModel):
     status: Literal["processing", "completed", "failed"]
 
 
-def holds_result(folder: Path) -> bool:
+def has_result(folder: Path) -> bool:
     """Whether an entry, and a whole one, says that its job was completed."""
     entry = read_entry(folder)
     try:

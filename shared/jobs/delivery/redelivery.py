@@ -19,16 +19,16 @@ _INTERVAL = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class RedeliveryResult:
     """What became of the entries that were there.
 
     Attributes:
         delivered: So many were stored and called back, and are gone.
-        waiting: So many could not be delivered now.
+        pending: So many could not be delivered now.
     """
 
     delivered: int = 0
-    waiting: int = 0
+    pending: int = 0
 
 
 class Redelivery:
@@ -55,16 +55,16 @@ class Redelivery:
 
         threading.Thread(target=work, name="redelivery", daemon=True).start()
 
-    def run(self) -> Tally:
+    def run(self) -> RedeliveryResult:
         """Delivers every entry that can be delivered, the oldest first."""
         try:
-            self._outbox.give_up_the_old()
-            folders = self._outbox.waiting()
+            self._outbox.expire()
+            folders = self._outbox.pending()
         except OSError as error:
             logger().error("the outbox cannot be read", reason=error.strerror)
-            return Tally()
+            return RedeliveryResult()
         delivered = [self._deliver(folder) for folder in folders]
-        return Tally(delivered.count(True), delivered.count(False))
+        return RedeliveryResult(delivered.count(True), delivered.count(False))
 
     def _deliver(self, folder: Path) -> bool:
         entry = read_entry(folder)

@@ -30,7 +30,7 @@ class CancelToken:
         return self._stopped.is_set()
 
     @property
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds until the deadline, 0.0 when it has passed."""
         return max(0.0, self._ends - time.monotonic())
 

@@ -18,7 +18,7 @@ _THREADS = 8
 
 
 @contextlib.contextmanager
-def threads_of_its_own() -> Iterator[Executor]:
+def job_executor() -> Iterator[Executor]:
     """Threads for one job, made when they are needed. Were they shared, a job would wait for the uploads of others that do not end."""
     executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="io")
     try:
@@ -32,7 +32,7 @@ def submit(executor: Executor, work: Callable[[], T]) -> Future[T]:
     return executor.submit(contextvars.copy_context().run, work)
 
 
-async def finished(future: Future[T], token: CancelToken) -> T:
+async def await_or_cancel(future: Future[T], token: CancelToken) -> T:
     """Waits for work on a thread. A stopped job tells the work so, and goes on only when the work has really ended.
 
     Without that the thread would go on with a job that nobody waits for, and the next job would share the GPU with it.
@@ -46,11 +46,11 @@ async def finished(future: Future[T], token: CancelToken) -> T:
     except asyncio.CancelledError:
         token.cancel()
         future.cancel()  # takes effect only while it still waits for its thread
-        await ended(waiting)
+        await wait_done(waiting)
         raise
 
 
-async def ended(waiting: asyncio.Future[T]) -> None:
+async def wait_done(waiting: asyncio.Future[T]) -> None:
     """Returns when the work has ended, however it ended and however often the waiting is interrupted."""
     while not waiting.done():
         try:
@@ -62,7 +62,7 @@ async def ended(waiting: asyncio.Future[T]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def settled(futures: Collection[Future[T]]) -> AsyncIterator[None]:
+async def drain(futures: Collection[Future[T]]) -> AsyncIterator[None]:
     """On the way out, whatever happened inside, waits until none of `futures` runs any more: no work outlives its job."""
     try:
         yield
@@ -70,4 +70,4 @@ async def settled(futures: Collection[Future[T]]) -> AsyncIterator[None]:
         for future in futures:
             future.cancel()
         for future in futures:
-            await ended(asyncio.wrap_future(future))
+            await wait_done(asyncio.wrap_future(future))

@@ -27,7 +27,7 @@ T = TypeVar("T")
 _POSTING_SECONDS = 10.0
 
 
-async def overseen(work: Coroutine[Any, Any, T], token: CancelToken, *, grace: float) -> T:
+async def run_with_deadline(work: Coroutine[Any, Any, T], token: CancelToken, *, grace: float) -> T:
     """Waits for a job's work until some time after its deadline, and no longer. When this is cancelled, so is the work.
 
     Args:
@@ -41,7 +41,7 @@ async def overseen(work: Coroutine[Any, Any, T], token: CancelToken, *, grace: f
     task = asyncio.ensure_future(work)
     while not task.done():
         try:
-            done, _ = await asyncio.wait({task}, timeout=token.left + grace)
+            done, _ = await asyncio.wait({task}, timeout=token.remaining + grace)
         except asyncio.CancelledError:
             task.cancel()
             continue
@@ -57,7 +57,7 @@ def end_process() -> None:
     os._exit(1)
 
 
-class Departure:
+class GracefulShutdown:
     """Ends the process when it has to, as soon as all jobs in hand are answered, and by a timer even if they are not.
 
     Args:
@@ -75,7 +75,7 @@ class Departure:
         self._nowhere = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
 
     @contextmanager
-    def in_hand(self, seconds: float) -> Iterator[None]:
+    def track_job(self, seconds: float) -> Iterator[None]:
         """Counts a job as in hand while the body runs, and guards it by the C library's timer.
 
         Args:
@@ -88,7 +88,7 @@ class Departure:
         finally:
             self._note(job, None)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Lets the process end. Returns at once; to be called again does nothing."""
         with self._changed:
             if self._begun:

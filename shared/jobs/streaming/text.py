@@ -9,13 +9,13 @@ from typing import Any, Generic, Self, TypeVar
 
 from pydantic import JsonValue
 
-from shared.jobs.execution.threads import ended
+from shared.jobs.execution.threads import wait_done
 from shared.jobs.streaming.progress import Progress
 
 T = TypeVar("T")
 
 
-class WatchedText(Generic[T]):
+class TextStream(Generic[T]):
     """Work that reports a growing text, and a reader who takes what is new whenever he comes. Neither waits for the other.
 
     To be used as an async context: leaving it before the end stops the work, and returns when it has ended. The end of the task that reads
@@ -43,24 +43,24 @@ class WatchedText(Generic[T]):
         def send(update: Mapping[str, JsonValue]) -> None:
             loop.call_soon_threadsafe(self._show, str(update.get("text", "")))
 
-        self.end = asyncio.ensure_future(self._work(Progress(send, self._interval)))
-        self.end.add_done_callback(lambda _end: self._changed.set())
+        self.result = asyncio.ensure_future(self._work(Progress(send, self._interval)))
+        self.result.add_done_callback(lambda _end: self._changed.set())
         if (reader := asyncio.current_task()) is not None:
-            reader.add_done_callback(lambda _reader: self.end.cancel())
+            reader.add_done_callback(lambda _reader: self.result.cancel())
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.end.cancel()
-        await ended(self.end)
+        self.result.cancel()
+        await wait_done(self.result)
 
-    async def pieces(self) -> AsyncIterator[str]:
+    async def deltas(self) -> AsyncIterator[str]:
         """What has been added to the text since the piece before, to its end. A reader who is late gets more at once."""
         read, over = 0, False
         while not over:
             await self._changed.wait()
             self._changed.clear()
             # The last update was shown before the work could end.
-            over = self.end.done()
+            over = self.result.done()
             if piece := self._text[read:]:
                 read = len(self._text)
                 yield piece

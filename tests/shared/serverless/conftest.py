@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from playground.callback_receiver import Inbox
-from tests.doubles.gateway import Gateway
+from playground.callback_receiver import CallbackReceiver
+from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.worker import WorkerProcess
 
 SECRET = "canary-callback-secret-0123456789"
@@ -22,8 +22,8 @@ SECRET = "canary-callback-secret-0123456789"
 class Loop:
     """Everything around one worker."""
 
-    gateway: Gateway
-    inbox: Inbox
+    runpod_api: FakeRunPodAPI
+    receiver: CallbackReceiver
     worker: WorkerProcess
 
     def steps(self, job_id: str) -> list[float]:
@@ -41,17 +41,17 @@ class Loop:
 
     def callbacks(self, job_id: str) -> list[dict[str, Any]]:
         """The callbacks about a job, their signatures verified."""
-        return [payload for payload in self.inbox.payloads if payload["job_id"] == job_id]
+        return [payload for payload in self.receiver.payloads if payload["job_id"] == job_id]
 
 
 @contextmanager
-def started(folder: Path, module: str = "tests.doubles.paint", **environment: str) -> Iterator[Loop]:
+def started(folder: Path, module: str = "tests.doubles.stub_worker", **environment: str) -> Iterator[Loop]:
     """A worker that has asked for its first job."""
-    with Gateway() as gateway, Inbox(SECRET) as inbox:
-        variables = {"JOB_CALLBACK_URL": inbox.url, "JOB_CALLBACK_SECRET": SECRET, "PROGRESS_INTERVAL": "0.5"} | environment
-        with WorkerProcess(module, gateway, folder, variables) as worker:
-            gateway.wait_for(lambda: bool(gateway.takes), seconds=110.0, what="the worker's start")
-            yield Loop(gateway, inbox, worker)
+    with FakeRunPodAPI() as runpod_api, CallbackReceiver(SECRET) as receiver:
+        variables = {"JOB_CALLBACK_URL": receiver.url, "JOB_CALLBACK_SECRET": SECRET, "PROGRESS_INTERVAL": "0.5"} | environment
+        with WorkerProcess(module, runpod_api, folder, variables) as worker:
+            runpod_api.wait_for(lambda: bool(runpod_api.takes), seconds=110.0, what="the worker's start")
+            yield Loop(runpod_api, receiver, worker)
 
 
 @pytest.fixture(scope="module")

@@ -6,39 +6,39 @@ import time
 from pathlib import Path
 
 from shared.settings import Settings
-from tests.doubles.gateway import Gateway
+from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.jobs import sdxl_job
 from tests.doubles.worker import WorkerProcess
 from tests.shared.serverless.conftest import Loop, started
 
 
 def test_a_worker_that_is_scaled_down_finishes_its_job(own_loop: Loop) -> None:
-    own_loop.gateway.submit(sdxl_job("last", "slowly", steps=30))
-    own_loop.gateway.wait_for(lambda: bool(own_loop.gateway.progress("last")))
+    own_loop.runpod_api.submit(sdxl_job("last", "slowly", steps=30))
+    own_loop.runpod_api.wait_for(lambda: bool(own_loop.runpod_api.progress("last")))
     own_loop.worker.terminate()
-    assert own_loop.gateway.result("last")["output"]["status"] == "completed"
+    assert own_loop.runpod_api.result("last")["output"]["status"] == "completed"
     assert own_loop.worker.wait() == 0
     assert len(own_loop.callbacks("last")) == 1
 
 
 def test_a_worker_that_lost_its_gpu_answers_and_takes_no_further_job(own_loop: Loop) -> None:
-    own_loop.gateway.submit(sdxl_job("lost", "lose"))
-    body = own_loop.gateway.result("lost")
+    own_loop.runpod_api.submit(sdxl_job("lost", "lose"))
+    body = own_loop.runpod_api.result("lost")
     assert body["stopPod"] is True
     assert body["output"]["metadata"]["error_code"] == "DEVICE_ERROR"
-    own_loop.gateway.submit(sdxl_job("for-another-worker"))
+    own_loop.runpod_api.submit(sdxl_job("for-another-worker"))
     assert own_loop.worker.wait() == 1, "not 0: that would say that all is well"
-    assert own_loop.gateway.results("for-another-worker") == []
+    assert own_loop.runpod_api.results("for-another-worker") == []
     assert own_loop.steps("for-another-worker") == []
 
 
 def test_the_other_jobs_in_hand_of_a_worker_that_lost_its_gpu_are_answered_too(tmp_path: Path) -> None:
     with started(tmp_path, JOB_CONCURRENCY="3") as loop:
-        loop.gateway.submit(sdxl_job("lost", "lose"))
+        loop.runpod_api.submit(sdxl_job("lost", "lose"))
         loop.wait_for_step("lost")
-        loop.gateway.submit(sdxl_job("waits"))
+        loop.runpod_api.submit(sdxl_job("waits"))
         for job_id in ("lost", "waits"):
-            output = loop.gateway.result(job_id)["output"]
+            output = loop.runpod_api.result(job_id)["output"]
             assert (output["metadata"]["error_code"], output["metadata"]["retryable"]) == ("DEVICE_ERROR", True)
             assert loop.callbacks(job_id) == [output]
         assert loop.steps("waits") == []
@@ -47,15 +47,15 @@ def test_the_other_jobs_in_hand_of_a_worker_that_lost_its_gpu_are_answered_too(t
 
 def test_work_that_never_returns_is_answered_by_the_deadline_and_the_worker_ends(tmp_path: Path) -> None:
     with started(tmp_path, JOB_CONCURRENCY="2", JOB_TIMEOUT="1.5", JOB_GRACE="0.5") as loop:
-        loop.gateway.submit(sdxl_job("hangs", "hang"))
+        loop.runpod_api.submit(sdxl_job("hangs", "hang"))
         loop.wait_for_step("hangs")
         assert len(members(loop.worker)) > 1
-        loop.gateway.submit(sdxl_job("behind"))
-        output = loop.gateway.result("hangs")["output"]
+        loop.runpod_api.submit(sdxl_job("behind"))
+        output = loop.runpod_api.result("hangs")["output"]
         assert (output["metadata"]["error_code"], output["metadata"]["retryable"]) == ("JOB_TIMEOUT", True)
         assert "does not answer" in output["error_message"]
         assert loop.callbacks("hangs") == [output]
-        assert loop.gateway.result("behind")["output"]["metadata"]["error_code"] in {"DEVICE_ERROR", "JOB_TIMEOUT"}
+        assert loop.runpod_api.result("behind")["output"]["metadata"]["error_code"] in {"DEVICE_ERROR", "JOB_TIMEOUT"}
         assert loop.worker.wait() == 1, "although a thread of it still hangs"
         ends = time.monotonic() + 5
         while members(loop.worker):
@@ -81,9 +81,9 @@ def test_a_worker_whose_interpreter_stands_still_ends_all_the_same(tmp_path: Pat
     """Nothing can be said by a process that runs no line of code. That it is gone lets RunPod hand out its job again."""
     limits = {"JOB_TIMEOUT": "0.5", "JOB_GRACE": "0.5", "UPLOAD_DEADLINE": "0.5", "CALLBACK_DEADLINE": "0.5"}
     with started(tmp_path, **limits) as loop:
-        loop.gateway.submit(sdxl_job("freezes", "freeze"))
+        loop.runpod_api.submit(sdxl_job("freezes", "freeze"))
         assert loop.worker.wait() == 1
-        assert loop.gateway.results("freezes") == []
+        assert loop.runpod_api.results("freezes") == []
         assert "File " not in loop.worker.log, "no line of code is written down"
 
 
@@ -95,16 +95,16 @@ def test_each_handler_may_have_a_limit_of_its_own(tmp_path: Path) -> None:
 
 def test_only_a_lost_gpu_replaces_the_worker(own_loop: Loop) -> None:
     for verb in ("crash", "fill", "hugely", "paint"):
-        own_loop.gateway.submit(sdxl_job(verb, verb))
-        assert "stopPod" not in own_loop.gateway.result(verb)
+        own_loop.runpod_api.submit(sdxl_job(verb, verb))
+        assert "stopPod" not in own_loop.runpod_api.result(verb)
     assert own_loop.worker.process.poll() is None
 
 
 def test_a_worker_that_is_half_configured_reports_itself_unhealthy_and_takes_no_job(tmp_path: Path) -> None:
-    with Gateway() as gateway, WorkerProcess("tests.doubles.paint", gateway, tmp_path, {"SUPABASE_URL": "http://127.0.0.1:1"}) as worker:
+    with FakeRunPodAPI() as runpod_api, WorkerProcess("tests.doubles.stub_worker", runpod_api, tmp_path, {"SUPABASE_URL": "http://127.0.0.1:1"}) as worker:
         assert worker.wait() == 1
-        assert gateway.takes == []
-        (ping,) = (query for query in gateway.pings if query.get("status") == ["unhealthy"])
+        assert runpod_api.takes == []
+        (ping,) = (query for query in runpod_api.pings if query.get("status") == ["unhealthy"])
         assert ping["check"] == ["configuration"]
         assert "SUPABASE_SERVICE_ROLE_KEY" in ping["reason"][0]
         assert "JOB_CALLBACK_SECRET" in ping["reason"][0]
@@ -114,10 +114,10 @@ def test_a_worker_that_cannot_start_says_everything_that_is_wrong_at_once(tmp_pa
     (tmp_path / "outbox").write_text("a file")
     (tmp_path / "models/sdxl").mkdir(parents=True)
     wrong = {"SUPABASE_URL": "http://127.0.0.1:1", "CALLBACK_ALLOWED_HOSTS": "example.com", "MODELS_DIR": "models"}
-    with Gateway() as gateway, WorkerProcess("handlers.sdxl.handler", gateway, tmp_path, wrong) as worker:
+    with FakeRunPodAPI() as runpod_api, WorkerProcess("handlers.sdxl.handler", runpod_api, tmp_path, wrong) as worker:
         assert worker.wait() == 1
-        assert gateway.takes == []
-        (ping,) = (query for query in gateway.pings if query.get("status") == ["unhealthy"])
+        assert runpod_api.takes == []
+        (ping,) = (query for query in runpod_api.pings if query.get("status") == ["unhealthy"])
         assert ping["check"] == ["start"]
         assert "3 things are wrong (configuration, outbox, weights sdxl)" in ping["reason"][0]
         for word in ("SUPABASE_SERVICE_ROLE_KEY", "JOB_CALLBACK_SECRET", "OUTBOX_DIR", "model_index.json"):
@@ -126,5 +126,5 @@ def test_a_worker_that_cannot_start_says_everything_that_is_wrong_at_once(tmp_pa
 
 
 def test_pings_name_the_job_in_progress(own_loop: Loop) -> None:
-    own_loop.gateway.submit(sdxl_job("pinged", "slowly", steps=50))
-    own_loop.gateway.wait_for(lambda: any(query.get("job_id") == ["pinged"] for query in own_loop.gateway.pings))
+    own_loop.runpod_api.submit(sdxl_job("pinged", "slowly", steps=50))
+    own_loop.runpod_api.wait_for(lambda: any(query.get("job_id") == ["pinged"] for query in own_loop.runpod_api.pings))

@@ -14,7 +14,7 @@ import pytest
 from openai import APIError, OpenAI
 
 from tests.doubles.openai_proxy import OpenAIProxy
-from tests.doubles.openai_server import Asked, OpenAIServer, say
+from tests.doubles.openai_server import OpenAIServer, ScriptedRequest, reply
 from tests.doubles.worker import clean_environment
 from tests.shared.serverless.conftest import Loop, started
 
@@ -36,7 +36,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory, server: OpenAIServer) -> Iter
 
 @pytest.fixture(scope="module")
 def client(loop: Loop) -> Iterator[OpenAI]:
-    with OpenAIProxy(loop.gateway) as proxy, OpenAI(base_url=proxy.url, api_key="canary-key", max_retries=0, timeout=60) as client:
+    with OpenAIProxy(loop.runpod_api) as proxy, OpenAI(base_url=proxy.url, api_key="canary-key", max_retries=0, timeout=60) as client:
         yield client
 
 
@@ -45,9 +45,9 @@ def job(job_id: str, **fields: Any) -> dict[str, Any]:
 
 
 def test_it_answers_without_any_weights(loop: Loop, server: OpenAIServer) -> None:
-    server.scripts.append(say("Damn", " good", reason="length"))
-    loop.gateway.submit(job("whole", sfw_mode=True))
-    (payload,) = loop.gateway.result("whole")["output"]
+    server.scripts.append(reply("Damn", " good", reason="length"))
+    loop.runpod_api.submit(job("whole", sfw_mode=True))
+    (payload,) = loop.runpod_api.result("whole")["output"]
     assert payload["response"] == "**** good"
     assert payload["assets"][0]["metadata"]["finish_reason"] == "length"
     assert payload["usage"] == {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
@@ -55,18 +55,18 @@ def test_it_answers_without_any_weights(loop: Loop, server: OpenAIServer) -> Non
 
 
 def test_a_stream_goes_all_the_way_to_openais_client(client: OpenAI, server: OpenAIServer) -> None:
-    server.scripts.append(say('"Grüße ', "🦢", " \u2028 ", '中文"'))
+    server.scripts.append(reply('"Grüße ', "🦢", " \u2028 ", '中文"'))
     form: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "string"}}}
     chunks = client.chat.completions.create(model="qwen_instruct", messages=HELLO, stream=True, response_format=form)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == '"Grüße 🦢 \u2028 中文"'
-    assert server.asked[-1]["response_format"]["type"] == "json_schema"
+    assert server.requests[-1]["response_format"]["type"] == "json_schema"
 
 
 def test_a_stream_that_breaks_off_tells_its_reader_and_runpod(client: OpenAI, server: OpenAIServer) -> None:
-    def breaks(asked: Asked) -> None:
-        asked.begin()
-        asked.chunk("some words")
-        asked.hang_up()
+    def breaks(request: ScriptedRequest) -> None:
+        request.start_stream()
+        request.chunk("some words")
+        request.hang_up()
 
     server.scripts.append(breaks)
     chunks = client.chat.completions.create(model="qwen_instruct", messages=HELLO, stream=True)
@@ -78,7 +78,7 @@ def test_a_stream_that_breaks_off_tells_its_reader_and_runpod(client: OpenAI, se
 
 
 def test_a_model_that_is_not_there_is_refused_in_openais_words(client: OpenAI) -> None:
-    with pytest.raises(APIError, match="it has qwen_instruct") as caught:
+    with pytest.raises(APIError, match="Available: qwen_instruct") as caught:
         client.chat.completions.create(model="qwen_base", messages=HELLO)
     assert (caught.value.code, caught.value.type) == ("model_unavailable", "invalid_request_error")
     assert [model.id for model in client.models.list()] == ["qwen_instruct"]
@@ -87,24 +87,24 @@ def test_a_model_that_is_not_there_is_refused_in_openais_words(client: OpenAI) -
 def test_a_stopped_job_frees_its_place_at_the_server(loop: Loop, server: OpenAIServer) -> None:
     left = threading.Event()
 
-    def silent(asked: Asked) -> None:
-        asked.begin()
-        asked.chunk("some words")
-        if asked.wait_for_leave():
+    def silent(request: ScriptedRequest) -> None:
+        request.start_stream()
+        request.chunk("some words")
+        if request.wait_for_disconnect():
             left.set()
 
     server.scripts.append(silent)
-    loop.gateway.submit(job("stopped", stream=True))
-    loop.gateway.wait_for(lambda: bool(loop.gateway.streamed("stopped")))
-    loop.gateway.stop("stopped")
+    loop.runpod_api.submit(job("stopped", stream=True))
+    loop.runpod_api.wait_for(lambda: bool(loop.runpod_api.streamed("stopped")))
+    loop.runpod_api.stop("stopped")
     assert left.wait(20), loop.worker.log
-    assert loop.gateway.results("stopped") == []
+    assert loop.runpod_api.results("stopped") == []
 
 
 def test_nothing_of_a_conversation_is_printed(loop: Loop, server: OpenAIServer) -> None:
-    server.scripts.append(lambda asked: asked.refuse(400, {"error": {"message": json.dumps(asked.body)}}))
-    loop.gateway.submit(job("refused"))
-    assert "canary" not in loop.gateway.result("refused")["error"]
+    server.scripts.append(lambda request: request.refuse(400, {"error": {"message": json.dumps(request.body)}}))
+    loop.runpod_api.submit(job("refused"))
+    assert "canary" not in loop.runpod_api.result("refused")["error"]
     assert "canary" not in loop.worker.log
 
 
@@ -118,7 +118,7 @@ def test_its_check_looks_for_no_weights(tmp_path: Path) -> None:
 def test_a_server_that_is_gone_ends_the_worker(tmp_path: Path) -> None:
     with OpenAIServer() as server, started(tmp_path, "handlers.chat.handler", CHAT_ENGINE_URL=server.url) as loop:
         server.__exit__(None, None, None)
-        loop.gateway.submit(job("last"))
-        assert "the worker is replaced" in loop.gateway.result("last")["error"]
-        loop.gateway.drain()
+        loop.runpod_api.submit(job("last"))
+        assert "the worker is replaced" in loop.runpod_api.result("last")["error"]
+        loop.runpod_api.drain()
         loop.worker.wait()

@@ -40,11 +40,11 @@ class Handled:
     def submit(self, job_id: str, fields: Input) -> None:
         words = {"messages": [{"role": "user", "content": PROMPT_CANARY}]} if self.handler == "chat" else {"prompt": PROMPT_CANARY}
         # Chat posts a callback only when asked.
-        asked = {"callback_url": self.loop.inbox.url} if self.handler == "chat" else {}
-        self.loop.gateway.submit({"id": job_id, "input": {"id": job_id, "user_id": "user-1", **words, **asked, **fields}})
+        asked = {"callback_url": self.loop.receiver.url} if self.handler == "chat" else {}
+        self.loop.runpod_api.submit({"id": job_id, "input": {"id": job_id, "user_id": "user-1", **words, **asked, **fields}})
 
     def result(self, job_id: str) -> Any:
-        return self.loop.gateway.result(job_id)
+        return self.loop.runpod_api.result(job_id)
 
 
 @pytest.fixture(scope="module", params=list(INPUTS))
@@ -108,16 +108,16 @@ def test_the_same_job_twice_gives_the_same_bytes(handled: Handled) -> None:
 
 
 def test_a_stopped_job_reports_in_order_frees_the_gpu_and_posts_nothing(handled: Handled) -> None:
-    gateway = handled.loop.gateway
+    runpod_api = handled.loop.runpod_api
     handled.submit("stopped", LONG[handled.handler])
-    gateway.wait_for(lambda: bool(gateway.progress("stopped")))
-    gateway.stop("stopped")
+    runpod_api.wait_for(lambda: bool(runpod_api.progress("stopped")))
+    runpod_api.stop("stopped")
     handled.submit("next", INPUTS[handled.handler])
     assert handled.result("next")["output"]["status"] == "completed"
-    assert gateway.results("stopped") == []
-    steps = [update["step"] for update in gateway.progress("stopped")]
+    assert runpod_api.results("stopped") == []
+    steps = [update["step"] for update in runpod_api.progress("stopped")]
     assert steps == sorted(set(steps))
-    assert steps[-1] < gateway.progress("stopped")[-1]["steps"]
+    assert steps[-1] < runpod_api.progress("stopped")[-1]["steps"]
     (callback,) = handled.loop.callbacks("stopped")
     assert callback["metadata"]["error_code"] == "CANCELLED"
 

@@ -27,7 +27,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterato
 
 @pytest.fixture(scope="module")
 def proxy(loop: Loop) -> Iterator[OpenAIProxy]:
-    with OpenAIProxy(loop.gateway) as proxy:
+    with OpenAIProxy(loop.runpod_api) as proxy:
         yield proxy
 
 
@@ -105,7 +105,7 @@ def test_a_stream_that_is_asked_for_its_usage_ends_with_it(client: OpenAI) -> No
 
 def test_what_runpods_proxy_gets_of_a_stream_is_text_with_events(proxy: OpenAIProxy, client: OpenAI) -> None:
     stream(client, max_tokens=7)
-    pieces = proxy.gateway.streamed(proxy.jobs[-1])
+    pieces = proxy.runpod_api.streamed(proxy.jobs[-1])
     assert all(isinstance(piece, str) and piece.startswith("data: ") and piece.endswith("\n\n") for piece in pieces)
     assert pieces[-1].endswith("data: [DONE]\n\n")
 
@@ -200,7 +200,7 @@ def test_a_stream_that_fails_tells_its_reader(proxy: OpenAIProxy, client: OpenAI
     with pytest.raises(APIError, match="temperature: must be a number from 0") as caught:
         stream(client, temperature=3)
     assert (caught.value.code, caught.value.param) == ("validation_error", "temperature")
-    assert json.loads(proxy.gateway.result(proxy.jobs[-1])["error"])["error"]["param"] == "temperature", "and RunPod is told, too"
+    assert json.loads(proxy.runpod_api.result(proxy.jobs[-1])["error"])["error"]["param"] == "temperature", "and RunPod is told, too"
 
 
 def test_another_route_is_refused_by_its_name(client: OpenAI) -> None:

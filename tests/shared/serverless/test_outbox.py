@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playground.callback_receiver import Answer, Inbox
-from tests.doubles.gateway import Gateway
+from playground.callback_receiver import CannedResponse, CallbackReceiver
+from tests.doubles.fake_runpod import FakeRunPodAPI
+from tests.doubles.fake_storage import FakeStorage, fails_with
 from tests.doubles.jobs import PROMPT_CANARY, sdxl_job
-from tests.doubles.storage_server import StorageServer, fails_with
 from tests.doubles.worker import WorkerProcess, clean_environment
 from tests.shared.serverless.conftest import SECRET, Loop
 
@@ -22,32 +22,32 @@ TOKEN = "canary-url-token"
 
 
 @contextmanager
-def project(tmp_path: Path, *answers: Answer) -> Iterator[tuple[StorageServer, Inbox, dict[str, str]]]:
+def project(tmp_path: Path, *answers: CannedResponse) -> Iterator[tuple[FakeStorage, CallbackReceiver, dict[str, str]]]:
     """A Supabase project that may be away, and the environment of its workers: their disks end with them, the outbox does not."""
-    with StorageServer(KEY) as storage, Inbox(SECRET, answers=answers) as inbox:
+    with FakeStorage(KEY) as storage, CallbackReceiver(SECRET, responses=answers) as receiver:
         environment = {
             "SUPABASE_URL": storage.url,
             "SUPABASE_SERVICE_ROLE_KEY": KEY,
-            "JOB_CALLBACK_URL": f"{inbox.url}?token={TOKEN}",
+            "JOB_CALLBACK_URL": f"{receiver.url}?token={TOKEN}",
             "JOB_CALLBACK_SECRET": SECRET,
             "OUTBOX_DIR": str(tmp_path / "volume" / "outbox"),
             "UPLOAD_DEADLINE": "1",
             "CALLBACK_DEADLINE": "1",
         }
-        yield storage, inbox, environment
+        yield storage, receiver, environment
 
 
 @contextmanager
-def worker(folder: Path, inbox: Inbox, environment: dict[str, str]) -> Iterator[Loop]:
+def worker(folder: Path, receiver: CallbackReceiver, environment: dict[str, str]) -> Iterator[Loop]:
     folder.mkdir()
-    with Gateway() as gateway, WorkerProcess("tests.doubles.paint", gateway, folder, environment) as process:
-        gateway.wait_for(lambda: bool(gateway.takes), what="the worker's start")
-        yield Loop(gateway, inbox, process)
+    with FakeRunPodAPI() as runpod_api, WorkerProcess("tests.doubles.stub_worker", runpod_api, folder, environment) as process:
+        runpod_api.wait_for(lambda: bool(runpod_api.takes), what="the worker's start")
+        yield Loop(runpod_api, receiver, process)
 
 
 def do(loop: Loop, job: dict[str, Any]) -> dict[str, Any]:
-    loop.gateway.submit(job)
-    output: dict[str, Any] = loop.gateway.result(job["id"])["output"]
+    loop.runpod_api.submit(job)
+    output: dict[str, Any] = loop.runpod_api.result(job["id"])["output"]
     return output
 
 
@@ -59,8 +59,8 @@ def redeliver(folder: Path, environment: dict[str, str]) -> subprocess.Completed
 
 
 def test_with_storage_away_for_all_of_a_job_its_pictures_are_kept_and_the_next_start_delivers_them(tmp_path: Path) -> None:
-    with project(tmp_path) as (storage, inbox, environment):
-        with worker(tmp_path / "one", inbox, environment) as loop:
+    with project(tmp_path) as (storage, receiver, environment):
+        with worker(tmp_path / "one", receiver, environment) as loop:
             storage.outage = fails_with(503)
             output = do(loop, sdxl_job("kept", num_images=3))
         assert (output["status"], output["metadata"]["error_code"], output["assets"]) == ("failed", "UPLOAD_ERROR", [])
@@ -68,10 +68,10 @@ def test_with_storage_away_for_all_of_a_job_its_pictures_are_kept_and_the_next_s
         assert output["metadata"].get("assets_pending") == names
         assert storage.objects == {}
         assert redeliver(tmp_path, environment).returncode == 1, "storage is still away"
-        assert len(inbox.messages) == 1, "nothing is called back that is not stored"
+        assert len(receiver.messages) == 1, "nothing is called back that is not stored"
         storage.outage = None
-        with worker(tmp_path / "two", inbox, environment) as loop:
-            failed, completed = inbox.wait_for(2)
+        with worker(tmp_path / "two", receiver, environment) as loop:
+            failed, completed = receiver.wait_for(2)
             again = do(loop, sdxl_job("kept-not", num_images=3))
         assert failed.payload == output, "the caller was told at once"
         assert completed.verified
@@ -87,66 +87,66 @@ def test_with_storage_away_for_all_of_a_job_its_pictures_are_kept_and_the_next_s
 
 
 def test_with_the_receiver_away_the_payload_is_kept_and_a_command_delivers_it(tmp_path: Path) -> None:
-    with project(tmp_path, *[Answer(503)] * 50) as (storage, inbox, environment):
-        with worker(tmp_path / "one", inbox, environment) as loop:
+    with project(tmp_path, *[CannedResponse(503)] * 50) as (storage, receiver, environment):
+        with worker(tmp_path / "one", receiver, environment) as loop:
             output = do(loop, sdxl_job("late"))
         assert output.pop("callback_pending") is True
         assert output["status"] == "completed"
         assert all(asset["url"] in storage.objects for asset in output["assets"])
         assert redeliver(tmp_path, environment).returncode == 1, "the receiver is still away, and nothing is lost by trying"
-        before = len(inbox.messages)
-        inbox.recover()
+        before = len(receiver.messages)
+        receiver.recover()
         done = redeliver(tmp_path, environment)
         assert done.returncode == 0, done.stderr
-        (message,) = inbox.messages[before:]
+        (message,) = receiver.messages[before:]
         assert message.verified
         assert message.payload == output, "what RunPod got, byte for byte"
-        assert {each.headers["webhook-id"] for each in inbox.messages} == {"late_completed"}
-        assert {each.body for each in inbox.messages} == {message.body}
+        assert {each.headers["webhook-id"] for each in receiver.messages} == {"late_completed"}
+        assert {each.body for each in receiver.messages} == {message.body}
         assert redeliver(tmp_path, environment).returncode == 0, "there is nothing any more"
-        assert len(inbox.messages) == before + 1
+        assert len(receiver.messages) == before + 1
 
 
 def test_a_receiver_that_refuses_for_good_loses_nothing_either(tmp_path: Path) -> None:
     refusals = (404, 401, 301)
-    with project(tmp_path, *map(Answer, refusals)) as (_, inbox, environment):
-        with worker(tmp_path / "one", inbox, environment) as loop:
+    with project(tmp_path, *map(CannedResponse, refusals)) as (_, receiver, environment):
+        with worker(tmp_path / "one", receiver, environment) as loop:
             assert all(do(loop, sdxl_job(f"refused-{answer}"))["callback_pending"] for answer in refusals)
         assert redeliver(tmp_path, environment).returncode == 0
-        assert [message.payload["job_id"] for message in inbox.messages] == 2 * [f"refused-{answer}" for answer in refusals]
+        assert [message.payload["job_id"] for message in receiver.messages] == 2 * [f"refused-{answer}" for answer in refusals]
 
 
 def test_with_both_away_the_result_is_delivered_and_not_that_it_was_late(tmp_path: Path) -> None:
-    with project(tmp_path, *[Answer(reset=True)] * 50) as (storage, inbox, environment):
-        with worker(tmp_path / "one", inbox, environment) as loop:
+    with project(tmp_path, *[CannedResponse(reset=True)] * 50) as (storage, receiver, environment):
+        with worker(tmp_path / "one", receiver, environment) as loop:
             storage.outage = fails_with(544)
             output = do(loop, sdxl_job("both"))
         assert output["metadata"]["error_code"] == "UPLOAD_ERROR"
         assert output["callback_pending"] is True
         storage.outage = None
-        inbox.recover()
-        before = len(inbox.messages)
+        receiver.recover()
+        before = len(receiver.messages)
         assert redeliver(tmp_path, environment).returncode == 0
-        (message,) = inbox.messages[before:]
+        (message,) = receiver.messages[before:]
         assert message.payload["status"] == "completed"
         assert set(storage.objects) == set(output["metadata"]["assets_pending"])
 
 
 def test_a_job_that_is_sent_again_and_completes_leaves_no_older_result_to_be_delivered(tmp_path: Path) -> None:
-    with project(tmp_path) as (storage, inbox, environment), worker(tmp_path / "one", inbox, environment) as loop:
+    with project(tmp_path) as (storage, receiver, environment), worker(tmp_path / "one", receiver, environment) as loop:
         storage.outage = fails_with(503)
         assert do(loop, sdxl_job("twice"))["status"] == "failed"
         assert len(list((tmp_path / "volume/outbox").iterdir())) == 1
         storage.outage = None
-        loop.gateway.submit(sdxl_job("twice"))
-        loop.gateway.wait_for(lambda: len(loop.gateway.results("twice")) == 2)
-        assert loop.gateway.results("twice")[1]["output"]["status"] == "completed"
+        loop.runpod_api.submit(sdxl_job("twice"))
+        loop.runpod_api.wait_for(lambda: len(loop.runpod_api.results("twice")) == 2)
+        assert loop.runpod_api.results("twice")[1]["output"]["status"] == "completed"
         assert list((tmp_path / "volume/outbox").iterdir()) == []
 
 
 def test_neither_key_nor_secret_nor_token_nor_prompt_lies_in_the_outbox_or_in_the_log(tmp_path: Path) -> None:
-    with project(tmp_path, *[Answer(503)] * 50) as (storage, inbox, environment):
-        with worker(tmp_path / "one", inbox, environment) as loop:
+    with project(tmp_path, *[CannedResponse(503)] * 50) as (storage, receiver, environment):
+        with worker(tmp_path / "one", receiver, environment) as loop:
             storage.outage = fails_with(503)
             do(loop, sdxl_job("secret"))
             log = loop.worker.log

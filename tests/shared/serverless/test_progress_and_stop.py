@@ -5,33 +5,33 @@ from __future__ import annotations
 import time
 
 from tests.doubles.jobs import sdxl_job
-from tests.doubles.paint import STEP_SECONDS
+from tests.doubles.stub_worker import STEP_SECONDS
 from tests.shared.serverless.conftest import Loop
 
 
 def test_progress_arrives_in_order_throttled_and_before_the_result(loop: Loop) -> None:
-    loop.gateway.submit(sdxl_job("progress", "slowly", steps=50))
-    loop.gateway.result("progress")
-    posts = [post for post in loop.gateway.posts if post.job_id == "progress"]
+    loop.runpod_api.submit(sdxl_job("progress", "slowly", steps=50))
+    loop.runpod_api.result("progress")
+    posts = [post for post in loop.runpod_api.posts if post.job_id == "progress"]
     updates, last = posts[:-1], posts[-1]
     assert all(post.is_progress for post in updates)
     assert last.is_result
-    steps = [update["step"] for update in loop.gateway.progress("progress")]
+    steps = [update["step"] for update in loop.runpod_api.progress("progress")]
     assert steps == sorted(set(steps)), "ordered, none twice"
     assert steps[-1] == 50, "the last one is flushed"
     # 50 steps of 0.05 s at one update per 0.5 s: six or seven, and certainly not fifty
     assert 3 <= len(steps) <= 10
     time.sleep(1.0)
-    assert not [post for post in loop.gateway.posts if post.is_progress and post.at > last.at], "nothing follows the result"
+    assert not [post for post in loop.runpod_api.posts if post.is_progress and post.at > last.at], "nothing follows the result"
 
 
 def test_a_slow_way_changes_nothing_about_the_order(loop: Loop) -> None:
-    loop.gateway.progress_delay = 0.8
-    loop.gateway.submit(sdxl_job("slow-way", "slowly", steps=40))
-    loop.gateway.result("slow-way")
-    time.sleep(2 * loop.gateway.progress_delay)
-    loop.gateway.progress_delay = 0.0
-    *updates, last = [post for post in loop.gateway.posts if post.job_id == "slow-way"]
+    loop.runpod_api.progress_delay = 0.8
+    loop.runpod_api.submit(sdxl_job("slow-way", "slowly", steps=40))
+    loop.runpod_api.result("slow-way")
+    time.sleep(2 * loop.runpod_api.progress_delay)
+    loop.runpod_api.progress_delay = 0.0
+    *updates, last = [post for post in loop.runpod_api.posts if post.job_id == "slow-way"]
     assert last.is_result
     steps = [post.body["output"]["step"] for post in updates]
     assert steps == sorted(set(steps))
@@ -39,15 +39,15 @@ def test_a_slow_way_changes_nothing_about_the_order(loop: Loop) -> None:
 
 
 def test_a_stopped_job_ends_within_one_step_and_the_next_runs_right_after(loop: Loop) -> None:
-    loop.gateway.submit(sdxl_job("stopped", "slowly", steps=50))
-    loop.gateway.wait_for(lambda: bool(loop.gateway.progress("stopped")))
-    loop.gateway.stop("stopped")
-    loop.gateway.submit(sdxl_job("next"))
-    assert loop.gateway.result("next")["output"]["status"] == "completed"
+    loop.runpod_api.submit(sdxl_job("stopped", "slowly", steps=50))
+    loop.runpod_api.wait_for(lambda: bool(loop.runpod_api.progress("stopped")))
+    loop.runpod_api.stop("stopped")
+    loop.runpod_api.submit(sdxl_job("next"))
+    assert loop.runpod_api.result("next")["output"]["status"] == "completed"
     stopped, following = loop.steps("stopped"), loop.steps("next")
     assert len(stopped) < 50
     assert max(stopped) < min(following), "they never share the GPU"
-    assert loop.gateway.results("stopped") == [], "RunPod knows already"
+    assert loop.runpod_api.results("stopped") == [], "RunPod knows already"
     (callback,) = loop.callbacks("stopped")
     assert (callback["status"], callback["metadata"]["error_code"]) == ("failed", "CANCELLED")
     time.sleep(4 * STEP_SECONDS)
@@ -56,7 +56,7 @@ def test_a_stopped_job_ends_within_one_step_and_the_next_runs_right_after(loop: 
 
 def test_a_job_that_takes_longer_than_runpod_allows_says_so_itself(loop: Loop) -> None:
     job = sdxl_job("late", "slowly", steps=50) | {"policy": {"executionTimeout": 500}}
-    loop.gateway.submit(job)
-    output = loop.gateway.result("late")["output"]
+    loop.runpod_api.submit(job)
+    output = loop.runpod_api.result("late")["output"]
     assert output["metadata"]["error_code"] == "JOB_TIMEOUT"
     assert len(loop.steps("late")) < 15

@@ -14,16 +14,16 @@ from tests.shared.serverless.conftest import SECRET, Loop
 
 
 def test_a_completed_job_is_called_back_once_with_exactly_what_runpod_gets(loop: Loop) -> None:
-    loop.gateway.submit(sdxl_job("completes", num_images=3))
-    body = loop.gateway.result("completes")
+    loop.runpod_api.submit(sdxl_job("completes", num_images=3))
+    body = loop.runpod_api.result("completes")
     assert "error" not in body
     assert body["output"]["status"] == "completed"
     assert loop.callbacks("completes") == [body["output"]]
 
 
 def test_what_is_reported_as_stored_is_stored(loop: Loop) -> None:
-    loop.gateway.submit(sdxl_job("stores", num_images=3, resolution="96x64"))
-    assets = loop.gateway.result("stores")["output"]["assets"]
+    loop.runpod_api.submit(sdxl_job("stores", num_images=3, resolution="96x64"))
+    assets = loop.runpod_api.result("stores")["output"]["assets"]
     assert [asset["asset_index"] for asset in assets] == [0, 1, 2]
     for asset in assets:
         path = loop.worker.output / asset["url"]
@@ -37,8 +37,8 @@ def test_what_is_reported_as_stored_is_stored(loop: Loop) -> None:
 
 
 def test_the_payload_lies_beside_its_assets(loop: Loop) -> None:
-    loop.gateway.submit(sdxl_job("keeps"))
-    body = loop.gateway.result("keeps")
+    loop.runpod_api.submit(sdxl_job("keeps"))
+    body = loop.runpod_api.result("keeps")
     assert json.loads((loop.worker.output / "user-1/keeps/callback.json").read_bytes()) == body["output"]
 
 
@@ -52,8 +52,8 @@ def test_the_payload_lies_beside_its_assets(loop: Loop) -> None:
     ],
 )
 def test_whatever_fails_the_caller_gets_one_sentence_and_a_code(loop: Loop, verb: str, code: str, retryable: bool) -> None:
-    loop.gateway.submit(sdxl_job(f"fails-{verb}", verb))
-    body = loop.gateway.result(f"fails-{verb}")
+    loop.runpod_api.submit(sdxl_job(f"fails-{verb}", verb))
+    body = loop.runpod_api.result(f"fails-{verb}")
     output = body["output"]
     assert output["status"] == "failed"
     assert output["assets"] == []
@@ -64,13 +64,13 @@ def test_whatever_fails_the_caller_gets_one_sentence_and_a_code(loop: Loop, verb
 
 
 def test_a_result_that_runpod_would_lose_fails_with_its_size(loop: Loop) -> None:
-    loop.gateway.submit(sdxl_job("too-large", "hugely"))
-    assert "9.0 MiB" in loop.gateway.result("too-large")["error"]
+    loop.runpod_api.submit(sdxl_job("too-large", "hugely"))
+    assert "9.0 MiB" in loop.runpod_api.result("too-large")["error"]
 
 
 def test_a_wrong_request_fails_with_all_its_problems_and_paints_nothing(loop: Loop) -> None:
-    loop.gateway.submit(sdxl_job("wrong", steps=99, num_images=2))
-    body = loop.gateway.result("wrong")
+    loop.runpod_api.submit(sdxl_job("wrong", steps=99, num_images=2))
+    body = loop.runpod_api.result("wrong")
     assert {"config.steps", "config.num_images"} == {problem["field"] for problem in body["output"]["metadata"]["problems"]}
     assert "config.steps" in body["error"]
     assert "config.num_images" in body["error"]
@@ -79,16 +79,16 @@ def test_a_wrong_request_fails_with_all_its_problems_and_paints_nothing(loop: Lo
 
 
 def test_what_is_not_on_the_worker_is_refused_before_any_work(loop: Loop) -> None:
-    loop.gateway.submit(sdxl_job("lora", loras=[{"name": "pixels", "scale": 1.0}]))
-    assert loop.gateway.result("lora")["output"]["metadata"]["error_code"] == "MODEL_UNAVAILABLE"
+    loop.runpod_api.submit(sdxl_job("lora", loras=[{"name": "pixels", "scale": 1.0}]))
+    assert loop.runpod_api.result("lora")["output"]["metadata"]["error_code"] == "MODEL_UNAVAILABLE"
     assert loop.steps("lora") == []
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 7])
 def test_an_input_that_is_no_object_is_answered_under_runpods_id(loop: Loop, value: object) -> None:
     name = f"input-{type(value).__name__}"
-    loop.gateway.submit({"id": name, "input": value})
-    output = loop.gateway.result(name)["output"]
+    loop.runpod_api.submit({"id": name, "input": value})
+    output = loop.runpod_api.result(name)["output"]
     assert (output["job_id"], output["metadata"]["error_code"]) == (name, "VALIDATION_ERROR")
 
 
@@ -96,28 +96,28 @@ def test_the_same_job_delivered_twice_makes_the_same_files_and_the_same_webhook_
     job = sdxl_job("twice")
     hashes = []
     for count in (1, 2):
-        loop.gateway.submit(job)
-        loop.gateway.wait_for(lambda count=count: len(loop.gateway.results("twice")) == count)  # type: ignore[misc]
+        loop.runpod_api.submit(job)
+        loop.runpod_api.wait_for(lambda count=count: len(loop.runpod_api.results("twice")) == count)  # type: ignore[misc]
         hashes.append(hashlib.sha256((loop.worker.output / "user-1/twice/0.png").read_bytes()).hexdigest())
     assert hashes[0] == hashes[1]
-    ids = [message.headers["webhook-id"] for message in loop.inbox.messages if message.payload["job_id"] == "twice"]
+    ids = [message.headers["webhook-id"] for message in loop.receiver.messages if message.payload["job_id"] == "twice"]
     assert len(ids) == 2
     assert len(set(ids)) == 1
 
 
 def test_a_result_that_runpod_refuses_with_500_is_sent_again(loop: Loop) -> None:
-    loop.gateway.answers.append(500)
-    loop.gateway.submit(sdxl_job("again"))
-    assert loop.gateway.result("again")["output"]["status"] == "completed"
-    assert [post.status for post in loop.gateway.posts if post.job_id == "again" and post.is_result] == [500, 200]
+    loop.runpod_api.answers.append(500)
+    loop.runpod_api.submit(sdxl_job("again"))
+    assert loop.runpod_api.result("again")["output"]["status"] == "completed"
+    assert [post.status for post in loop.runpod_api.posts if post.job_id == "again" and post.is_result] == [500, 200]
 
 
 def test_no_prompt_key_or_token_is_in_the_log(loop: Loop) -> None:
-    loop.gateway.submit(sdxl_job("secret-ok"))
-    loop.gateway.submit(sdxl_job("secret-crash", "crash"))
-    loop.gateway.submit(sdxl_job("secret-wrong", steps=99))
+    loop.runpod_api.submit(sdxl_job("secret-ok"))
+    loop.runpod_api.submit(sdxl_job("secret-crash", "crash"))
+    loop.runpod_api.submit(sdxl_job("secret-wrong", steps=99))
     for job_id in ("secret-ok", "secret-crash", "secret-wrong"):
-        loop.gateway.result(job_id)
+        loop.runpod_api.result(job_id)
     log = loop.worker.log
     assert "secret-crash" in log, "the log names the job"
     assert "RuntimeError" in log, "and what went wrong"

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.doubles.gateway import Gateway
+from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.worker import WorkerProcess
 
 
 def refusal(folder: Path, **environment: str) -> tuple[str, str]:
     """The check that failed and its reason, as RunPod is told them."""
-    with Gateway() as gateway, WorkerProcess("tests.doubles.paint", gateway, folder, environment) as worker:
+    with FakeRunPodAPI() as runpod_api, WorkerProcess("tests.doubles.stub_worker", runpod_api, folder, environment) as worker:
         assert worker.wait() == 1
-        assert gateway.takes == []
-        unhealthy = [query for query in gateway.pings if query.get("status") == ["unhealthy"]]
+        assert runpod_api.takes == []
+        unhealthy = [query for query in runpod_api.pings if query.get("status") == ["unhealthy"]]
         assert len(unhealthy) == 1, worker.log
         return unhealthy[0]["check"][0], unhealthy[0]["reason"][0]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.doubles.echo import BREAK, LEFT_LOG
+from tests.doubles.echo import CLOSED_LOG, FAIL_MARKER
 from tests.shared.serverless.conftest import Loop, started
 
 ALPHABETS = (
@@ -42,7 +42,7 @@ def job(job_id: str, text: str, **fields: Any) -> dict[str, Any]:
 
 
 def deltas(loop: Loop, job_id: str) -> list[str]:
-    return [piece["delta"] for piece in loop.gateway.streamed(job_id) if "delta" in piece]
+    return [piece["delta"] for piece in loop.runpod_api.streamed(job_id) if "delta" in piece]
 
 
 @pytest.fixture(scope="module")
@@ -55,67 +55,67 @@ def loop(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterato
 def test_two_hundred_texts_of_all_scripts_arrive_as_they_were_written(loop: Loop) -> None:
     said = dict(zip((f"text-{number}" for number in itertools.count()), texts(200), strict=False))
     for job_id, text in said.items():
-        loop.gateway.submit(job(job_id, text))
+        loop.runpod_api.submit(job(job_id, text))
     for job_id, text in said.items():
-        *_, payload = loop.gateway.result(job_id)["output"]
+        *_, payload = loop.runpod_api.result(job_id)["output"]
         assert payload["response"] == text
         assert "".join(deltas(loop, job_id)) == text
     assert max(len(deltas(loop, job_id)) for job_id in said) > 1
 
 
 def test_a_slow_reader_gets_few_pieces_and_keeps_no_place(loop: Loop) -> None:
-    loop.gateway.stream_delay = 1.0
+    loop.runpod_api.stream_delay = 1.0
     try:
-        loop.gateway.submit(job("slow", "word " * 400))
-        *_, payload = loop.gateway.result("slow")["output"]
+        loop.runpod_api.submit(job("slow", "word " * 400))
+        *_, payload = loop.runpod_api.result("slow")["output"]
     finally:
-        loop.gateway.stream_delay = 0.0
+        loop.runpod_api.stream_delay = 0.0
     assert "".join(deltas(loop, "slow")) == payload["response"] == "word " * 400
     assert 2 <= len(deltas(loop, "slow")) <= 5
-    last = [post.at for post in loop.gateway.posts if post.kind == "job-stream" and post.job_id == "slow"][-1]
-    left = float((loop.worker.folder / LEFT_LOG).read_text().split("\n")[-2].split()[0])
+    last = [post.at for post in loop.runpod_api.posts if post.kind == "job-stream" and post.job_id == "slow"][-1]
+    left = float((loop.worker.folder / CLOSED_LOG).read_text().split("\n")[-2].split()[0])
     assert left < last, "it was written to its end while the reader was still at an earlier piece"
 
 
 def test_masked_words_are_masked_in_every_piece(loop: Loop) -> None:
-    loop.gateway.submit(job("masked", "Damn, in New York and in Scunthorpe: damned. " * 20, sfw_mode=True))
-    *_, payload = loop.gateway.result("masked")["output"]
+    loop.runpod_api.submit(job("masked", "Damn, in New York and in Scunthorpe: damned. " * 20, sfw_mode=True))
+    *_, payload = loop.runpod_api.result("masked")["output"]
     assert payload["response"] == "****, in *** **** and in Scunthorpe: damned. " * 20
     assert "".join(deltas(loop, "masked")) == payload["response"]
     assert len(deltas(loop, "masked")) > 2
 
 
 def test_a_stream_that_breaks_off_gives_what_there_was_and_its_error(loop: Loop) -> None:
-    loop.gateway.submit(job("broken", "some words " + BREAK))
-    assert loop.gateway.result("broken")["error"] == "The echo died away. Send the job again."
-    assert ("some words " + BREAK).startswith("".join(deltas(loop, "broken")))
+    loop.runpod_api.submit(job("broken", "some words " + FAIL_MARKER))
+    assert loop.runpod_api.result("broken")["error"] == "The echo died away. Send the job again."
+    assert ("some words " + FAIL_MARKER).startswith("".join(deltas(loop, "broken")))
     assert deltas(loop, "broken") != []
 
 
 def test_a_job_that_is_stopped_while_a_piece_is_on_its_way_ends_the_writing(loop: Loop) -> None:
     """There the SDK forgets the generator, which goes on until somebody ends it."""
-    loop.gateway.stream_delay = 1.0
+    loop.runpod_api.stream_delay = 1.0
     try:
-        loop.gateway.submit(job("gone", "word " * 20_000))
-        loop.gateway.wait_for(lambda: bool(deltas(loop, "gone")))
-        loop.gateway.stop("gone")
-        log = loop.worker.folder / LEFT_LOG
-        loop.gateway.wait_for(lambda: log.read_text().endswith("broken off\n"), seconds=20)
+        loop.runpod_api.submit(job("gone", "word " * 20_000))
+        loop.runpod_api.wait_for(lambda: bool(deltas(loop, "gone")))
+        loop.runpod_api.stop("gone")
+        log = loop.worker.folder / CLOSED_LOG
+        loop.runpod_api.wait_for(lambda: log.read_text().endswith("broken off\n"), seconds=20)
     finally:
-        loop.gateway.stream_delay = 0.0
-    assert loop.gateway.results("gone") == []
+        loop.runpod_api.stream_delay = 0.0
+    assert loop.runpod_api.results("gone") == []
 
 
 def test_without_streaming_updates_carry_the_text_so_far_and_the_payload_comes_alone(tmp_path: Path, tiny_models: Path) -> None:
     with started(tmp_path, "tests.doubles.echo", MODELS_DIR=str(tiny_models)) as loop:
-        loop.gateway.submit(job("watched", "Grüße 🦢 " * 100))
-        payload = loop.gateway.result("watched")["output"]
-        shown = [update["text"] for update in loop.gateway.progress("watched")]
+        loop.runpod_api.submit(job("watched", "Grüße 🦢 " * 100))
+        payload = loop.runpod_api.result("watched")["output"]
+        shown = [update["text"] for update in loop.runpod_api.progress("watched")]
     assert len(shown) >= 2
     for earlier, later in itertools.pairwise([*shown, payload["response"]]):
         assert later.startswith(earlier)
     assert shown[-1] == payload["response"] == "Grüße 🦢 " * 100
-    assert loop.gateway.streamed("watched") == []
+    assert loop.runpod_api.streamed("watched") == []
 
 
 def test_without_streaming_openais_form_has_one_object_and_a_stream_is_refused(tmp_path: Path, tiny_models: Path) -> None:
@@ -123,10 +123,10 @@ def test_without_streaming_openais_form_has_one_object_and_a_stream_is_refused(t
         body = {"model": "qwen_instruct", "messages": [{"role": "user", "content": "Grüße"}]}
         for job_id, changes in (("whole", {}), ("streamed", {"stream": True})):
             form = {"openai_route": "/v1/chat/completions", "openai_input": body | changes}
-            loop.gateway.submit({"id": job_id, "input": form})
-        loop.gateway.submit({"id": "models", "input": {"openai_route": "/v1/models", "openai_input": None}})
-        assert loop.gateway.result("whole")["output"]["choices"][0]["message"]["content"] == "Grüße"
-        assert loop.gateway.result("models")["output"]["data"][0]["id"] == "qwen_instruct"
-        error = json.loads(loop.gateway.result("streamed")["error"])["error"]
+            loop.runpod_api.submit({"id": job_id, "input": form})
+        loop.runpod_api.submit({"id": "models", "input": {"openai_route": "/v1/models", "openai_input": None}})
+        assert loop.runpod_api.result("whole")["output"]["choices"][0]["message"]["content"] == "Grüße"
+        assert loop.runpod_api.result("models")["output"]["data"][0]["id"] == "qwen_instruct"
+        error = json.loads(loop.runpod_api.result("streamed")["error"])["error"]
     assert (error["param"], error["type"]) == ("stream", "invalid_request_error")
     assert "CHAT_STREAMING=1" in error["message"]

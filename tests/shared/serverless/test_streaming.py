@@ -24,9 +24,9 @@ def loop(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterato
 
 
 def test_the_pieces_are_the_text_and_the_payload_comes_last(loop: Loop) -> None:
-    loop.gateway.submit(job("streamed"))
-    output = loop.gateway.result("streamed")["output"]
-    *pieces, payload = loop.gateway.streamed("streamed")
+    loop.runpod_api.submit(job("streamed"))
+    output = loop.runpod_api.result("streamed")["output"]
+    *pieces, payload = loop.runpod_api.streamed("streamed")
     assert len(pieces) >= 2
     assert payload["status"] == "completed"
     assert "".join(piece["delta"] for piece in pieces) == payload["response"]
@@ -34,28 +34,28 @@ def test_the_pieces_are_the_text_and_the_payload_comes_last(loop: Loop) -> None:
 
 
 def test_pieces_are_joined_so_that_each_token_is_not_a_request(loop: Loop) -> None:
-    loop.gateway.submit(job("joined"))
-    loop.gateway.result("joined")
-    *pieces, payload = loop.gateway.streamed("joined")
+    loop.runpod_api.submit(job("joined"))
+    loop.runpod_api.result("joined")
+    *pieces, payload = loop.runpod_api.streamed("joined")
     assert len(pieces) < payload["tokens_generated"] / 2
 
 
 def test_who_did_not_ask_for_pieces_gets_the_payload_alone(loop: Loop) -> None:
-    loop.gateway.submit(job("whole", stream=False))
-    (payload,) = loop.gateway.result("whole")["output"]
+    loop.runpod_api.submit(job("whole", stream=False))
+    (payload,) = loop.runpod_api.result("whole")["output"]
     assert payload["status"] == "completed"
 
 
 def test_a_wrong_request_fails_with_one_sentence(loop: Loop) -> None:
-    loop.gateway.submit(job("wrong", max_tokens=0))
-    assert "max_tokens" in loop.gateway.result("wrong")["error"]
+    loop.runpod_api.submit(job("wrong", max_tokens=0))
+    assert "max_tokens" in loop.runpod_api.result("wrong")["error"]
 
 
 def test_a_stopped_stream_ends_and_the_next_job_runs(loop: Loop) -> None:
-    loop.gateway.submit(job("stopped", max_tokens=1500))
-    loop.gateway.wait_for(lambda: bool(loop.gateway.streamed("stopped")))
-    loop.gateway.stop("stopped")
-    loop.gateway.submit(job("next", max_tokens=4))
-    assert loop.gateway.result("next")["output"][-1]["status"] == "completed"
-    assert loop.gateway.results("stopped") == []
-    assert all("delta" in piece for piece in loop.gateway.streamed("stopped"))
+    loop.runpod_api.submit(job("stopped", max_tokens=1500))
+    loop.runpod_api.wait_for(lambda: bool(loop.runpod_api.streamed("stopped")))
+    loop.runpod_api.stop("stopped")
+    loop.runpod_api.submit(job("next", max_tokens=4))
+    assert loop.runpod_api.result("next")["output"][-1]["status"] == "completed"
+    assert loop.runpod_api.results("stopped") == []
+    assert all("delta" in piece for piece in loop.runpod_api.streamed("stopped"))

@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from tests.doubles.fake_storage import FakeStorage, drops_the_response, fails_with, responds
 from tests.doubles.jobs import sdxl_job
-from tests.doubles.storage_server import StorageServer, fails_with, loses_the_answer, says
 from tests.shared.serverless.conftest import SECRET, Loop, started
 
 KEY = "canary-service-key"
@@ -15,7 +15,7 @@ KEY = "canary-service-key"
 _OWN = ("processing_time", "generation_time", "timings")
 
 
-def _environment(storage: StorageServer) -> dict[str, str]:
+def _environment(storage: FakeStorage) -> dict[str, str]:
     return {"SUPABASE_URL": storage.url, "SUPABASE_SERVICE_ROLE_KEY": KEY, "JOB_CALLBACK_SECRET": SECRET}
 
 
@@ -25,8 +25,8 @@ def _essence(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def _do(loop: Loop, job_id: str, **config: Any) -> dict[str, Any]:
-    loop.gateway.submit(sdxl_job(job_id, **config))
-    output: dict[str, Any] = loop.gateway.result(job_id)["output"]
+    loop.runpod_api.submit(sdxl_job(job_id, **config))
+    output: dict[str, Any] = loop.runpod_api.result(job_id)["output"]
     assert loop.callbacks(job_id) == [output]
     return output
 
@@ -37,7 +37,7 @@ def test_only_the_place_of_the_files_changes(tmp_path: Path) -> None:
     with started(tmp_path / "disk") as loop:
         on_disk = _do(loop, "same", num_images=3)
         files = {path.name: path.read_bytes() for path in (loop.worker.output / "user-1/same").iterdir() if path.suffix != ".json"}
-    with StorageServer(KEY) as storage, started(tmp_path / "project", **_environment(storage)) as loop:
+    with FakeStorage(KEY) as storage, started(tmp_path / "project", **_environment(storage)) as loop:
         in_project = _do(loop, "same", num_images=3)
         log = loop.worker.log
     assert _essence(in_project) == _essence(on_disk)
@@ -50,8 +50,8 @@ def test_only_the_place_of_the_files_changes(tmp_path: Path) -> None:
 
 
 def test_a_storage_that_stumbles_loses_nothing_and_one_that_refuses_fails_the_job(tmp_path: Path) -> None:
-    with StorageServer(KEY) as storage, started(tmp_path, **_environment(storage)) as loop:
-        storage.fail(fails_with(503), loses_the_answer, says(502, b"<html>", "text/html"))
+    with FakeStorage(KEY) as storage, started(tmp_path, **_environment(storage)) as loop:
+        storage.fail(fails_with(503), drops_the_response, responds(502, b"<html>", "text/html"))
         assert _do(loop, "stumbles")["status"] == "completed"
         assert "user-1/stumbles/0.png" in storage.objects
         storage.fail(*[fails_with(403)] * 2)
