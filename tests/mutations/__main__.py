@@ -35,7 +35,7 @@ def select(word: str | None) -> list[Mutation]:
 
 def main() -> int:
     """Returns 0 when every mutant was killed by all of its tests."""
-    parser = argparse.ArgumentParser(prog="python -m tests.mutations", description="Breaks guarantees of the product one by one and requires tests to fail.")
+    parser = argparse.ArgumentParser(prog="python -m tests.mutations", description="Runs the mutation tests.")
     parser.add_argument("--only", metavar="WORD", help="an area of the table, or a word of the sentence or of the file")
     parser.add_argument("--page", action="store_true", help="run nothing, and write docs/mutations.md")
     options = parser.parse_args()

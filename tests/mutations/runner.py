@@ -166,7 +166,7 @@ class _Recorder:
 
 def _message(report: pytest.TestReport) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
-    return str(report.longrepr if crash is None else crash.message).partition("\n")[0]
+    return str(crash.message if crash else report.longrepr or "").partition("\n")[0]
 
 
 def _run_pytest(root: Path, tests: Sequence[str], write_bytecode: bool, sender: Connection) -> None:
