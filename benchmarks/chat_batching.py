@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from handlers.chat.engine import Finished
-from handlers.chat.engines.transformers.chat_format import Source
-from handlers.chat.engines.transformers.engine import BatchingEngine
+from handlers.chat.engine import Completion
+from handlers.chat.engines.transformers.chat_format import ModelSpec
+from handlers.chat.engines.transformers.engine import TransformersEngine
 from handlers.chat.engines.transformers.load import ChatModel, load_chat
 from handlers.chat.request import ChatRequest
 from shared.jobs.execution.cancel import CancelToken
@@ -52,7 +52,7 @@ def main() -> None:
     prepare_environment()
     configure_logging("ERROR")
     model = load_chat(Path(sys.argv[1]) / "qwen_instruct", torch.device("cpu"), torch.float32)
-    engine = BatchingEngine([Source("qwen_instruct", lambda: model)])
+    engine = TransformersEngine([ModelSpec("qwen_instruct", lambda: model)])
     samplings: dict[str, dict[str, Any]] = {"greedy": {"temperature": 0}, "temperature 0.7, top_p 0.9": {"seed": 7}}
     for name, sampled in samplings.items():
         for form, lengths in (("8 equal", EQUAL), ("8 mixed", MIXED)):
@@ -62,7 +62,7 @@ def main() -> None:
     _prefix(model, rounds)
 
 
-def _measure(model: ChatModel, engine: BatchingEngine, requests: Sequence[ChatRequest]) -> tuple[Measured, Measured, Measured]:
+def _measure(model: ChatModel, engine: TransformersEngine, requests: Sequence[ChatRequest]) -> tuple[Measured, Measured, Measured]:
     plain = _timed(lambda: [_plain(model, request) for request in requests])
     return plain, _timed(lambda: _one_by_one(engine, requests)), _together(engine, requests)
 
@@ -74,14 +74,14 @@ def _request(animal: str, tokens: int, system: str | None = None, **more: Any) -
     return ChatRequest.parse({"messages": messages, "max_tokens": tokens, **more}, job_id="bench")
 
 
-def _answer(engine: BatchingEngine, request: ChatRequest) -> Finished:
+def _answer(engine: TransformersEngine, request: ChatRequest) -> Completion:
     with engine.start(request, CancelToken(3600)) as stream:
         for _ in stream:
             pass
         return stream.finished
 
 
-def _one_by_one(engine: BatchingEngine, requests: Sequence[ChatRequest]) -> list[int]:
+def _one_by_one(engine: TransformersEngine, requests: Sequence[ChatRequest]) -> list[int]:
     return [_answer(engine, request).completion_tokens for request in requests]
 
 
@@ -91,13 +91,13 @@ def _timed(work: Callable[[], list[int]]) -> Measured:
     return Measured(tokens, time.perf_counter() - clock, time.process_time() - cpu)
 
 
-def ask_all(engine: BatchingEngine, requests: Sequence[ChatRequest]) -> list[Finished]:
+def ask_all(engine: TransformersEngine, requests: Sequence[ChatRequest]) -> list[Completion]:
     """The answers to requests that are sent at once."""
     with ThreadPoolExecutor(len(requests)) as threads:
         return list(threads.map(lambda request: _answer(engine, request), requests))
 
 
-def _together(engine: BatchingEngine, requests: Sequence[ChatRequest]) -> Measured:
+def _together(engine: TransformersEngine, requests: Sequence[ChatRequest]) -> Measured:
     firsts: list[float] = []
 
     def work() -> list[int]:
@@ -134,7 +134,7 @@ def _print(name: str, runs: Sequence[tuple[Measured, Measured, Measured]]) -> No
 
 def _prefix(model: ChatModel, rounds: int) -> None:
     """The time to the first token behind a long system prompt, the first time and after that."""
-    engine = BatchingEngine([Source("qwen_instruct", lambda: model)])
+    engine = TransformersEngine([ModelSpec("qwen_instruct", lambda: model)])
     times: list[tuple[float, float]] = []
     for number in range(rounds):
         system = f"You are storyteller number {number}. " + "Be kind, be brief, be exact, and never speak of the weather. " * 60

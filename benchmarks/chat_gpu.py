@@ -17,8 +17,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.chat_batching import ask_all
-from handlers.chat.engines.transformers.chat_format import Source
-from handlers.chat.engines.transformers.engine import BatchingEngine
+from handlers.chat.engines.transformers.chat_format import ModelSpec
+from handlers.chat.engines.transformers.engine import TransformersEngine
 from handlers.chat.engines.transformers.load import ChatModel
 from handlers.chat.request import ChatRequest
 from shared.settings import prepare_environment
@@ -42,7 +42,7 @@ def main() -> None:
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.model.parameters())
     bandwidth = _bandwidth(device, small=small)
     print(f"weights {weights / 1e9:.2f} GB, bandwidth {bandwidth / 1e9:.0f} GB/s")
-    engine = BatchingEngine([Source("qwen_instruct", lambda: model)])
+    engine = TransformersEngine([ModelSpec("qwen_instruct", lambda: model)])
     per_token = engine._models._known["qwen_instruct"].bytes_per_token
     print(f"{'at once':>8}{'engine':>16}{'generate':>16}{'ms per step':>14}{'of bandwidth':>14}{'first tokens':>14}")
     for count in (1, 4) if small else (1, 8, 32, 64):

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.local_worker import local_worker, unwatched
+from benchmarks.local_worker import local_worker, bench_run
 from shared.jobs.lifecycle import Completed, Job, run_job
 from shared.settings import prepare_environment
 from shared.telemetry import configure_logging
@@ -70,7 +70,7 @@ def _job(models: Path) -> Iterator[Make]:
         def make(width: int, height: int, frames: int) -> None:
             config = {"width": width, "height": height, "frames": frames, "steps": 1, "guidance_scale": 1.0, "seed": 1}
             request = {"id": "clip", "user_id": "bench", "type": "video_fast", "prompt": "a red circle", "config": config}
-            ended = asyncio.run(run_job(Job("clip", request), worker, unwatched()))
+            ended = asyncio.run(run_job(Job("clip", request), worker, bench_run()))
             assert isinstance(ended, Completed), ended.payload.error_message
 
         yield make

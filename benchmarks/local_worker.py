@@ -13,11 +13,11 @@ from typing import Any
 from shared.contract.request import Operator
 from shared.fetch import Fetcher
 from shared.handler import Handler
-from shared.jobs.delivery.callbacks import Courier
+from shared.jobs.delivery.callbacks import CallbackDispatcher
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.execution.gpu import GpuThread
 from shared.jobs.lifecycle import Worker
-from shared.jobs.recipe import Recipe, Run
+from shared.jobs.recipe import Recipe, JobRun
 from shared.settings import Settings
 from shared.storage.local_disk import LocalDisk
 from shared.storage.protocol import Storage
@@ -48,11 +48,11 @@ def local_worker(
             operator=Operator(),
             storage=storage,
             fetcher=Fetcher(settings),
-            courier=Courier(storage, Webhook(settings), threads, unasked=False, announces=False),
+            callbacks=CallbackDispatcher(storage, Webhook(settings), threads, always_callback=False, send_processing=False),
             gpu=gpu,
         )
 
 
-def unwatched() -> Run:
+def bench_run() -> JobRun:
     """A run of an hour at most whose progress nobody follows."""
-    return Run("bench", CancelToken(3600), lambda done, total, *, text=None, preview=None: None)
+    return JobRun("bench", CancelToken(3600), lambda done, total, *, text=None, preview=None: None)

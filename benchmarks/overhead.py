@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.local_worker import local_worker, unwatched
+from benchmarks.local_worker import local_worker, bench_run
 from shared.jobs.lifecycle import Completed, Job, Worker, run_job
 from shared.settings import prepare_environment
 from shared.telemetry import configure_logging
@@ -75,13 +75,13 @@ def _measure(handler: str, models: Path) -> Measured:
 def _call(job: Job, worker: Worker[Any]) -> float:
     request = worker.request.parse(job.input, job_id=job.id)
     started = time.perf_counter()
-    worker.gpu.submit(lambda: list(worker.recipe.generate(request, {}, unwatched()))).result()
+    worker.gpu.submit(lambda: list(worker.recipe.generate(request, {}, bench_run()))).result()
     return time.perf_counter() - started
 
 
 def _do(job: Job, worker: Worker[Any]) -> tuple[float, float]:
     started = time.perf_counter()
-    end = asyncio.run(run_job(job, worker, unwatched()))
+    end = asyncio.run(run_job(job, worker, bench_run()))
     seconds = time.perf_counter() - started
     if not isinstance(end, Completed):
         raise SystemExit(f"the job did not complete: {end.payload.error_message}")

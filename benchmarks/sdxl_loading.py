@@ -1,6 +1,6 @@
 """How fast SDXL is loaded from one file, and what it takes of the host's memory: `python -m benchmarks.sdxl_loading FILE`.
 
-FILE is a checkpoint, such as `python -m builder.weights.make_full_size_sdxl FILE` writes. Each measurement is a process of its own, cold (the file
+FILE is a checkpoint, such as `python -m benchmarks.make_full_size_sdxl FILE` writes. Each measurement is a process of its own, cold (the file
 is dropped from the page cache first) and warm. Beside the load stands a raw read of the same file. On a CPU the loader maps the file and
 has read nothing of it when it returns, so there is also the time until every weight was copied once, as to a GPU. Memory is what belongs to
 the process alone (anonymous), looked at a hundred times a second; pages of the file can be dropped at any time and do not count.

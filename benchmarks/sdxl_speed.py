@@ -1,6 +1,6 @@
 """How fast SDXL draws, beside a plain call of diffusers: `python -m benchmarks.sdxl_speed WEIGHTS`.
 
-WEIGHTS is a checkpoint or a diffusers folder; `python -m builder.weights.make_full_size_sdxl FILE` writes one of the full size with random
+WEIGHTS is a checkpoint or a diffusers folder; `python -m benchmarks.make_full_size_sdxl FILE` writes one of the full size with random
 numbers, whose pictures are noise and take as long as others. For each batch the same pictures are made in two ways in turn, on one set
 of networks: as a job of this worker's recipe, without encoding or upload, and as a call of `StableDiffusionXLPipeline`. Printed: seconds
 a picture, the median of the rounds; the most memory of the GPU; and what share of the rate of a large matrix product, measured in the same
@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.local_worker import unwatched
+from benchmarks.local_worker import bench_run
 from handlers.sdxl.request import SdxlRequest
 from shared.jobs.recipe import Recipe
-from shared.models.device import choose_device, choose_dtype, forget_vram_peak, vram_used_mb
+from shared.models.device import choose_device, choose_dtype, reset_vram_peak, vram_used_mb
 from shared.settings import prepare_environment
 from shared.telemetry import configure_logging
 
@@ -49,14 +49,14 @@ def report(weights: Path, *, side: int, steps: int, batches: Sequence[int], roun
     """All figures, as text."""
     from handlers.sdxl.recipe import SdxlRecipe
     from handlers.sdxl.weights.load import load_sdxl
-    from shared.weights.addons import Shelf
+    from shared.weights.addons import AddonLibrary
 
     device = choose_device("auto")
     dtype = choose_dtype(device, "sdxl")
     pipeline: Any = load_sdxl(weights, device, dtype)
     rate, work = matrix_rate(device, dtype), arithmetic(pipeline, side, steps)
     lines = [f"{side} × {side}, {steps} steps, {work / 1e12:.2f} TFLOP a picture; a matrix product reaches {rate / 1e12:.2f} TFLOP/s"]
-    recipe = SdxlRecipe(pipeline, Shelf(Path("none")))
+    recipe = SdxlRecipe(pipeline, AddonLibrary(Path("none")))
     plain = _plain(pipeline, dtype)
     for batch in batches:
         ways: dict[str, Callable[[], object]] = {
@@ -100,7 +100,7 @@ def _measure(ways: dict[str, Callable[[], object]], device: torch.device, batch:
     memory: dict[str, int] = {}
     for round_ in range(rounds + 1):
         for name, way in ways.items():
-            forget_vram_peak(device)
+            reset_vram_peak(device)
             taken = _timed(way, device)
             memory[name] = vram_used_mb(device)
             if round_:
@@ -125,7 +125,7 @@ def _request(side: int, steps: int, batch: int) -> SdxlRequest:
 
 
 def _draw(recipe: Recipe[SdxlRequest], request: SdxlRequest) -> object:
-    return list(recipe.generate(request, {}, unwatched()))
+    return list(recipe.generate(request, {}, bench_run()))
 
 
 def _plain(pipeline: Any, dtype: torch.dtype) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from handlers.wan.weights.load import WanPipelines
-from handlers.wan.weights.vace import text_view
+from handlers.wan.weights.vace import text_to_video_view
 
 
 def full_size(tokenizer: Path, device: torch.device) -> WanPipelines:
@@ -39,7 +39,7 @@ def full_size(tokenizer: Path, device: torch.device) -> WanPipelines:
         network.eval()
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=5.0)
     parts: dict[str, Any] = {"tokenizer": AutoTokenizer.from_pretrained(tokenizer), "text_encoder": encoder, "vae": vae}
-    text = WanPipeline(transformer=text_view(transformer), scheduler=scheduler, **parts)
+    text = WanPipeline(transformer=text_to_video_view(transformer), scheduler=scheduler, **parts)
     vace = WanVACEPipeline(transformer=transformer, scheduler=scheduler, **parts)
     for pipeline in (text, vace):
         pipeline.set_progress_bar_config(disable=True)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.local_worker import local_worker, unwatched
+from benchmarks.local_worker import local_worker, bench_run
 from shared.jobs.lifecycle import Completed, Job, Worker, run_job
 from shared.settings import prepare_environment
 from shared.telemetry import configure_logging
@@ -45,13 +45,13 @@ FULL, TINY = Size(480, 832, 81, (25, 50)), Size(64, 64, 9, (2, 4))
 def report(models: Path, *, tiny: bool) -> Iterator[str]:
     """All figures, line by line, as they come."""
     from handlers.wan.recipe import WanRecipe
-    from shared.weights.addons import Shelf
+    from shared.weights.addons import AddonLibrary
 
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     size, pipelines = (TINY if tiny else FULL), _load(models, device, tiny=tiny)
     rate, flops = matrix_rate(device), forward_flops(pipelines.text, size)
     yield f"{size.frames} frames of {size.width} × {size.height}; a matrix multiplication: {rate / 1e12:.2f} TFLOPS"
-    recipe = WanRecipe(pipelines, Shelf(models))
+    recipe = WanRecipe(pipelines, AddonLibrary(models))
     with tempfile.TemporaryDirectory() as folder, local_worker("wan", models, Path(folder), recipe) as worker:
         job(worker, size, 1, "none")  # what is done once
         for steps in size.steps:
@@ -120,7 +120,7 @@ def job(worker: Worker[Any], size: Size, steps: int, acceleration: str) -> dict[
     config = {"width": size.width, "height": size.height, "frames": size.frames, "steps": steps, "seed": 1, "acceleration": acceleration}
     request = {"id": "clip", "user_id": "bench", "type": "video_fast", "prompt": PROMPT, "config": config}
     started = time.perf_counter()
-    ended = asyncio.run(run_job(Job("clip", request), worker, unwatched()))
+    ended = asyncio.run(run_job(Job("clip", request), worker, bench_run()))
     if not isinstance(ended, Completed):
         raise SystemExit(f"the job did not complete: {ended.payload.error_message}")
     return dict(ended.payload.metadata.timings) | {"whole": time.perf_counter() - started}

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 
-def parser_of(module: str, about: str | None) -> argparse.ArgumentParser:
+def command_parser(module: str, about: str | None) -> argparse.ArgumentParser:
     """The parser of `python -m builder.…`.
 
     Args:

@@ -18,15 +18,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from builder.command_line import parser_of
+from builder.command_line import command_parser
 from builder.weights.checkpoint import describe, take
 from shared.settings import Settings, SettingsError, allow_hub, load_settings
 from shared.weights.catalogue import CATALOGUE, SDXL, Weights
-from shared.weights.download import THREADS, carry_out, check_space, locked, plan
+from shared.weights.download import THREADS, run_download, check_space, verified_lock, plan
 from shared.weights.hub import DownloadError
 from shared.weights.lock import Lock
-from shared.weights.resolve import PLACES
-from shared.weights.transfer import Advance
+from shared.weights.resolve import LOCATIONS
+from shared.weights.transfer import OnProgress
 
 
 def chosen(names: Sequence[str]) -> list[Weights]:
@@ -48,14 +48,14 @@ def download(weights: Weights, folder: Path, settings: Settings, threads: int = 
         DownloadError: It is not complete. Another run goes on.
     """
     print(f"{weights.name}: {weights.repo} at {weights.revision}, licence {weights.licence}", flush=True)
-    if (lock := locked(weights, folder)) is not None:
+    if (lock := verified_lock(weights, folder)) is not None:
         print(f"{weights.name}: complete, and as its lock says. Nothing to do.")
         return lock
     todo = plan(weights, folder)
-    places = [place.find(weights, settings) for place in PLACES]
-    nearby = [place for place in places if place is not None and place.is_dir() and place.absolute() != folder.absolute()]
+    places = [place.find(weights, settings) for place in LOCATIONS]
+    local_copies = [place for place in places if place is not None and place.is_dir() and place.absolute() != folder.absolute()]
     with _bar(weights.name, todo.bytes, todo.came) as advance:
-        return carry_out(todo, advance, nearby=nearby, threads=threads)
+        return run_download(todo, advance, local_copies=local_copies, threads=threads)
 
 
 def download_checkpoint(source: str, folder: Path, sha256: str | None, licence: str) -> Lock:
@@ -76,7 +76,7 @@ def download_checkpoint(source: str, folder: Path, sha256: str | None, licence: 
 
 
 @contextmanager
-def _bar(name: str, total: int, came: int) -> Iterator[Advance]:
+def _bar(name: str, total: int, came: int) -> Iterator[OnProgress]:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     # In a log, where nothing can be overwritten, a line now and then is enough.
@@ -91,7 +91,7 @@ def _bar(name: str, total: int, came: int) -> Iterator[Advance]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = parser_of("download_weights", __doc__)
+    parser = command_parser("download_weights", __doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(weights.name for weights in CATALOGUE)}, or a handler")
     parser.add_argument("--to", type=Path, metavar="DIR", help="the folder to fill (default: MODELS_DIR)")
     parser.add_argument("--threads", type=int, default=THREADS, metavar="N", help=f"files at a time (default {THREADS})")
@@ -134,7 +134,7 @@ def _quiet_hub() -> None:
 
 
 def _report(path: Path, lock: Lock) -> None:
-    print(f"{path}  {lock.bytes / 1e9:.2f} GB  {len(lock.files)} files, verified and locked", flush=True)
+    print(f"{path}  {lock.bytes / 1e9:.2f} GB  {len(lock.files)} files, verified and verified_lock", flush=True)
 
 
 if __name__ == "__main__":

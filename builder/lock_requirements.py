@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from builder.command_line import parser_of
+from builder.command_line import command_parser
 
 FOLDER = Path(__file__).parent / "requirements"
 NAMES = ("dev", "shared", "sdxl", "wan", "chat")
@@ -51,7 +51,7 @@ def compile_lock(name: str, *, upgrade: bool = False) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = parser_of("lock_requirements", __doc__)
+    parser = command_parser("lock_requirements", __doc__)
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions that fit")
     options = parser.parse_args(arguments)
     for name in NAMES:

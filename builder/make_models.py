@@ -12,11 +12,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.command_line import described, parser_of
+from builder.command_line import described, command_parser
 from builder.make_tiny_models import make_tiny_model
-from builder.weights.convert_smollm2 import CannotConvert, convert_smollm2
 from builder.weights.make_single_file import make_single_file
-from builder.weights.stamps import NotMadeHere, make_folder, recipe_of
+from small_models.build_cache import UnmanagedFolder, build_folder, fingerprint
+from small_models.convert_smollm2 import ConversionError, convert_smollm2
 
 SMALL_MODELS = Path(__file__).parents[1] / "small_models"
 """The trained models that belong to the repository."""
@@ -37,8 +37,8 @@ def make_models(folder: Path, small_models: Path = SMALL_MODELS) -> Iterator[tup
         Each part's name as soon as it is there, and what became of it.
 
     Raises:
-        NotMadeHere: A folder of the same name holds something else.
-        CannotConvert: The package that carries the chat model is not installed.
+        UnmanagedFolder: A folder of the same name holds something else.
+        ConversionError: The package that carries the chat model is not installed.
     """
     for name in COPIED:
         yield name, _copy(small_models / name, folder / name)
@@ -51,7 +51,7 @@ def _copy(source: Path, target: Path) -> str:
     """Copies a trained model. Links would break when the folder goes to another disk or into an image."""
     files = sorted(path for path in source.rglob("*") if path.is_file())
     names = " ".join(path.relative_to(source).as_posix() for path in files)
-    return _said(make_folder(target, recipe_of(files, names), lambda new: _copy_files(source, new)))
+    return _said(build_folder(target, fingerprint(files, names), lambda new: _copy_files(source, new)))
 
 
 def _copy_files(source: Path, folder: Path) -> None:
@@ -62,7 +62,7 @@ def _make_checkpoint(folder: Path) -> bool:
     sdxl = folder / "sdxl"
     sources = [Path(__file__).with_name("weights") / "make_single_file.py", *sorted(path for path in sdxl.rglob("*") if path.is_file())]
     target = folder / CHECKPOINT.parent
-    return make_folder(target, recipe_of(sources, libraries=("diffusers",)), lambda new: make_single_file(sdxl, new / CHECKPOINT.name))
+    return build_folder(target, fingerprint(sources, libraries=("diffusers",)), lambda new: make_single_file(sdxl, new / CHECKPOINT.name))
 
 
 def _said(made: bool) -> str:
@@ -71,13 +71,13 @@ def _said(made: bool) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = parser_of("make_models", __doc__)
+    parser = command_parser("make_models", __doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the folder to fill, usable as MODELS_DIR")
     options = parser.parse_args(arguments)
     try:
         for name, outcome in make_models(options.folder):
             print(f"{described(options.folder / name)}  {outcome}", flush=True)
-    except (NotMadeHere, CannotConvert) as error:
+    except (UnmanagedFolder, ConversionError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

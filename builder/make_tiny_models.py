@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from builder.command_line import described, parser_of
-from builder.weights.stamps import NotMadeHere, make_folder, recipe_of
+from builder.command_line import described, command_parser
+from small_models.build_cache import UnmanagedFolder, build_folder, fingerprint
 
 FAMILIES = ("sdxl", "wan", "qwen_instruct", "qwen_base")
 """The folders that are made, named as in `shared.weights.catalogue`."""
@@ -29,7 +29,7 @@ def make_tiny_models(folder: Path, *, seed: int = 0) -> dict[str, bool]:
         For each family, whether it was made now.
 
     Raises:
-        NotMadeHere: A folder of the same name holds something else, such as real weights.
+        UnmanagedFolder: A folder of the same name holds something else, such as real weights.
     """
     return {family: make_tiny_model(family, folder / family, seed=seed) for family in FAMILIES}
 
@@ -41,15 +41,15 @@ def make_tiny_model(family: str, target: Path, *, seed: int = 0) -> bool:
         Whether it was made now.
 
     Raises:
-        NotMadeHere: The folder holds something else.
+        UnmanagedFolder: The folder holds something else.
     """
-    return make_folder(target, _recipe(seed), lambda new: _write(family, new, seed))
+    return build_folder(target, _recipe(seed), lambda new: _write(family, new, seed))
 
 
 def _recipe(seed: int) -> str:
     here = Path(__file__)
     sources = (here, here.with_name("weights") / "sdxl_networks.py", *sorted((here.parents[1] / "small_models/tiny").glob("*.py")))
-    return recipe_of(sources, f"seed={seed}", libraries=_LIBRARIES)
+    return fingerprint(sources, f"seed={seed}", libraries=_LIBRARIES)
 
 
 def _write(family: str, folder: Path, seed: int) -> None:
@@ -70,13 +70,13 @@ def _write(family: str, folder: Path, seed: int) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = parser_of("make_tiny_models", __doc__)
+    parser = command_parser("make_tiny_models", __doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the folder to fill, usable as MODELS_DIR")
     parser.add_argument("--seed", type=int, default=0, help="draws the weights (default 0)")
     options = parser.parse_args(arguments)
     try:
         made = make_tiny_models(options.folder, seed=options.seed)
-    except NotMadeHere as error:
+    except UnmanagedFolder as error:
         print(error, file=sys.stderr)
         return 1
     for family, new in made.items():

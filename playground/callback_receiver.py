@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from playground.loopback import Loopback, Request
+from playground.loopback import LoopbackServer, RequestHandler
 from shared.webhooks import WebhookInvalid, verify
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class ReceivedCallback:
     """One request that arrived.
 
     Attributes:
@@ -43,7 +43,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CannedResponse:
     """How the inbox answers one request.
 
     Attributes:
@@ -59,21 +59,21 @@ class Answer:
     reset: bool = False
 
 
-class Inbox(Loopback):
+class CallbackReceiver(LoopbackServer):
     """Receives callbacks on loopback, inside a `with` block.
 
     Args:
         secret: `JOB_CALLBACK_SECRET`.
         answers: Given one after the other; then 200 for good.
-        on_message: Called with each request, before it is answered, on the thread that serves it.
+        on_callback: Called with each request, before it is answered, on the thread that serves it.
     """
 
-    def __init__(self, secret: str, *, answers: Iterable[Answer] = (), on_message: Callable[[Message], None] | None = None) -> None:
+    def __init__(self, secret: str, *, responses: Iterable[CannedResponse] = (), on_callback: Callable[[ReceivedCallback], None] | None = None) -> None:
         super().__init__(_Request)
         self.secret = secret
-        self._answers = deque(answers)
-        self._on_message = on_message
-        self._messages: list[Message] = []
+        self._responses = deque(responses)
+        self._on_message = on_callback
+        self._messages: list[ReceivedCallback] = []
         self._changed = threading.Condition()
 
     @property
@@ -82,7 +82,7 @@ class Inbox(Loopback):
         return f"{super().url}/job-callback"
 
     @property
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[ReceivedCallback]:
         """What has arrived so far, in order."""
         with self._changed:
             return list(self._messages)
@@ -92,17 +92,17 @@ class Inbox(Loopback):
         """The payloads that have arrived with signatures that hold, in order."""
         return [message.payload for message in self.messages if message.verified]
 
-    def answer_with(self, answers: Iterable[Answer]) -> None:
+    def respond_with(self, responses: Iterable[CannedResponse]) -> None:
         """Gives these answers to the next requests, one after the other; then 200 again."""
         with self._changed:
-            self._answers = deque(answers)
+            self._responses = deque(responses)
 
     def recover(self) -> None:
         """Forgets how the next requests were to be answered: 200 from now on."""
         with self._changed:
-            self._answers.clear()
+            self._responses.clear()
 
-    def wait_for(self, count: int, *, timeout: float = 30.0) -> list[Message]:
+    def wait_for(self, count: int, *, timeout: float = 30.0) -> list[ReceivedCallback]:
         """Waits until so many requests have arrived.
 
         Args:
@@ -117,16 +117,16 @@ class Inbox(Loopback):
                 raise TimeoutError(f"{len(self._messages)} of {count} callbacks arrived within {timeout:g} seconds.")
             return list(self._messages)
 
-    def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> CannedResponse:
         """Keeps a request and says how to answer it."""
         lowered = {name.lower(): value for name, value in headers.items()}
-        message = Message(path, lowered, body, self._problem_of(lowered, body))
+        message = ReceivedCallback(path, lowered, body, self._problem_of(lowered, body))
         if self._on_message is not None:
             self._on_message(message)
         with self._changed:
             self._messages.append(message)
             self._changed.notify_all()
-            answer = self._answers.popleft() if self._answers else Answer()
+            answer = self._responses.popleft() if self._responses else CannedResponse()
         self.closing.wait(answer.delay)
         return answer
 
@@ -138,15 +138,15 @@ class Inbox(Loopback):
         return None
 
 
-class _Request(Request[Inbox]):
+class _Request(RequestHandler[CallbackReceiver]):
     def do_POST(self) -> None:
         """Receives one callback."""
-        answer = self.double.receive(self.path, dict(self.headers), self.body())
+        answer = self.service.receive(self.path, dict(self.headers), self.body())
         if answer.reset:
             self._reset()
             return
         content = b'{"received": true}'
-        self.start(answer.status, {"Content-Type": "application/json", "Content-Length": str(len(content)), **answer.headers})
+        self.send_head(answer.status, {"Content-Type": "application/json", "Content-Length": str(len(content)), **answer.headers})
         self.wfile.write(content)
 
     def _reset(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]  # its types are a package of their own
 
-from playground.callback_receiver import Inbox
+from playground.callback_receiver import CallbackReceiver
 from playground.gallery import contact_sheet, preview
 from shared.settings import unconfigured
 
@@ -41,7 +41,7 @@ class Stage:
     """
 
     models: Path
-    inbox: Inbox
+    receiver: CallbackReceiver
     bar: Any
     lines: list[str] = field(default_factory=list)
 
@@ -54,12 +54,12 @@ class Stage:
         """Runs one job in a worker of its own and returns its payload. A job that fails ends the demo."""
         self.bar.set_description(f"{TITLES[handler]}, {job['id']}")
         # Chat posts a callback only when asked; for the others it is where they would go anyway.
-        text = json.dumps({"id": job["id"], "input": job | {"callback_url": self.inbox.url}})
+        text = json.dumps({"id": job["id"], "input": job | {"callback_url": self.receiver.url}})
         started = time.perf_counter()
         command = [sys.executable, "-m", f"handlers.{handler}.handler", "--test_input", text]
-        environment = worker_environment(self.models, self.inbox)
+        environment = worker_environment(self.models, self.receiver)
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        payloads = self.inbox.payloads
+        payloads = self.receiver.payloads
         if done.returncode != 0 or not payloads or payloads[-1]["job_id"] != job["id"]:
             self.bar.close()
             sys.exit(f"{done.stdout}{done.stderr}\nThe {handler} handler failed; its log is above.")
@@ -79,12 +79,12 @@ def main() -> None:
     """Runs the demo. The first argument is the folder with the small models."""
     jobs = {handler: requests(handler) for handler in TITLES}
     started = time.perf_counter()
-    with Inbox(secrets.token_urlsafe(32)) as inbox, tqdm(total=sum(map(len, jobs.values())), unit="job", leave=False, disable=None) as bar:
-        stage = Stage(Path(sys.argv[1]), inbox, bar)
+    with CallbackReceiver(secrets.token_urlsafe(32)) as receiver, tqdm(total=sum(map(len, jobs.values())), unit="job", leave=False, disable=None) as bar:
+        stage = Stage(Path(sys.argv[1]), receiver, bar)
         draw(stage, jobs["sdxl"])
         film(stage, jobs["wan"])
         converse(stage, jobs["chat"])
-        stage.say(f"\n{len(inbox.payloads)} jobs in {time.perf_counter() - started:.0f} s. Look at:")
+        stage.say(f"\n{len(receiver.payloads)} jobs in {time.perf_counter() - started:.0f} s. Look at:")
         for path in (SHEET, ANIMATION, CONVERSATION):
             stage.say(f"    {path}")
         stage.say(f"What came back, in full: {OUTPUT}/<user>/<job>/callback.json")
@@ -131,7 +131,7 @@ def converse(stage: Stage, jobs: list[dict[str, Any]]) -> None:
     CONVERSATION.write_text("".join(f"{names[turn['role']]}: {turn['content']}\n" for turn in said), encoding="utf-8")
 
 
-def worker_environment(models: Path, inbox: Inbox) -> dict[str, str]:
+def worker_environment(models: Path, receiver: CallbackReceiver) -> dict[str, str]:
     """The environment of the demo's workers. Nothing of a real project's configuration reaches them.
 
     Args:
@@ -145,8 +145,8 @@ def worker_environment(models: Path, inbox: Inbox) -> dict[str, str]:
         "MODELS_DIR": str(models.absolute()),
         "OUTPUT_DIR": str(OUTPUT.absolute()),
         "OUTBOX_DIR": str(OUTPUT.absolute() / "outbox"),
-        "JOB_CALLBACK_URL": inbox.url,
-        "JOB_CALLBACK_SECRET": inbox.secret,
+        "JOB_CALLBACK_URL": receiver.url,
+        "JOB_CALLBACK_SECRET": receiver.secret,
         "CALLBACK_ALLOWED_HOSTS": "127.0.0.1",
     }
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Generic, Self, TypeVar
 
-D = TypeVar("D", bound="Loopback")
+D = TypeVar("D", bound="LoopbackServer")
 
 
-class Loopback:
+class LoopbackServer:
     """Listens on a free port from when it is made, and answers inside a `with` block.
 
     Args:
@@ -23,7 +23,7 @@ class Loopback:
         closing: Set when the block is left: who never answers, or without end, waits for it.
     """
 
-    def __init__(self, request: type[Request[Any]], *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, request: type[RequestHandler[Any]], *, tls: ssl.SSLContext | None = None) -> None:
         self.closing = threading.Event()
         self._server = _Server(self, request, tls)
         self._scheme = "http" if tls is None else "https"
@@ -50,41 +50,41 @@ class Loopback:
         """Where it listens."""
         return f"{self._scheme}://127.0.0.1:{self.port}"
 
-    def connected(self) -> None:
+    def on_connection(self) -> None:
         """Called when a connection is made, before it is served."""
 
 
-class Request(BaseHTTPRequestHandler, Generic[D]):
+class RequestHandler(BaseHTTPRequestHandler, Generic[D]):
     """One connection to `D`, kept for the next request unless that is told otherwise."""
 
     protocol_version = "HTTP/1.1"
 
     @property
-    def double(self) -> D:
+    def service(self) -> D:
         """Whose request it is."""
         assert isinstance(self.server, _Server)
-        double: D = self.server.double
-        return double
+        service: D = self.server.service
+        return service
 
     def body(self) -> bytes:
         """What was sent along. Can be read once."""
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-    def start(self, status: int, headers: Mapping[str, str]) -> None:
+    def send_head(self, status: int, headers: Mapping[str, str]) -> None:
         """Sends status and headers."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
 
-    def answer(self, status: int, content: bytes, content_type: str = "application/json") -> None:
+    def respond(self, status: int, content: bytes, content_type: str = "application/json") -> None:
         """Sends a whole answer."""
-        self.start(status, {"Content-Type": content_type, "Content-Length": str(len(content))})
+        self.send_head(status, {"Content-Type": content_type, "Content-Length": str(len(content))})
         self.wfile.write(content)
 
-    def answer_json(self, status: int, content: object) -> None:
+    def respond_json(self, status: int, content: object) -> None:
         """Sends an answer in JSON."""
-        self.answer(status, json.dumps(content).encode())
+        self.respond(status, json.dumps(content).encode())
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing is printed: what arrived is kept."""
@@ -94,13 +94,13 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, double: Any, request: type[Request[Any]], tls: ssl.SSLContext | None) -> None:
+    def __init__(self, service: Any, request: type[RequestHandler[Any]], tls: ssl.SSLContext | None) -> None:
         super().__init__(("127.0.0.1", 0), request)
-        self.double = double
+        self.service = service
         self._tls = tls
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self.double.connected()
+        self.service.on_connection()
         super().process_request(request, client_address)
 
     def finish_request(self, request: Any, client_address: Any) -> None:

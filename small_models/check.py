@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from builder.command_line import parser_of
-from small_models.training.floors import Missed, demand
+from builder.command_line import command_parser
+from small_models.training.thresholds import Missed, demand
 
 _COUNT = 200
 _LEAST = 0.9  # of the attributes in SDXL's pictures
@@ -32,18 +32,18 @@ def check(models: Path, count: int) -> Iterator[tuple[str, str]]:
         Missed: A model does less than its card says.
     """
     # Imported here, so that the command line answers at once.
-    from small_models.training.attachment_checks import check_controlnet, check_ip_adapter, check_lora
-    from small_models.training.behaviour import behaviour
-    from small_models.training.drawing import draw, load_recipe
-    from small_models.training.following import follow, share, shares_table
-    from small_models.training.wan.check import wan_tables
+    from small_models.training.addons.evaluation import check_controlnet, check_ip_adapter, check_lora
+    from small_models.training.sdxl.generation import generate_image, load_recipe
+    from small_models.training.sdxl.parameter_effects import behaviour
+    from small_models.training.sdxl.prompt_adherence import measure_adherence, accuracy, shares_table
+    from small_models.training.wan.evaluation import wan_tables
 
     sdxl = models / "sdxl"
     recipe = load_recipe(sdxl)
     for title, pairs, captions in (("one figure", False, count), ("two figures", True, count // 2)):
-        right, figures = follow(partial(draw, recipe), captions, pairs=pairs)
+        right, figures = measure_adherence(partial(generate_image, recipe), captions, pairs=pairs)
         yield f"SDXL, captions with {title}", shares_table(right, figures)
-        demand(f"SDXL, attributes right in pictures of captions with {title}", share(right, figures), _LEAST)
+        demand(f"SDXL, attributes right in pictures of captions with {title}", accuracy(right, figures), _LEAST)
     yield "SDXL, parameters", behaviour(recipe, sdxl, count // 4)
     yield "LoRA", check_lora(sdxl, models, count // 4)
     yield "IP-Adapter, empty prompt and a reference", check_ip_adapter(sdxl, models, count // 4)
@@ -53,7 +53,7 @@ def check(models: Path, count: int) -> Iterator[tuple[str, str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = parser_of("check_small_models", __doc__)
+    parser = command_parser("check_small_models", __doc__)
     parser.add_argument("models", type=Path, metavar="DIR", help="the folder that holds the small models")
     parser.add_argument("--count", type=int, default=_COUNT, help=f"held-out captions with one figure (default {_COUNT})")
     options = parser.parse_args(arguments)

@@ -10,9 +10,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.weights.stamps import make_readable
+from small_models.build_cache import make_world_readable
 from small_models.tiny.tokenizers import write_json
-from small_models.training.plan import make_parser, plan_of
+from small_models.training.command_line import make_parser, plan_of
 
 _PICTURES = 16_000
 _PAIRS = 0.25  # the share of pictures with two figures
@@ -49,15 +49,15 @@ def train_small_sdxl(folder: Path, work: Path, plan: Plan, *, seed: int) -> None
     import torch
 
     from small_models.tiny.sdxl import INDEX
-    from small_models.training.denoiser import Examples, save_denoiser, train_unet
-    from small_models.training.text import train_text_encoders, write_tokenizers
-    from small_models.training.training import Stage
-    from small_models.training.vae import encode, judge_vae, make_pool, save_vae, sharpen, train_vae
+    from small_models.training.loop import Stage
+    from small_models.training.sdxl.text_encoders import train_text_encoders, write_tokenizers
+    from small_models.training.sdxl.unet import Examples, save_denoiser, train_unet
+    from small_models.training.sdxl.vae import encode, judge_vae, generate_dataset, save_vae, sharpen, train_vae
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoders, answered = train_text_encoders(write_tokenizers(folder), Stage("text", plan.text, 1e-3, work / "text.pt"), device, seed)
     print(f"answered right from held-out captions: {answered:.1%}")
-    scenes, pictures = make_pool(_PICTURES, seed + 1, pairs=_PAIRS)
+    scenes, pictures = generate_dataset(_PICTURES, seed + 1, pairs=_PAIRS)
     vae = train_vae(pictures, Stage("vae", plan.vae, 2e-3, work / "vae.pt"), device, seed)
     latents = encode(vae, pictures)
     sharpen(vae, pictures, latents, Stage("decoder", plan.decoder, 1e-3, work / "decoder.pt"), seed)
@@ -68,7 +68,7 @@ def train_small_sdxl(folder: Path, work: Path, plan: Plan, *, seed: int) -> None
     save_vae(vae, folder / "vae")
     save_denoiser(unet, encoders, folder)
     write_json(folder / "model_index.json", INDEX | {"force_zeros_for_empty_prompt": False})
-    make_readable(folder)
+    make_world_readable(folder)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.weights.stamps import make_readable
+from small_models.build_cache import make_world_readable
 from small_models.tiny.tokenizers import write_json
-from small_models.training.plan import make_parser, plan_of
+from small_models.training.command_line import make_parser, plan_of
 
 _JUDGED = 100
 _COUNTS = {1: 200, 5: 400, 9: 1800, 13: 600, 17: 600}  # of clips of each length
@@ -62,11 +62,11 @@ def train_small_wan(folder: Path, work: Path, plan: Plan, *, seed: int) -> None:
     # Imported here, so that the command line answers at once.
     import torch
 
-    from small_models.training.training import Stage
-    from small_models.training.wan.denoiser import BROAD, MOTION, REFERENCES, train_transformer
-    from small_models.training.wan.examples import load_examples
+    from small_models.training.loop import Stage
+    from small_models.training.wan.latents import load_examples
     from small_models.training.wan.networks import make_scheduler
-    from small_models.training.wan.text import Texts, judge_reader, train_reader, write_tokenizer
+    from small_models.training.wan.text_encoder import Texts, judge_reader, train_reader, write_tokenizer
+    from small_models.training.wan.transformer import BROAD, MOTION, REFERENCES, train_transformer
     from small_models.training.wan.vae import judge_vae, train_vae
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -92,7 +92,7 @@ def train_small_wan(folder: Path, work: Path, plan: Plan, *, seed: int) -> None:
         part.to(torch.float16).save_pretrained(folder / name)
     make_scheduler().save_pretrained(folder / "scheduler")
     write_json(folder / "model_index.json", _INDEX)
-    make_readable(folder)
+    make_world_readable(folder)
 
 
 def _tell(what: str, judged: dict[str, float]) -> None:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from builder.command_line import parser_of
+from builder.command_line import command_parser
 from builder.images.container_engine import ENGINES
 
 TAG = "localhost/python-debian:3.11"
@@ -58,7 +58,7 @@ def _run(command: Sequence[str]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser_of("base_image", __doc__).parse_args(arguments)
+    command_parser("base_image", __doc__).parse_args(arguments)
     if missing := [tool for tool in ("buildah", "debootstrap") if shutil.which(tool) is None]:
         print(f"Not on this machine: {', '.join(missing)}. Run `apt-get install {' '.join(missing)}`.", file=sys.stderr)
         return 1

@@ -9,8 +9,8 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from builder.command_line import parser_of
-from builder.images.container_engine import ENGINES, NoEngine, build_command, find_engine
+from builder.command_line import command_parser
+from builder.images.container_engine import ENGINES, NoContainerEngine, build_command, find_engine
 from builder.images.pip_settings import pip_options
 
 ROOT = Path(__file__).parents[2]
@@ -23,14 +23,14 @@ def version() -> str:
     return str(project["project"]["version"])
 
 
-def tag_of(handler: str, registry: str = "") -> str:
+def image_tag(handler: str, registry: str = "") -> str:
     """What the image of a handler is called: `sdxl-worker:0.1.0`, with `registry/` before it where one is given."""
     return f"{registry.rstrip('/') + '/' if registry else ''}{handler}-worker:{version()}"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status, which is the engine's."""
-    parser = parser_of("image", __doc__)
+    parser = command_parser("image", __doc__)
     parser.add_argument("handler", choices=HANDLERS)
     parser.add_argument("--registry", default="", help="where it will be pushed to, such as docker.io/you")
     parser.add_argument("--engine", choices=tuple(ENGINES), help="default: the first that is installed")
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--arg must be NAME=VALUE")
     try:
         engine = options.engine or find_engine()
-    except NoEngine as error:
+    except NoContainerEngine as error:
         print(error, file=sys.stderr)
         return 1
     if engine == "docker" and options.pip_settings:
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = {"HANDLER": options.handler, "VERSION": version()} | dict(argument.split("=", 1) for argument in options.arg)
     with tempfile.TemporaryDirectory() as scratch:
         more = pip_options(Path(scratch)) if options.pip_settings else []
-        command = build_command(engine, ROOT, tag_of(options.handler, options.registry), given, more)
+        command = build_command(engine, ROOT, image_tag(options.handler, options.registry), given, more)
         print(shlex.join(command), flush=True)
         return 0 if options.print else subprocess.run(command, check=False).returncode
 

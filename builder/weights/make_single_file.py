@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.command_line import described, parser_of
+from builder.command_line import described, command_parser
 from handlers.sdxl.weights.checkpoint import PREFIXES
-from handlers.sdxl.weights.original_names import text_2_name, unet_name, vae_name
+from handlers.sdxl.weights.original_names import text_encoder_2_name, unet_name, vae_name
 from shared.weights.folders import missing_files, weight_files
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _UNET, _VAE, _TEXT, _TEXT_2 = (PREFIXES[part] for part in ("unet", "vae", "text_
 _JOINED = re.compile(r"(.+)\.[qkv]_proj\.(weight|bias)")
 
 
-class NoSdxl(Exception):
+class NotSdxl(Exception):
     """The folder is not a complete SDXL pipeline."""
 
 
@@ -41,11 +41,11 @@ def make_single_file(folder: Path, file: Path) -> None:
         file: The `.safetensors` file to write.
 
     Raises:
-        NoSdxl: The folder lacks files, or holds another kind of model.
+        NotSdxl: The folder lacks files, or holds another kind of model.
     """
     index = _read(folder / "model_index.json")
     if missing_files(folder, "diffusers") or index.get("_class_name") != "StableDiffusionXLPipeline":
-        raise NoSdxl(f"{folder} is no complete StableDiffusionXLPipeline folder.")
+        raise NotSdxl(f"{folder} is no complete StableDiffusionXLPipeline folder.")
     from safetensors.torch import save_file
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -87,10 +87,10 @@ def _original_text_encoder_2(tensors: Tensors) -> Tensors:
     for name, tensor in tensors.items():
         if match := _JOINED.fullmatch(name):
             parts = [tensors[f"{match[1]}.{part}_proj.{match[2]}"] for part in "qkv"]
-            translated[f"{text_2_name(match[1])}.in_proj_{match[2]}"] = torch.cat(parts)
+            translated[f"{text_encoder_2_name(match[1])}.in_proj_{match[2]}"] = torch.cat(parts)
         else:
             # The original multiplies by the projection from the other side.
-            translated[text_2_name(name)] = tensor.T.contiguous() if name == "text_projection.weight" else tensor
+            translated[text_encoder_2_name(name)] = tensor.T.contiguous() if name == "text_projection.weight" else tensor
     return {_TEXT_2 + name: tensor for name, tensor in translated.items()}
 
 
@@ -122,13 +122,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = parser_of("make_single_file", __doc__)
+    parser = command_parser("make_single_file", __doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="an SDXL pipeline in the diffusers layout")
     parser.add_argument("file", type=Path, metavar="FILE", help="the .safetensors file to write")
     options = parser.parse_args(arguments)
     try:
         make_single_file(options.folder, options.file)
-    except NoSdxl as error:
+    except NotSdxl as error:
         print(error, file=sys.stderr)
         return 1
     print(described(options.file))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from builder.weights.sdxl_networks import SIZE_CONDITIONS, scheduler, text_encoders, unet, vae
+from small_models.sdxl_networks import SIZE_CONDITIONS, scheduler, text_encoders, unet, vae
 from small_models.tiny.tokenizers import CLIP_END, CLIP_WINDOW, write_clip, write_json
 
 _WIDTHS = (32, 48)

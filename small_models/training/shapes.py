@@ -155,7 +155,7 @@ def render(scene: Scene, rng: np.random.Generator) -> Pixels:
     return np.round(picture).astype(np.uint8)
 
 
-def draw_scene(rng: np.random.Generator, *, pairs: float = 0.0, held_out: bool = False) -> Scene:
+def sample_scene(rng: np.random.Generator, *, pairs: float = 0.0, held_out: bool = False) -> Scene:
     """Draws a scene by chance.
 
     Args:

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from shared.weights.catalogue import QWEN_BASE, SDXL
 from shared.weights.lock import lock_path, read_lock, sha256_of
-from tests.doubles.hub import Hub
+from tests.doubles.fake_hub import FakeHub
 from tests.doubles.worker import ROOT
 
 TOKEN = "hf_canary_token"
@@ -38,15 +38,15 @@ FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safete
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    with Hub(FILES, QWEN_BASE.repo, str(QWEN_BASE.revision)) as running:
+def hub() -> Iterator[FakeHub]:
+    with FakeHub(FILES, QWEN_BASE.repo, str(QWEN_BASE.revision)) as running:
         yield running
 
 
 class Download:
     """The command, in a process of its own, as a person starts it."""
 
-    def __init__(self, hub: Hub, home: Path) -> None:
+    def __init__(self, hub: FakeHub, home: Path) -> None:
         self.models = home / "models"
         self.folder = self.models / QWEN_BASE.name
         self._environment = {
@@ -74,7 +74,7 @@ class Download:
     def bytes_on_disk(self) -> int:
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
-    def is_as_published(self, hub: Hub) -> bool:
+    def is_as_published(self, hub: FakeHub) -> bool:
         files = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
         return files - {".download.lock", "weights.lock.json"} == set(hub.files) and all(
             (self.folder / name).read_bytes() == content for name, content in hub.files.items()
@@ -82,11 +82,11 @@ class Download:
 
 
 @pytest.fixture
-def download(hub: Hub, tmp_path: Path) -> Download:
+def download(hub: FakeHub, tmp_path: Path) -> Download:
     return Download(hub, tmp_path)
 
 
-def test_it_fills_a_folder_and_locks_what_is_in_it(hub: Hub, download: Download) -> None:
+def test_it_fills_a_folder_and_locks_what_is_in_it(hub: FakeHub, download: Download) -> None:
     status, output = download.run()
     assert status == 0, output
     assert download.is_as_published(hub)
@@ -98,14 +98,14 @@ def test_it_fills_a_folder_and_locks_what_is_in_it(hub: Hub, download: Download)
     }
 
 
-def test_it_says_which_licence_before_anything_comes(hub: Hub, download: Download) -> None:
+def test_it_says_which_licence_before_anything_comes(hub: FakeHub, download: Download) -> None:
     hub.files.clear()
     status, output = download.run()
     assert status == 1
     assert f"qwen_base: Qwen/Qwen2.5-7B at {QWEN_BASE.revision}, licence Apache-2.0" in output
 
 
-def test_a_second_run_downloads_nothing_and_asks_nobody(hub: Hub, download: Download) -> None:
+def test_a_second_run_downloads_nothing_and_asks_nobody(hub: FakeHub, download: Download) -> None:
     download.run()
     hub.requests.clear()
     status, output = download.run()
@@ -113,7 +113,7 @@ def test_a_second_run_downloads_nothing_and_asks_nobody(hub: Hub, download: Down
     assert "complete, and as its lock says. Nothing to do." in output
 
 
-def test_the_token_goes_to_the_hub_only_and_is_written_nowhere(hub: Hub, download: Download, tmp_path: Path) -> None:
+def test_the_token_goes_to_the_hub_only_and_is_written_nowhere(hub: FakeHub, download: Download, tmp_path: Path) -> None:
     _, output = download.run()
     assert {request.authorization for request in hub.requests if not request.path.startswith("/large/")} == {f"Bearer {TOKEN}"}
     assert {request.authorization for request in hub.downloads} == {None}
@@ -122,7 +122,7 @@ def test_the_token_goes_to_the_hub_only_and_is_written_nowhere(hub: Hub, downloa
 
 
 @pytest.mark.slow
-def test_killed_five_times_at_random_it_completes_and_does_not_begin_anew(hub: Hub, download: Download) -> None:
+def test_killed_five_times_at_random_it_completes_and_does_not_begin_anew(hub: FakeHub, download: Download) -> None:
     hub.files |= {FIRST: weights(3, 100_000_000), SECOND: weights(4, 60_000_000)}
     hub.bytes_per_second = 20e6
     draw = random.Random(0)
@@ -145,7 +145,7 @@ def test_killed_five_times_at_random_it_completes_and_does_not_begin_anew(hub: H
     assert starts[-1] > starts[0] > 0
 
 
-def test_a_connection_that_breaks_off_is_taken_up_where_it_broke(hub: Hub, download: Download) -> None:
+def test_a_connection_that_breaks_off_is_taken_up_where_it_broke(hub: FakeHub, download: Download) -> None:
     hub.files[FIRST] = weights(3, 30_000_000)
     hub.cuts[FIRST] = [25_000_000]
     status, output = download.run()
@@ -154,7 +154,7 @@ def test_a_connection_that_breaks_off_is_taken_up_where_it_broke(hub: Hub, downl
     assert [request.range for request in hub.downloads if request.path.endswith(FIRST)] == [None, "bytes=20971520-"]
 
 
-def test_a_host_that_ignores_ranges_gets_no_file_wrong(hub: Hub, download: Download) -> None:
+def test_a_host_that_ignores_ranges_gets_no_file_wrong(hub: FakeHub, download: Download) -> None:
     hub.files[FIRST] = weights(3, 30_000_000)
     hub.cuts[FIRST] = [25_000_000]
     hub.ignores_ranges = True
@@ -164,7 +164,7 @@ def test_a_host_that_ignores_ranges_gets_no_file_wrong(hub: Hub, download: Downl
 
 
 @pytest.mark.parametrize("name", [FIRST, "config.json"])
-def test_wrong_bytes_are_thrown_away_and_asked_for_once_more(hub: Hub, download: Download, name: str) -> None:
+def test_wrong_bytes_are_thrown_away_and_asked_for_once_more(hub: FakeHub, download: Download, name: str) -> None:
     hub.corrupt[name] = 1
     status, output = download.run()
     assert status == 0, output
@@ -172,7 +172,7 @@ def test_wrong_bytes_are_thrown_away_and_asked_for_once_more(hub: Hub, download:
 
 
 @pytest.mark.parametrize("name", [FIRST, "config.json"])
-def test_wrong_bytes_that_come_again_are_never_accepted(hub: Hub, download: Download, name: str) -> None:
+def test_wrong_bytes_that_come_again_are_never_accepted(hub: FakeHub, download: Download, name: str) -> None:
     hub.corrupt[name] = 2
     status, output = download.run()
     assert status == 1
@@ -183,7 +183,7 @@ def test_wrong_bytes_that_come_again_are_never_accepted(hub: Hub, download: Down
 
 @pytest.mark.parametrize("name", [FIRST, "config.json"])
 def test_a_byte_that_changed_on_disk_is_noticed_by_the_next_run_and_only_that_file_comes_again(
-    hub: Hub, download: Download, name: str
+    hub: FakeHub, download: Download, name: str
 ) -> None:
     download.run()
     content = hub.files[name]
@@ -195,7 +195,7 @@ def test_a_byte_that_changed_on_disk_is_noticed_by_the_next_run_and_only_that_fi
     assert {path.rpartition("/")[2] for path in hub.asked if "/tree/" not in path} == {name}
 
 
-def test_files_that_somebody_else_has_put_there_are_kept_when_they_are_as_published(hub: Hub, download: Download) -> None:
+def test_files_that_somebody_else_has_put_there_are_kept_when_they_are_as_published(hub: FakeHub, download: Download) -> None:
     download.folder.mkdir(parents=True)
     for name, content in hub.files.items():
         (download.folder / name).write_bytes(content)
@@ -206,7 +206,7 @@ def test_files_that_somebody_else_has_put_there_are_kept_when_they_are_as_publis
 
 
 @pytest.mark.parametrize("place", [f"cache/models--Qwen--Qwen2.5-7B/snapshots/{QWEN_BASE.revision}", "volume/qwen_base"])
-def test_what_lies_on_this_machine_is_copied_and_not_downloaded(hub: Hub, download: Download, tmp_path: Path, place: str) -> None:
+def test_what_lies_on_this_machine_is_copied_and_not_downloaded(hub: FakeHub, download: Download, tmp_path: Path, place: str) -> None:
     folder = tmp_path / place
     folder.mkdir(parents=True)
     for name, content in hub.files.items():
@@ -218,7 +218,7 @@ def test_what_lies_on_this_machine_is_copied_and_not_downloaded(hub: Hub, downlo
     assert {path.rpartition("/")[2] for path in hub.asked if "/tree/" not in path} == {SECOND}
 
 
-def test_a_disk_without_room_is_noticed_before_anything_comes(hub: Hub, download: Download) -> None:
+def test_a_disk_without_room_is_noticed_before_anything_comes(hub: FakeHub, download: Download) -> None:
     hub.claims = {FIRST: 10**15}
     status, output = download.run()
     assert status == 1
@@ -226,7 +226,7 @@ def test_a_disk_without_room_is_noticed_before_anything_comes(hub: Hub, download
     assert [path for path in hub.asked if "/tree/" not in path] == []
 
 
-def test_a_file_that_the_host_refuses_ends_the_run_with_its_status(hub: Hub, download: Download) -> None:
+def test_a_file_that_the_host_refuses_ends_the_run_with_its_status(hub: FakeHub, download: Download) -> None:
     hub.refuses = {FIRST: 403}
     status, output = download.run()
     assert status == 1
@@ -247,11 +247,11 @@ class TestAnOwnCheckpoint:
         return download.models / "sdxl.safetensors"
 
     @pytest.fixture
-    def url(self, hub: Hub) -> str:
+    def url(self, hub: FakeHub) -> str:
         hub.files["own.safetensors"] = self.CONTENT
         return f"{hub.url}/{QWEN_BASE.repo}/resolve/{QWEN_BASE.revision}/own.safetensors?token=canary-query"
 
-    def test_it_comes_from_a_url_with_its_lock_beside_it(self, hub: Hub, download: Download, target: Path, url: str) -> None:
+    def test_it_comes_from_a_url_with_its_lock_beside_it(self, hub: FakeHub, download: Download, target: Path, url: str) -> None:
         hub.cuts["own.safetensors"] = [1, 100_000]  # the question for its size, and the first try
         status, output = download.run("--checkpoint", url, "--licence", "OpenRAIL")
         assert status == 0, output
@@ -269,7 +269,7 @@ class TestAnOwnCheckpoint:
         assert "Nobody states the SHA-256 of this checkpoint" in output
         assert json.loads(lock_path(target).read_text())["source"] == "mine.safetensors"
 
-    def test_the_sha256_that_the_hub_publishes_counts(self, hub: Hub, download: Download, target: Path, url: str) -> None:
+    def test_the_sha256_that_the_hub_publishes_counts(self, hub: FakeHub, download: Download, target: Path, url: str) -> None:
         hub.corrupt["own.safetensors"] = 3  # the question for its size, and two tries
         status, output = download.run("--checkpoint", url)
         assert status == 1

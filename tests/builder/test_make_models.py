@@ -8,9 +8,9 @@ import pytest
 from diffusers import StableDiffusionXLPipeline
 
 from builder.make_models import CHECKPOINT, COPIED, make_models
-from builder.weights.stamps import NotMadeHere
 from shared.weights.catalogue import SDXL
 from shared.weights.folders import missing_files
+from small_models.build_cache import UnmanagedFolder
 
 
 def made(folder: Path, small_models: Path, until: str) -> dict[str, str]:
@@ -70,6 +70,6 @@ def test_somebodys_own_lora_is_never_lost(trained: Path, tmp_path: Path) -> None
     (folder / "loras" / "mine.safetensors").write_bytes(b"mine")
     assert made(folder, trained, "loras")["loras"] == "already current"
     (trained / "loras" / "outlined.safetensors").write_bytes(b"a Lora")
-    with pytest.raises(NotMadeHere, match=r"mine\.safetensors in it was not made by this program"):
+    with pytest.raises(UnmanagedFolder, match=r"mine\.safetensors in it was not made by this program"):
         made(folder, trained, "loras")
     assert (folder / "loras" / "mine.safetensors").read_bytes() == b"mine"

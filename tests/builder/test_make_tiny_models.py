@@ -11,9 +11,9 @@ import pytest
 from transformers import AutoTokenizer, CLIPTokenizer
 
 from builder.make_tiny_models import FAMILIES, main, make_tiny_models
-from builder.weights.stamps import NotMadeHere
 from shared.weights.catalogue import CATALOGUE, Weights
 from shared.weights.folders import missing_files
+from small_models.build_cache import UnmanagedFolder
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -80,7 +80,7 @@ def test_real_weights_of_the_same_name_are_never_touched(tmp_path: Path, capsys:
     real = tmp_path / "sdxl" / "unet.safetensors"
     real.parent.mkdir()
     real.write_bytes(b"seven gigabytes")
-    with pytest.raises(NotMadeHere, match=r"sdxl was not made by this program and is left alone\. Move it away"):
+    with pytest.raises(UnmanagedFolder, match=r"sdxl was not made by this program and is left alone\. Move it away"):
         make_tiny_models(tmp_path)
     assert main([str(tmp_path)]) == 1
     assert "left alone" in capsys.readouterr().err
@@ -91,7 +91,7 @@ def test_a_file_that_somebody_put_into_a_model_is_not_lost_when_the_model_is_mad
     (copy / "wan" / "notes.txt").write_text("mine", encoding="utf-8")
     assert not any(make_tiny_models(copy).values())
     (copy / "wan" / "model_index.json").unlink()
-    with pytest.raises(NotMadeHere, match=r"notes\.txt in it was not made by this program"):
+    with pytest.raises(UnmanagedFolder, match=r"notes\.txt in it was not made by this program"):
         make_tiny_models(copy)
     assert (copy / "wan" / "notes.txt").read_text(encoding="utf-8") == "mine"
 

@@ -9,15 +9,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from playground.loopback import Loopback, Request
+from playground.loopback import LoopbackServer, RequestHandler
 
 MODEL = "Qwen/Qwen2.5-7B-Instruct"
 
 
-class Asked:
+class ScriptedRequest:
     """A request for an answer, and the means to give one."""
 
-    def __init__(self, request: Request[Any], body: dict[str, Any]) -> None:
+    def __init__(self, request: RequestHandler[Any], body: dict[str, Any]) -> None:
         self.body = body
         self._request = request
 
@@ -71,16 +71,16 @@ class Asked:
             return isinstance(error, ConnectionError)
 
     def _begin(self, status: int, content_type: str) -> None:
-        self._request.start(status, {"Content-Type": content_type, "Transfer-Encoding": "chunked"})
+        self._request.send_head(status, {"Content-Type": content_type, "Transfer-Encoding": "chunked"})
 
 
-Script = Callable[[Asked], None]
+Script = Callable[[ScriptedRequest], None]
 
 
-def say(*texts: str, reason: str = "stop", size: int | None = None) -> Script:
+def reply(*texts: str, reason: str = "stop", size: int | None = None) -> Script:
     """A whole answer in chunks."""
 
-    def script(asked: Asked) -> None:
+    def script(asked: ScriptedRequest) -> None:
         asked.begin()
         for text in texts:
             asked.chunk(text, size=size)
@@ -91,7 +91,7 @@ def say(*texts: str, reason: str = "stop", size: int | None = None) -> Script:
     return script
 
 
-class OpenAIServer(Loopback):
+class OpenAIServer(LoopbackServer):
     """Serves one scripted answer after the other, then `Hello.` to all.
 
     Attributes:
@@ -116,14 +116,14 @@ class OpenAIServer(Loopback):
 
     # What the server calls
 
-    def serve(self, request: Request[Any], body: dict[str, Any]) -> None:
+    def serve(self, request: RequestHandler[Any], body: dict[str, Any]) -> None:
         with self._lock:
             self.asked.append(body)
-            script = self.scripts.popleft() if self.scripts else say("Hello", ".")
+            script = self.scripts.popleft() if self.scripts else reply("Hello", ".")
             self._now += 1
             self.most = max(self.most, self._now)
         try:
-            script(Asked(request, body))
+            script(ScriptedRequest(request, body))
         finally:
             with self._lock:
                 self._now -= 1
@@ -132,18 +132,18 @@ class OpenAIServer(Loopback):
         return self.health.popleft() if len(self.health) > 1 else self.health[0]
 
 
-class _Request(Request[OpenAIServer]):
+class _Request(RequestHandler[OpenAIServer]):
     def do_GET(self) -> None:
         if self.path == "/health":
-            self.answer_json(self.double.look(), {})
+            self.respond_json(self.service.look(), {})
         else:
-            self.answer_json(200, {"object": "list", "data": self.double.models})
+            self.respond_json(200, {"object": "list", "data": self.service.models})
 
     def do_POST(self) -> None:
-        body, counts = json.loads(self.body()), self.double.counts
+        body, counts = json.loads(self.body()), self.service.counts
         if self.path == "/v1/chat/completions":
-            self.double.serve(self, body)
+            self.service.serve(self, body)
         elif counts is None:
-            self.answer_json(404, {})
+            self.respond_json(404, {})
         else:
-            self.answer_json(200, {"count": counts, "max_model_len": 1000, "tokens": []})
+            self.respond_json(200, {"count": counts, "max_model_len": 1000, "tokens": []})

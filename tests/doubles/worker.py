@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from shared.settings import unconfigured
-from tests.doubles.gateway import Gateway
+from tests.doubles.fake_runpod import FakeRunPodAPI
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,12 +35,12 @@ class WorkerProcess:
         environment: More variables.
     """
 
-    def __init__(self, module: str, gateway: Gateway, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, module: str, runpod_api: FakeRunPodAPI, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
-        self._gateway = gateway
+        self._gateway = runpod_api
         self.output = folder / "out"
         self._log = folder / "worker.log"
-        variables = {**gateway.environment, "OUTPUT_DIR": str(self.output), **(environment or {})}
+        variables = {**runpod_api.environment, "OUTPUT_DIR": str(self.output), **(environment or {})}
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module],

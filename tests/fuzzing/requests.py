@@ -16,7 +16,7 @@ from handlers.chat.request import ChatOperator, ChatRequest
 from handlers.sdxl.request import SdxlRequest
 from handlers.wan.request import WanRequest
 from shared.contract.request import Request
-from tests.fuzzing.rules import CHAT_RULES, HOOKS, SDXL_RULES, WAN_RULES, Rule, Values
+from tests.fuzzing.cross_field_rules import CHAT_RULES, HOOKS, SDXL_RULES, WAN_RULES, Rule, Values
 from tests.fuzzing.schemas import Schema, may_be_null, request_schema, values
 
 OPERATOR = ChatOperator(callback_hosts=frozenset({HOOKS}), streams=True)

@@ -20,21 +20,21 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from playground.callback_receiver import Answer
+from playground.callback_receiver import CannedResponse
 from shared.contract.callback import FailedPayload, to_dict
 from shared.contract.request import Identity
-from shared.jobs.lifecycle import Completed, Ended, Failed, Stopped
+from shared.jobs.lifecycle import Completed, Failed, Outcome, Stopped
 from shared.media.images import encode_image
-from tests.doubles.storage_server import Fault, fails_with, loses_the_answer, truncates_the_answer
-from tests.fuzzing.around import PATIENCE, Around, Delivery, Machine, pixels
-from tests.fuzzing.explored import examples
+from tests.doubles.fake_storage import Fault, drops_the_response, fails_with, truncates_the_response
+from tests.fuzzing.exploration import examples
+from tests.fuzzing.harness import PATIENCE, Around, Delivery, Machine, pixels
 
 USER = "user-1"
 PICTURES = (1, 3, 1)
 """Of each of the three jobs that there are; the third is not valid."""
 MOST_IN_HAND = 8
-OUTAGES: tuple[Fault, ...] = (fails_with(503), fails_with(403), loses_the_answer, truncates_the_answer)
-ABSENCES = (Answer(503), Answer(404), Answer(reset=True))
+OUTAGES: tuple[Fault, ...] = (fails_with(503), fails_with(403), drops_the_response, truncates_the_response)
+ABSENCES = (CannedResponse(503), CannedResponse(404), CannedResponse(reset=True))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -44,7 +44,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-def _promises(end: Ended) -> bool:
+def _promises(end: Outcome) -> bool:
     """Whether a caller was told that there is a result, or that there will be one."""
     return isinstance(end, Completed) or bool(end.payload.metadata.assets_pending)
 
@@ -63,14 +63,14 @@ class Jobs(RuleBasedStateMachine):
         self.seen = len(self.around.receiver.accepted)
         self.machines = [Machine(self.around, self.mark) for _ in range(2)]
         self.in_hand: list[Delivery] = []
-        self.ends: list[tuple[str, Ended]] = []
+        self.ends: list[tuple[str, Outcome]] = []
         self.deliveries: Counter[str] = Counter()
         self.residue: set[Path] = set()
 
     # What happens
 
     @initialize(fault=st.sampled_from([None, *OUTAGES]), answer=st.sampled_from([None, None, *ABSENCES]))
-    def begin(self, fault: Fault | None, answer: Answer | None) -> None:
+    def begin(self, fault: Fault | None, answer: CannedResponse | None) -> None:
         """The day may begin badly."""
         self.storage(fault)
         self.receiver(answer)
@@ -127,7 +127,7 @@ class Jobs(RuleBasedStateMachine):
         """A worker that is killed while it keeps a result leaves a part of it behind."""
         outbox = self.machines[0].outbox
         before = self._folders()
-        outbox.entry(Identity(f"{self.mark}-{which}", USER, None, None)).keep(f"{USER}/{self.mark}-{which}/0.png", b"half", "image/png")
+        outbox.writer(Identity(f"{self.mark}-{which}", USER, None, None)).add(f"{USER}/{self.mark}-{which}/0.png", b"half", "image/png")
         self.residue |= self._folders() - before
 
     @rule()
@@ -141,7 +141,7 @@ class Jobs(RuleBasedStateMachine):
         self.around.storage.outage = fault
 
     @rule(answer=st.sampled_from([None, *ABSENCES]))
-    def receiver(self, answer: Answer | None) -> None:
+    def receiver(self, answer: CannedResponse | None) -> None:
         """The receiver is away, or back."""
         self.around.receiver.away = answer
 

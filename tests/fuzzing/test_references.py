@@ -13,8 +13,8 @@ from shared.contract.references import Reference
 from shared.errors import ReferenceImageError
 from shared.fetch import Fetcher
 from shared.settings import Settings
-from tests.fuzzing.explored import examples, explore
-from tests.fuzzing.pictures import SAMPLES, damaged
+from tests.fuzzing.exploration import examples, explore
+from tests.fuzzing.images import SAMPLES, damaged
 
 _HEADS = (
     "data:image/png;base64,", "data:image/jpeg;base64,", "DATA:IMAGE/WEBP;BASE64,", "data:image/png;charset=x;base64,", "data:image/png,",

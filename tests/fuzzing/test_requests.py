@@ -18,16 +18,16 @@ from jsonschema import Draft202012Validator
 from shared.contract.request import Request
 from shared.errors import ValidationError
 from shared.fetch import Fetcher
-from shared.jobs.delivery.callbacks import Courier
+from shared.jobs.delivery.callbacks import CallbackDispatcher
 from shared.jobs.execution.gpu import GpuThread
 from shared.jobs.lifecycle import Failed, Job, Worker, run_job
 from shared.settings import Settings
 from shared.storage.local_disk import LocalDisk
 from shared.webhooks import Webhook
-from tests.fuzzing.explored import examples, explore
-from tests.fuzzing.mutations import CANARY, Mutant, mutants, put, spots, take
+from tests.fuzzing.cross_field_rules import Values, blamed
+from tests.fuzzing.exploration import examples, explore
+from tests.fuzzing.invalid_requests import CANARY, Mutant, mutants, put, spots, take
 from tests.fuzzing.requests import FORMS, OPERATOR, Form, allowed, valid
-from tests.fuzzing.rules import Values, blamed
 from tests.shared.jobs.conftest import Made, run
 
 forms = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
@@ -55,9 +55,9 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Refusals]:
     disk = LocalDisk(tmp_path_factory.mktemp("out"))
     disk.keeps_callbacks = False
     with GpuThread() as gpu, ThreadPoolExecutor(4) as threads:
-        courier = Courier(disk, Webhook(settings), threads, unasked=False, announces=False)
+        callbacks = CallbackDispatcher(disk, Webhook(settings), threads, always_callback=False, send_processing=False)
         yield Refusals(
-            {form.name: Worker("w", form.model, Made(making), OPERATOR, disk, Fetcher(settings), courier, gpu) for form in FORMS}
+            {form.name: Worker("w", form.model, Made(making), OPERATOR, disk, Fetcher(settings), callbacks, gpu) for form in FORMS}
         )
 
 

@@ -17,12 +17,12 @@ from PIL import Image
 from handlers.chat.request import ChatRequest
 from handlers.sdxl.request import SdxlRequest
 from handlers.wan.request import WanRequest
-from playground.callback_receiver import Inbox
+from playground.callback_receiver import CallbackReceiver
 from playground.demo import OUTPUT, TITLES, requests, worker_environment
 from playground.gallery import ENLARGED, contact_sheet, preview
 from playground.readme_pictures import MOST_BYTES, keep
-from small_models.training.captions import sentences
-from small_models.training.detector import read
+from small_models.training.sdxl.captions import sentences
+from small_models.training.sdxl.classifier import classify
 from tests.doubles.worker import clean_environment
 
 REQUESTS: dict[str, Any] = {"sdxl": SdxlRequest, "wan": WanRequest, "chat": ChatRequest}
@@ -57,8 +57,8 @@ def test_nothing_of_a_real_projects_configuration_reaches_the_demo(monkeypatch: 
     assert len(variables) > 50
     for name in (*variables, "RUNPOD_WEBHOOK_GET_JOB", "outbox_dir"):
         monkeypatch.setenv(name, "canary")
-    with Inbox("secret") as inbox:
-        environment = worker_environment(Path("models"), inbox)
+    with CallbackReceiver("secret") as receiver:
+        environment = worker_environment(Path("models"), receiver)
     assert [name for name, value in environment.items() if value == "canary"] == []
     assert Path(environment["OUTBOX_DIR"]).is_relative_to(OUTPUT.absolute())
 
@@ -137,6 +137,6 @@ def test_the_demo_shows_what_its_prompts_say_and_a_conversation_that_remembers(m
         assert len(payload["assets"]) == job["config"].get("num_images", 1)
         for asset in payload["assets"]:
             with Image.open(tmp_path / "out" / asset["url"]) as shown:
-                reading = read(np.array(shown))
+                reading = classify(np.array(shown))
             # A background that is not named is white.
             assert {reading.color, reading.shape, reading.background} <= {*job["prompt"].replace(",", " ").split(), "white"}, job["prompt"]

@@ -33,7 +33,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "unknown-fields": {"messages": SAID, "max_tokens": 2, "metadata": {"note": "canary-note"}, "extra": "canary-extra"},
     "too-long": {"messages": [{"role": "user", "content": "canary-long " * 4000}]},
     "no-such-model": {"messages": SAID, "model": "sk-canary0123456789abcdef"},
-    "called-back": {"messages": SAID, "max_tokens": 2, "callback_url": "{inbox}?token=canary-callback-token"},
+    "called-back": {"messages": SAID, "max_tokens": 2, "callback_url": "{receiver}?token=canary-callback-token"},
     "not-called-back": {"messages": SAID, "max_tokens": 2, "callback_url": "http://127.0.0.1:1/?token=canary-callback-token"},
     "openai": {"openai_route": "/v1/chat/completions", "openai_input": OPENAI},
     "openai-wrong": {
@@ -53,17 +53,17 @@ def loop(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterato
 
 def test_nothing_that_is_said_to_it_is_said_on(loop: Loop) -> None:
     for name, request in JOBS.items():
-        request = json.loads(json.dumps(request).replace("{inbox}", loop.inbox.url))
-        loop.gateway.submit({"id": name, "input": {"type": "chat", **request}})
-    loop.gateway.submit({"id": "late", "input": {"type": "chat", "messages": SAID}, "policy": {"executionTimeout": 1}})
-    results = {name: json.dumps(loop.gateway.result(name)) for name in (*JOBS, "late")}
+        request = json.loads(json.dumps(request).replace("{receiver}", loop.receiver.url))
+        loop.runpod_api.submit({"id": name, "input": {"type": "chat", **request}})
+    loop.runpod_api.submit({"id": "late", "input": {"type": "chat", "messages": SAID}, "policy": {"executionTimeout": 1}})
+    results = {name: json.dumps(loop.runpod_api.result(name)) for name in (*JOBS, "late")}
     # A model of random numbers says nothing that it was told, so what is in an answer was put there by the worker.
     assert [name for name, result in results.items() if "canary" in result or "Traceback" in result] == []
     ended = {name: "failed" if '"error"' in result else "completed" for name, result in results.items()}
     assert ended["written"] == ended["enhanced"] == ended["called-back"] == ended["not-called-back"] == "completed"
     assert ended["wrong"] == ended["too-long"] == ended["no-such-model"] == ended["late"] == "failed"
-    assert [message.payload["job_id"] for message in loop.inbox.messages] == ["called-back"]
-    assert "canary" not in "".join(json.dumps(message.payload) for message in loop.inbox.messages)
+    assert [message.payload["job_id"] for message in loop.receiver.messages] == ["called-back"]
+    assert "canary" not in "".join(json.dumps(message.payload) for message in loop.receiver.messages)
 
 
 def test_what_waits_in_the_outbox_holds_no_key_and_nothing_that_was_said(loop: Loop) -> None:
@@ -85,14 +85,14 @@ def test_it_prints_none_of_it(loop: Loop) -> None:
 
 def test_a_job_that_cannot_be_answered_is_not_printed(loop: Loop) -> None:
     """RunPod refuses the result again and again; the SDK says so, with the URL and without its own key."""
-    loop.gateway.answers.extend([500] * 3)
-    loop.gateway.submit({"id": "unanswered", "input": {"type": "chat", "messages": SAID, "max_tokens": 2}})
+    loop.runpod_api.answers.extend([500] * 3)
+    loop.runpod_api.submit({"id": "unanswered", "input": {"type": "chat", "messages": SAID, "max_tokens": 2}})
 
     def tries() -> list[int]:
-        return [post.status for post in loop.gateway.posts if post.job_id == "unanswered" and post.is_result]
+        return [post.status for post in loop.runpod_api.posts if post.job_id == "unanswered" and post.is_result]
 
-    loop.gateway.wait_for(lambda: tries() == [500] * 3)
-    loop.gateway.submit({"id": "next", "input": {"type": "chat", "messages": SAID, "max_tokens": 2}})
-    loop.gateway.result("next")
+    loop.runpod_api.wait_for(lambda: tries() == [500] * 3)
+    loop.runpod_api.submit({"id": "next", "input": {"type": "chat", "messages": SAID, "max_tokens": 2}})
+    loop.runpod_api.result("next")
     assert "Failed to return job results" in loop.worker.log
     assert "canary" not in loop.worker.log

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from handlers.chat.refusals import no_such_model
+from handlers.chat.refusals import unknown_model
 from handlers.chat.request import ChatRequest
 from handlers.sdxl.request import SdxlRequest
 from shared.contract.names import looks_like_a_key
 from shared.errors import ModelUnavailable, ValidationError
-from shared.weights.addons import BOARDS, Kind, Shelf
+from shared.weights.addons import ADDON_KINDS, AddonKindName, AddonLibrary
 
 KEYS = (
     "sk-canary0123456789abcdef", "sk-proj-canary0123456789abcdef", "hf_canary0123456789abcdefghij", "sb_secret_canary0123456789abcdef",
@@ -33,14 +33,14 @@ NAMES = (
 def test_a_name_is_said_back(name: str, tmp_path: Path) -> None:
     assert not looks_like_a_key(name)
     with pytest.raises(ModelUnavailable, match=f"no LoRA '{name}'; there is none"):
-        Shelf(tmp_path).find("loras", name)
+        AddonLibrary(tmp_path).find("loras", name)
 
 
-@pytest.mark.parametrize("kind", BOARDS)
+@pytest.mark.parametrize("kind", ADDON_KINDS)
 @pytest.mark.parametrize("key", KEYS)
-def test_a_key_in_the_place_of_a_name_is_not_said_back(key: str, kind: Kind, tmp_path: Path) -> None:
+def test_a_key_in_the_place_of_a_name_is_not_said_back(key: str, kind: AddonKindName, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable) as refused:
-        Shelf(tmp_path).find(kind, key)
+        AddonLibrary(tmp_path).find(kind, key)
     assert f"(a name of {len(key)} characters)" in refused.value.message
     assert "canary" not in refused.value.message.lower()
 
@@ -55,4 +55,4 @@ def test_a_key_in_the_place_of_anything_else_is_not_said_back(key: str) -> None:
     assert not any(key in warning for warning in refused.value.warnings)
     assert len(refused.value.problems) >= 5
     chat = ChatRequest.parse({"messages": [{"role": "user", "content": "Hello"}]}, job_id="j").model_copy(update={"model": key})
-    assert key not in no_such_model(chat, ["qwen_instruct"]).message
+    assert key not in unknown_model(chat, ["qwen_instruct"]).message

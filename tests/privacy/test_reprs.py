@@ -61,7 +61,7 @@ HERE: dict[str, set[str]] = {
     "IpAdapter": {"layers", "sees"},
     "Fallback": {"done"},
     "ChatModel": {"tokenizer"},
-    "Target": {"beginnings", "layers", "originals"},
+    "LoraTarget": {"beginnings", "layers", "originals"},
     "Handler": {"checks", "libraries", "request"},
     "Settings": {
         "callback_allowed_hosts",

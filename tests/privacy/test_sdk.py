@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.doubles.gateway import Gateway
+from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.worker import WorkerProcess
 
 
 def test_what_fails_in_the_sdk_is_said_without_its_text(tmp_path: Path) -> None:
-    with Gateway() as gateway, WorkerProcess("tests.privacy.broken_worker", gateway, tmp_path) as worker:
+    with FakeRunPodAPI() as runpod_api, WorkerProcess("tests.privacy.broken_worker", runpod_api, tmp_path) as worker:
         assert worker.wait(60) == 1
         log = worker.log
     assert '"error_type": "RuntimeError", "where": "_fail:' in log

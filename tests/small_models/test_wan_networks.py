@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from small_models.training.shapes import SIZE, Pixels
-from small_models.training.wan.attention import PaddedText, set_text_attention
-from small_models.training.wan.clips import Scene, draw, render
-from small_models.training.wan.examples import GREY, Examples, make_examples, view, view_of_nothing
+from small_models.training.wan.dataset import Scene, draw, render
+from small_models.training.wan.latents import GREY, Examples, make_examples, view, view_of_nothing
 from small_models.training.wan.networks import CONTROL, TEXT_WIDTH, WINDOW, make_scheduler, make_transformer, make_vae, without_vace
+from small_models.training.wan.padded_attention import PaddedText, set_text_attention
 from small_models.training.wan.vae import encode, flat, hold, measure_latents, scale, to_clips, to_tensor
 
 SCENE = Scene("star", "red", "right", "yellow")

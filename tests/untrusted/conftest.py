@@ -54,7 +54,7 @@ def guest(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     environment = clean_environment(TINY_MODELS=str(tiny_models))
     with errors.open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.untrusted.guest"],
+            [sys.executable, "-m", "tests.untrusted.audited_loader"],
             cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
         )  # fmt: skip
         yield Guest(process)

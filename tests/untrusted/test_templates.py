@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.untrusted.conftest import Guest
-from tests.untrusted.hostile import edited
+from tests.untrusted.malicious_files import edited
 
 pytestmark = pytest.mark.slow
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from small_models.training.captions import pick
+from small_models.training.sdxl.captions import pick
 from small_models.training.shapes import PALETTE
-from small_models.training.wan.clips import MOTIONS, SHAPES, Scene
+from small_models.training.wan.dataset import MOTIONS, SHAPES, Scene
 
 _MOVES = ("{} moves {}", "{} moving {}", "{} that moves {}", "{} is moving {}", "{} goes {}", "{} slides {}", "{} sliding {}")
 _STAYS = ("{} stays still", "{} that does not move", "{} standing still", "{} does not move")

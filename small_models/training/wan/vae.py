@@ -13,10 +13,10 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, Wa
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from small_models.training.loop import Stage, train
 from small_models.training.shapes import Pixels
-from small_models.training.training import Stage, train
-from small_models.training.wan.clips import draw_scene, render
-from small_models.training.wan.detector import read_clip
+from small_models.training.wan.classifier import classify_clip
+from small_models.training.wan.dataset import sample_scene, render
 from small_models.training.wan.networks import make_vae
 
 _PICTURES = 8  # in a batch
@@ -117,7 +117,7 @@ def _loss(vae: AutoencoderKLWan, seed: int, lengths: tuple[int, ...]) -> Callabl
         rng = np.random.default_rng((seed, len(lengths), step))
         frames = lengths[0 if rng.random() < _SHORT else -1]
         count = _PICTURES if frames == 1 else _CLIPS
-        batch = to_tensor(np.stack([render(draw_scene(rng), frames, rng) for _ in range(count)])).to(vae.device)
+        batch = to_tensor(np.stack([render(sample_scene(rng), frames, rng) for _ in range(count)])).to(vae.device)
         posterior = vae.encode(batch).latent_dist
         noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, np.float32)).to(vae.device)
         rough = posterior.mean + (posterior.var + _ROUGHNESS**2).sqrt() * noise
@@ -152,7 +152,7 @@ def encode(vae: AutoencoderKLWan, clips: Tensor) -> Tensor:
 def measure_latents(vae: AutoencoderKLWan, count: int, seed: int) -> None:
     """Sets `latents_mean` and `latents_std` to what the latents of clips have."""
     rng = np.random.default_rng((seed, 0))
-    latents = encode(vae, to_tensor(np.stack([render(draw_scene(rng), _FRAMES, rng) for _ in range(count)])))
+    latents = encode(vae, to_tensor(np.stack([render(sample_scene(rng), _FRAMES, rng) for _ in range(count)])))
     mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
     vae.register_to_config(latents_mean=[round(float(value), 4) for value in mean], latents_std=[round(float(value), 4) for value in std])
 
@@ -167,11 +167,11 @@ def scale(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
 def judge_vae(vae: AutoencoderKLWan, count: int, seed: int, *, frames: int = _FRAMES) -> dict[str, float]:
     """What is read right from reconstructions of held-out clips, as shares, 0 … 1; and their mean error, in levels of 255."""
     rng = np.random.default_rng((seed, frames))
-    scenes = [draw_scene(rng, held_out=True) for _ in range(count)]
+    scenes = [sample_scene(rng, held_out=True) for _ in range(count)]
     clips = np.stack([render(scene, frames, rng) for scene in scenes])
     latents = torch.split(encode(vae, to_tensor(clips)), 16)
     decoded = np.concatenate([to_clips(vae.decode(batch.to(vae.device), return_dict=False)[0]) for batch in latents])
-    pairs = list(zip(map(read_clip, decoded), scenes, strict=True))
+    pairs = list(zip(map(classify_clip, decoded), scenes, strict=True))
     right = {
         name: float(np.mean([getattr(reading, name) == getattr(scene, name) for reading, scene in pairs]))
         for name in ("background", "color", "shape", "motion")

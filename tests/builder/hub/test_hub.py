@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from builder.images.build import HANDLERS, ROOT
-from builder.images.promote_hub import listing_of, main
+from builder.images.promote_hub import hub_listing, main
 from handlers.chat.request import ChatRequest
 from handlers.sdxl.request import SdxlRequest
 from handlers.wan.request import WanRequest
@@ -88,4 +88,4 @@ def test_promoting_it_makes_it_the_listing_with_its_own_image(handler: str, tmp_
 
 def test_the_listing_of_this_repository_is_current() -> None:
     there = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / ".runpod").iterdir()}
-    assert there in [dict(listing_of(handler)) for handler in HANDLERS]
+    assert there in [dict(hub_listing(handler)) for handler in HANDLERS]

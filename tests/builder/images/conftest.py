@@ -15,7 +15,7 @@ import pytest
 
 from builder.images.base_image import TAG as BASE_IMAGE
 from builder.images.base_image import make_base_image
-from builder.images.build import HANDLERS, tag_of, version
+from builder.images.build import HANDLERS, image_tag, version
 from builder.images.container_engine import build_command
 from builder.images.pip_settings import pip_options
 from tests.doubles.worker import ROOT
@@ -99,7 +99,7 @@ class Images:
 
     def build(self, handler: str, context: Path = ROOT, tag: str = "", *options: str, **arguments: str) -> Image:
         """Builds an image that must come about."""
-        name = tag or f"localhost/{tag_of(handler)}"
+        name = tag or f"localhost/{image_tag(handler)}"
         done = self.try_build(handler, context, name, *options, **arguments)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
         return Image(self, name)

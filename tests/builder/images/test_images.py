@@ -16,7 +16,7 @@ from builder.images.build import HANDLERS
 from shared.weights.catalogue import QWEN_INSTRUCT
 from shared.weights.lock import read_lock
 from tests.builder.images.conftest import Container, Image, Images
-from tests.doubles.hub import Hub
+from tests.doubles.fake_hub import FakeHub
 from tests.doubles.worker import ROOT
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
@@ -141,7 +141,7 @@ def test_weights_are_baked_in_from_the_hub_and_its_token_stays_out(images: Image
     folder = tiny_models / QWEN_INSTRUCT.name
     token = tmp_path / "token"
     token.write_text("hf_canary_token")
-    with Hub({path.name: path.read_bytes() for path in folder.iterdir()}, QWEN_INSTRUCT.repo, str(QWEN_INSTRUCT.revision)) as hub:
+    with FakeHub({path.name: path.read_bytes() for path in folder.iterdir()}, QWEN_INSTRUCT.repo, str(QWEN_INSTRUCT.revision)) as hub:
         given = {"WEIGHTS": "baked", "MODELS": QWEN_INSTRUCT.name, "HF_ENDPOINT": hub.url}
         image = images.build("chat", ROOT, "localhost/baked", "--secret", f"id=hf_token,src={token}", **given)
         assert {request.authorization for request in hub.requests if "/resolve/" in request.path} == {"Bearer hf_canary_token"}
@@ -160,7 +160,7 @@ def test_it_fills_a_volume_by_itself(images: Images, chat: Image, tiny_models: P
     folder = tiny_models / QWEN_INSTRUCT.name
     volume = tmp_path / "volume"
     volume.mkdir()
-    with Hub({path.name: path.read_bytes() for path in folder.iterdir()}, QWEN_INSTRUCT.repo, str(QWEN_INSTRUCT.revision)) as hub:
+    with FakeHub({path.name: path.read_bytes() for path in folder.iterdir()}, QWEN_INSTRUCT.repo, str(QWEN_INSTRUCT.revision)) as hub:
         command = ["python", "-m", "builder.download_weights", QWEN_INSTRUCT.name, "--to", "/workspace/models"]
         done = images.container(chat).run(*command, mounts={volume: "/workspace"}, HF_ENDPOINT=hub.url)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from builder.weights.make_single_file import NoSdxl, main, make_single_file
+from builder.weights.make_single_file import NotSdxl, main, make_single_file
 from handlers.sdxl.weights.original_names import unet_name
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -117,7 +117,7 @@ def test_what_is_no_sdxl_is_refused(damage: str, tmp_path: Path, tiny_models: Pa
     folder.mkdir()
     name = "WanVACEPipeline" if damage == "it is another model" else "StableDiffusionXLPipeline"
     (folder / "model_index.json").write_text(json.dumps({"_class_name": name, "unet": ["diffusers", "UNet2DConditionModel"]}))
-    with pytest.raises(NoSdxl, match="is no complete StableDiffusionXLPipeline folder"):
+    with pytest.raises(NotSdxl, match="is no complete StableDiffusionXLPipeline folder"):
         make_single_file(folder, tmp_path / "model.safetensors")
     assert main([str(folder), str(tmp_path / "model.safetensors")]) == 1
     assert "is no complete" in capsys.readouterr().err

@@ -1,0 +1,179 @@
+"""What requests name comes from the operator's folders alone, and is tensors: nothing else is opened, wherever a name points."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers.sdxl.request import SdxlRequest
+from shared.errors import ModelUnavailable, ValidationError
+from shared.weights.addons import ADDON_KINDS, AddonKindName, AddonLibrary
+from tests.untrusted.conftest import Guest, Visit
+from tests.untrusted.malicious_files import ENDINGS, FORMS
+
+PICTURE = "https://example.com/a.png"
+# How a request names one of each kind that may be a file.
+FILES: dict[AddonKindName, dict[str, Any]] = {
+    "loras": {"config": {"loras": [{"name": "evil"}]}},
+    "textual_inversions": {"config": {"textual_inversions": ["evil"]}},
+    "vaes": {"config": {"vae": "evil"}},
+    "upscalers": {"config": {"upscale": {"factor": 2, "model": "evil"}}},
+}
+FOLDERS: dict[AddonKindName, dict[str, Any]] = {
+    "vaes": {"config": {"vae": "evil"}},
+    "controlnets": {"config": {"controls": [{"kind": "evil", "image": PICTURE, "prepared": True}]}},
+    "refiner": {"config": {"refiner": {"switch_at": 0.5}}},
+    "safety_checker": {},
+}
+CONFIGURATIONS = {"vaes": "vae", "controlnets": "unet", "refiner": "unet", "safety_checker": "text_encoder"}
+
+
+def asked(fields: dict[str, Any], **more: Any) -> dict[str, Any]:
+    config = {"resolution": "64x64", "steps": 10, "seed": 7} | fields.get("config", {})
+    return {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "a heron", **fields, "config": config, **more}
+
+
+def visit(guest: Guest, shelf: Path, request: dict[str, Any], loader: str = "job") -> Visit:
+    (shelf / "job.json").write_text(json.dumps(request))
+    return guest.load(loader, shelf)
+
+
+def is_refused(done: Visit) -> None:
+    assert done.seen == []
+    assert done.outcome.startswith("ModelUnavailable: "), done.outcome
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", FILES)
+def test_a_pickle_that_is_called_safetensors_is_refused(guest: Guest, hostile: Path, canary: Path, kind: AddonKindName, form: str) -> None:
+    (hostile / ADDON_KINDS[kind].folder).mkdir()
+    (hostile / ADDON_KINDS[kind].folder / "evil.safetensors").write_bytes(FORMS[form](canary))
+    is_refused(visit(guest, hostile, asked(FILES[kind])))
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_other_formats_are_not_on_the_shelf(guest: Guest, hostile: Path, canary: Path, kind: AddonKindName) -> None:
+    folder = hostile / ADDON_KINDS[kind].folder
+    folder.mkdir()
+    for ending in ENDINGS[:-1]:
+        (folder / f"evil.{ending}").write_bytes(FORMS["a pickle"](canary))
+        (folder / f"evil.safetensors.{ending}").write_bytes(FORMS["torch's archive"](canary))
+        (folder / f"EVIL.SAFETENSORS.{ending}").write_bytes(FORMS["torch's archive"](canary))
+    assert AddonLibrary(hostile).names(kind) == []
+    is_refused(visit(guest, hostile, asked(FILES[kind])))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_ip_adapter_that_is_a_pickle_is_refused(guest: Guest, small_models: Path, hostile: Path, canary: Path, form: str) -> None:
+    shutil.copytree(small_models / "ip_adapters" / "image_encoder", hostile / "ip_adapters" / "image_encoder")
+    (hostile / "ip_adapters" / "style.safetensors").write_bytes(FORMS[form](canary))
+    (hostile / "ip_adapters" / "style.bin").write_bytes(FORMS[form](canary))
+    looked_at = {"metadata": {"reference_image_url": PICTURE, "reference_type": "style"}}
+    is_refused(visit(guest, hostile, asked(looked_at)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_image_encoder_that_is_a_pickle_is_refused(guest: Guest, small_models: Path, hostile: Path, canary: Path, form: str) -> None:
+    shutil.copytree(small_models / "ip_adapters", hostile / "ip_adapters")
+    encoder = hostile / "ip_adapters" / "image_encoder"
+    shutil.move(hostile / "ip_adapters" / "small.safetensors", hostile / "ip_adapters" / "style.safetensors")
+    (encoder / "model.safetensors").unlink()
+    (encoder / "pytorch_model.bin").write_bytes(FORMS[form](canary))
+    (encoder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": {"weight": "pytorch_model.bin"}}))
+    looked_at = {"metadata": {"reference_image_url": PICTURE, "reference_type": "style"}}
+    is_refused(visit(guest, hostile, asked(looked_at)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_a_folder_whose_weights_are_pickles_is_refused(
+    guest: Guest, tiny_models: Path, hostile: Path, canary: Path, kind: AddonKindName, form: str
+) -> None:
+    folder = hostile / ADDON_KINDS[kind].folder / (ADDON_KINDS[kind].only or "evil")
+    config = tiny_models / "sdxl" / CONFIGURATIONS[kind] / "config.json"
+    for holder in (folder, folder / "unet"):
+        holder.mkdir(parents=True)
+        shutil.copy(config, holder / "config.json")
+        (holder / "hostile.py").write_text("raise SystemExit('code has run')")
+        for name in ("diffusion_pytorch_model.bin", "pytorch_model.bin", "shard.bin", "model.ckpt"):
+            (holder / name).write_bytes(FORMS[form](canary))
+        for stem in ("diffusion_pytorch_model", "model"):
+            index = {"metadata": {}, "weight_map": {"weight": "shard.bin"}}
+            (holder / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+    is_refused(visit(guest, hostile, asked(FOLDERS[kind])))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_lora_for_clips_that_is_a_pickle_is_refused(guest: Guest, hostile: Path, canary: Path, form: str) -> None:
+    (hostile / "loras").mkdir()
+    (hostile / "loras" / "evil.safetensors").write_bytes(FORMS[form](canary))
+    config = {"width": 64, "height": 64, "frames": 5, "steps": 1, "fps": 8, "loras": [{"name": "evil"}]}
+    request = {"id": "j", "user_id": "u", "type": "video_fast", "prompt": "a heron", "config": config}
+    is_refused(visit(guest, hostile, request, "wan job"))
+
+
+OUTSIDE = (
+    "../outside", "../../outside", "..", ".", "loras/../../outside", "/etc/passwd", "//etc/passwd", "~/outside", "file:///etc/passwd",
+    "https://example.com/a.safetensors", "https://example.com/a.ckpt?token=canary", "%2e%2e%2foutside", "..%2foutside", "%2Fetc%2Fpasswd",
+    "a\0b", "outside\0.safetensors", "..\\outside", "C:\\outside", "\\\\host\\share", "owner/name", "owner/name@main", "owner/name:fp16",
+    "hf://owner/name", "name@refs/pr/1", "a\nb", "．．/outside", "․․/outside", "a/./b", "", " ", "-", "é", "x" * 200, "..safetensors",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OUTSIDE, ids=[f"{number:02}" for number in range(len(OUTSIDE))])
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "models"
+    for kind, spec in ADDON_KINDS.items():
+        (root / spec.folder).mkdir(parents=True, exist_ok=True)
+        for outside in (tmp_path / "outside.safetensors", root / "outside.safetensors"):
+            outside.write_bytes(b"")
+        for folder in (tmp_path / "outside", root / "outside"):
+            folder.mkdir(exist_ok=True)
+            (folder / "config.json").write_text("{}")
+        with pytest.raises(ModelUnavailable):
+            AddonLibrary(root).find(kind, name)
+    for fields in _naming(name):
+        with pytest.raises(ValidationError) as refused:
+            SdxlRequest.parse(asked(fields), job_id="j")
+        assert "canary" not in refused.value.message
+        assert "/etc/passwd" not in refused.value.message
+
+
+def _naming(name: str) -> list[dict[str, Any]]:
+    return [
+        {"config": {"loras": [{"name": name}]}},
+        {"config": {"textual_inversions": [name]}},
+        {"config": {"vae": name}},
+        {"config": {"upscale": {"factor": 2, "model": name}}},
+        {"config": {"controls": [{"kind": name, "image": PICTURE}]}},
+    ]
+
+
+@pytest.mark.parametrize("kind", [kind for kind, spec in ADDON_KINDS.items() if spec.files])
+def test_a_file_that_is_a_link_out_of_its_folder_is_not_there(tmp_path: Path, kind: AddonKindName) -> None:
+    (tmp_path / "outside.safetensors").write_bytes(b"")
+    home = tmp_path / "models" / ADDON_KINDS[kind].folder
+    home.mkdir(parents=True)
+    (home / "linked.safetensors").symlink_to(tmp_path / "outside.safetensors")
+    (home / "inside.safetensors").write_bytes(b"")
+    (home / "again.safetensors").symlink_to(home / "inside.safetensors")
+    assert AddonLibrary(tmp_path / "models").names(kind) == ["again", "inside"]
+
+
+@pytest.mark.parametrize("inner", ["config.json", "weights.safetensors", "unet/weights.safetensors", "unet"])
+@pytest.mark.parametrize("kind", [kind for kind, spec in ADDON_KINDS.items() if spec.folders])
+def test_a_folder_with_a_link_out_of_its_folder_in_it_is_not_there(tmp_path: Path, kind: AddonKindName, inner: str) -> None:
+    spec = ADDON_KINDS[kind]
+    folder, outside = tmp_path / "models" / spec.folder / (spec.only or "linked"), tmp_path / "outside"
+    (folder / inner).parent.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    assert AddonLibrary(tmp_path / "models").names(kind) == [folder.name]
+    outside.write_text("{}")
+    (folder / inner).unlink(missing_ok=True)
+    (folder / inner).symlink_to(outside)
+    (folder / "model_index.json").write_text("{}")
+    assert AddonLibrary(tmp_path / "models").names(kind) == []
