@@ -1,4 +1,4 @@
-"""`python -m builder.install_node_packages`: installs what package.json names, with the Node of the virtual environment."""
+"""Installs the npm packages of package.json with the virtual environment's Node: `python -m builder.install_node_packages`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def main() -> int:
-    """Returns npm's exit status."""
-    # Versions are pinned in package.json; a lock file would only fix what those pin themselves.
+    """Runs npm and returns its exit status."""
+    # package.json pins exact versions; a lock file would only pin their transitive dependencies.
     return npm(["install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"], cwd=ROOT)
 
 

@@ -1,8 +1,8 @@
-"""Makes everything that the demo and the slower tests run on, in one folder that serves as `MODELS_DIR`: `make models`.
+"""Builds the `MODELS_DIR` that the demo and the slow tests use: `make models`.
 
-`python -m builder.make_models DIR` puts there the small models of this repository, which do what they are asked, a checkpoint of the small
-SDXL in one file, a chat model that talks, and a base model with random weights, whose text is noise. It downloads nothing. What it made
-before and is still current it leaves alone; what it did not make it never touches.
+`python -m builder.make_models DIR` copies the small trained models of this repository, converts the small SDXL to a single-file checkpoint,
+converts SmolLM2 for chat, and generates a base language model with random weights. Nothing is downloaded. Folders that are up to date are
+skipped; files that this command did not generate are never touched.
 """
 
 from __future__ import annotations
@@ -12,46 +12,46 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.command_line import described, command_parser
+from builder.command_line import command_parser
 from builder.make_tiny_models import make_tiny_model
 from builder.weights.make_single_file import make_single_file
-from small_models.build_cache import UnmanagedFolder, build_folder, fingerprint
+from small_models.build_cache import UnmanagedFolder, build_folder, fingerprint, folder_summary
 from small_models.convert_smollm2 import ConversionError, convert_smollm2
 
 SMALL_MODELS = Path(__file__).parents[1] / "small_models"
-"""The trained models that belong to the repository."""
+"""The trained models that are committed to this repository."""
 
 COPIED = ("sdxl", "wan", "loras", "controlnets", "ip_adapters")
 CHECKPOINT = Path("checkpoints", "small.safetensors")
-"""The small SDXL again, in the layout of published checkpoints."""
+"""The small SDXL as a single-file checkpoint."""
 
 
 def make_models(folder: Path, small_models: Path = SMALL_MODELS) -> Iterator[tuple[str, str]]:
-    """Makes what is missing or not current, part by part.
+    """Builds every subfolder that is missing or out of date.
 
     Args:
-        folder: Where the parts go.
-        small_models: Where the trained ones come from.
+        folder: The target `MODELS_DIR`.
+        small_models: The folder of the trained models.
 
     Yields:
-        Each part's name as soon as it is there, and what became of it.
+        The name of each subfolder once it exists, and whether it was built.
 
     Raises:
-        UnmanagedFolder: A folder of the same name holds something else.
-        ConversionError: The package that carries the chat model is not installed.
+        UnmanagedFolder: A subfolder is out of date and contains files that were not generated.
+        ConversionError: The package that contains the chat model is not installed.
     """
     for name in COPIED:
         yield name, _copy(small_models / name, folder / name)
-    yield CHECKPOINT.parent.name, _said(_make_checkpoint(folder))
-    yield "qwen_instruct", _said(convert_smollm2(folder / "qwen_instruct"))
-    yield "qwen_base", _said(make_tiny_model("qwen_base", folder / "qwen_base")) + ", random weights: its text is noise"
+    yield CHECKPOINT.parent.name, _outcome(_make_checkpoint(folder))
+    yield "qwen_instruct", _outcome(convert_smollm2(folder / "qwen_instruct"))
+    yield "qwen_base", _outcome(make_tiny_model("qwen_base", folder / "qwen_base")) + ", random weights: its text is noise"
 
 
 def _copy(source: Path, target: Path) -> str:
-    """Copies a trained model. Links would break when the folder goes to another disk or into an image."""
+    """Copies a trained model. A symlink would break when the folder is moved to another disk or into an image."""
     files = sorted(path for path in source.rglob("*") if path.is_file())
     names = " ".join(path.relative_to(source).as_posix() for path in files)
-    return _said(build_folder(target, fingerprint(files, names), lambda new: _copy_files(source, new)))
+    return _outcome(build_folder(target, fingerprint(files, names), lambda new: _copy_files(source, new)))
 
 
 def _copy_files(source: Path, folder: Path) -> None:
@@ -65,18 +65,18 @@ def _make_checkpoint(folder: Path) -> bool:
     return build_folder(target, fingerprint(sources, libraries=("diffusers",)), lambda new: make_single_file(sdxl, new / CHECKPOINT.name))
 
 
-def _said(made: bool) -> str:
-    return "made" if made else "already current"
+def _outcome(built: bool) -> str:
+    return "built" if built else "up to date"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
     parser = command_parser("make_models", __doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder to fill, usable as MODELS_DIR")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the target folder, usable as MODELS_DIR")
     options = parser.parse_args(arguments)
     try:
         for name, outcome in make_models(options.folder):
-            print(f"{described(options.folder / name)}  {outcome}", flush=True)
+            print(f"{folder_summary(options.folder / name)}  {outcome}", flush=True)
     except (UnmanagedFolder, ConversionError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,1 +1,14 @@
-"""One folder per endpoint: `handler.py`, `generate.py`, and what only it uses."""
+"""One package per endpoint, listed in `HANDLERS`. Images, lock files, schemas and tests are derived from that list or checked against it.
+
+A handler `name` provides, by convention, with `Name` its name capitalized:
+
+- `handlers/name/handler.py`: `HANDLER`, the `shared.handler.Handler` that `python -m handlers.name.handler` serves
+- `handlers/name/request.py`: `NameRequest`, the model of its requests
+- `handlers/name/payload.py`: `NamePayload`, the union of its payloads, discriminated by `status`
+- `handlers/name/test_input.json`: the job of the image's default command
+- `handlers/name/.runpod/`: its listing on RunPod's Hub
+
+Nothing is imported here, so that an image contains the package of its own handler only.
+"""
+
+HANDLERS = ("sdxl", "wan", "chat")

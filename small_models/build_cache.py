@@ -1,4 +1,4 @@
-"""Folders that a command makes at once and complete, and recognises at its next run by a stamp in them."""
+"""Build cache for generated folders: each is built atomically and rebuilt only when the fingerprint of its inputs changes."""
 
 from __future__ import annotations
 
@@ -11,95 +11,97 @@ from importlib.metadata import version
 from pathlib import Path
 
 STAMP = "made.json"
+"""The build stamp: the fingerprint, and the size of each generated file."""
 
 
 class UnmanagedFolder(Exception):
-    """A folder is in the way that holds something else, such as real weights."""
+    """The target folder contains files that this program did not generate, such as real weights."""
 
 
-def fingerprint(sources: Iterable[Path], *facts: str, libraries: Iterable[str] = ()) -> str:
-    """Says what decides a folder's bytes.
+def fingerprint(sources: Iterable[Path], *parameters: str, libraries: Iterable[str] = ()) -> str:
+    """Returns a string that changes with every input of a build.
 
     Args:
-        sources: Files of code or data.
-        facts: What else decides, such as a seed.
-        libraries: Installed distributions; their versions count.
+        sources: Code or data files that determine the output.
+        parameters: Other inputs, such as a seed.
+        libraries: Installed distributions whose versions determine the output.
     """
     digest = hashlib.sha256()
     for source in sources:
         digest.update(f"{source.name} {source.stat().st_size}\n".encode())
         digest.update(source.read_bytes())
-    return " ".join([digest.hexdigest(), *(f"{name}=={version(name)}" for name in libraries), *facts])
+    return " ".join([digest.hexdigest(), *(f"{name}=={version(name)}" for name in libraries), *parameters])
 
 
-def build_folder(target: Path, recipe: str, write: Callable[[Path], None]) -> bool:
-    """Makes a folder unless it is current.
+def build_folder(target: Path, inputs: str, write: Callable[[Path], None]) -> bool:
+    """Builds a folder unless it is up to date.
 
-    It appears under its name at once and complete, so that a second run beside this one, or one that was stopped, leaves nothing
-    half-made.
+    The folder is written to a temporary path and renamed into place, so that concurrent or interrupted runs never leave a partial one.
 
     Args:
-        target: Where it goes.
-        recipe: What decides its bytes.
+        target: The folder.
+        inputs: The fingerprint of the build's inputs.
         write: Fills an empty folder.
 
     Returns:
-        Whether it was made now.
+        Whether it was built by this call.
 
     Raises:
-        UnmanagedFolder: It is not current and holds files that were not made here.
+        UnmanagedFolder: The folder is out of date and contains files that were not generated.
     """
-    if is_up_to_date(target, recipe):
+    if is_up_to_date(target, inputs):
         return False
-    _refuse_foreign(target)
+    _reject_unmanaged(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         new, old = Path(scratch, "new"), Path(scratch, "old")
         new.mkdir()
         write(new)
-        _stamp(new, recipe)
+        _write_stamp(new, inputs)
         if target.exists():
             os.rename(target, old)
-        _put_in_place(new, target, recipe)
+        _move_into_place(new, target, inputs)
     return True
 
 
-def is_up_to_date(target: Path, recipe: str) -> bool:
-    """Whether a folder was made by this recipe, and its files still have their sizes."""
+def is_up_to_date(target: Path, inputs: str) -> bool:
+    """Whether the folder was built from these inputs and its files still have their recorded sizes."""
     try:
         stamp = json.loads((target / STAMP).read_text(encoding="utf-8"))
         sizes = {name: (target / name).stat().st_size for name in stamp["files"]}
+        return bool(stamp["fingerprint"] == inputs and stamp["files"] == sizes)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return bool(stamp["recipe"] == recipe and stamp["files"] == sizes)
 
 
-def _refuse_foreign(target: Path) -> None:
+def _reject_unmanaged(target: Path) -> None:
     if not target.exists():
         return
     try:
-        ours = {STAMP, *json.loads((target / STAMP).read_text(encoding="utf-8"))["files"]}
+        generated = {STAMP, *json.loads((target / STAMP).read_text(encoding="utf-8"))["files"]}
     except (OSError, ValueError, KeyError, TypeError):
-        raise UnmanagedFolder(f"{target} was not made by this program and is left alone. Move it away, or name another folder.") from None
-    foreign = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()} - ours
-    if foreign:
         raise UnmanagedFolder(
-            f"{target} is out of date, but {min(foreign)} in it was not made by this program, so nothing is changed. "
-            "Move that file away and run this again."
+            f"{target} was not generated by this program and is left unchanged. Move it, or choose another folder."
+        ) from None
+    unmanaged = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()} - generated
+    if unmanaged:
+        raise UnmanagedFolder(
+            f"{target} is out of date, but contains {min(unmanaged)}, which was not generated by this program, and is left unchanged. "
+            "Move that file and run the command again."
         )
 
 
-def _put_in_place(new: Path, target: Path, recipe: str) -> None:
+def _move_into_place(new: Path, target: Path, inputs: str) -> None:
     try:
         os.rename(new, target)
     except OSError:
-        # Another run was quicker; what it made is the same.
-        if not is_up_to_date(target, recipe):
+        # A concurrent run with the same inputs may have finished first; its output is identical.
+        if not is_up_to_date(target, inputs):
             raise
 
 
 def make_world_readable(folder: Path) -> list[Path]:
-    """Lets everybody read a folder's files. Weights are written for their owner alone, but a worker may run as somebody else.
+    """Makes a folder's files world-readable: libraries write weights with mode 0600, but a worker may run as another user.
 
     Returns:
         The files, sorted.
@@ -110,6 +112,12 @@ def make_world_readable(folder: Path) -> list[Path]:
     return files
 
 
-def _stamp(folder: Path, recipe: str) -> None:
+def folder_summary(folder: Path) -> str:
+    """Returns a folder's path and its total size in decimal megabytes, for command output."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return f"{folder}  {size / 1e6:.1f} MB"
+
+
+def _write_stamp(folder: Path, inputs: str) -> None:
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in make_world_readable(folder)}
-    (folder / STAMP).write_text(json.dumps({"recipe": recipe, "files": sizes}, indent=2) + "\n", encoding="utf-8")
+    (folder / STAMP).write_text(json.dumps({"fingerprint": inputs, "files": sizes}, indent=2) + "\n", encoding="utf-8")

@@ -35,7 +35,7 @@ def check(models: Path, count: int) -> Iterator[tuple[str, str]]:
     from small_models.training.addons.evaluation import check_controlnet, check_ip_adapter, check_lora
     from small_models.training.sdxl.generation import generate_image, load_recipe
     from small_models.training.sdxl.parameter_effects import behaviour
-    from small_models.training.sdxl.prompt_adherence import measure_adherence, accuracy, shares_table
+    from small_models.training.sdxl.prompt_adherence import accuracy, measure_adherence, shares_table
     from small_models.training.wan.evaluation import wan_tables
 
     sdxl = models / "sdxl"

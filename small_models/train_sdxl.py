@@ -52,7 +52,7 @@ def train_small_sdxl(folder: Path, work: Path, plan: Plan, *, seed: int) -> None
     from small_models.training.loop import Stage
     from small_models.training.sdxl.text_encoders import train_text_encoders, write_tokenizers
     from small_models.training.sdxl.unet import Examples, save_denoiser, train_unet
-    from small_models.training.sdxl.vae import encode, judge_vae, generate_dataset, save_vae, sharpen, train_vae
+    from small_models.training.sdxl.vae import encode, generate_dataset, judge_vae, save_vae, sharpen, train_vae
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoders, answered = train_text_encoders(write_tokenizers(folder), Stage("text", plan.text, 1e-3, work / "text.pt"), device, seed)

@@ -85,7 +85,13 @@ def request_table(model: type[Request]) -> str:
         others = ", ".join(f"`{path_of(place, alias)}`" for place, alias in location.documented_aliases())
         default = "required" if model.model_fields[name].is_required() else describe_default(model, name) or ""
         rows.append(
-            (f"`{location.path}`", others, _sentence(schema["properties"][name], schema), default, model.model_fields[name].description or "")
+            (
+                f"`{location.path}`",
+                others,
+                _sentence(schema["properties"][name], schema),
+                default,
+                model.model_fields[name].description or "",
+            )
         )
     return table(("field", "also", "allowed", "default", "means"), rows)
 

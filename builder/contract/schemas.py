@@ -113,7 +113,11 @@ def _requirements(model: type[Request], required: set[str], *, closed: bool) -> 
     if closed:
         return {"required": [location.name for location in needed.values()]}
     alone = [location.name for location in needed.values() if not location.aliases]
-    names = [(location.name, *(alias for place, alias in location.documented_aliases() if place == "top")) for location in needed.values() if location.aliases]
+    names = [
+        (location.name, *(alias for place, alias in location.documented_aliases() if place == "top"))
+        for location in needed.values()
+        if location.aliases
+    ]
     either = [{"anyOf": [{"required": [name]} for name in alternatives]} for alternatives in names]
     return ({"required": alone} if alone else {}) | ({"allOf": either} if either else {})
 

@@ -1,1 +1,1 @@
-"""Builds container images and the Hub listing."""
+"""Container images and the listing on RunPod's Hub."""

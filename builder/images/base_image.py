@@ -1,6 +1,6 @@
-"""Makes a base image with Python 3.11 from Debian's packages, for machines that reach no image registry: `python -m builder.images.base_image`.
+"""Builds a Python 3.11 base image from Debian packages, without an image registry: `python -m builder.images.base_image`.
 
-It needs root, buildah and debootstrap. Pass it on with `ARGS="BASE_IMAGE=localhost/python-debian:3.11"`.
+Requires root, buildah and debootstrap. Use the result with `make image ARGS="BASE_IMAGE=localhost/python-debian:3.11"`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ TAG = "localhost/python-debian:3.11"
 
 _SUITE = "bookworm"
 _PACKAGES = "python3,python3-venv,ca-certificates"
-# As in the official images of Python: `python` and `pip` in /usr/local, free of Debian's own packages.
+# As in the official Python images: `python` and `pip` in /usr/local, isolated from Debian's own packages.
 _INSTALL = "python3 -m venv /usr/local && ln -sf python3 /usr/local/bin/python"
 _PATH = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin"
 
 
 def make_base_image(storage: Sequence[str] = ()) -> bool:
-    """Makes the image unless it is there.
+    """Builds the image unless it exists.
 
     Args:
-        storage: Options of buildah that say where images are kept.
+        storage: buildah's global options for its image storage.
 
     Returns:
-        Whether it was made now.
+        Whether it was built by this call.
 
     Raises:
-        subprocess.CalledProcessError: A command has failed; it has said why on standard error.
+        subprocess.CalledProcessError: A command failed and has printed the reason to standard error.
     """
     buildah = ["buildah", *storage]
     if subprocess.run([*buildah, "inspect", "--type", "image", TAG], capture_output=True, check=False).returncode == 0:
@@ -42,8 +42,8 @@ def make_base_image(storage: Sequence[str] = ()) -> bool:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch, "root")
         _run(["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(root)])
-        for left_over in (root / "var/cache/apt/archives").glob("*.deb"):
-            left_over.unlink()
+        for archive in (root / "var/cache/apt/archives").glob("*.deb"):
+            archive.unlink()
         container = _run([*buildah, "from", "scratch"])
         _run([*buildah, "add", "--quiet", container, str(root), "/"])
     _run([*buildah, "run", *ENGINES["buildah"][-2:], container, "--", "sh", "-c", _INSTALL])
@@ -60,9 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
     command_parser("base_image", __doc__).parse_args(arguments)
     if missing := [tool for tool in ("buildah", "debootstrap") if shutil.which(tool) is None]:
-        print(f"Not on this machine: {', '.join(missing)}. Run `apt-get install {' '.join(missing)}`.", file=sys.stderr)
+        print(f"Not installed: {', '.join(missing)}. Run `apt-get install {' '.join(missing)}`.", file=sys.stderr)
         return 1
-    print(f"{TAG}  {'made' if make_base_image() else 'already there'}")
+    print(f"{TAG}  {'built' if make_base_image() else 'already exists'}")
     return 0
 
 

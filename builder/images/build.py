@@ -1,4 +1,4 @@
-"""Builds the image of one handler with the container engine that is installed: `make image HANDLER=chat`."""
+"""Builds a handler's container image with docker, podman or buildah: `make image HANDLER=chat`."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from pathlib import Path
 from builder.command_line import command_parser
 from builder.images.container_engine import ENGINES, NoContainerEngine, build_command, find_engine
 from builder.images.pip_settings import pip_options
+from handlers import HANDLERS
 
 ROOT = Path(__file__).parents[2]
-HANDLERS = ("sdxl", "wan", "chat")
 
 
 def version() -> str:
-    """The project's version, which is the tag: images are never called `latest`, because RunPod keeps what it has pulled under a tag."""
+    """Returns the project's version, used as the image tag. `latest` is never used, because RunPod caches images by tag."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     return str(project["project"]["version"])
 
 
 def image_tag(handler: str, registry: str = "") -> str:
-    """What the image of a handler is called: `sdxl-worker:0.1.0`, with `registry/` before it where one is given."""
+    """Returns a handler's image reference: `sdxl-worker:0.1.0`, prefixed with `registry/` if one is given."""
     return f"{registry.rstrip('/') + '/' if registry else ''}{handler}-worker:{version()}"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status, which is the engine's."""
-    parser = command_parser("image", __doc__)
+    parser = command_parser("images.build", __doc__)
     parser.add_argument("handler", choices=HANDLERS)
-    parser.add_argument("--registry", default="", help="where it will be pushed to, such as docker.io/you")
+    parser.add_argument("--registry", default="", help="the registry and namespace it will be pushed to, such as docker.io/you")
     parser.add_argument("--engine", choices=tuple(ENGINES), help="default: the first that is installed")
     parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="a build argument of the Dockerfile; repeatable")
-    parser.add_argument("--pip-settings", action="store_true", help="lend this machine's pip settings to the build (podman, buildah)")
-    parser.add_argument("--print", action="store_true", help="only print the command")
+    parser.add_argument("--pip-settings", action="store_true", help="use this machine's pip configuration in the build (podman, buildah)")
+    parser.add_argument("--print", action="store_true", help="print the command without running it")
     options = parser.parse_args(arguments)
     if any("=" not in argument for argument in options.arg):
         parser.error("--arg must be NAME=VALUE")
@@ -46,11 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     if engine == "docker" and options.pip_settings:
-        parser.error("docker lends no files to a build: use --engine podman or buildah")
-    given = {"HANDLER": options.handler, "VERSION": version()} | dict(argument.split("=", 1) for argument in options.arg)
+        parser.error("--pip-settings mounts files into the build, which docker does not support: use --engine podman or buildah")
+    build_arguments = {"HANDLER": options.handler, "VERSION": version()} | dict(argument.split("=", 1) for argument in options.arg)
     with tempfile.TemporaryDirectory() as scratch:
-        more = pip_options(Path(scratch)) if options.pip_settings else []
-        command = build_command(engine, ROOT, image_tag(options.handler, options.registry), given, more)
+        mounts = pip_options(Path(scratch)) if options.pip_settings else []
+        command = build_command(engine, ROOT, image_tag(options.handler, options.registry), build_arguments, mounts)
         print(shlex.join(command), flush=True)
         return 0 if options.print else subprocess.run(command, check=False).returncode
 

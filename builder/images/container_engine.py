@@ -1,4 +1,4 @@
-"""Container engines, as far as an image is built with them."""
+"""Container engines: which one is available, and its build command."""
 
 from __future__ import annotations
 
@@ -10,41 +10,58 @@ from pathlib import Path
 ENGINES: Mapping[str, tuple[str, ...]] = {
     "docker": ("docker", "build"),
     "podman": ("podman", "build", "--layers"),
-    # chroot needs neither a daemon nor namespaces, and so works inside a container as well.
+    # chroot isolation needs neither a daemon nor namespaces, so it also works inside a container.
     "buildah": ("buildah", "build", "--layers", "--isolation", "chroot"),
 }
-"""The beginning of each one's command, in the order in which they are looked for."""
+"""Each engine's build command, in order of preference."""
 
 
 class NoContainerEngine(Exception):
-    """There is nothing on this machine that builds images. The message says what to install."""
+    """No container engine is available. The message says what to install."""
 
 
 def find_engine() -> str:
-    """The first of `ENGINES` that is installed and answers: a client without its daemon does not.
+    """Returns the first of `ENGINES` that is installed and responds; a client without its daemon does not.
 
     Raises:
-        NoContainerEngine: None of them does.
+        NoContainerEngine: None is available.
     """
     for name in ENGINES:
         if shutil.which(name) and subprocess.run([name, "info"], capture_output=True, check=False).returncode == 0:
             return name
-    raise NoContainerEngine(f"An image is built with {', '.join(ENGINES)}; none is here and answers. On Debian: apt-get install buildah")
+    raise NoContainerEngine(f"No container engine is available ({', '.join(ENGINES)}). On Debian: apt-get install buildah")
 
 
 def build_command(
-    engine: str, context: Path, tag: str, arguments: Mapping[str, str], more: Sequence[str] = (), *, globals_: Sequence[str] = ()
+    engine: str,
+    context: Path,
+    tag: str,
+    arguments: Mapping[str, str],
+    build_options: Sequence[str] = (),
+    *,
+    global_options: Sequence[str] = (),
 ) -> list[str]:
-    """The command that builds the Dockerfile of a folder.
+    """Returns the command that builds the Dockerfile of a build context.
 
     Args:
-        engine: Of `ENGINES`.
-        context: The folder.
-        tag: What the image is called.
+        engine: One of `ENGINES`.
+        context: The build context.
+        tag: The image reference.
         arguments: Build arguments of the Dockerfile.
-        more: More options of the engine's build command.
-        globals_: Options of the engine itself, which come before the command's name.
+        build_options: Additional options of the engine's build command.
+        global_options: Options of the engine itself, placed before the subcommand.
     """
     program, *rest = ENGINES[engine]
-    given = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
-    return [program, *globals_, *rest, "--file", str(context / "Dockerfile"), "--tag", tag, *given, *more, str(context)]
+    build_arguments = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
+    return [
+        program,
+        *global_options,
+        *rest,
+        "--file",
+        str(context / "Dockerfile"),
+        "--tag",
+        tag,
+        *build_arguments,
+        *build_options,
+        str(context),
+    ]

@@ -1,7 +1,7 @@
-"""Makes one handler the listing of this repository on RunPod's Hub: `python -m builder.images.promote_hub wan`.
+"""Selects the handler that this repository lists on RunPod's Hub: `python -m builder.images.promote_hub wan`.
 
-The Hub reads one listing from a repository, in `.runpod`. Each handler has its own in `handlers/*/.runpod`; this copies it there, with a
-Dockerfile that builds this handler's image unless it is told otherwise.
+The Hub reads one listing per repository, from `.runpod`. This copies `handlers/HANDLER/.runpod` there, together with a Dockerfile whose
+default `HANDLER` is the selected one.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from builder.command_line import command_parser
-from builder.images.build import HANDLERS, ROOT
+from builder.images.build import ROOT
+from handlers import HANDLERS
 
 _FILES = ("hub.json", "tests.json")
 _DEFAULT = "ARG HANDLER=sdxl\n"
 
 
 def hub_listing(handler: str) -> Mapping[str, str]:
-    """What `.runpod` holds when a handler is the listing: name → text."""
-    own = {name: (ROOT / "handlers" / handler / ".runpod" / name).read_text(encoding="utf-8") for name in _FILES}
+    """Returns the files of `.runpod` for a handler: name to content."""
+    listing = {name: (ROOT / "handlers" / handler / ".runpod" / name).read_text(encoding="utf-8") for name in _FILES}
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    return own | {"Dockerfile": dockerfile.replace(_DEFAULT, f"ARG HANDLER={handler}\n")}
+    return listing | {"Dockerfile": dockerfile.replace(_DEFAULT, f"ARG HANDLER={handler}\n")}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""An operator's own checkpoint, from a URL or a path, to one `.safetensors` file with its lock beside it."""
+"""Installs a custom SDXL checkpoint from a URL or a path: one verified `.safetensors` file and its lock file."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from shared.weights.transfer import OnProgress, copy, fetch
 SUFFIX = ".safetensors"
 
 
-def describe(source: str, target: Path, sha256: str | None) -> PublishedFile:
-    """Finds out how large a checkpoint is and, where its host says so, what it hashes to.
+def inspect_source(source: str, target: Path, sha256: str | None) -> PublishedFile:
+    """Determines a checkpoint's size and, if its host publishes it, its SHA-256.
 
     Args:
-        source: An `https://` URL or a path. Only `.safetensors`: a pickle runs code when it is read.
-        target: Where it goes.
-        sha256: What the operator knows it to hash to, 64 hexadecimal digits.
+        source: An `https://` URL or a path of a `.safetensors` file. Other formats are pickles, which execute code when they are loaded.
+        target: The destination.
+        sha256: The expected hash if the operator knows it, 64 hexadecimal digits.
 
     Raises:
-        DownloadError: There is no such file, or the host does not say how large it is.
+        DownloadError: The file does not exist, or its host does not report its size.
     """
     if target.suffix != SUFFIX:
         raise DownloadError(f"A checkpoint must be a {SUFFIX} file.")
     if not _is_url(source):
         path = Path(source)
         if not path.is_file():
-            raise DownloadError(f"There is no file {path}.")
+            raise DownloadError(f"{path} does not exist.")
         return PublishedFile(target.name, path.stat().st_size, source, sha256)
-    return _ask(source, target.name, sha256)
+    return _inspect_url(source, target.name, sha256)
 
 
-def take(file: PublishedFile, source: str, target: Path, licence: str, advance: OnProgress) -> Lock:
-    """Brings a checkpoint and writes its lock.
+def install_checkpoint(file: PublishedFile, source: str, target: Path, licence: str, advance: OnProgress) -> Lock:
+    """Downloads or copies a checkpoint and writes its lock file.
 
-    Without a known SHA-256 only its structure is checked: that it is a `.safetensors` file and has all its bytes.
+    Without a known SHA-256 only the structure is verified: a valid `.safetensors` header and the file's full length.
 
     Raises:
-        DownloadError: It does not come, or is not what it should be. Nothing is left under its name.
+        DownloadError: The transfer or the verification failed. No file is left at `target`.
     """
     if not file.matches(target) and not (_is_url(source) or copy(file, [Path(source)], target, advance)):
-        raise DownloadError(f"{Path(source).name} does not have the SHA-256 that was given.")
+        raise DownloadError(f"{Path(source).name} does not match the SHA-256 given with --sha256.")
     if not file.matches(target):
         fetch(file, target, advance)
     _check_structure(target)
     entry = LockedFile(target.name, file.bytes, file.sha256 or sha256_of(target))
-    lock = Lock(without_secrets(source), None, licence, (entry,))
+    lock = Lock(redact_source(source), None, licence, (entry,))
     write_lock(target, lock)
     return lock
 
 
-def without_secrets(source: str) -> str:
-    """A URL without its query string and user, which may hold tokens; of a path its name."""
+def redact_source(source: str) -> str:
+    """Returns a URL without its query string and user info, which may contain tokens, or the file name of a path."""
     parts = urlsplit(source)
     return f"{parts.scheme}://{parts.hostname}{parts.path}" if _is_url(source) else Path(source).name
 
@@ -62,23 +62,23 @@ def _is_url(source: str) -> bool:
     return source.startswith(("https://", "http://"))
 
 
-def _ask(url: str, name: str, sha256: str | None) -> PublishedFile:
-    """Asks for the first byte only: a HEAD is refused by hosts that sign their URLs for GET."""
+def _inspect_url(url: str, name: str, sha256: str | None) -> PublishedFile:
+    """Requests the first byte only. HEAD is not an option: hosts that sign URLs for GET reject it."""
     import httpx
 
     try:
         with httpx.stream("GET", url, headers={"Range": "bytes=0-0"}, follow_redirects=True, timeout=30.0) as response:
             response.raise_for_status()
-            answers = [*response.history, response]
+            responses = [*response.history, response]
     except httpx.HTTPError as error:
-        raise DownloadError(f"{without_secrets(url)} does not answer ({type(error).__name__}).") from None
+        raise DownloadError(f"{redact_source(url)} could not be reached ({type(error).__name__}).") from None
     total = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers.get("Content-Length", "")
     if not total.isdigit():
-        raise DownloadError(f"{without_secrets(url)} does not say how large it is.")
-    # The hub publishes the SHA-256 of large files in the answer that redirects to them.
-    published = [tag for answer in answers if len(tag := answer.headers.get("X-Linked-Etag", "").strip('"')) == 64]
+        raise DownloadError(f"{redact_source(url)} does not report its size.")
+    # The Hub publishes the SHA-256 of large files in the redirect response.
+    published = [tag for each in responses if len(tag := each.headers.get("X-Linked-Etag", "").strip('"')) == 64]
     if sha256 is not None and published and published[0] != sha256:
-        raise DownloadError("The hub publishes another SHA-256 for this checkpoint than the one that was given.")
+        raise DownloadError("The SHA-256 given with --sha256 differs from the one that the Hub publishes for this checkpoint.")
     return PublishedFile(name, int(total), url, sha256 or (published[0] if published else None))
 
 

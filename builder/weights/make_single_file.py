@@ -1,7 +1,7 @@
-"""Writes an SDXL folder as one checkpoint file in the original layout, the one that SDXL models are mostly published in.
+"""Converts an SDXL diffusers folder to a single-file checkpoint in the original (Stability AI) layout.
 
-`python -m builder.weights.make_single_file FOLDER FILE` renames tensors and, where the layouts differ, joins or transposes them; no number changes.
-It undoes exactly what `StableDiffusionXLPipeline.from_single_file` does. The scheduler and the tokenizers have no place in such a file.
+`python -m builder.weights.make_single_file FOLDER FILE` renames tensors and, where the layouts differ, concatenates or transposes them; no
+value changes. It is the exact inverse of `StableDiffusionXLPipeline.from_single_file`. Scheduler and tokenizers are not part of the format.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.command_line import described, command_parser
+from builder.command_line import command_parser
 from handlers.sdxl.weights.checkpoint import PREFIXES
 from handlers.sdxl.weights.original_names import text_encoder_2_name, unet_name, vae_name
 from shared.weights.folders import missing_files, weight_files
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Tensors = dict[str, Tensor]
 
 _UNET, _VAE, _TEXT, _TEXT_2 = (PREFIXES[part] for part in ("unet", "vae", "text_encoder", "text_encoder_2"))
-_JOINED = re.compile(r"(.+)\.[qkv]_proj\.(weight|bias)")
+_QKV = re.compile(r"(.+)\.[qkv]_proj\.(weight|bias)")
 
 
 class NotSdxl(Exception):
@@ -34,46 +34,46 @@ class NotSdxl(Exception):
 
 
 def make_single_file(folder: Path, file: Path) -> None:
-    """Writes the checkpoint. It appears under its name at once and complete.
+    """Writes the checkpoint atomically.
 
     Args:
-        folder: An SDXL pipeline in the diffusers layout. Its tensors keep their types; full precision is taken where it has both.
+        folder: An SDXL pipeline in the diffusers layout. Tensors keep their dtypes; full precision is read if a folder has both variants.
         file: The `.safetensors` file to write.
 
     Raises:
-        NotSdxl: The folder lacks files, or holds another kind of model.
+        NotSdxl: The folder is incomplete or contains another model.
     """
     index = _read(folder / "model_index.json")
     if missing_files(folder, "diffusers") or index.get("_class_name") != "StableDiffusionXLPipeline":
-        raise NotSdxl(f"{folder} is no complete StableDiffusionXLPipeline folder.")
+        raise NotSdxl(f"{folder} is not a complete StableDiffusionXLPipeline folder.")
     from safetensors.torch import save_file
 
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.stem}-") as scratch:
         new = Path(scratch, "new")
         save_file(single_file_tensors(folder), new, metadata=_metadata(folder))
-        new.chmod(0o644)  # a container may run as somebody else
+        new.chmod(0o644)  # a container may run as another user
         os.replace(new, file)
 
 
 def single_file_tensors(folder: Path) -> Tensors:
-    """Reads a folder's tensors under the names of the original layout."""
+    """Returns a folder's tensors by their names in the original layout."""
     unet, vae = (_read(folder / part / "config.json") for part in ("unet", "vae"))
     return {
-        **{_UNET + unet_name(name, unet["layers_per_block"], _attending(unet)): tensor for name, tensor in _load(folder / "unet").items()},
+        **{_UNET + unet_name(name, unet["layers_per_block"], _has_attention(unet)): tensor for name, tensor in _load(folder / "unet").items()},
         **_original_vae(_load(folder / "vae"), len(vae["up_block_types"])),
-        # CLIPTextModel has lost this prefix in newer versions of transformers, and checkpoints still have it.
+        # Newer versions of transformers dropped this prefix from CLIPTextModel; checkpoints still have it.
         **{f"{_TEXT}text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in _load(folder / "text_encoder").items()},
         **_original_text_encoder_2(_load(folder / "text_encoder_2")),
     }
 
 
-def _attending(config: Mapping[str, Any]) -> tuple[bool, ...]:
+def _has_attention(config: Mapping[str, Any]) -> tuple[bool, ...]:
     return tuple("CrossAttn" in kind for kind in config["up_block_types"])
 
 
 def _original_vae(tensors: Tensors, levels: int) -> Tensors:
-    # What is linear in an attention layer of diffusers is a convolution with a 1 × 1 kernel in the original.
+    # Linear layers of diffusers' attention are 1 × 1 convolutions in the original.
     return {
         _VAE + vae_name(name, levels): tensor[:, :, None, None] if ".attentions." in name and tensor.ndim == 2 else tensor
         for name, tensor in tensors.items()
@@ -85,17 +85,17 @@ def _original_text_encoder_2(tensors: Tensors) -> Tensors:
 
     translated: Tensors = {}
     for name, tensor in tensors.items():
-        if match := _JOINED.fullmatch(name):
+        if match := _QKV.fullmatch(name):
             parts = [tensors[f"{match[1]}.{part}_proj.{match[2]}"] for part in "qkv"]
             translated[f"{text_encoder_2_name(match[1])}.in_proj_{match[2]}"] = torch.cat(parts)
         else:
-            # The original multiplies by the projection from the other side.
+            # The original stores the projection matrix transposed.
             translated[text_encoder_2_name(name)] = tensor.T.contiguous() if name == "text_projection.weight" else tensor
     return {_TEXT_2 + name: tensor for name, tensor in translated.items()}
 
 
 def _metadata(folder: Path) -> dict[str, str]:
-    """The header by which programs tell checkpoints apart: https://github.com/Stability-AI/ModelSpec."""
+    """Returns the metadata by which tools identify checkpoints: https://github.com/Stability-AI/ModelSpec."""
     velocity = _read(folder / "scheduler" / "scheduler_config.json").get("prediction_type") == "v_prediction"
     return {
         "modelspec.sai_model_spec": "1.0.0",
@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     except NotSdxl as error:
         print(error, file=sys.stderr)
         return 1
-    print(described(options.file))
+    print(f"{options.file}  {options.file.stat().st_size / 1e6:.1f} MB")
     return 0
 
 

@@ -19,7 +19,7 @@ from small_models.training.addons.stripes import figure_mask, plain, stripe_cont
 from small_models.training.sdxl.captions import caption
 from small_models.training.sdxl.generation import GUIDANCE, STEPS
 from small_models.training.sdxl.prompt_adherence import ATTRIBUTES, compare
-from small_models.training.shapes import Pixels, Scene, sample_scene, render
+from small_models.training.shapes import Pixels, Scene, render, sample_scene
 from small_models.training.tables import table
 from small_models.training.thresholds import demand
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from small_models.training.loop import Stage, train
 from small_models.training.sdxl.classifier import classify
 from small_models.training.sdxl.networks import make_vae
-from small_models.training.shapes import Pixels, Scene, sample_scene, render
+from small_models.training.shapes import Pixels, Scene, render, sample_scene
 
 _BATCH = 8
 _FIGURE_WEIGHT = 4.0  # a pixel of the figure counts so many times more than one of the background

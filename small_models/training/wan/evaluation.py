@@ -21,7 +21,7 @@ from small_models.training.tables import table
 from small_models.training.thresholds import demand
 from small_models.training.wan.captions import caption, colorless
 from small_models.training.wan.classifier import classify_clip
-from small_models.training.wan.dataset import Scene, draw, sample_scene, render
+from small_models.training.wan.dataset import Scene, draw, render, sample_scene
 from small_models.training.wan.latents import GREY
 from small_models.training.wan.text_encoder import ATTRIBUTES
 from small_models.training.wan.vae import encode, to_clips, to_tensor
@@ -84,7 +84,9 @@ def load_recipe(folder: Path) -> Recipe[WanRequest]:
     return load(Settings(wan_model=folder))
 
 
-def generate_clip(recipe: Recipe[WanRequest], prompt: str, *, frames: int, seed: int, picture: Pixels | None = None, **config: Any) -> Pixels:
+def generate_clip(
+    recipe: Recipe[WanRequest], prompt: str, *, frames: int, seed: int, picture: Pixels | None = None, **config: Any
+) -> Pixels:
     """Has the recipe make one clip, frames × 64 × 64 × 3.
 
     Args:
@@ -101,7 +103,9 @@ def generate_clip(recipe: Recipe[WanRequest], prompt: str, *, frames: int, seed:
         references["config.image"], given["image"] = Image.fromarray(picture), "https://check.example/picture.png"
     raw = {"id": "check", "user_id": "check", "type": "video_fast", "prompt": prompt, "config": given}
     request = WanRequest.parse(raw, job_id="check")
-    (output,) = recipe.generate(request, references, JobRun("check", CancelToken(600), lambda done, total, *, text=None, preview=None: None))
+    (output,) = recipe.generate(
+        request, references, JobRun("check", CancelToken(600), lambda done, total, *, text=None, preview=None: None)
+    )
     assert isinstance(output, VideoOutput)
     return np.stack(list(output.frames))
 

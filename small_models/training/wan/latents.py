@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import trange  # type: ignore[import-untyped]  # its types are a package of their own
 
 from small_models.training.shapes import SIZE, Pixels
-from small_models.training.wan.dataset import Scene, draw, sample_scene, render
+from small_models.training.wan.dataset import Scene, draw, render, sample_scene
 from small_models.training.wan.vae import encode, scale, to_tensor
 
 GREY = 128

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from small_models.training.loop import Stage, train
 from small_models.training.shapes import Pixels
 from small_models.training.wan.classifier import classify_clip
-from small_models.training.wan.dataset import sample_scene, render
+from small_models.training.wan.dataset import render, sample_scene
 from small_models.training.wan.networks import make_vae
 
 _PICTURES = 8  # in a batch

@@ -94,7 +94,7 @@ class Images:
     def try_build(self, handler: str, context: Path, tag: str, *options: str, **arguments: str) -> subprocess.CompletedProcess[str]:
         """Builds an image as `make image` does, with this machine's pip settings."""
         given = {"BASE_IMAGE": BASE_IMAGE, "HANDLER": handler, "VERSION": version()} | arguments
-        command = build_command("buildah", context, tag, given, ["--pull-never", *self._pip, *options], globals_=self.storage)
+        command = build_command("buildah", context, tag, given, ["--pull-never", *self._pip, *options], global_options=self.storage)
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     def build(self, handler: str, context: Path = ROOT, tag: str = "", *options: str, **arguments: str) -> Image:
