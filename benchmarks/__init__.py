@@ -1,1 +1,1 @@
-"""Measurements, each side by side with what it is compared to."""
+"""Benchmarks. Each measures this worker against a baseline in the same run."""

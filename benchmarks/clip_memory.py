@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.local_worker import local_worker, bench_run
+from benchmarks.local_worker import bench_run, local_worker
 from shared.jobs.lifecycle import Completed, Job, run_job
 from shared.settings import prepare_environment
 from shared.telemetry import configure_logging
@@ -82,7 +82,7 @@ def _plain(models: Path) -> Iterator[Make]:
 
     from handlers.wan.weights.load import load_wan
 
-    pipeline: Any = load_wan(models / "wan", torch.device("cpu"), torch.float32).text
+    pipeline: Any = load_wan(models / "wan", torch.device("cpu"), torch.float32).text_to_video
 
     def make(width: int, height: int, frames: int) -> None:
         pipeline("a red circle", width=width, height=height, num_frames=frames, num_inference_steps=1, guidance_scale=1.0)

@@ -1,8 +1,8 @@
-"""What it gains to have several jobs in hand where storage is slow: `make bench-load`.
+"""Measures the throughput gained by concurrent jobs when storage is slow: `make bench-load`.
 
-The same jobs are done one at a time and four at a time, in turn, in one process on one thread of the GPU's; each upload takes as long as a
-job's own work. One at a time the GPU waits for every upload; four at a time it should never wait. The models are the small ones: the
-seconds say nothing of a real GPU, the ratio does, for uploads that take as large a part of a job there.
+The same jobs are run alternately with one and with four in flight, in one process with one GPU thread; a job's uploads are slowed down to
+take as long as its generation. With one job in flight the GPU idles during every upload; with four it should never idle. The small models
+make the absolute times meaningless for a real GPU, but the ratio carries over to jobs whose uploads take the same share.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.local_worker import local_worker, bench_run
+from benchmarks.local_worker import bench_run, local_worker
 from shared.jobs.lifecycle import Completed, Job, Worker, run_job
 from shared.settings import prepare_environment
 from shared.storage.local_disk import LocalDisk
@@ -27,17 +27,17 @@ from shared.telemetry import configure_logging
 
 ROOT = Path(__file__).parents[1]
 HANDLERS = ("sdxl", "wan")
-AT_ONCE = 4
+CONCURRENCY = 4
 JOBS = 8
 SMALL = {"sdxl": {"num_images": 1, "resolution": "64x64", "steps": 10}, "wan": {"width": 64, "height": 64, "frames": 5, "steps": 4}}
 
 
 @dataclass
 class SlowDisk(LocalDisk):
-    """Local disk that takes its time for each file.
+    """Local disk with a fixed latency per file.
 
     Attributes:
-        seconds: So much.
+        seconds: The latency.
     """
 
     folder: Path
@@ -48,17 +48,17 @@ class SlowDisk(LocalDisk):
         super().__init__(self.folder)
 
     def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
-        """Stores an object, late."""
+        """Stores an object after the latency."""
         time.sleep(self.seconds)
         return super().put(key, content, content_type, seconds=seconds)
 
 
 def main() -> None:
-    """Prints a table. The first argument is the folder with the small models, the second how often each is measured (3)."""
+    """Prints a table. The first argument is the MODELS_DIR, the second the number of rounds (default 3)."""
     prepare_environment()
     configure_logging("ERROR")
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
-    print(f"{'handler':<9}{'each upload':>13}{'one at a time':>16}{f'{AT_ONCE} at a time':>14}{'ratio':>9}{'GPU busy':>11}")
+    print(f"{'handler':<9}{'each upload':>13}{'one at a time':>16}{f'{CONCURRENCY} at a time':>14}{'ratio':>9}{'GPU busy':>11}")
     for handler in HANDLERS:
         with tempfile.TemporaryDirectory() as folder:
             _measure(handler, Path(sys.argv[1]), SlowDisk(Path(folder)), rounds)
@@ -67,35 +67,35 @@ def main() -> None:
 def _measure(handler: str, models: Path, disk: SlowDisk, rounds: int) -> None:
     fields = {**json.loads((ROOT / "handlers" / handler / "test_input.json").read_text())["input"], "config": SMALL[handler]}
     with local_worker(handler, models, disk.folder, storage=disk) as worker:
-        _do(fields, worker, at_once=1)  # warms up
-        _, made = _do(fields, worker, at_once=1)
-        disk.seconds = made / JOBS / 2  # a job has two files, the result and its thumbnail
-        seconds = [(_do(fields, worker, at_once=1), _do(fields, worker, at_once=AT_ONCE)) for _ in range(rounds)]
-    alone, together = (statistics.median(each[which][0] for each in seconds) for which in (0, 1))
+        _run_jobs(fields, worker, concurrency=1)  # warms up
+        _, generating = _run_jobs(fields, worker, concurrency=1)
+        disk.seconds = generating / JOBS / 2  # a job uploads two files, the result and its thumbnail
+        seconds = [(_run_jobs(fields, worker, concurrency=1), _run_jobs(fields, worker, concurrency=CONCURRENCY)) for _ in range(rounds)]
+    sequential, concurrent = (statistics.median(each[which][0] for each in seconds) for which in (0, 1))
     ratio = statistics.median(one / four for (one, _), (four, _) in seconds)
-    busy = statistics.median(made / four for _, (four, made) in seconds)
-    rates = f"{JOBS / alone:10.2f} jobs/s{JOBS / together:7.2f} jobs/s"
+    busy = statistics.median(generating / four for _, (four, generating) in seconds)
+    rates = f"{JOBS / sequential:10.2f} jobs/s{JOBS / concurrent:7.2f} jobs/s"
     print(f"{handler:<9}{disk.seconds * 1e3:10.0f} ms{rates}{ratio:8.2f}x{busy:10.0%}")
 
 
-def _do(fields: dict[str, Any], worker: Worker[Any], *, at_once: int) -> tuple[float, float]:
-    """Seconds for all jobs, and for the recipe's part in them."""
+def _run_jobs(fields: dict[str, Any], worker: Worker[Any], *, concurrency: int) -> tuple[float, float]:
+    """Returns the seconds for all jobs, and the seconds that they spent in `generate`."""
 
-    async def all_of_them() -> list[float]:
-        places = asyncio.Semaphore(at_once)
+    async def run_all() -> list[float]:
+        slots = asyncio.Semaphore(concurrency)
 
-        async def do(number: int) -> float:
-            async with places:
+        async def run_one(number: int) -> float:
+            async with slots:
                 end = await run_job(Job(f"bench-{number}", {**fields, "id": f"bench-{number}"}), worker, bench_run())
             if not isinstance(end, Completed):
                 raise SystemExit(f"a job did not complete: {end.payload.error_message}")
             return float(end.payload.metadata.timings["generate"])
 
-        return await asyncio.gather(*(do(number) for number in range(JOBS)))
+        return await asyncio.gather(*(run_one(number) for number in range(JOBS)))
 
     started = time.perf_counter()
-    made = asyncio.run(all_of_them())
-    return time.perf_counter() - started, sum(made)
+    generating = asyncio.run(run_all())
+    return time.perf_counter() - started, sum(generating)
 
 
 if __name__ == "__main__":

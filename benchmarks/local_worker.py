@@ -1,4 +1,4 @@
-"""A whole worker in this process, without RunPod: what benchmarks measure."""
+"""A complete worker in this process, without RunPod's SDK, for benchmarks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.jobs.delivery.callbacks import CallbackDispatcher
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.execution.gpu import GpuThread
 from shared.jobs.lifecycle import Worker
-from shared.jobs.recipe import Recipe, JobRun
+from shared.jobs.recipe import JobRun, Recipe
 from shared.settings import Settings
 from shared.storage.local_disk import LocalDisk
 from shared.storage.protocol import Storage
@@ -28,14 +28,14 @@ from shared.webhooks import Webhook
 def local_worker(
     name: str, models: Path, folder: Path, recipe: Recipe[Any] | None = None, *, storage: Storage | None = None
 ) -> Iterator[Worker[Any]]:
-    """A worker that keeps its results on local disk and calls nobody back.
+    """Yields a worker that stores results on local disk and sends no callbacks.
 
     Args:
-        name: `sdxl`, `wan` or `chat`.
-        models: A folder that serves as MODELS_DIR.
-        folder: Where results go.
-        recipe: One that is loaded already; else the handler loads its own.
-        storage: Where results go instead.
+        name: The handler: `sdxl`, `wan` or `chat`.
+        models: The MODELS_DIR.
+        folder: The folder for results.
+        recipe: A recipe that is already loaded; by default the handler loads its own.
+        storage: A storage to use instead of local disk.
     """
     handler: Handler[Any] = importlib.import_module(f"handlers.{name}.handler").HANDLER
     settings = Settings(models_dir=models, output_dir=folder)
@@ -54,5 +54,5 @@ def local_worker(
 
 
 def bench_run() -> JobRun:
-    """A run of an hour at most whose progress nobody follows."""
+    """Returns a run with a deadline of one hour and without progress reports."""
     return JobRun("bench", CancelToken(3600), lambda done, total, *, text=None, preview=None: None)

@@ -1,8 +1,9 @@
-"""What a handler adds to a bare pipeline call: `make bench`.
+"""Measures the overhead that a handler adds to a bare pipeline call: `make bench`.
 
-For each handler the same job is done in two ways in turn, in one process on one thread: as a call of the loaded recipe, and as a whole job
-with validation, encoding, storage on local disk and the payload. Printed is the job's time outside `generate`, as a share of the bare call.
-The models are the small ones, so the share is far larger here than on a real model, whose call takes seconds; the milliseconds stay.
+For each handler, the same job is run alternately in two ways, in one process and on one thread: as a bare call of the loaded recipe, and as
+a complete job with validation, encoding, storage on local disk and the payload. The overhead is the job's time outside `generate`, also
+printed as a share of the bare call. With the small models used here that share is much larger than with real ones, whose calls take
+seconds; the absolute overhead is the same.
 """
 
 from __future__ import annotations
@@ -17,69 +18,69 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.local_worker import local_worker, bench_run
+from benchmarks.local_worker import bench_run, local_worker
+from handlers import HANDLERS
 from shared.jobs.lifecycle import Completed, Job, Worker, run_job
 from shared.settings import prepare_environment
 from shared.telemetry import configure_logging
 
 ROOT = Path(__file__).parents[1]
-HANDLERS = ("sdxl", "wan", "chat")
 ROUNDS = 15
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurements:
     """Seconds, one value per round.
 
     Attributes:
-        bare: A call of the recipe, nothing else.
-        whole: A whole job.
-        generate: The part of the whole job that is the call of the recipe.
+        bare: A bare call of the recipe.
+        job: A complete job.
+        generate: The part of the complete job that is the call of the recipe.
     """
 
     bare: list[float]
-    whole: list[float]
+    job: list[float]
     generate: list[float]
 
     @property
     def overhead(self) -> float:
         """Median seconds of a job outside `generate`."""
-        return statistics.median(whole - generate for whole, generate in zip(self.whole, self.generate, strict=True))
+        return statistics.median(job - generate for job, generate in zip(self.job, self.generate, strict=True))
 
 
 def main() -> None:
-    """Prints a table. The first argument is the folder with the small models."""
+    """Prints a table. The first argument is the MODELS_DIR."""
     prepare_environment()
     configure_logging("ERROR")
-    print(f"{'handler':<9}{'bare call':>12}{'whole job':>12}{'overhead':>12}{'share of bare':>15}")
+    print(f"{'handler':<9}{'bare call':>12}{'full job':>12}{'overhead':>12}{'share of bare':>15}")
     for handler in HANDLERS:
         measured = _measure(handler, Path(sys.argv[1]))
-        bare, whole = statistics.median(measured.bare), statistics.median(measured.whole)
-        print(f"{handler:<9}{bare * 1e3:9.1f} ms{whole * 1e3:9.1f} ms{measured.overhead * 1e3:9.1f} ms{measured.overhead / bare:14.1%}")
+        bare, job = statistics.median(measured.bare), statistics.median(measured.job)
+        print(f"{handler:<9}{bare * 1e3:9.1f} ms{job * 1e3:9.1f} ms{measured.overhead * 1e3:9.1f} ms{measured.overhead / bare:14.1%}")
 
 
-def _measure(handler: str, models: Path) -> Measured:
+def _measure(handler: str, models: Path) -> Measurements:
     job = Job("bench", json.loads((ROOT / "handlers" / handler / "test_input.json").read_text())["input"])
     with tempfile.TemporaryDirectory() as folder, local_worker(handler, models, Path(folder)) as worker:
-        measured = Measured([], [], [])
+        measured = Measurements([], [], [])
         for number in range(ROUNDS + 1):
-            bare, (whole, generate) = _call(job, worker), _do(job, worker)
+            bare, (seconds, generate) = _call_recipe(job, worker), _run_job(job, worker)
             if number == 0:
-                continue  # the first of each warms up
+                continue  # the first round warms up
             measured.bare.append(bare)
-            measured.whole.append(whole)
+            measured.job.append(seconds)
             measured.generate.append(generate)
         return measured
 
 
-def _call(job: Job, worker: Worker[Any]) -> float:
+def _call_recipe(job: Job, worker: Worker[Any]) -> float:
     request = worker.request.parse(job.input, job_id=job.id)
     started = time.perf_counter()
     worker.gpu.submit(lambda: list(worker.recipe.generate(request, {}, bench_run()))).result()
     return time.perf_counter() - started
 
 
-def _do(job: Job, worker: Worker[Any]) -> tuple[float, float]:
+def _run_job(job: Job, worker: Worker[Any]) -> tuple[float, float]:
     started = time.perf_counter()
     end = asyncio.run(run_job(job, worker, bench_run()))
     seconds = time.perf_counter() - started

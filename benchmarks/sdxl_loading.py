@@ -1,9 +1,9 @@
-"""How fast SDXL is loaded from one file, and what it takes of the host's memory: `python -m benchmarks.sdxl_loading FILE`.
+"""Measures how fast SDXL loads from a single-file checkpoint, and the host memory it takes: `python -m benchmarks.sdxl_loading FILE`.
 
-FILE is a checkpoint, such as `python -m benchmarks.make_full_size_sdxl FILE` writes. Each measurement is a process of its own, cold (the file
-is dropped from the page cache first) and warm. Beside the load stands a raw read of the same file. On a CPU the loader maps the file and
-has read nothing of it when it returns, so there is also the time until every weight was copied once, as to a GPU. Memory is what belongs to
-the process alone (anonymous), looked at a hundred times a second; pages of the file can be dropped at any time and do not count.
+FILE is a checkpoint, such as `python -m benchmarks.make_full_size_sdxl FILE` generates. Each measurement runs in a fresh process, cold (the
+file is first dropped from the page cache) and warm, next to a plain read of the same file. On a CPU the loader memory-maps the file and
+has read nothing when it returns, so the time until every weight was copied once, as to a GPU, is measured too. Memory is the process's
+anonymous memory, sampled a hundred times a second; file-backed pages do not count, since the kernel can evict them at any time.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from pathlib import Path
 from shared.settings import prepare_environment
 from shared.telemetry import configure_logging
 
-WAYS = ("read", "load")
+MODES = ("read", "load")
 _BUFFER = 64 * 2**20
-_ROOM = 10**9
+_HEADROOM = 10**9
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """One process.
 
     Attributes:
-        seconds: Until the loader returned, or the file was read. Imports are not in it.
+        seconds: Until the loader returned or the file was read, imports excluded.
         copied: Until every weight was copied once.
-        peak: Bytes of anonymous memory at most.
+        peak: Peak anonymous memory, in bytes.
     """
 
     seconds: float
@@ -42,41 +42,41 @@ class Measured:
     peak: int
 
 
-def measure(file: Path, way: str, *, cold: bool) -> Measured:
-    """Measures once, in a process of its own.
+def measure(file: Path, mode: str, *, cold: bool) -> Measurement:
+    """Measures once, in a fresh process.
 
     Args:
         file: The checkpoint.
-        way: One of `WAYS`.
-        cold: Whether the file is dropped from the page cache before.
+        mode: One of `MODES`.
+        cold: Whether to drop the file from the page cache first.
     """
     if cold:
-        _drop(file)
+        _drop_from_page_cache(file)
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.sdxl_loading", str(file), "--way", way], check=True, capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks.sdxl_loading", str(file), "--mode", mode], check=True, capture_output=True, text=True
     )
     seconds, copied, peak = done.stdout.split()[-3:]
-    return Measured(float(seconds), float(copied), int(peak))
+    return Measurement(float(seconds), float(copied), int(peak))
 
 
 def report(file: Path) -> str:
-    """All figures, as text."""
+    """Returns all measurements as text."""
     size = file.stat().st_size
-    lines = [f"{size / 1e9:.2f} GB. Seconds and GB/s, and anonymous memory at most:"]
+    lines = [f"{size / 1e9:.2f} GB. Time, throughput and peak anonymous memory:"]
     for cold in (True, False):
-        for way in WAYS:
-            one = measure(file, way, cold=cold)
+        for mode in MODES:
+            one = measure(file, mode, cold=cold)
             state = "cold" if cold else "warm"
             lines.append(
-                f"  {way} {state}: {one.seconds:6.2f} s, until all is copied {one.copied:6.2f} s ({size / one.copied / 1e9:.2f} GB/s), "
+                f"  {mode} {state}: {one.seconds:6.2f} s, all copied after {one.copied:6.2f} s ({size / one.copied / 1e9:.2f} GB/s), "
                 f"{one.peak / 1e9:.2f} GB"
             )
-            if one.peak > size + _ROOM:
-                raise SystemExit(f"{lines[-1]}\nThat is more than the file and 1 GB.")
+            if one.peak > size + _HEADROOM:
+                raise SystemExit(f"{lines[-1]}\nPeak memory exceeds the file size by more than 1 GB.")
     return "\n".join(lines)
 
 
-def _drop(file: Path) -> None:
+def _drop_from_page_cache(file: Path) -> None:
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -108,15 +108,15 @@ def _load(file: Path) -> Callable[[], None]:
 
 
 @contextmanager
-def _watched(peak: list[int]) -> Iterator[None]:
-    """Puts the most anonymous memory that the process had while the body ran into `peak`."""
+def _sample_memory(samples: list[int]) -> Iterator[None]:
+    """Samples the process's anonymous memory while the body runs."""
     stop = threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         while not stop.wait(0.01):
-            peak.append(_anonymous())
+            samples.append(_anonymous_memory())
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=sample, daemon=True)
     thread.start()
     try:
         yield
@@ -125,40 +125,40 @@ def _watched(peak: list[int]) -> Iterator[None]:
         thread.join()
 
 
-def _anonymous() -> int:
+def _anonymous_memory() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
-def _once(file: Path, way: str) -> None:
-    if way == "load":
+def _measure_here(file: Path, mode: str) -> None:
+    if mode == "load":
         import diffusers
-        import torch  # noqa: F401 - before the clock starts
+        import torch  # noqa: F401 - imported before the clock starts
         import transformers  # noqa: F401
 
-        _ = diffusers.StableDiffusionXLPipeline  # which imports it
-    peak = [0]
-    with _watched(peak):
+        _ = diffusers.StableDiffusionXLPipeline  # attribute access triggers the lazy import
+    samples = [0]
+    with _sample_memory(samples):
         started = time.perf_counter()
-        copy = (_load if way == "load" else _read)(file)
+        copy = (_load if mode == "load" else _read)(file)
         seconds = time.perf_counter() - started
         copy()
         copied = time.perf_counter() - started
-    print(seconds, copied, max(peak))
+    print(seconds, copied, max(samples))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sdxl_loading", description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--way", choices=WAYS, help="one measurement alone, in this process")
+    parser.add_argument("--mode", choices=MODES, help="take a single measurement in this process")
     options = parser.parse_args(arguments)
-    if options.way is None:
+    if options.mode is None:
         print(report(options.file))
         return 0
     prepare_environment()
     configure_logging("ERROR")
-    _once(options.file, options.way)
+    _measure_here(options.file, options.mode)
     return 0
 
 

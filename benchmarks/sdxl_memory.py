@@ -1,8 +1,8 @@
-"""Computes what SDXL's networks work with beside their weights: `python -m benchmarks.sdxl_memory`.
+"""Computes the peak activation memory of SDXL's networks without a GPU: `python -m benchmarks.sdxl_memory`.
 
-The networks have their published forms and no numbers. Each is called once; from the sizes of the tensors that its operations make, and
-from when Python lets them go, follow the most bytes that are alive at once. Attention is counted as the fused kernels do it, without the
-matrix of all pairs. What the libraries of a GPU take for themselves is not in it. `handlers/sdxl/memory.py` has the results.
+The published architectures are instantiated on the meta device and called once while every tensor allocation and deallocation is tracked;
+the result is the largest number of bytes alive at once, weights excluded. Attention is counted as in fused kernels, without the score
+matrix. Memory that GPU libraries reserve for themselves is not included. `handlers/sdxl/memory.py` contains the results.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from handlers.sdxl.weights.checkpoint import PUBLISHED_CONFIG
 
 SIDE = 128
-"""Of the latents: pictures of 1024 × 1024."""
+"""Side of the latents: images of 1024 × 1024."""
 
 REFINER: Mapping[str, Any] = {
     "block_out_channels": (384, 768, 1536, 1536),
@@ -34,11 +34,11 @@ REFINER: Mapping[str, Any] = {
     "projection_class_embeddings_input_dim": 2560,
     "use_linear_projection": True,
 }
-"""How the published refiner's UNet is made (stabilityai/stable-diffusion-xl-refiner-1.0, unet/config.json)."""
+"""The published refiner's UNet configuration (stabilityai/stable-diffusion-xl-refiner-1.0, unet/config.json)."""
 
 
-class _Fused(TorchFunctionMode):
-    """Attention whose only memory is its result."""
+class _FusedAttention(TorchFunctionMode):
+    """Replaces attention by its output tensor, the only memory that a fused kernel allocates."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.nn.functional.scaled_dot_product_attention:
@@ -46,42 +46,42 @@ class _Fused(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is typed in part
-    """Counts bytes that operations have made and nobody has let go."""
+class _AllocationTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is partly typed
+    """Tracks the bytes of all tensors that operations have allocated and that are still referenced."""
 
-    def __init__(self, known: Iterable[torch.Tensor]) -> None:
+    def __init__(self, excluded: Iterable[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._known: weakref.WeakSet[Any] = weakref.WeakSet(tensor.untyped_storage() for tensor in known)
-        self._now = 0
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet(tensor.untyped_storage() for tensor in excluded)
+        self._current = 0
         self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self._known:
-                self._known.add(storage)
-                self._now += storage.nbytes()
-                self.peak = max(self.peak, self._now)
-                weakref.finalize(storage, self._let_go, storage.nbytes())
-        return made
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self._seen:
+                self._seen.add(storage)
+                self._current += storage.nbytes()
+                self.peak = max(self.peak, self._current)
+                weakref.finalize(storage, self._free, storage.nbytes())
+        return result
 
-    def _let_go(self, size: int) -> None:
-        self._now -= size
+    def _free(self, size: int) -> None:
+        self._current -= size
 
 
-def alive(network: Any, call: Callable[[], object]) -> int:
-    """The most bytes that a call has alive at once, the network's weights apart."""
-    watched = _Alive(network.parameters())
-    with torch.no_grad(), _Fused(), watched:
+def peak_bytes(network: Any, call: Callable[[], object]) -> int:
+    """Returns the peak bytes that a call allocates, the network's weights excluded."""
+    tracker = _AllocationTracker(network.parameters())
+    with torch.no_grad(), _FusedAttention(), tracker:
         call()
-    return watched.peak
+    return tracker.peak
 
 
 def bytes_per_latent_pixel() -> dict[str, float]:
-    """What each network needs per picture and per value of one of the latents' channels, in half precision.
+    """Returns each network's peak activation memory per sample and latent pixel, in half precision.
 
     Returns:
-        `unet`, `refiner` and `controlnet` for one sample, of which guidance needs two; `decode` and `encode` for one picture.
+        `unet`, `refiner` and `controlnet` for one sample (classifier-free guidance needs two); `decode` and `encode` for one image.
     """
     from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
@@ -92,18 +92,18 @@ def bytes_per_latent_pixel() -> dict[str, float]:
         networks = {"unet": unet, "refiner": UNet2DConditionModel(**REFINER).to(half).eval()}
         networks["controlnet"] = ControlNetModel.from_unet(unet, load_weights_from_unet=False).to(half).eval()
         vae = AutoencoderKL.from_config(AutoencoderKL.load_config(PUBLISHED_CONFIG / "vae")).to(half).eval()
-        latents, picture = torch.empty(1, 4, SIDE, SIDE, dtype=half), torch.empty(1, 3, 8 * SIDE, 8 * SIDE, dtype=half)
+        latents, image = torch.empty(1, 4, SIDE, SIDE, dtype=half), torch.empty(1, 3, 8 * SIDE, 8 * SIDE, dtype=half)
         peaks = {
-            # The difference of two batches, so that what does not grow with them is left out.
-            name: alive(network, partial(denoise, network, 3)) - alive(network, partial(denoise, network, 2))
+            # The difference between two batch sizes excludes what does not grow with the batch.
+            name: peak_bytes(network, partial(denoise, network, 3)) - peak_bytes(network, partial(denoise, network, 2))
             for name, network in networks.items()
         }
-        peaks |= {"decode": alive(vae, lambda: vae.decode(latents)), "encode": alive(vae, lambda: vae.encode(picture))}
+        peaks |= {"decode": peak_bytes(vae, lambda: vae.decode(latents)), "encode": peak_bytes(vae, lambda: vae.encode(image))}
     return {name: peak / SIDE**2 for name, peak in peaks.items()}
 
 
 def denoise(network: Any, batch: int) -> object:
-    """One call of a UNet or a ControlNet for latents of `SIDE`."""
+    """Calls a UNet or a ControlNet once with latents of `SIDE` × `SIDE`."""
     config, half = network.config, torch.float16
     pooled = 1280
     times = (config.projection_class_embeddings_input_dim - pooled) // config.addition_time_embed_dim

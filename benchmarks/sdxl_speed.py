@@ -1,10 +1,10 @@
-"""How fast SDXL draws, beside a plain call of diffusers: `python -m benchmarks.sdxl_speed WEIGHTS`.
+"""Compares SDXL's generation speed with a plain diffusers call: `python -m benchmarks.sdxl_speed WEIGHTS`.
 
-WEIGHTS is a checkpoint or a diffusers folder; `python -m benchmarks.make_full_size_sdxl FILE` writes one of the full size with random
-numbers, whose pictures are noise and take as long as others. For each batch the same pictures are made in two ways in turn, on one set
-of networks: as a job of this worker's recipe, without encoding or upload, and as a call of `StableDiffusionXLPipeline`. Printed: seconds
-a picture, the median of the rounds; the most memory of the GPU; and what share of the rate of a large matrix product, measured in the same
-run, the arithmetic of the networks reaches. That arithmetic is counted by torch, for the networks' forms and the pictures' size.
+WEIGHTS is a checkpoint or a diffusers folder; `python -m benchmarks.make_full_size_sdxl FILE` generates a full-size checkpoint with random
+weights, which takes the same time. For each batch size the same images are generated alternately in two ways with one set of networks: as a
+job of this worker's recipe, without encoding and upload, and as a call of `StableDiffusionXLPipeline`. Reported are the median seconds per
+image, the peak GPU memory, and the achieved share of the FLOP rate of a large matrix product measured in the same run. FLOPs are counted by
+torch's FlopCounterMode for the networks' architectures and the image size.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _GUIDANCE = 7.5
 
 @dataclass(frozen=True)
 class Speed:
-    """One way to draw.
+    """One implementation's result.
 
     Attributes:
-        seconds: For each picture.
-        memory: MiB of the GPU at most; 0 on a CPU.
+        seconds: Per image.
+        memory: Peak GPU memory in MiB; 0 on a CPU.
     """
 
     seconds: float
@@ -46,7 +46,7 @@ class Speed:
 
 
 def report(weights: Path, *, side: int, steps: int, batches: Sequence[int], rounds: int) -> str:
-    """All figures, as text."""
+    """Returns all measurements as text."""
     from handlers.sdxl.recipe import SdxlRecipe
     from handlers.sdxl.weights.load import load_sdxl
     from shared.weights.addons import AddonLibrary
@@ -54,31 +54,33 @@ def report(weights: Path, *, side: int, steps: int, batches: Sequence[int], roun
     device = choose_device("auto")
     dtype = choose_dtype(device, "sdxl")
     pipeline: Any = load_sdxl(weights, device, dtype)
-    rate, work = matrix_rate(device, dtype), arithmetic(pipeline, side, steps)
-    lines = [f"{side} × {side}, {steps} steps, {work / 1e12:.2f} TFLOP a picture; a matrix product reaches {rate / 1e12:.2f} TFLOP/s"]
+    rate, flops = matmul_rate(device, dtype), flops_per_image(pipeline, side, steps)
+    lines = [f"{side} × {side}, {steps} steps, {flops / 1e12:.2f} TFLOP per image; a matrix product reaches {rate / 1e12:.2f} TFLOP/s"]
     recipe = SdxlRecipe(pipeline, AddonLibrary(Path("none")))
     plain = _plain(pipeline, dtype)
     for batch in batches:
-        ways: dict[str, Callable[[], object]] = {
-            "this worker": partial(_draw, recipe, _request(side, steps, batch)),
-            "diffusers": partial(_call, plain, side, steps, batch),
+        implementations: dict[str, Callable[[], object]] = {
+            "this worker": partial(_generate, recipe, _request(side, steps, batch)),
+            "diffusers": partial(_call_diffusers, plain, side, steps, batch),
         }
-        for name, speed in _measure(ways, device, batch, rounds).items():
-            share = work / speed.seconds / rate
-            lines.append(f"  {batch} at once, {name:<12} {speed.seconds:8.3f} s a picture, {speed.memory:6d} MiB, {share:6.1%} of the rate")
+        for name, speed in _measure(implementations, device, batch, rounds).items():
+            share = flops / speed.seconds / rate
+            lines.append(
+                f"  batch of {batch}, {name:<12} {speed.seconds:8.3f} s per image, {speed.memory:6d} MiB, {share:6.1%} of the rate"
+            )
     return "\n".join(lines)
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of a product of two large square matrices, the median of seven."""
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Returns the FLOP/s of a product of two large square matrices, the median of seven runs."""
     side = 8192 if device.type == "cuda" else 1024
     first, second = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     seconds = [_timed(lambda: first @ second, device) for _ in range(8)][1:]
     return 2 * side**3 / statistics.median(seconds)
 
 
-def arithmetic(pipeline: Any, side: int, steps: int) -> int:
-    """Operations for one picture with guidance: the UNet's for all steps, and the decoder's."""
+def flops_per_image(pipeline: Any, side: int, steps: int) -> int:
+    """Returns the FLOPs of one image with classifier-free guidance: all UNet steps, and the VAE decoder."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), torch.no_grad():
@@ -94,18 +96,18 @@ def arithmetic(pipeline: Any, side: int, steps: int) -> int:
     return int(steps * step.get_total_flops() + decoding.get_total_flops())
 
 
-def _measure(ways: dict[str, Callable[[], object]], device: torch.device, batch: int, rounds: int) -> dict[str, Speed]:
-    """Each way once for warming up, then all of them in turn, so that what the machine does meanwhile meets all."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+def _measure(implementations: dict[str, Callable[[], object]], device: torch.device, batch: int, rounds: int) -> dict[str, Speed]:
+    """Runs each implementation once to warm up, then all of them in turn, so that changes in machine load affect all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in implementations}
     memory: dict[str, int] = {}
     for round_ in range(rounds + 1):
-        for name, way in ways.items():
+        for name, run in implementations.items():
             reset_vram_peak(device)
-            taken = _timed(way, device)
+            taken = _timed(run, device)
             memory[name] = vram_used_mb(device)
             if round_:
                 seconds[name].append(taken)
-    return {name: Speed(statistics.median(seconds[name]) / batch, memory[name]) for name in ways}
+    return {name: Speed(statistics.median(seconds[name]) / batch, memory[name]) for name in implementations}
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:
@@ -124,18 +126,18 @@ def _request(side: int, steps: int, batch: int) -> SdxlRequest:
     return SdxlRequest.parse(raw, job_id="speed")
 
 
-def _draw(recipe: Recipe[SdxlRequest], request: SdxlRequest) -> object:
+def _generate(recipe: Recipe[SdxlRequest], request: SdxlRequest) -> object:
     return list(recipe.generate(request, {}, bench_run()))
 
 
 def _plain(pipeline: Any, dtype: torch.dtype) -> Any:
-    """The pipeline as diffusers makes it: its VAE in half precision too, which it casts up and back in every call."""
+    """Returns the pipeline as diffusers creates it, including a half-precision VAE that it upcasts in every call."""
     plain = type(pipeline)(**pipeline.components | {"vae": copy.deepcopy(pipeline.vae).to(dtype)}, add_watermarker=False)
     plain.set_progress_bar_config(disable=True)
     return plain
 
 
-def _call(plain: Any, side: int, steps: int, batch: int) -> object:
+def _call_diffusers(plain: Any, side: int, steps: int, batch: int) -> object:
     with torch.inference_mode():
         noise = [torch.Generator("cpu").manual_seed(1 + index) for index in range(batch)]
         return plain(
@@ -154,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sdxl_speed", description=__doc__)
     parser.add_argument("weights", type=Path, metavar="WEIGHTS")
-    parser.add_argument("--side", type=int, default=1024, help="pixels of a picture's side")
+    parser.add_argument("--side", type=int, default=1024, help="side of the image in pixels")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 3, 6], choices=(1, 3, 6))
     parser.add_argument("--rounds", type=int, default=3)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.local_worker import local_worker, bench_run
+from benchmarks.local_worker import bench_run, local_worker
 from shared.jobs.lifecycle import Completed, Job, Worker, run_job
 from shared.settings import prepare_environment
 from shared.telemetry import configure_logging
@@ -49,7 +49,7 @@ def report(models: Path, *, tiny: bool) -> Iterator[str]:
 
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     size, pipelines = (TINY if tiny else FULL), _load(models, device, tiny=tiny)
-    rate, flops = matrix_rate(device), forward_flops(pipelines.text, size)
+    rate, flops = matrix_rate(device), forward_flops(pipelines.text_to_video, size)
     yield f"{size.frames} frames of {size.width} × {size.height}; a matrix multiplication: {rate / 1e12:.2f} TFLOPS"
     recipe = WanRecipe(pipelines, AddonLibrary(models))
     with tempfile.TemporaryDirectory() as folder, local_worker("wan", models, Path(folder), recipe) as worker:
@@ -60,7 +60,7 @@ def report(models: Path, *, tiny: bool) -> Iterator[str]:
                 forget_peak()
                 timings = job(worker, size, steps, acceleration)
                 yield f"{steps} steps, a job, {acceleration}: {_shares(timings)}, peak {peak_gb():.1f} GB"
-            yield f"{steps} steps, diffusers: {_plainly(pipelines.text, size, steps, flops / rate)}"
+            yield f"{steps} steps, diffusers: {_plainly(pipelines.text_to_video, size, steps, flops / rate)}"
 
 
 def _plainly(pipeline: Any, size: Size, steps: int, forward: float) -> str:

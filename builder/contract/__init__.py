@@ -1,1 +1,1 @@
-"""Generates JSON Schemas, TypeScript types and documentation pages from the contract."""
+"""JSON Schemas, TypeScript types and documentation pages, generated from the request and payload models."""

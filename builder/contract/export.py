@@ -1,4 +1,4 @@
-"""`python -m builder.contract.export`: writes schemas/ and the generated pages of docs/. With `--check` it only says which are stale."""
+"""Writes `schemas/` and the generated pages of `docs/`: `python -m builder.contract.export`. `--check` only reports stale files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def generated_files() -> Mapping[str, str]:
-    """The generated files that need no Node: their content by path."""
+    """Returns the generated files that do not require Node: path to content."""
     files = {
         "docs/contract.md": contract_page(),
         "docs/errors.md": errors_page(),
@@ -32,14 +32,14 @@ def generated_files() -> Mapping[str, str]:
 
 
 def stale_files(files: Mapping[str, str], root: Path = ROOT) -> list[str]:
-    """The paths of files that are missing or have another content."""
+    """Returns the paths of files that are missing or whose content differs."""
     return [path for path, content in files.items() if not (root / path).is_file() or (root / path).read_text("utf-8") != content]
 
 
 def main() -> int:
-    """Returns 1 when something is stale, or cannot be made."""
-    parser = command_parser("export_contract", __doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing, and fail when a file is stale")
+    """Returns 1 if a file is stale under `--check`, or cannot be generated."""
+    parser = command_parser("contract.export", __doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, and fail if a file is stale")
     check = parser.parse_args().check
     if not has_converter():
         print("The TypeScript converter is missing: run `make setup`.", file=sys.stderr)

@@ -1,18 +1,16 @@
-"""JSON Schemas of what goes to each handler and what comes back, made from the declarations in `shared/contract`."""
+"""JSON Schemas of every handler's requests and payloads, derived from their pydantic models."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic_core import PydanticUndefined
 
-from handlers.chat.openai.response import AnyAnswer
-from handlers.chat.request import ChatRequest
-from handlers.sdxl.request import SdxlRequest
-from handlers.wan.request import WanRequest
-from shared.contract.callback import ChatPayload, SdxlPayload, WanPayload
+from handlers import HANDLERS
+from handlers.chat.openai.response import OpenAIResponse
 from shared.contract.field_location import ComputedDefault, FieldLocation, field_locations
 from shared.contract.request import Request
 
@@ -26,42 +24,48 @@ class Endpoint:
     """One handler's side of the contract.
 
     Attributes:
-        name: `sdxl`, `wan` or `chat`.
-        title: What its documentation is headed.
-        request: The model of its requests.
-        payload: The type of its payloads, a union told apart by `status`.
+        name: One of `HANDLERS`.
+        request: The request model.
+        payload: The union of the payload models, discriminated by `status`.
     """
 
     name: str
-    title: str
     request: type[Request]
     payload: Any
 
+    @classmethod
+    def of(cls, name: str) -> Endpoint:
+        """Imports a handler's models by the convention that `handlers/__init__.py` documents."""
+        request, payload = (
+            getattr(
+                import_module(f"handlers.{name}.{role}" if role == "request" else "shared.contract.callback"),
+                f"{name.capitalize()}{role.capitalize()}",
+            )
+            for role in ("request", "payload")
+        )
+        return cls(name, request, payload)
 
-ENDPOINTS = (
-    Endpoint("sdxl", "SDXL", SdxlRequest, SdxlPayload),
-    Endpoint("wan", "WAN", WanRequest, WanPayload),
-    Endpoint("chat", "Chat", ChatRequest, ChatPayload),
-)
+
+ENDPOINTS = tuple(map(Endpoint.of, HANDLERS))
 
 
 def request_schema(model: type[Request], *, closed: bool = False) -> Node:
-    """Describes a request as it is sent: nested, with canonical names, aliases, and `null` for absent.
+    """Returns the schema of a request body: nested sections, canonical names and aliases, `null` allowed for every optional field.
 
     Args:
-        model: The request.
-        closed: Whether unknown names are an error, as for TypeScript; a handler only warns about them.
+        model: The request model.
+        closed: Whether unknown fields are an error, as for TypeScript. A handler only warns about them.
     """
     flat = model.model_json_schema(mode="validation")
     required = set(flat.get("required", ()))
-    places: dict[str, Node] = {"top": {}, "config": {}, "metadata": {}}
+    sections: dict[str, Node] = {"top": {}, "config": {}, "metadata": {}}
     for name, location in field_locations(model).items():
         node = _field(model, name, flat["properties"][name], required=name in required)
-        places[location.section][location.name] = node
-        for place, alias in location.documented_aliases():
-            places[place].setdefault(alias, _alias(location, node))
-    properties = places.pop("top") | {
-        name: _object(inner, name, closed=closed) for name, inner in places.items() if inner or name == "metadata"
+        sections[location.section][location.name] = node
+        for section, alias in location.documented_aliases():
+            sections[section].setdefault(alias, _alias(location, node))
+    properties = sections.pop("top") | {
+        name: _object(inner, name, closed=closed) for name, inner in sections.items() if inner or name == "metadata"
     }
     root = {"title": model.__name__, "description": flat["description"].partition("\n")[0], "type": "object", "properties": properties}
     root |= _requirements(model, required, closed=closed)
@@ -71,25 +75,25 @@ def request_schema(model: type[Request], *, closed: bool = False) -> Node:
 
 
 def payload_schema(endpoint: Endpoint) -> Node:
-    """Describes what an endpoint sends back, told apart by `status`."""
+    """Returns the schema of an endpoint's payloads, discriminated by `status`."""
     whole = TypeAdapter(endpoint.payload).json_schema(mode="serialization")
     union = {"title": f"{endpoint.name.capitalize()}Payload", "oneOf": whole["oneOf"]}
-    return union | {"$defs": {name: _written(_clean(node)) for name, node in whole["$defs"].items() if name != "JsonValue"}}
+    return union | {"$defs": {name: _as_serialized(_clean(node)) for name, node in whole["$defs"].items() if name != "JsonValue"}}
 
 
 def openai_schema() -> Node:
-    """Describes the answers in OpenAI's form, told apart by `object`; an error has none."""
-    whole = TypeAdapter(AnyAnswer).json_schema(mode="serialization")
+    """Returns the schema of the OpenAI-compatible responses, discriminated by `object`, which errors lack."""
+    whole = TypeAdapter(OpenAIResponse).json_schema(mode="serialization")
     union = {"title": "OpenAIAnswer", "anyOf": whole["anyOf"]}
-    return union | {"$defs": {name: _written(_clean(node)) for name, node in whole["$defs"].items()}}
+    return union | {"$defs": {name: _as_serialized(_clean(node)) for name, node in whole["$defs"].items()}}
 
 
 def describe_default(model: type[Request], name: str) -> str | None:
-    """A field's default in words; nothing for a field that is required or off."""
+    """Returns a field's default as text, or None for a required field or one that is off by default."""
     field = model.model_fields[name]
-    for part in field.metadata:
-        if isinstance(part, ComputedDefault):
-            return part.text
+    for metadata in field.metadata:
+        if isinstance(metadata, ComputedDefault):
+            return metadata.text
     if field.default in (None, (), PydanticUndefined) or not isinstance(field.default, str | int | float):
         return None
     return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
@@ -104,28 +108,28 @@ def _field(model: type[Request], name: str, node: Node, *, required: bool) -> No
 
 
 def _alias(location: FieldLocation, node: Node) -> Node:
-    same = _nullable({key: value for key, value in node.items() if key != "description"})
-    return {"description": f"Another name of `{location.path}`.", "deprecated": True} | same
+    schema = _nullable({key: value for key, value in node.items() if key != "description"})
+    return {"description": f"Alias of `{location.path}`.", "deprecated": True} | schema
 
 
 def _requirements(model: type[Request], required: set[str], *, closed: bool) -> Node:
-    needed = {name: location for name, location in field_locations(model).items() if name in required}
+    locations = {name: location for name, location in field_locations(model).items() if name in required}
     if closed:
-        return {"required": [location.name for location in needed.values()]}
-    alone = [location.name for location in needed.values() if not location.aliases]
+        return {"required": [location.name for location in locations.values()]}
+    unaliased = [location.name for location in locations.values() if not location.aliases]
     names = [
-        (location.name, *(alias for place, alias in location.documented_aliases() if place == "top"))
-        for location in needed.values()
+        (location.name, *(alias for section, alias in location.documented_aliases() if section == "top"))
+        for location in locations.values()
         if location.aliases
     ]
-    either = [{"anyOf": [{"required": [name]} for name in alternatives]} for alternatives in names]
-    return ({"required": alone} if alone else {}) | ({"allOf": either} if either else {})
+    any_name = [{"anyOf": [{"required": [name]} for name in alternatives]} for alternatives in names]
+    return ({"required": unaliased} if unaliased else {}) | ({"allOf": any_name} if any_name else {})
 
 
-def _object(properties: Node, place: str, *, closed: bool) -> Node:
+def _object(properties: Node, section: str, *, closed: bool) -> Node:
     node: Node = {"type": "object", "properties": properties}
-    if place == "metadata":
-        node["description"] = "Besides these, whatever the caller keeps here; it is neither read nor sent back."
+    if section == "metadata":
+        node["description"] = "May contain additional keys of the caller's own, which are neither read nor returned."
     elif closed:
         node["additionalProperties"] = False
     return _nullable(node)
@@ -150,13 +154,13 @@ def _with_default(node: Node) -> Node:
 def _nullable(node: Node) -> Node:
     if {"type": "null"} in node.get("anyOf", ()):
         return node
-    said = {key: node[key] for key in ("description", "default", "deprecated") if key in node}
-    options = node["anyOf"] if "anyOf" in node else [{key: value for key, value in node.items() if key not in said}]
-    return said | {"anyOf": [*options, {"type": "null"}]}
+    annotations = {key: node[key] for key in ("description", "default", "deprecated") if key in node}
+    options = node["anyOf"] if "anyOf" in node else [{key: value for key, value in node.items() if key not in annotations}]
+    return annotations | {"anyOf": [*options, {"type": "null"}]}
 
 
-def _written(node: Node) -> Node:
-    """An object of a payload: a key that may be left out is never `null`, and none has a default, for what is there was written."""
+def _as_serialized(node: Node) -> Node:
+    """Adapts a payload object to its serialized form: optional keys are omitted rather than `null`, and no key has a default."""
     for name, inner in node["properties"].items():
         inner.pop("default", None)
         if name not in node.get("required", ()):
@@ -167,7 +171,7 @@ def _written(node: Node) -> Node:
 
 
 def _clean(node: Any) -> Any:
-    """Leaves out what pydantic says besides: titles, which would become names of types, and the words for messages."""
+    """Removes pydantic's titles, which would become names of types, the `allowed` texts of error messages, and all but first lines."""
     if isinstance(node, list):
         return [_clean(inner) for inner in node]
     if not isinstance(node, dict):

@@ -60,7 +60,10 @@ def single_file_tensors(folder: Path) -> Tensors:
     """Returns a folder's tensors by their names in the original layout."""
     unet, vae = (_read(folder / part / "config.json") for part in ("unet", "vae"))
     return {
-        **{_UNET + unet_name(name, unet["layers_per_block"], _has_attention(unet)): tensor for name, tensor in _load(folder / "unet").items()},
+        **{
+            _UNET + unet_name(name, unet["layers_per_block"], _has_attention(unet)): tensor
+            for name, tensor in _load(folder / "unet").items()
+        },
         **_original_vae(_load(folder / "vae"), len(vae["up_block_types"])),
         # Newer versions of transformers dropped this prefix from CLIPTextModel; checkpoints still have it.
         **{f"{_TEXT}text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in _load(folder / "text_encoder").items()},

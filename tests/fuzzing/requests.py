@@ -21,7 +21,7 @@ from tests.fuzzing.schemas import Schema, may_be_null, request_schema, values
 
 OPERATOR = ChatOperator(callback_hosts=frozenset({HOOKS}), streams=True)
 
-_ALIAS = re.compile(r"Another name of `(.+)`\.")
+_ALIAS = re.compile(r"Alias of `(.+)`\.")
 
 
 @dataclass(frozen=True)
