@@ -1,4 +1,14 @@
-"""What an endpoint says of itself: its requests, its models, and what it needs to start."""
+"""The description of a handler, from which `shared.serverless.serve` builds a worker.
+
+A minimal handler has a request, a recipe and a function that loads the models:
+
+    HANDLER = Handler("echo", EchoRequest, load, libraries=("handlers.echo.recipe",), weights=(ECHO,))
+
+    if __name__ == "__main__":
+        serve(HANDLER)
+
+Every other field has a default that suits a handler whose outputs are files: callbacks for all requests, no streaming, one job at a time.
+"""
 
 from __future__ import annotations
 
@@ -17,30 +27,31 @@ RequestT = TypeVar("RequestT", bound=Request)
 
 
 def operator_settings(settings: Settings) -> Operator:
-    """Reads the decisions that every handler's requests are validated against."""
+    """Returns the settings that the requests of every handler are validated against."""
     return Operator(callback_hosts=frozenset(settings.callback_allowed_hosts))
 
 
 @dataclass(frozen=True)
 class Handler(Generic[RequestT]):
-    """One endpoint.
+    """A handler, without its models. Callables that take `Settings` are called once, when the worker starts.
 
     Attributes:
-        name: `sdxl`, `wan` or `chat`.
-        request: What its inputs are parsed with.
-        load: Finds and loads the models, once, on the thread that owns the GPU. Raises `SettingsError` when it cannot.
-        checks: What else must be true, and is looked at before that, by name: each raises `SettingsError` when it is not.
-        libraries: The modules that `load` imports, for the self-check of an image.
-        weights: What it cannot do without, for the self-check of a machine.
-        uses_external_engine: Whether, as the operator has it, an inference server next to the worker has the weights; then they are not looked for here.
-        operator: Reads the operator's decisions that its requests are validated against from the settings.
-        always_callback: Whether callbacks go out for requests that did not ask for one.
-        streams: Whether text is sent while it is generated, as the operator has configured it.
-        present: Chooses the form of a job's outputs from its id and its input.
-        answer_without_job: Answers inputs that need no job, such as a request for the list of models, from the input, the recipe and the
-            time at which the worker started; None for any other input.
-        max_concurrency: How many jobs a recipe does at once, where it has a thread of its own for the GPU. None: it uses the one it is called on,
-            so it does one.
+        name: Identifies the handler in worker ids, and selects its own settings: `{name}_job_timeout`.
+        request: Parses and validates the inputs.
+        load: Resolves and loads the models, and returns the recipe. Called once, on the GPU thread, after all checks have passed; imports
+            torch and the libraries of the models only then. Raises `SettingsError` or `WeightsError` if it cannot.
+        checks: Additional checks before anything is loaded, by name. Each raises `SettingsError` to keep the worker from starting.
+        libraries: The modules that `load` imports. `--check image` imports them to prove that the image is complete.
+        weights: The weights without which the worker cannot start. `--check weights` and the start verify them.
+        uses_external_engine: Whether an inference server holds the weights, in which case this worker needs none.
+        operator: Returns the operator's settings that requests are validated against. The request's own subclass of `Operator`, if any.
+        always_callback: Whether requests without a `callback_url` are called back at the configured URL.
+        streams: Whether text is sent while it is generated. RunPod then gets a stream of responses instead of one.
+        present: Returns the presentation of a job's responses. Its arguments are the job's id and the raw input, which may be invalid.
+        answer_without_job: Returns the response to an input that needs no job, such as a request for the list of models; None for all other
+            inputs. Its arguments are the raw input, the recipe, and the start of the worker in seconds since 1970.
+        max_concurrency: Returns how many jobs the recipe runs concurrently, if it has a GPU thread of its own. None for a recipe that works
+            on the thread that calls it, and so runs one job at a time.
     """
 
     name: str
@@ -49,20 +60,20 @@ class Handler(Generic[RequestT]):
     checks: Mapping[str, Callable[[Settings], None]] = field(default_factory=dict)
     libraries: tuple[str, ...] = ()
     weights: tuple[Weights, ...] = ()
+    uses_external_engine: Callable[[Settings], bool] = lambda _settings: False
     operator: Callable[[Settings], Operator] = operator_settings
     always_callback: bool = True
     streams: Callable[[Settings], bool] = lambda _settings: False
     present: Callable[[str, object], Presentation] = lambda _job_id, _raw: PayloadPresentation()
-    answer_without_job: Callable[[object, Any, int], HandlerResponse | None] = lambda _raw, _recipe, _since: None
+    answer_without_job: Callable[[object, Any, int], HandlerResponse | None] = lambda _raw, _recipe, _started: None
     max_concurrency: Callable[[Any], int] | None = None
-    uses_external_engine: Callable[[Settings], bool] = lambda _settings: False
 
     def required_weights(self, settings: Settings) -> tuple[Weights, ...]:
-        """The weights that must be on this machine."""
+        """Returns the weights that must be present on this machine."""
         return () if self.uses_external_engine(settings) else self.weights
 
     def concurrency(self, recipe: Recipe[RequestT], settings: Settings) -> int:
-        """Jobs in hand at once. The same for as long as the process lives: the SDK changes it only while no job runs."""
+        """Returns how many jobs may be in flight. Constant for the life of the process: the SDK adjusts it only while no job runs."""
         if self.max_concurrency is None:
             return settings.job_concurrency or 1
         return min(self.max_concurrency(recipe), settings.job_concurrency or sys.maxsize)

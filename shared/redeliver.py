@@ -1,10 +1,10 @@
-"""`python -m shared.redeliver`: delivers what waits in the outbox, configured as a worker is. Ends with 1 when something still waits."""
+"""`python -m shared.redeliver`: delivers the pending outbox entries, configured like a worker. Exits with 1 if any are still pending."""
 
 from __future__ import annotations
 
 import sys
 
-from shared.jobs.delivery.outbox import Outbox
+from shared.jobs.delivery.outbox import open_outbox
 from shared.jobs.delivery.redelivery import Redelivery
 from shared.settings import SettingsError, load_settings
 from shared.storage import open_storage
@@ -13,13 +13,12 @@ from shared.webhooks import Webhook
 
 
 def main() -> int:
-    """Returns 0 when nothing waits any more."""
-    configure_logging("INFO")  # until it is known what the operator wants
+    """Returns the exit code: 0 if no entry is pending any more."""
+    configure_logging("INFO")  # until the configured level is known
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
-        outbox = Outbox(settings.outbox, max_bytes=settings.outbox_max_bytes, max_age=settings.outbox_max_age)
-        result = Redelivery(outbox, open_storage(settings), Webhook(settings)).run()
+        result = Redelivery(open_outbox(settings), open_storage(settings), Webhook(settings)).run()
     except SettingsError as error:
         sys.exit(f"Nothing was delivered. {error}")
     logger().info("outbox", delivered=result.delivered, pending=result.pending)

@@ -1,6 +1,7 @@
-"""The only file that knows RunPod: job in, cancel signal, progress, result out.
+"""The RunPod boundary, the only module that uses RunPod's SDK: jobs and cancellations in, progress and results out.
 
-What the SDK does and does not do is written down in `docs/decisions/0001-one-gpu-thread.md`.
+It builds a worker from a `Handler` and knows no handler by name. The properties of the SDK that it works around are listed in
+`docs/decisions/0001-one-gpu-thread.md`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from shared.contract.request import Request
 from shared.fetch import Fetcher
 from shared.handler import Handler
 from shared.jobs.delivery.callbacks import CallbackDispatcher
-from shared.jobs.delivery.outbox import Outbox
+from shared.jobs.delivery.outbox import open_outbox
 from shared.jobs.delivery.redelivery import Redelivery
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.execution.gpu import GpuThread
@@ -37,46 +38,47 @@ from shared.settings import Settings, SettingsError, on_runpod, prepare_environm
 from shared.storage import open_storage
 from shared.telemetry import configure_logging, logger, watch_errors
 from shared.webhooks import Webhook
+from shared.weights.errors import WeightsError
 
 RequestT = TypeVar("RequestT", bound=Request)
 T = TypeVar("T")
 
-# A piece of text is one request of the SDK, and a reader sees no difference below this: seconds between two.
+# Seconds between two pieces of streamed text. Each is a request to RunPod, and readers see no difference below this.
 _STREAM_INTERVAL = 0.075
-# Seconds that one progress update may take on its way.
-_UPDATE_SECONDS = 10.0
+# Seconds that the delivery of one progress update may take.
+_UPDATE_TIMEOUT = 10.0
 
 
 def serve(handler: Handler[RequestT]) -> None:
-    """Checks the machine, loads the models, and works until RunPod stops the process.
+    """Checks the machine, loads the models, and serves jobs until RunPod stops the process.
 
-    A worker that cannot start says why: to RunPod as a failed fitness check, to a person on standard error with exit code 1.
-    With `--check` on its command line it only looks whether it could start.
+    A worker that cannot start reports why: to RunPod as a failed fitness check, otherwise on standard error with exit code 1.
+    With `--check` on its command line it only runs the self-check.
     """
     prepare_environment()
-    configure_logging("INFO")  # until it is known what the operator wants: not even this may fail in too many words
+    configure_logging("INFO")  # until the configured level is known; reading it may already log an error
     if (scope := parse_scope(sys.argv[1:])) is not None:
         self_check(scope, handler.libraries, handler.checks, handler.required_weights)
     try:
         settings = _checked("configuration", read_settings)
         configure_logging(settings.log_level)
-        _look_over(handler, settings)
+        _preflight(handler, settings)
         worker = _start_worker(handler, settings)
-    except _Unfit as unfit:
-        _refuse_to_start(unfit)
+    except _StartupError as error:
+        _refuse_to_start(error)
     else:
         endpoint = _Endpoint(handler, worker, settings)
         _start_sdk(endpoint.config)
         if worker.gpu.is_lost:
-            end_process()  # with a code that says so, and without waiting for threads that may never end
+            end_process()  # with a non-zero code, and without joining threads that may never end
 
 
-class _Unfit(Exception):
+class _StartupError(Exception):
     """The worker cannot start.
 
     Args:
-        check: Which of the checks has failed.
-        reason: What the operator should do.
+        check: The check that has failed.
+        reason: What is wrong, and what the operator can do.
     """
 
     def __init__(self, check: str, reason: str) -> None:
@@ -87,48 +89,54 @@ class _Unfit(Exception):
 def _checked(name: str, check: Callable[[], T]) -> T:
     try:
         return check()
-    except SettingsError as error:
-        raise _Unfit(name, str(error)) from None
+    except (SettingsError, WeightsError) as error:
+        raise _StartupError(name, str(error)) from None
 
 
-def _refuse_to_start(unfit: _Unfit) -> None:
-    """Tells RunPod through its own fitness checks, which end the process with code 1; without RunPod, ends it likewise."""
+def _refuse_to_start(error: _StartupError) -> None:
+    """Fails a fitness check of the SDK, which reports to RunPod and exits with code 1; without RunPod, exits with code 1 directly."""
     if not on_runpod():
-        sys.exit(f"This worker cannot start ({unfit.check}). {unfit}")
+        sys.exit(f"This worker cannot start ({error.check}). {error}")
 
     def check() -> None:
-        raise unfit
+        raise error
 
-    check.__name__ = unfit.check
+    check.__name__ = error.check
     _runpod().register_fitness_check(check)
     _start_sdk({"handler": lambda _job: None})
 
 
-def _look_over(handler: Handler[RequestT], settings: Settings) -> None:
-    """Before anything is loaded, says in one message everything that is wrong.
+def _preflight(handler: Handler[RequestT], settings: Settings) -> None:
+    """Checks everything before anything is loaded.
 
     Raises:
-        _Unfit: Something is.
+        _StartupError: Names all problems at once.
     """
-    wrong = startup_problems(settings, handler.checks, handler.required_weights(settings))
-    if not wrong:
+    problems = startup_problems(settings, handler.checks, handler.required_weights(settings))
+    if not problems:
         return
-    # RunPod cuts the message of a fitness check off after 256 characters; the log has all of it.
-    logger().error("this worker cannot start", **{name.replace(" ", "_"): reason for name, reason in wrong.items()})
-    if len(wrong) == 1:
-        raise _Unfit(*next(iter(wrong.items())))
-    listed = " | ".join(f"{name}: {reason}" for name, reason in wrong.items())
-    raise _Unfit("start", f"{len(wrong)} things are wrong ({', '.join(wrong)}). {listed}")
+    # RunPod truncates the message of a fitness check to 256 characters; the log has all of it.
+    logger().error("worker cannot start", **{name.replace(" ", "_"): problem for name, problem in problems.items()})
+    if len(problems) == 1:
+        raise _StartupError(*next(iter(problems.items())))
+    listed = " | ".join(f"{name}: {problem}" for name, problem in problems.items())
+    raise _StartupError("start", f"{len(problems)} things are wrong ({', '.join(problems)}). {listed}")
 
 
 def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[RequestT]:
-    storage, webhook = open_storage(settings), Webhook(settings)
-    outbox = Outbox(settings.outbox, max_bytes=settings.outbox_max_bytes, max_age=settings.outbox_max_age)
+    storage, webhook, outbox = open_storage(settings), Webhook(settings), open_outbox(settings)
     gpu = GpuThread()
     recipe = _checked("weights", lambda: gpu.submit(partial(handler.load, settings)).result())
     concurrency = handler.concurrency(recipe, settings)
-    # Of their own, so that a receiver that does not answer keeps no upload waiting.
-    callbacks = ThreadPoolExecutor(concurrency, thread_name_prefix="callback")
+    callbacks = CallbackDispatcher(
+        storage,
+        webhook,
+        # A separate executor, so that an unresponsive receiver delays no upload.
+        ThreadPoolExecutor(concurrency, thread_name_prefix="callback"),
+        always_callback=handler.always_callback,
+        send_processing=settings.callback_processing,
+        outbox=outbox,
+    )
     Redelivery(outbox, storage, webhook).start()
     return Worker(
         id=f"{handler.name}_worker_{settings.runpod_pod_id}",
@@ -137,7 +145,7 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
         operator=handler.operator(settings),
         storage=storage,
         fetcher=Fetcher(settings),
-        callbacks=CallbackDispatcher(storage, webhook, callbacks, always_callback=handler.always_callback, send_processing=settings.callback_processing, outbox=outbox),
+        callbacks=callbacks,
         gpu=gpu if handler.max_concurrency is None else GpuThread(concurrency),
         grace=settings.job_grace,
         concurrency=concurrency,
@@ -145,19 +153,23 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
 
 
 class _Endpoint(Generic[RequestT]):
-    """The forms of a RunPod handler over one worker, and the configuration that the SDK looks at while it runs."""
+    """The RunPod handler functions over one worker.
+
+    Attributes:
+        config: What the SDK is started with, and reads again while it runs.
+    """
 
     def __init__(self, handler: Handler[RequestT], worker: Worker[RequestT], settings: Settings) -> None:
         self._handler = handler
         self._worker = worker
         self._settings = settings
         self._timeout = settings.timeout_of(handler.name)
-        # All that may still follow a job's deadline: the last step, `callback.json`, the callback.
+        # Everything that may follow a job's deadline: the last step, `callback.json`, the callback.
         self._shutdown = GracefulShutdown(settings.job_grace + settings.upload_deadline + settings.callback_deadline)
-        self._in_flight, self._starting = InFlightJobs(), threading.Lock()
-        self._since = int(time.time())
-        # The SDK tells the forms apart by looking at the function.
-        streaming = self.stream if settings.on_runpod else self.stream_here
+        self._in_flight, self._update_lock = InFlightJobs(), threading.Lock()
+        self._started = int(time.time())
+        # The SDK inspects the function: an asynchronous generator streams.
+        streaming = self.stream if settings.on_runpod else self.stream_locally
         self.config: dict[str, Any] = {
             "handler": streaming if handler.streams(settings) else self.complete,
             "return_aggregate_stream": True,
@@ -165,80 +177,80 @@ class _Endpoint(Generic[RequestT]):
         }
 
     async def complete(self, job: dict[str, Any]) -> HandlerResponse:
-        """Runs one job and returns what its caller gets."""
-        if (answer := self._answer_without_job(job)) is not None:
-            return answer
-        send = partial(_send_update, self._starting, job) if self._settings.on_runpod else _send_nowhere
-        end = await self._work(job, Progress(send, self._settings.progress_interval))
-        return self._handler.present(str(job["id"]), job.get("input")).result(end)
+        """Runs one job and returns its response."""
+        if (response := self._answer_without_job(job)) is not None:
+            return response
+        send = partial(_send_update, self._update_lock, job) if self._settings.on_runpod else _discard_update
+        outcome = await self._run(job, Progress(send, self._settings.progress_interval))
+        return self._handler.present(str(job["id"]), job.get("input")).result(outcome)
 
     async def stream(self, job: dict[str, Any]) -> AsyncIterator[HandlerResponse]:
-        """Runs one job, yields its text in pieces while it is written, and what says how it ended last."""
-        if (answer := self._answer_without_job(job)) is not None:
-            yield answer
+        """Runs one job and yields its text while it is generated, then the responses that end the stream."""
+        if (response := self._answer_without_job(job)) is not None:
+            yield response
             return
         presentation = self._handler.present(str(job["id"]), job.get("input"))
-        async with TextStream(partial(self._work, job), _STREAM_INTERVAL) as text:
-            async for piece in text.deltas():
-                yield presentation.piece(piece)
-            for output in presentation.last(await text.result):
-                yield output
+        async with TextStream(partial(self._run, job), _STREAM_INTERVAL) as text:
+            async for delta in text.deltas():
+                yield presentation.delta(delta)
+            for response in presentation.final(await text.result):
+                yield response
 
-    async def stream_here(self, job: dict[str, Any]) -> HandlerResponse | list[HandlerResponse]:
-        """Runs one job on this machine as a stream: the SDK itself would not run a generator here, and call that a success."""
-        outputs = [output async for output in self.stream(job)]
-        failed = isinstance(outputs[-1], dict) and "error" in outputs[-1]
-        return outputs[-1] if failed else outputs
+    async def stream_locally(self, job: dict[str, Any]) -> HandlerResponse | list[HandlerResponse]:
+        """Runs one local job as a stream. A coroutine, because the SDK does not run a generator locally, but reports success."""
+        responses = [response async for response in self.stream(job)]
+        failed = isinstance(responses[-1], dict) and "error" in responses[-1]
+        return responses[-1] if failed else responses
 
     def _answer_without_job(self, job: Mapping[str, Any]) -> HandlerResponse | None:
-        return self._handler.answer_without_job(job.get("input"), self._worker.recipe, self._since)
+        return self._handler.answer_without_job(job.get("input"), self._worker.recipe, self._started)
 
-    async def _work(self, job: dict[str, Any], progress: Progress) -> Completed | Failed:
-        seconds = _deadline(job, self._timeout)
+    async def _run(self, job: dict[str, Any], progress: Progress) -> Completed | Failed:
+        seconds = _seconds_for(job, self._timeout)
         token = CancelToken(seconds)
         with self._shutdown.track_job(seconds), progress:
             work = run_job(Job(str(job["id"]), job.get("input")), self._worker, JobRun(str(job["id"]), token, progress.report))
-            end = await self._in_flight.run(str(job["id"]), work)
-            if isinstance(end, Stopped):
+            outcome = await self._in_flight.run(str(job["id"]), work)
+            if isinstance(outcome, Stopped):
                 progress.drop()
-            # In a thread, because other jobs run on this loop, and before the result, because an update after it would reopen the job.
+            # On a thread, so as not to block other jobs; and before the result, because an update after it would reopen the job.
             await wait_done(asyncio.ensure_future(asyncio.to_thread(progress.close)))
         if self._worker.gpu.is_lost:
-            # On the live configuration: the SDK posts this result and ends its loop, while the flag in a result would not keep the worker
-            # from taking another job. That loop may then wait for what does not end, so the process does not wait for it.
+            # In the live configuration: the SDK then posts this result and ends its loop, whereas the flag in a result would not keep the
+            # worker from taking another job. Its loop may wait for threads that never end, so the process has a timer of its own.
             self.config["refresh_worker"] = True
             self._shutdown.start()
-        if isinstance(end, Stopped):
-            raise asyncio.CancelledError  # what the SDK needs to see to free the slot without posting a result
-        return end
+        if isinstance(outcome, Stopped):
+            raise asyncio.CancelledError  # by which the SDK frees the slot without posting a result
+        return outcome
 
 
-def _deadline(job: Mapping[str, Any], timeout: float) -> float:
-    """Seconds for a job: the operator's limit, or RunPod's for this job where that is shorter."""
+def _seconds_for(job: Mapping[str, Any], timeout: float) -> float:
+    """Returns a job's time limit: the operator's, or RunPod's own for this job if that is shorter."""
     policy = job.get("policy")
     milliseconds = policy.get("executionTimeout") if isinstance(policy, dict) else None
     if isinstance(milliseconds, int) and milliseconds > 0:
-        # Ends shortly before RunPod would, so that the caller is told.
+        # Slightly earlier than RunPod, which would tell the caller nothing.
         return min(timeout, 0.95 * milliseconds / 1000)
     return timeout
 
 
-def _send_nowhere(_update: Mapping[str, JsonValue]) -> None:
-    """Progress of a local run: there is nobody to tell, and the SDK would log an error."""
+def _discard_update(_update: Mapping[str, JsonValue]) -> None:
+    """Discards the progress of a local run: it has no receiver, and the SDK would log an error."""
 
 
-def _send_update(starting: threading.Lock, job: dict[str, Any], update: Mapping[str, JsonValue]) -> None:
-    """Sends one update and returns when it has arrived. The SDK starts a thread for each and would let them overtake each other."""
-    with starting:  # one at a time, so that the thread is known, and no job waits for the updates of another
+def _send_update(lock: threading.Lock, job: dict[str, Any], update: Mapping[str, JsonValue]) -> None:
+    """Sends one update and waits for its delivery. The SDK starts a thread per update, and these would overtake each other."""
+    with lock:  # held only until the thread is known, so that a slow update delays no other job
         others = set(threading.enumerate())
         _runpod().progress_update(job, update)
-        mine = [thread for thread in set(threading.enumerate()) - others if "_thread_target" in thread.name]
-    for thread in mine:
-        thread.join(timeout=_UPDATE_SECONDS)
+        started = [thread for thread in set(threading.enumerate()) - others if "_thread_target" in thread.name]
+    for thread in started:
+        thread.join(timeout=_UPDATE_TIMEOUT)
 
 
 def _runpod() -> Any:
-    """The SDK. It takes more than a second to import, and reads its environment while it does."""
+    """Imports the SDK late: the import takes more than a second, and reads the environment that `prepare_environment` sets."""
     import runpod.serverless
 
     return runpod.serverless
@@ -248,4 +260,4 @@ def _start_sdk(config: dict[str, Any]) -> None:
     try:
         _runpod().start(config)
     finally:
-        watch_errors()  # the SDK has put a hook of its own there, which prints tracebacks
+        watch_errors()  # replaces the SDK's exception hook, which prints tracebacks

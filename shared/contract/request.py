@@ -13,10 +13,11 @@ from pydantic import ValidationError as PydanticError
 
 from shared.contract.collect_fields import CollectedFields, collect_fields
 from shared.contract.context import DEFAULT_OPERATOR, Context, Operator, RequestWarnings
-from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation, refuse
+from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation, field_locations
 from shared.contract.fields import Id, Text
 from shared.contract.problems import to_problems, validation_error
 from shared.contract.references import Reference
+from shared.contract.rejections import refuse
 
 __all__ = ["Identity", "Operator", "Request", "identify"]
 
@@ -127,6 +128,15 @@ class Identity:
     callback_url: str | None = field(repr=False)
 
 
+def _identity_values(raw: Mapping[object, Any]) -> dict[str, Any]:
+    """Looks up the identity fields only. Everything else is collected once, when the request is parsed."""
+    found = {
+        name: next((value for _, alias in location.candidates() if (value := raw.get(alias)) is not None), None)
+        for name, location in field_locations(Request).items()
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def identify(raw: object, *, job_id: str, operator: Operator = DEFAULT_OPERATOR) -> Identity:
     """Takes what is valid of a request that may not be, for the payload of a job that failed. Never raises.
 
@@ -135,7 +145,7 @@ def identify(raw: object, *, job_id: str, operator: Operator = DEFAULT_OPERATOR)
         job_id: RunPod's id of the job, used when the request has no valid one.
         operator: Decides which callback hosts are allowed.
     """
-    values: dict[str, Any] = collect_fields(Request, raw, RequestWarnings()).values if isinstance(raw, Mapping) else {}
+    values = _identity_values(raw) if isinstance(raw, Mapping) else {}
     try:
         Request.model_validate(values, context=Context(operator, job_id))
     except PydanticError as error:

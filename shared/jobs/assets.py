@@ -1,4 +1,4 @@
-"""Products become assets: encode, upload, describe."""
+"""Turns outputs into assets: encodes them, uploads them, and describes what was stored."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ _WEBP = IMAGE_TYPES["webp"].mime
 
 @dataclass(frozen=True)
 class EncodedOutput:
-    """A output as files, on their way to storage.
+    """An output as files, ready to be uploaded.
 
     Attributes:
-        content: The bytes, or the file that has them.
+        content: The bytes, or the file that holds them.
         type: Its MIME type and its extension.
-        preview: The thumbnail, WebP.
-        facts: What was really made: width, height, format, and for a clip its frames and their rate.
-        extras: What was asked for beside a clip, as files.
+        thumbnail: WebP.
+        facts: Measured from the result: width, height, format, and for a clip its frames and their rate.
+        extras: The additional files of a clip.
     """
 
     content: bytes | Path = field(repr=False)
     type: tuple[str, str]
-    preview: bytes = field(repr=False)
+    thumbnail: bytes = field(repr=False)
     facts: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[ExtraKind, Path] = field(default_factory=dict)
 
 
 def store_output(output: Output, index: int, request: Request, uploads: UploadSession, token: CancelToken, timer: StepTimer) -> Asset:
-    """Encodes one output, stores it with its thumbnail, and says where it is.
+    """Encodes one output, stores it with its thumbnail, and returns the asset that describes it.
 
     Args:
-        output: What was made.
-        index: Its place among the job's assets.
-        request: Whose it is.
-        uploads: Where it goes.
-        token: Ends it between its steps, and limits the upload to the time that the job has left.
-        timer: Counts the steps `encode` and `upload`.
+        output: Its frames may still be produced while they are encoded.
+        index: Its position among the job's assets.
+        request: Supplies the ids that the storage keys are built from.
+        uploads: The job's upload session.
+        token: Checked between the steps; also limits uploads to the time that the job has left.
+        timer: Measures the steps `encode` and `upload`.
 
     Raises:
-        UploadError: It could be neither stored nor kept.
-        Cancelled: The job was stopped.
+        UploadError: Neither storage nor the outbox took it.
+        Cancelled: The job was cancelled.
         JobTimeout: The job's deadline has passed.
     """
     if isinstance(output, TextOutput):
@@ -66,12 +66,12 @@ def store_output(output: Output, index: int, request: Request, uploads: UploadSe
         with timer.step("encode"):
             encoded = _encode(output, Path(folder))
         token.check()
-        with timer.step("upload"), _in_time(token, uploads):
-            upload = _Upload(index, request, uploads, token)
+        with timer.step("upload"), _within_deadline(token, uploads):
+            upload = _AssetUpload(index, request, uploads, token)
             stored = upload.put(encoded.type[1], encoded.content, encoded.type[0])
-            preview = upload.put("thumb.webp", encoded.preview, _WEBP)
+            thumb = upload.put("thumb.webp", encoded.thumbnail, _WEBP)
             extras = tuple(_store_extra(kind, path, upload) for kind, path in encoded.extras.items())
-    return _describe(output, index, encoded, stored, preview, extras)
+    return _describe(output, index, encoded, stored, thumb, extras)
 
 
 def _encode(output: ImageOutput | VideoOutput, folder: Path) -> EncodedOutput:
@@ -81,7 +81,7 @@ def _encode(output: ImageOutput | VideoOutput, folder: Path) -> EncodedOutput:
         facts = {"width": width, "height": height, "format": output.format}
         return EncodedOutput(content, IMAGE_TYPES[output.format], thumbnail(output.pixels), facts)
     path = folder / "clip.mp4"
-    with _left_at_once(output.frames) as frames:
+    with _closed_on_exit(output.frames) as frames:
         passed = tee_extras(frames, output.extras, folder, fps=output.fps)
         video = write_video(passed, path, fps=output.fps, encoding=output.encoding)
     facts = {
@@ -98,15 +98,20 @@ def _encode(output: ImageOutput | VideoOutput, folder: Path) -> EncodedOutput:
 
 
 def _describe(
-    output: ImageOutput | VideoOutput, index: int, encoded: EncodedOutput, stored: StoredObject, preview: StoredObject, extras: tuple[ExtraFile, ...]
+    output: ImageOutput | VideoOutput,
+    index: int,
+    encoded: EncodedOutput,
+    stored: StoredObject,
+    thumb: StoredObject,
+    extras: tuple[ExtraFile, ...],
 ) -> Asset:
     facts = {**encoded.facts, **output.metadata, "seed": output.seed, "file_size_bytes": stored.size, "asset_index": index}
     described = {
         "asset_index": index,
         "url": stored.key,
         "temp_storage_path": stored.key,
-        "thumbnail_url": preview.key,
-        "thumbnail_path": preview.key,
+        "thumbnail_url": thumb.key,
+        "thumbnail_path": thumb.key,
         "mime_type": encoded.type[0],
         "file_size_bytes": stored.size,
         "generation_seed": output.seed,
@@ -118,18 +123,18 @@ def _describe(
 
 
 @contextmanager
-def _left_at_once(frames: Iterable[Pixels]) -> Iterator[Iterator[Pixels]]:
-    """Stops reading as soon as the body ends, so that who makes the frames makes no more: an error would keep the reader alive."""
-    reading = iter(frames)
+def _closed_on_exit(frames: Iterable[Pixels]) -> Iterator[Iterator[Pixels]]:
+    """Closes the iterator of the frames on exit, which tells their producer to stop. The traceback of an error would keep it alive."""
+    iterator = iter(frames)
     try:
-        yield reading
+        yield iterator
     finally:
-        if isinstance(reading, Generator):
-            reading.close()
+        if isinstance(iterator, Generator):
+            iterator.close()
 
 
 @dataclass(frozen=True)
-class _Upload:
+class _AssetUpload:
     """Stores the files of one asset."""
 
     index: int
@@ -142,15 +147,15 @@ class _Upload:
         return self.uploads.put(key, content, mime_type, seconds=self.token.remaining)
 
 
-def _store_extra(kind: ExtraKind, path: Path, upload: _Upload) -> ExtraFile:
+def _store_extra(kind: ExtraKind, path: Path, upload: _AssetUpload) -> ExtraFile:
     upload.token.check()
     stored = upload.put(EXTRA_TYPES[kind].ending, path, EXTRA_TYPES[kind].mime)
     return ExtraFile(kind=kind, url=stored.key, mime_type=EXTRA_TYPES[kind].mime, file_size_bytes=stored.size)
 
 
 @contextmanager
-def _in_time(token: CancelToken, uploads: UploadSession) -> Iterator[None]:
-    """Says that the job's time is over where that is why an upload failed; but not of what is kept, for that will be delivered."""
+def _within_deadline(token: CancelToken, uploads: UploadSession) -> Iterator[None]:
+    """Reports a failed or late upload as a timeout if the deadline has passed. Files in the outbox are exempt: they will be delivered."""
     try:
         yield
     except UploadError:

@@ -1,7 +1,8 @@
-"""A job's whole life on one screen: read `run_job` first.
+"""The lifecycle of a job, from its input to its outcome. Start reading at `run_job`.
 
-A job ends exactly once, as `Completed`, `Failed` or `Stopped`; each is made on one line. What it ends with is delivered and returned: the
-same object, twice. There is one blind `except` in the code base, and it is here: no detail of an unexpected error leaves the machine.
+A job ends exactly once, as `Completed`, `Failed` or `Stopped`, each of which is constructed in one place. The payload of the outcome is
+dispatched as a callback and returned to RunPod. This module has the only blind `except` of the code base: the details of an unexpected
+error go to the log and never leave the machine.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ RequestT = TypeVar("RequestT", bound=Request)
 
 @dataclass(frozen=True)
 class Job:
-    """What arrived: the id that RunPod gave it, and its input as it came."""
+    """A job as it was received: RunPod's id and the raw input."""
 
     id: str
     input: object = field(repr=False)
@@ -45,16 +46,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Worker(Generic[RequestT]):
-    """What every job of this process shares.
+    """What all jobs of a process share.
 
     Attributes:
-        id: Named in payloads: `sdxl_worker_<pod>`.
-        request: The model that inputs are parsed with.
+        id: Appears in payloads: `sdxl_worker_<pod>`.
+        request: Parses the inputs.
         recipe: The handler, its models loaded.
-        operator: What the operator decides about requests.
-        gpu: One thread, which owns the GPU; or, for a recipe that has such a thread of its own, one for each job that it does at once.
-        grace: Seconds that a step may take beyond a job's deadline. Then the job is answered without its work, and the worker replaced.
-        concurrency: How many jobs are in hand at once.
+        operator: The operator's settings that requests are validated against.
+        storage: Stores the assets.
+        fetcher: Downloads the references.
+        callbacks: Delivers the payloads.
+        gpu: The thread that owns the GPU; for a recipe with a GPU thread of its own, one thread per concurrent job.
+        grace: Seconds that a step may take beyond a job's deadline. After that the job fails without its work, and the worker is replaced.
+        concurrency: Maximum number of jobs in flight.
     """
 
     id: str
@@ -71,7 +75,7 @@ class Worker(Generic[RequestT]):
 
 @dataclass(frozen=True)
 class Completed:
-    """Everything that was asked for exists, and what is reported as stored is stored."""
+    """Every requested output exists, and everything that the payload reports as stored is stored."""
 
     payload: CompletedPayload
     callback_pending: bool = False
@@ -79,7 +83,7 @@ class Completed:
 
 @dataclass(frozen=True)
 class Failed:
-    """There is no result, and the payload says why."""
+    """There is no result; the payload gives the reason."""
 
     payload: FailedPayload
     error: JobError
@@ -88,7 +92,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Stopped:
-    """RunPod stopped the job; the receiver of callbacks is told so, RunPod knows."""
+    """RunPod cancelled the job. The payload is for the receiver of callbacks only: RunPod expects no result."""
 
     payload: FailedPayload
     callback_pending: bool = False
@@ -98,29 +102,29 @@ Outcome = Completed | Failed | Stopped
 
 
 async def run_job(job: Job, worker: Worker[RequestT], run: JobRun) -> Outcome:
-    """Validate → fetch → generate → encode → upload → call back → return.
+    """Runs one job: validate → fetch → generate → encode → upload → callback → return.
 
     Args:
-        job: What arrived.
-        worker: What it is done with.
-        run: The job's cancel token and progress. Cancelling the task that runs this stops the work within one step; this returns
-            `Stopped` when the work has ended.
+        job: The job as received.
+        worker: The process's resources.
+        run: The job's cancellation token and progress. Cancelling the task that runs this stops the work within one step; `Stopped` is
+            returned once the work has ended.
     """
     timer = StepTimer(STEPS)
     identity = identify(job.input, job_id=job.id, operator=worker.operator)
     with job_context(identity.job_id):
-        ended: Outcome
+        outcome: Outcome
         try:
             work = _complete(job, identity, worker, run, timer)
-            ended = Completed(await run_with_deadline(work, run.cancel, grace=worker.grace))
+            outcome = Completed(await run_with_deadline(work, run.cancel, grace=worker.grace))
         except asyncio.CancelledError:
-            ended = Stopped(payload.failed(identity, worker.id, Cancelled("RunPod stopped the job."), timer, run.warnings))
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong, the caller gets an answer and the worker lives on
-            ended = _failed(identity, worker, error, timer, run.warnings)
-        best_effort = isinstance(ended, Stopped) or run.cancel.remaining == 0.0
-        delivered = await worker.callbacks.dispatch(ended.payload, identity, best_effort=best_effort)
-        logger().info("job ended", outcome=type(ended).__name__.lower(), ms=round(timer.total * 1000, 1))
-        return replace(ended, callback_pending=not delivered)
+            outcome = Stopped(payload.failed(identity, worker.id, Cancelled("RunPod cancelled the job."), timer, run.warnings))
+        except Exception as error:  # noqa: BLE001 - any error must be answered, and must not end the worker
+            outcome = _failed(identity, worker, error, timer, run.warnings)
+        best_effort = isinstance(outcome, Stopped) or run.cancel.remaining == 0.0
+        delivered = await worker.callbacks.dispatch(outcome.payload, identity, best_effort=best_effort)
+        logger().info("job ended", outcome=type(outcome).__name__.lower(), ms=round(timer.total * 1000, 1))
+        return replace(outcome, callback_pending=not delivered)
 
 
 async def _complete(job: Job, identity: Identity, worker: Worker[RequestT], run: JobRun, timer: StepTimer) -> CompletedPayload:
@@ -130,13 +134,13 @@ async def _complete(job: Job, identity: Identity, worker: Worker[RequestT], run:
         await worker.callbacks.dispatch_processing(identity, worker.id, run.cancel)
         references = await _fetch(request, worker, threads, run, timer)
         with worker.callbacks.upload_session(identity) as uploads:
-            summary, assets = await _make(request, references, worker, threads, uploads, run, timer)
+            summary, assets = await _generate(request, references, worker, threads, uploads, run, timer)
             done = check_result_size(payload.completed(request, worker.id, assets, summary, timer, run.warnings))
             return await await_or_cancel(submit(threads, partial(uploads.finalize, done)), run.cancel)
 
 
 async def _validate(job: Job, worker: Worker[RequestT], threads: Executor, run: JobRun, timer: StepTimer) -> RequestT:
-    """On a thread, because a large request takes its time and other jobs, and stop signals, wait for the event loop."""
+    """Parses the input on a thread: a large request would block the event loop, and with it other jobs and cancellation."""
 
     def validate() -> RequestT:
         with timer.step("validate"):
@@ -148,7 +152,7 @@ async def _validate(job: Job, worker: Worker[RequestT], threads: Executor, run: 
 
 
 async def _fetch(request: RequestT, worker: Worker[RequestT], threads: Executor, run: JobRun, timer: StepTimer) -> dict[str, Image.Image]:
-    """Fetches all references side by side."""
+    """Fetches all references concurrently."""
     if not request.references:
         return {}
     with timer.step("fetch"):
@@ -160,7 +164,7 @@ async def _fetch(request: RequestT, worker: Worker[RequestT], threads: Executor,
         return references
 
 
-async def _make(
+async def _generate(
     request: RequestT,
     references: Mapping[str, Image.Image],
     worker: Worker[RequestT],
@@ -169,18 +173,18 @@ async def _make(
     run: JobRun,
     timer: StepTimer,
 ) -> tuple[Summary, list[Asset]]:
-    """Each output is encoded and uploaded as soon as it exists, while the next is still being made."""
+    """Runs the recipe. Each output is encoded and uploaded while the next one is still being generated."""
     outputs: list[Output] = []
     storing: list[Future[Asset]] = []
 
     def generate() -> Summary:
-        with timer.step("generate"), contextlib.closing(worker.recipe.generate(request, references, run)) as making:
-            for index, output in enumerate(making):
+        with timer.step("generate"), contextlib.closing(worker.recipe.generate(request, references, run)) as generating:
+            for index, output in enumerate(generating):
                 run.cancel.check()
                 outputs.append(output)
                 storing.append(submit(threads, partial(store_output, output, index, request, uploads, run.cancel, timer)))
                 _raise_first_failure(storing)
-        # Here, before the next job begins: what a recipe says of the GPU would be about that one.
+        # On this thread, before the next job starts: a recipe may report the state of the GPU, which would then be the next job's.
         return worker.recipe.summarize(request, outputs)
 
     async with drain(storing):
@@ -190,7 +194,7 @@ async def _make(
 
 
 def _raise_first_failure(storing: list[Future[Asset]]) -> None:
-    """Ends the making of pictures that nobody could be given, because storage has refused an earlier one."""
+    """Stops generating once an upload has failed."""
     for future in storing:
         if future.done():
             future.result()
@@ -200,7 +204,7 @@ def _failed(identity: Identity, worker: Worker[RequestT], error: Exception, time
     known = classify(error, identity.job_id)
     if known.replaces_worker:
         worker.gpu.mark_lost()
-    # What the caller can mend is no fault of the worker.
+    # An error that the caller can correct is not an error of the worker.
     log_error("job failed", error, "error" if known.retryable else "warning", code=known.code)
     clear_exception_frames(error)
     return Failed(payload.failed(identity, worker.id, known, timer, warnings), known)

@@ -1,4 +1,4 @@
-"""How a job ended, as its caller gets it."""
+"""Builders of the payloads that report a job: processing, completed, failed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ from shared.telemetry import StepTimer
 def completed(
     request: Request, worker_id: str, assets: Sequence[Asset], summary: Summary, timer: StepTimer, warnings: Sequence[str]
 ) -> CompletedPayload:
-    """Everything that was asked for exists."""
+    """Builds the payload of a job whose assets all exist.
+
+    Args:
+        request: The request of the job.
+        worker_id: This worker.
+        assets: The stored outputs.
+        summary: The handler's part.
+        timer: Has measured the steps of the job.
+        warnings: Those of the request and of the run.
+    """
     timings = timer.seconds
     metadata: dict[str, Any] = {
         "job_type": request.type,
@@ -31,7 +40,15 @@ def completed(
 
 
 def failed(identity: Identity, worker_id: str, error: JobError, timer: StepTimer, warnings: Sequence[str] = ()) -> FailedPayload:
-    """There is no result, and this is why."""
+    """Builds the payload of a job without a result.
+
+    Args:
+        identity: What is known of the job, whose request may be invalid.
+        worker_id: This worker.
+        error: The reason.
+        timer: Has measured the steps of the job.
+        warnings: Those of the request and of the run. A `ValidationError` has its own.
+    """
     metadata: dict[str, Any] = {
         "error_code": error.code,
         "error_type": type(error).__name__,
@@ -51,7 +68,7 @@ def failed(identity: Identity, worker_id: str, error: JobError, timer: StepTimer
 
 
 def processing(identity: Identity, worker_id: str) -> ProcessingPayload:
-    """The job has begun."""
+    """Builds the payload of a job that has started."""
     return ProcessingPayload(job_id=identity.job_id, worker_id=worker_id)
 
 

@@ -1,4 +1,4 @@
-"""The form in which a job's result, and the text streamed before it, are returned to RunPod."""
+"""The presentation of a job: the form in which its result, and the text streamed before it, are returned to RunPod."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ from shared.contract.callback import to_dict
 from shared.jobs.lifecycle import Completed, Failed
 
 HandlerResponse = dict[str, JsonValue] | str
+"""A value that a RunPod handler returns, or yields."""
 
 
 class Presentation(Protocol):
-    """Renders the outputs of one job."""
+    """Renders the responses of one job."""
 
-    def piece(self, text: str) -> HandlerResponse:
-        """Renders one piece of streamed text."""
+    def delta(self, text: str) -> HandlerResponse:
+        """Renders a piece of streamed text."""
 
-    def result(self, end: Completed | Failed) -> HandlerResponse:
-        """Renders the result as a single output. A failed job's has the key `error`, a string: RunPod marks the job FAILED by it."""
+    def result(self, outcome: Completed | Failed) -> HandlerResponse:
+        """Renders the result as a single response. If the job failed it has the key `error`, a string: RunPod then marks the job FAILED."""
 
-    def last(self, end: Completed | Failed) -> Iterator[HandlerResponse]:
-        """Renders the outputs that end a stream."""
+    def final(self, outcome: Completed | Failed) -> Iterator[HandlerResponse]:
+        """Renders the responses that end a stream."""
 
 
 class PayloadPresentation:
     """The contract's own form: `{"delta": …}` for a piece of text, then the callback payload."""
 
-    def piece(self, text: str) -> HandlerResponse:
-        """Renders one piece of streamed text."""
+    def delta(self, text: str) -> HandlerResponse:
+        """Renders a piece of streamed text."""
         return {"delta": text}
 
-    def result(self, end: Completed | Failed) -> HandlerResponse:
-        """Returns the payload, whether its callback is still pending and, for a failed job, the error message."""
-        output: dict[str, JsonValue] = to_dict(end.payload)
-        if end.callback_pending:
-            output["callback_pending"] = True
-        if isinstance(end, Failed):
-            output["error"] = end.error.message
-        return output
+    def result(self, outcome: Completed | Failed) -> HandlerResponse:
+        """Returns the payload, plus `callback_pending` if its callback is not delivered yet, plus `error` if the job failed."""
+        response: dict[str, JsonValue] = to_dict(outcome.payload)
+        if outcome.callback_pending:
+            response["callback_pending"] = True
+        if isinstance(outcome, Failed):
+            response["error"] = outcome.error.message
+        return response
 
-    def last(self, end: Completed | Failed) -> Iterator[HandlerResponse]:
+    def final(self, outcome: Completed | Failed) -> Iterator[HandlerResponse]:
         """Yields the payload."""
-        yield self.result(end)
+        yield self.result(outcome)

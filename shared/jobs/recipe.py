@@ -1,4 +1,4 @@
-"""The functions that a handler supplies, and what passes between them and the lifecycle."""
+"""The interface between the lifecycle of a job and a handler: the recipe, what it is given, and the outputs that it generates."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from shared.media.videos import STANDARD, Encoding
 
 @dataclass(frozen=True)
 class ImageOutput:
-    """One finished image.
+    """A generated image.
 
     Attributes:
         pixels: Height × width × 3.
-        seed: The seed that made it.
+        seed: The seed that it was generated with.
         format: `png`, `webp` or `jpeg`.
-        metadata: What was really done: effective steps, guidance, batch size …
+        metadata: The effective parameters: steps, guidance, batch size …
     """
 
     pixels: Pixels = field(repr=False)
@@ -35,15 +35,15 @@ class ImageOutput:
 
 @dataclass(frozen=True)
 class VideoOutput:
-    """One finished video.
+    """A generated clip.
 
     Attributes:
-        frames: Each height × width × 3; may be produced while it is read.
+        frames: Each height × width × 3. May still be produced while it is consumed, for instance a `StreamQueue`.
         fps: Frames per second, 8 … 24.
-        seed: The seed that made it.
-        metadata: What was really done.
-        encoding: How it is to be written.
-        extras: What is to be stored beside it.
+        seed: The seed that it was generated with.
+        metadata: The effective parameters.
+        encoding: The encoder and its quality.
+        extras: Additional files to store with the clip.
     """
 
     frames: Iterable[Pixels] = field(repr=False)
@@ -56,7 +56,7 @@ class VideoOutput:
 
 @dataclass(frozen=True)
 class TextOutput:
-    """One finished text. It is not stored: it rides in the payload."""
+    """A generated text. It is not stored: the payload contains it."""
 
     content: str = field(repr=False)
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
@@ -66,22 +66,28 @@ Output = ImageOutput | VideoOutput | TextOutput
 
 
 class ProgressReporter(Protocol):
-    """Tells the caller how far a job is. Cheap: updates are throttled elsewhere."""
+    """Reports progress to the caller. Cheap to call: updates are throttled downstream."""
 
     def __call__(self, done: int, total: int, *, text: str | None = None, preview: str | None = None) -> None:
-        """Reports `done` of `total` steps; the text written so far where there is one; a picture of what there is, as a `data:` URL."""
+        """Reports one step.
+
+        Args:
+            done: Steps completed.
+            total: Steps in all.
+            text: The text generated so far.
+            preview: A small image of the result so far, as a `data:` URL.
+        """
 
 
 @dataclass(frozen=True)
 class JobRun:
-    """What a recipe may use while it works.
+    """One run of a job, as its recipe sees it.
 
     Attributes:
         job_id: For log lines.
-        cancel: To be checked at every step.
-        report: `report(done, total, text=None, preview=None)`: steps done of how many, for chat the text so far, and a small picture of
-            what there is so far where one was asked for.
-        warnings: What the caller is told beside the result.
+        cancel: The cancellation token, to be checked at every step.
+        report: Reports progress.
+        warnings: Remarks for the caller, which the payload lists whether the job completes or fails.
     """
 
     job_id: str
@@ -90,16 +96,21 @@ class JobRun:
     warnings: list[str] = field(default_factory=list)
 
     def warn(self, text: str) -> None:
-        """Adds to what the caller should know, however the job ends. What was said already is not said again."""
+        """Adds a warning, unless it was added before."""
         if text not in self.warnings:
             self.warnings.append(text)
 
     def step(self, done: int, total: int, *, preview: str | None = None) -> None:
-        """Between two steps: ends the work if the job was stopped, else reports how far it is, and what it looks like.
+        """Checks for cancellation, then reports a step. To be called between two steps.
+
+        Args:
+            done: Steps completed.
+            total: Steps in all.
+            preview: A small image of the result so far, as a `data:` URL.
 
         Raises:
-            Cancelled: The job was stopped.
-            JobTimeout: Its deadline has passed.
+            Cancelled: The job was cancelled.
+            JobTimeout: The job's deadline has passed.
         """
         self.cancel.check()
         self.report(done, total, preview=preview)
@@ -107,12 +118,12 @@ class JobRun:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the handler adds to the payload of a completed job.
+    """The handler's part of a completed job's payload.
 
     Attributes:
         metadata: Merged into the payload's `metadata`.
         top_level: Merged into the payload itself; only chat has such keys.
-        warnings: What the caller should know beside what the request's own warnings say.
+        warnings: Appended to the warnings of the request and of the run.
     """
 
     metadata: Mapping[str, JsonValue]
@@ -124,25 +135,25 @@ RequestT = TypeVar("RequestT", bound=Request, contravariant=True)
 
 
 class Recipe(Protocol[RequestT]):
-    """One handler, its models loaded: how a request becomes outputs."""
+    """A handler with its models loaded: turns a request into outputs."""
 
     def check(self, request: RequestT) -> None:
-        """Refuses, before any work, what this worker cannot do.
+        """Rejects, before any work, a valid request that this worker cannot serve.
 
         Raises:
-            ModelUnavailable: Something that the request names is not on this worker.
+            ModelUnavailable: The request names weights that are not on this worker.
             ContextLengthExceeded: The conversation does not fit.
-            ValidationError: The request names things that this worker cannot do together.
+            ValidationError: The request combines things that this worker cannot combine.
         """
 
     def generate(self, request: RequestT, references: Mapping[str, Image.Image], run: JobRun) -> Generator[Output]:
-        """Makes the outputs, one by one, on the thread that owns the GPU; or waits there for a thread of its own that does.
+        """Generates the outputs, one by one, on the GPU thread, or blocks that thread while one of the recipe's own does the work.
 
         Args:
-            request: What to make.
-            references: The pictures of `request.references`, fetched and verified, RGB.
-            run: Report each step to it, and check its token at each.
+            request: The validated request.
+            references: The images of `request.references`, fetched and verified, RGB.
+            run: Takes the progress of each step, and has the token that each step checks.
         """
 
     def summarize(self, request: RequestT, outputs: Sequence[Output]) -> Summary:
-        """Says what was really done, for the payload: as soon as the last output is made, on the same thread."""
+        """Returns the summary for the payload. Called on the same thread, right after the last output."""

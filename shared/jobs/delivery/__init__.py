@@ -1,1 +1,1 @@
-"""How a job's result reaches storage and the callback receiver, at once or later through the outbox."""
+"""The delivery of results: uploads to storage, callbacks to the receiver, and an outbox that retries both: at least once, idempotent."""

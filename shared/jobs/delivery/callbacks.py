@@ -1,4 +1,4 @@
-"""How a job's end reaches those who wait for it: `callback.json`, the webhook, and the measure of what RunPod can take."""
+"""The delivery of payloads: `callback.json` in storage, the webhook to the receiver, and the outbox for what could not be sent."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from shared.storage.protocol import Storage, object_key
 from shared.telemetry import logger
 from shared.webhooks import ATTEMPTS, Webhook
 
-# RunPod's documentation allows 10 MB for a result of `/run`; what is larger is answered with 400 and lost without a word. The rest is for
-# the envelope and for whatever counts differently on the way.
+# RunPod documents a limit of 10 MB for a result of `/run`; it rejects a larger one with 400 and the result is lost silently. The margin is
+# for the envelope and for differences in how the size is counted.
 MAX_RESULT_BYTES = 8 * 1024 * 1024
 
 CALLBACK_FILE = "callback.json"
-"""The payload's name beside the assets."""
+"""The payload's file name in the folder of the job's assets."""
 
-# Seconds for a callback that others wait for: that a job has begun, or that it was stopped.
+# Time limit for a callback that delays something else: the start of a job, or the release of a cancelled one.
 _BEST_EFFORT_SECONDS = 5.0
 
 T = TypeVar("T")
 
 
 def check_result_size(payload: CompletedPayload) -> CompletedPayload:
-    """Returns a payload that RunPod can take.
+    """Returns the payload if RunPod accepts it as a result.
 
     Raises:
-        GenerationError: It is larger than that.
-        ValueError: It is not JSON, for instance because a number in it is not finite.
+        GenerationError: It is too large.
+        ValueError: It cannot be represented as JSON, for instance because a number is not finite.
     """
     size = len(to_json(payload))
     if size > MAX_RESULT_BYTES:
@@ -50,29 +50,36 @@ def check_result_size(payload: CompletedPayload) -> CompletedPayload:
 
 
 class CallbackDispatcher:
-    """Delivers payloads. A delivery that fails never changes how a job ended: the payload is also what RunPod gets.
+    """Stores and sends payloads. A failed delivery never changes the outcome of a job: RunPod gets the same payload as the job's result.
 
     Args:
-        storage: Keeps `callback.json` beside the assets, if it does.
+        storage: Stores `callback.json`, if it keeps callbacks.
         webhook: Signs and sends.
-        threads: Where it is done.
-        always_callback: Whether a callback goes out for requests that name no `callback_url`.
-        send_processing: Whether a job's start is called back too.
-        outbox: Where what cannot be delivered is kept; None keeps nothing.
+        threads: Runs the blocking work.
+        always_callback: Whether requests without a `callback_url` are called back, too.
+        send_processing: Whether a callback also reports that a job has started.
+        outbox: Keeps what could not be delivered; None discards it.
     """
 
     def __init__(
-        self, storage: Storage, webhook: Webhook, threads: Executor, *, always_callback: bool, send_processing: bool, outbox: Outbox | None = None
+        self,
+        storage: Storage,
+        webhook: Webhook,
+        threads: Executor,
+        *,
+        always_callback: bool,
+        send_processing: bool,
+        outbox: Outbox | None = None,
     ) -> None:
         self._storage = storage
         self._webhook = webhook
         self._threads = threads
-        self._unasked = always_callback
-        self._announces = send_processing
+        self._always_callback = always_callback
+        self._send_processing = send_processing
         self._outbox = outbox
 
     def upload_session(self, identity: Identity) -> UploadSession:
-        """A job's way to storage."""
+        """Opens a job's upload session, with the outbox as its fallback."""
 
         def commit(writer: OutboxWriter, payload: CompletedPayload) -> None:
             writer.commit(identity, payload, webhook_id=webhook_id(payload), calls_back=self._calls_back(identity))
@@ -80,25 +87,25 @@ class CallbackDispatcher:
         return UploadSession(self._storage, self._outbox.writer(identity) if self._outbox is not None else None, commit)
 
     async def dispatch_processing(self, identity: Identity, worker_id: str, token: CancelToken) -> None:
-        """Calls back that the job is being processed, where the operator wants it. Over when it returns, so never after a final one.
+        """Sends the `processing` callback, if enabled: one attempt, awaited so that it can never arrive after the final callback.
 
         Raises:
-            asyncio.CancelledError: The job was stopped meanwhile.
+            asyncio.CancelledError: The job was cancelled meanwhile.
         """
-        if self._announces:
+        if self._send_processing:
             send = partial(self._send, payloads.processing(identity, worker_id), identity, attempts=1, seconds=_BEST_EFFORT_SECONDS)
             await await_or_cancel(submit(self._threads, send), token)
 
     async def dispatch(self, payload: CompletedPayload | FailedPayload, identity: Identity, *, best_effort: bool = False) -> bool:
-        """Stores the payload beside the assets, then sends it. Raises nothing, and is not interrupted by a job that is stopped now.
+        """Stores the payload next to the assets, then sends it. Raises nothing, and is not interrupted by a cancellation of the job.
 
         Args:
-            payload: How the job ended.
-            identity: Whose job it is.
-            best_effort: Gives up soon, because RunPod has stopped the job or is about to. What is not sent then is kept, and sent later.
+            payload: The outcome of the job.
+            identity: The job, its user and its callback URL.
+            best_effort: Gives up early, because RunPod has cancelled the job or is about to. The outbox retries later.
 
         Returns:
-            Whether all is done. Otherwise the callback is still to be made.
+            Whether delivery is complete. If not, the callback is still pending.
         """
         attempts, seconds = (2, _BEST_EFFORT_SECONDS) if best_effort else (ATTEMPTS, math.inf)
         await self._on_thread(partial(self._store, payload, identity, seconds))
@@ -110,7 +117,7 @@ class CallbackDispatcher:
         future = asyncio.wrap_future(submit(self._threads, work))
         await wait_done(future)
         if (error := future.exception()) is not None:
-            logger().error("not delivered", error_type=type(error).__name__)
+            logger().error("callback delivery failed", error_type=type(error).__name__)
             return None
         return future.result()
 
@@ -124,29 +131,29 @@ class CallbackDispatcher:
             logger().warning("callback.json was not stored", reason=error.message)
 
     def _send(self, payload: Payload, identity: Identity, *, attempts: int, seconds: float) -> bool:
-        """Returns whether nothing is left to be sent."""
+        """Sends the callback, if one is due. Returns whether nothing is left to send."""
         url = self._webhook.target(identity.callback_url) if self._calls_back(identity) else None
         if url is None:
             return True
-        delivery = self._webhook.send(url, to_json(payload), webhook_id=webhook_id(payload), attempts=attempts, seconds=seconds)
-        log = logger().info if delivery.delivered else logger().warning
-        log("callback", delivered=delivery.delivered, attempts=delivery.attempts, http_status=delivery.status, reason=delivery.reason)
-        return delivery.delivered
+        result = self._webhook.send(url, to_json(payload), webhook_id=webhook_id(payload), attempts=attempts, seconds=seconds)
+        log = logger().info if result.delivered else logger().warning
+        log("callback", delivered=result.delivered, attempts=result.attempts, http_status=result.status, reason=result.reason)
+        return result.delivered
 
     def _update_outbox(self, payload: CompletedPayload | FailedPayload, identity: Identity, *, sent: bool) -> None:
-        """Keeps what was not sent, and forgets what an earlier run of the job had left."""
+        """Adds the payload that was not sent, or discards what an earlier delivery of the same job has left."""
         if self._outbox is None:
             return
         if sent and payload.status == "completed":
             self._outbox.discard(identity)
-        # A result that is kept says more than that it could not be stored.
+        # A pending result outranks the failure that reports its upload as pending.
         elif not sent and not (payload.status == "failed" and self._outbox.contains(identity)):
             self._outbox.writer(identity).commit(identity, payload, webhook_id=webhook_id(payload), calls_back=True)
 
     def _calls_back(self, identity: Identity) -> bool:
-        return identity.callback_url is not None or self._unasked
+        return identity.callback_url is not None or self._always_callback
 
 
 def webhook_id(payload: Payload) -> str:
-    """The same for every try and every repetition of the job, so that receivers can tell what they have seen."""
+    """The idempotency key of a callback: the same for every attempt and every delivery of the job, so that receivers can deduplicate."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", f"{payload.job_id}_{payload.status}")[-256:]

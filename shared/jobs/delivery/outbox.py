@@ -1,7 +1,7 @@
-"""What storage or a receiver did not take, kept on disk until it can be delivered: assets, and the payload that names them.
+"""The outbox pattern on disk: assets and payloads that could not be delivered are kept until they can be. At least once, and idempotent.
 
-An entry is a folder: the files, and `entry.json`, which is written last (`shared/jobs/delivery/outbox_entry.py`). Its name ends in `.part` until it is
-complete, so that what a crash leaves behind is never taken for an entry.
+An entry is a folder of files and a manifest, which is written last (`shared/jobs/delivery/outbox_entry.py`). The folder's name ends in
+`.part` until the entry is committed, so that what a crash leaves behind is never delivered.
 """
 
 from __future__ import annotations
@@ -19,28 +19,27 @@ from pathlib import Path
 
 from shared.contract.callback import CompletedPayload, FailedPayload, to_json
 from shared.contract.request import Identity
-from shared.jobs.delivery.outbox_entry import MANIFEST, Entry, OutboxFile, has_result
-from shared.settings import SettingsError
+from shared.jobs.delivery.outbox_entry import MANIFEST, OutboxEntry, OutboxFile, has_result
+from shared.settings import Settings, SettingsError
 from shared.storage.files import atomic_write, fsync_directory
 from shared.storage.protocol import StoredObject, describe_object
 from shared.telemetry import logger
 
 _PART = ".part"
-# Whose it is, when it was begun or sealed, and what tells it from others of that moment. What else an operator may have put there is left
-# alone.
+# Digest of the job, nanoseconds of creation, random suffix. Anything else in the folder belongs to the operator and is not touched.
 _NAME = re.compile(r"[0-9a-f]{32}\.[0-9]+\.[0-9a-f]{8}")
-# Another worker on the same volume may still be writing one that is younger.
+# Another worker on the same volume may still be writing a younger one.
 _PART_SECONDS = 24 * 3600.0
 
 
 class Outbox:
-    """A folder of entries, one for each job. Safe to be used by several threads, and by several workers on one volume.
+    """A folder of entries. Safe for several threads, and for several workers on one volume.
 
     Args:
-        folder: Made when it is first needed; for its owner alone.
-        max_bytes: What all entries together may take. What does not fit is not kept, and its job is told so: an entry that a caller was
-            promised is not given up for another one.
-        max_age: Seconds after which an entry is given up.
+        folder: Created on first use, accessible to its owner only.
+        max_bytes: Limit for all entries together. An entry that does not fit is refused and its job fails: older entries are never evicted,
+            because their callers were promised a delivery.
+        max_age: Seconds after which an entry expires.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int, max_age: float) -> None:
@@ -53,7 +52,7 @@ class Outbox:
         """Writes and removes a file.
 
         Raises:
-            SettingsError: The folder cannot be written to.
+            SettingsError: The folder is not writable.
         """
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -61,54 +60,58 @@ class Outbox:
                 file.write(b"ok")
             (self._folder / ".check").unlink()
         except OSError as error:
-            raise SettingsError(f"OUTBOX_DIR cannot be written to ({error.strerror}). Please name a folder that can.") from None
+            raise SettingsError(f"OUTBOX_DIR is not writable ({error.strerror}). Please name a folder that is.") from None
 
     def writer(self, identity: Identity) -> OutboxWriter:
-        """Begins an entry. Nothing is on the disk until something is put into it."""
+        """Starts an entry. Nothing is written until a file is added."""
         return OutboxWriter(self, _digest(identity))
 
     def pending(self) -> list[Path]:
-        """The folders of all entries, the oldest first. Of several for one job only the newest counts, and no failure beside a result; the
-        others are removed. That is judged here, not when they are sealed: runs of one job may seal at once, in several workers.
+        """Pending entries, oldest first, one per job: the newest result, else the newest failure. Superseded entries are deleted.
+
+        Deduplicated here, not on commit, because duplicate deliveries of a job may commit concurrently in several workers.
         """
-        of_jobs: dict[str, list[Path]] = {}
+        by_job: dict[str, list[Path]] = {}
         for path in self._entries():
-            of_jobs.setdefault(_job_of(path), []).append(path)
-        return sorted(map(self._latest, of_jobs.values()), key=_made_at)
+            by_job.setdefault(_job_of(path), []).append(path)
+        return sorted(map(self._latest, by_job.values()), key=_created_at)
 
     def discard(self, identity: Identity) -> None:
-        """Removes what was kept of earlier runs of a job that has now been delivered."""
+        """Deletes the entries of a job, because another delivery of it has succeeded."""
         for path in self._entries():
             if _job_of(path) == _digest(identity):
                 self.remove(path)
 
     def remove(self, entry: Path) -> None:
-        """Takes an entry away. It is none from the first moment on, so that what a crash leaves of it is cleared away, too."""
-        with contextlib.suppress(OSError):  # another worker was faster, or the volume cannot be written to
+        """Deletes an entry. Renames it first, so that a crash in between leaves no partial entry to be delivered."""
+        with contextlib.suppress(OSError):  # another worker was faster, or the volume is read-only
             shutil.rmtree(entry.rename(entry.with_name(entry.name + _PART)), ignore_errors=True)
 
     def contains(self, identity: Identity) -> bool:
-        """Whether there is an entry for a job."""
+        """Whether a job has an entry."""
         return any(_job_of(path) == _digest(identity) for path in self._entries())
 
     def expire(self) -> None:
-        """Removes entries that are older than `max_age`, and what crashes have left behind."""
+        """Deletes entries older than `max_age`, and uncommitted ones that a crash left behind."""
         now = time.time()
         for path in self._entries():
-            if now - _made_at(path) / 1e9 > self._max_age:
-                logger().error("an undelivered result was given up, because it is too old", entry=path.name)
+            if now - _created_at(path) / 1e9 > self._max_age:
+                logger().error("outbox entry expired undelivered", entry=path.name)
                 self.remove(path)
         for path in self._folder.glob(f"*{_PART}"):
-            with contextlib.suppress(FileNotFoundError):  # it was sealed or dropped meanwhile
+            with contextlib.suppress(FileNotFoundError):  # committed or discarded meanwhile
                 if now - path.stat().st_mtime > _PART_SECONDS:
                     shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager
     def reserve(self, size: int) -> Iterator[None]:
-        """So many bytes may be added inside. One after the other: of what is being written nobody knows yet how large it will be.
+        """Reserves space that the body fills. Reservations are exclusive: the size of a file that is being written is not yet on the disk.
+
+        Args:
+            size: Bytes.
 
         Raises:
-            OSError: They would be too many.
+            OSError: The outbox would exceed `max_bytes`.
         """
         with self._lock:
             taken = _size(self._folder)
@@ -117,20 +120,20 @@ class Outbox:
             yield
 
     def create_partial(self, digest: str) -> Path:
-        """Makes the folder that an entry is written in."""
+        """Creates the folder in which an entry is written."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._folder / f"{digest}.{time.time_ns()}.{secrets.token_hex(4)}{_PART}"
         path.mkdir(mode=0o700)
         return path
 
     def _latest(self, entries: list[Path]) -> Path:
-        """Which entry of a job counts. The others are removed."""
+        """Returns a job's current entry and deletes the superseded ones."""
         if len(entries) == 1:
             return entries[0]
-        *others, foremost = sorted(entries, key=lambda path: (has_result(path), _made_at(path)))
+        *others, latest = sorted(entries, key=lambda path: (has_result(path), _created_at(path)))
         for other in others:
             self.remove(other)
-        return foremost
+        return latest
 
     def _entries(self) -> Iterator[Path]:
         if self._folder.is_dir():
@@ -138,7 +141,7 @@ class Outbox:
 
 
 class OutboxWriter:
-    """An entry that is being written. It counts when it was sealed; until then it can be dropped."""
+    """Writes one entry: `add` files, then `commit`, or `discard` at any time before."""
 
     def __init__(self, outbox: Outbox, digest: str) -> None:
         self._outbox = outbox
@@ -149,15 +152,15 @@ class OutboxWriter:
 
     @property
     def files(self) -> tuple[OutboxFile, ...]:
-        """What was put into it so far, in the order of its keys."""
+        """The files added so far, sorted by key."""
         with self._lock:
             return tuple(sorted(self._files, key=lambda file: file.key))
 
     def add(self, key: str, content: bytes | Path, content_type: str) -> StoredObject:
-        """Keeps a file.
+        """Adds a file.
 
         Raises:
-            OSError: It cannot be kept: the disk refused, or the outbox is full.
+            OSError: The disk refused it, or the outbox is full.
         """
         stored = describe_object(key, content)
         name = key.rpartition("/")[2]
@@ -172,12 +175,12 @@ class OutboxWriter:
         return stored
 
     def commit(self, identity: Identity, payload: CompletedPayload | FailedPayload, *, webhook_id: str, calls_back: bool) -> None:
-        """Adds the payload. From now on it is an entry, and takes the place of earlier ones for the same job.
+        """Adds the payload and makes the entry pending. It supersedes earlier entries of the same job.
 
         Raises:
-            OSError: It cannot be kept. Nothing of it is left then.
+            OSError: It could not be written. The entry is discarded.
         """
-        entry = Entry(
+        entry = OutboxEntry(
             job_id=identity.job_id,
             user_id=identity.user_id,
             calls_back=calls_back,
@@ -193,7 +196,7 @@ class OutboxWriter:
                 with atomic_write(part / MANIFEST) as file:
                     file.write(content)
             fsync_directory(part)
-            part.rename(_as_entry(part))
+            part.rename(_committed(part))
             fsync_directory(part.parent)
             self._part = None
         finally:
@@ -201,7 +204,7 @@ class OutboxWriter:
         self._outbox.pending()
 
     def discard(self) -> None:
-        """Removes what was not sealed."""
+        """Deletes what was not committed."""
         with self._lock:
             part, self._part = self._part, None
         if part is not None:
@@ -214,31 +217,36 @@ class OutboxWriter:
             return self._part
 
 
+def open_outbox(settings: Settings) -> Outbox:
+    """Returns the outbox that the operator has configured."""
+    return Outbox(settings.outbox, max_bytes=settings.outbox_max_bytes, max_age=settings.outbox_max_age)
+
+
 def _size(folder: Path) -> int:
-    """Bytes of all files in a folder, from which other jobs and other workers may be taking some away."""
+    """Bytes of all files in a folder, from which other jobs and workers may be deleting."""
     total = 0
-    for inside, _, names in os.walk(folder):  # which passes over folders that are gone
+    for parent, _, names in os.walk(folder):  # which skips folders that have disappeared
         for name in names:
             with contextlib.suppress(FileNotFoundError):
-                total += (Path(inside) / name).stat().st_size
+                total += (Path(parent) / name).stat().st_size
     return total
 
 
 def _digest(identity: Identity) -> str:
-    """A name for a job's entries that any file system can take: RunPod's own ids may hold anything."""
+    """A file name for a job: RunPod's ids may contain any character."""
     return hashlib.sha256(f"{identity.user_id}\n{identity.job_id}".encode()).hexdigest()[:32]
 
 
-def _as_entry(part: Path) -> Path:
-    """What a part is called from now on. Its moment is that of its end: a result that took long is newer than what was kept meanwhile."""
-    job, _, told_apart = part.name.removesuffix(_PART).split(".")
-    return part.with_name(f"{job}.{time.time_ns()}.{told_apart}")
+def _committed(part: Path) -> Path:
+    """The committed name of a partial entry, with the time of the commit: a slow result is newer than what was committed meanwhile."""
+    job, _, suffix = part.name.removesuffix(_PART).split(".")
+    return part.with_name(f"{job}.{time.time_ns()}.{suffix}")
 
 
 def _job_of(path: Path) -> str:
     return path.name.partition(".")[0]
 
 
-def _made_at(path: Path) -> int:
+def _created_at(path: Path) -> int:
     """Nanoseconds since 1970."""
     return int(path.name.split(".")[1])

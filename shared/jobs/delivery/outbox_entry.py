@@ -1,4 +1,4 @@
-"""What an entry of the outbox says of itself. No key and no signature is in it: payloads are signed when they are sent."""
+"""The manifest of an outbox entry. It holds no key and no signature: payloads are signed when they are sent."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from shared.storage.protocol import checked_key
 from shared.webhooks import WEBHOOK_ID
 
 MANIFEST = "entry.json"
-"""The file of an entry that says what it is. It is written last."""
+"""The manifest's file name in the folder of its entry. It is written last."""
 
 
 class OutboxFile(BaseModel):
-    """One asset that is to be stored: its key, its media type, and what it must be."""
+    """A file of an entry, and the object that it will become in storage."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -27,23 +27,24 @@ class OutboxFile(BaseModel):
 
     @property
     def name(self) -> str:
-        """Of the file in the entry's folder."""
+        """The file's name in the folder of the entry."""
         return self.key.rpartition("/")[2]
 
 
-class Entry(BaseModel):
-    """What an entry says of itself.
+class OutboxEntry(BaseModel):
+    """The manifest.
 
     Attributes:
-        job_id: Whose it is.
-        calls_back: Whether the payload is to be sent. Where it is not, nobody waits for it.
-        webhook_id: The id that receivers know a repetition by.
-        callback_url: What the request asked for, if it did.
+        job_id: The job.
+        user_id: The job's user, if the request named a valid one.
+        calls_back: Whether the payload is sent as a callback. If not, the entry only stores files.
+        webhook_id: The idempotency key by which receivers recognize a repetition.
+        callback_url: The URL that the request named, if any.
         payload: The body, byte for byte.
-        files: What is to be stored before it is sent.
+        files: The files to store before the payload is sent.
     """
 
-    # Values come once: pydantic would remember each, thousands of them.
+    # `cache_strings`: pydantic would keep thousands of values that never recur.
     model_config = ConfigDict(frozen=True, cache_strings="keys")
 
     version: Literal[1] = 1
@@ -56,27 +57,27 @@ class Entry(BaseModel):
     files: tuple[OutboxFile, ...] = ()
 
 
-def read_entry(folder: Path) -> Entry | None:
-    """What an entry says, or None where it was delivered meanwhile, or it or one of its files is damaged."""
+def read_entry(folder: Path) -> OutboxEntry | None:
+    """Reads a manifest. Returns None if the entry was delivered meanwhile, or if it or one of its files is damaged."""
     try:
-        entry = Entry.model_validate_json((folder / MANIFEST).read_bytes())
-        whole = all(_sha256(folder / file.name) == file.sha256 for file in entry.files)
+        entry = OutboxEntry.model_validate_json((folder / MANIFEST).read_bytes())
+        intact = all(_sha256(folder / file.name) == file.sha256 for file in entry.files)
     except (OSError, ValidationError):
         return None
-    return entry if whole else None
+    return entry if intact else None
 
 
-class _Said(BaseModel):
-    """What a payload is asked for."""
+class _PayloadStatus(BaseModel):
+    """The part of a payload that `has_result` reads."""
 
     status: Literal["processing", "completed", "failed"]
 
 
 def has_result(folder: Path) -> bool:
-    """Whether an entry, and a whole one, says that its job was completed."""
+    """Whether an entry is intact and holds the payload of a completed job."""
     entry = read_entry(folder)
     try:
-        return entry is not None and _Said.model_validate_json(entry.payload).status == "completed"
+        return entry is not None and _PayloadStatus.model_validate_json(entry.payload).status == "completed"
     except ValidationError:
         return False
 

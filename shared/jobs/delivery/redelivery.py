@@ -1,4 +1,4 @@
-"""The delivery of what waits in the outbox: when a worker starts, while it runs, and by command."""
+"""Redelivery of the outbox: when a worker starts, periodically while it runs, and on demand (`python -m shared.redeliver`)."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 from shared.errors import UploadError
 from shared.jobs.delivery.callbacks import CALLBACK_FILE
 from shared.jobs.delivery.outbox import Outbox
-from shared.jobs.delivery.outbox_entry import Entry, read_entry
+from shared.jobs.delivery.outbox_entry import OutboxEntry, read_entry
 from shared.storage.protocol import Storage, object_key
 from shared.telemetry import job_context, logger
 from shared.webhooks import Webhook
 
-# Seconds between two looks into the outbox.
+# Seconds between two passes over the outbox.
 _INTERVAL = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class RedeliveryResult:
-    """What became of the entries that were there.
+    """The outcome of one pass over the outbox.
 
     Attributes:
-        delivered: So many were stored and called back, and are gone.
-        pending: So many could not be delivered now.
+        delivered: Entries that were stored and called back, and are removed.
+        pending: Entries that could not be delivered now.
     """
 
     delivered: int = 0
@@ -32,12 +32,12 @@ class RedeliveryResult:
 
 
 class Redelivery:
-    """Delivers what waits. What is delivered twice has the same keys and the same `webhook-id`, so that no harm is done.
+    """Delivers pending entries. A repeated delivery is idempotent: it has the same keys and the same `webhook-id`.
 
     Args:
-        outbox: Where it waits.
-        storage: Where files go.
-        webhook: Signs and sends.
+        outbox: Holds the entries.
+        storage: Takes their files.
+        webhook: Signs and sends their payloads.
     """
 
     def __init__(self, outbox: Outbox, storage: Storage, webhook: Webhook) -> None:
@@ -46,7 +46,11 @@ class Redelivery:
         self._webhook = webhook
 
     def start(self, interval: float = _INTERVAL) -> None:
-        """Delivers now and then from now on, beside the work: the start of a worker does not wait for it, nor does its end."""
+        """Delivers now and periodically, on a daemon thread: it delays neither the start of a worker nor its exit.
+
+        Args:
+            interval: Seconds between two passes.
+        """
 
         def work() -> None:
             while True:
@@ -56,12 +60,12 @@ class Redelivery:
         threading.Thread(target=work, name="redelivery", daemon=True).start()
 
     def run(self) -> RedeliveryResult:
-        """Delivers every entry that can be delivered, the oldest first."""
+        """Attempts to deliver every pending entry, oldest first."""
         try:
             self._outbox.expire()
             folders = self._outbox.pending()
         except OSError as error:
-            logger().error("the outbox cannot be read", reason=error.strerror)
+            logger().error("the outbox is not readable", reason=error.strerror)
             return RedeliveryResult()
         delivered = [self._deliver(folder) for folder in folders]
         return RedeliveryResult(delivered.count(True), delivered.count(False))
@@ -70,7 +74,7 @@ class Redelivery:
         entry = read_entry(folder)
         if entry is None:
             if folder.is_dir():
-                logger().error("a waiting result is damaged and is not delivered", entry=folder.name)
+                logger().error("outbox entry is damaged", entry=folder.name)
             return not folder.is_dir()
         with job_context(entry.job_id):
             done = self._store(folder, entry) and self._send(entry)
@@ -79,20 +83,20 @@ class Redelivery:
             self._outbox.remove(folder)
         return done
 
-    def _store(self, folder: Path, entry: Entry) -> bool:
+    def _store(self, folder: Path, entry: OutboxEntry) -> bool:
         try:
             for file in entry.files:
                 self._storage.put(file.key, folder / file.name, file.content_type)
             if self._storage.keeps_callbacks and entry.user_id is not None:
                 self._storage.put(object_key(entry.user_id, entry.job_id, CALLBACK_FILE), entry.payload.encode(), "application/json")
         except UploadError as error:
-            logger().warning("a waiting result was not stored", reason=error.message)
+            logger().warning("outbox entry was not stored", reason=error.message)
             return False
         except OSError:  # another worker has delivered it meanwhile
             return not folder.is_dir()
         return True
 
-    def _send(self, entry: Entry) -> bool:
+    def _send(self, entry: OutboxEntry) -> bool:
         url = self._webhook.target(entry.callback_url) if entry.calls_back else None
         if url is None:
             return True

@@ -1,4 +1,4 @@
-"""One job's way to storage. What storage does not take is kept, so that a finished job is not lost because its storage is away."""
+"""One job's uploads. What storage refuses goes to the outbox, so that an unreachable storage does not lose a finished job."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from shared.telemetry import logger
 
 
 class UploadSession:
-    """Stores the files of one job, or keeps them; what was kept is dropped at the end unless it was sealed. Used by several threads.
+    """Stores the files of one job, or falls back to an outbox entry, which is discarded on exit unless it was committed. Thread-safe.
 
     Args:
-        storage: Where they should go.
-        writer: Where they are kept; None keeps nothing.
-        commit: Seals the writer with the payload of the completed job.
+        storage: Where the files belong.
+        writer: Writes the outbox entry; None disables the fallback.
+        commit: Commits the entry together with the payload of the completed job.
     """
 
     def __init__(self, storage: Storage, writer: OutboxWriter | None, commit: Callable[[OutboxWriter, CompletedPayload], None]) -> None:
@@ -41,49 +41,49 @@ class UploadSession:
 
     @property
     def uses_outbox(self) -> bool:
-        """Whether something is kept. From then on everything is: storage that stayed away once is not waited for again."""
+        """Whether a file went to the outbox. All later ones follow without another attempt at the storage, which may be slow to fail."""
         with self._lock:
             return self._failure is not None
 
     def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
-        """Stores an object, or keeps it.
+        """Stores an object, in the outbox if need be.
 
         Args:
-            key: Made by `object_key`.
+            key: From `object_key`.
             content: The bytes, or the file that holds them.
             content_type: The media type.
-            seconds: At most so long for storing.
+            seconds: Time limit for the upload.
 
         Raises:
-            UploadError: It is neither stored nor kept.
+            UploadError: Neither storage nor the outbox took it.
         """
         if not self.uses_outbox:
             try:
                 return self._storage.put(key, content, content_type, seconds=seconds)
             except UploadError as error:
-                return self._keep(key, content, content_type, error)
-        return self._keep(key, content, content_type, None)
+                return self._add_to_outbox(key, content, content_type, error)
+        return self._add_to_outbox(key, content, content_type, None)
 
-    def _keep(self, key: str, content: bytes | Path, content_type: str, error: UploadError | None) -> StoredObject:
+    def _add_to_outbox(self, key: str, content: bytes | Path, content_type: str, error: UploadError | None) -> StoredObject:
         with self._lock:
             failure = self._failure or error
-        assert failure is not None, "nothing is kept before storage has failed"
+        assert failure is not None, "the outbox is used only after storage has failed"
         if self._writer is None:
             raise failure
         try:
             stored = self._writer.add(key, content, content_type)
         except OSError as refused:
-            logger().error("not stored, and not kept", reason=refused.strerror or str(refused))
+            logger().error("neither stored nor added to the outbox", reason=refused.strerror or str(refused))
             raise failure from None
         with self._lock:
             self._failure = failure
         return stored
 
     def finalize(self, payload: CompletedPayload) -> CompletedPayload:
-        """Returns the payload of a completed job of which everything is stored.
+        """Returns the payload of a completed job if every file was stored; otherwise commits the outbox entry.
 
         Raises:
-            UploadError: Something is kept instead. It names what will be stored later, together with the payload.
+            UploadError: The files are in the outbox. Its `pending` names the keys that will be stored later, together with the payload.
         """
         with self._lock:
             failure = self._failure
@@ -93,7 +93,7 @@ class UploadSession:
         try:
             self._commit(self._writer, payload)
         except OSError as refused:
-            logger().error("not stored, and not kept", reason=refused.strerror or str(refused))
+            logger().error("neither stored nor added to the outbox", reason=refused.strerror or str(refused))
             raise failure from None
         message = f"{failure.message} The result is kept and will be stored and called back when storage can be reached."
         raise UploadError(message, retryable=failure.retryable, pending=pending)

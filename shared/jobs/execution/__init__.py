@@ -1,1 +1,1 @@
-"""How a job's work runs: threads, the GPU thread, cancellation, deadlines, deduplication."""
+"""The execution of a job's work: threads, the GPU thread, cancellation, deadlines, duplicate deliveries, shutdown."""

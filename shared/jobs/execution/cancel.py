@@ -1,4 +1,4 @@
-"""The token that a running step looks at: was the job stopped, has its deadline passed?"""
+"""The cancellation token of a job, which also carries the job's deadline."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from shared.errors import Cancelled, JobTimeout
 
 
 class CancelToken:
-    """Set once from outside, looked at between the steps of the work.
+    """Cooperative cancellation: set once from outside, checked by the work between its steps.
 
     Args:
         deadline: Seconds from now after which `check` raises `JobTimeout`.
     """
 
     def __init__(self, deadline: float) -> None:
-        self._stopped = threading.Event()
+        self._cancelled = threading.Event()
         self._seconds = deadline
-        self._ends = time.monotonic() + deadline
+        self._expires_at = time.monotonic() + deadline
 
     def cancel(self) -> None:
         """Asks the work to stop at its next step."""
-        self._stopped.set()
+        self._cancelled.set()
 
     @property
     def cancelled(self) -> bool:
-        """Whether the job was stopped."""
-        return self._stopped.is_set()
+        """Whether the job was cancelled."""
+        return self._cancelled.is_set()
 
     @property
     def remaining(self) -> float:
-        """Seconds until the deadline, 0.0 when it has passed."""
-        return max(0.0, self._ends - time.monotonic())
+        """Seconds until the deadline; 0.0 once it has passed."""
+        return max(0.0, self._expires_at - time.monotonic())
 
     def check(self) -> None:
-        """Returns when the work may go on.
+        """Returns if the work may go on.
 
         Raises:
-            Cancelled: The job was stopped.
-            JobTimeout: Its deadline has passed.
+            Cancelled: The job was cancelled.
+            JobTimeout: The job's deadline has passed.
         """
-        if self._stopped.is_set():
-            raise Cancelled("RunPod stopped the job.")
-        if time.monotonic() > self._ends:
+        if self._cancelled.is_set():
+            raise Cancelled("RunPod cancelled the job.")
+        if time.monotonic() > self._expires_at:
             raise JobTimeout(f"The job took longer than {self._seconds:g} seconds. Ask for less work, or raise JOB_TIMEOUT.")

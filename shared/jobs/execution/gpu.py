@@ -1,4 +1,4 @@
-"""The one thread that owns the GPU, until the GPU is lost; or those who wait for a recipe that has such a thread of its own."""
+"""The thread that owns the GPU, until the GPU is lost; or a pool of threads that wait for a recipe's own GPU thread."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 class GpuThread:
-    """Does one piece of work at a time, and none any more once it was condemned.
+    """Runs one piece of work at a time, and none after the GPU was lost.
 
     Args:
-        max_workers: More than 1 only for work that itself waits for the one thread that owns the GPU.
+        max_workers: More than 1 only for work that blocks on the single thread that really owns the GPU.
     """
 
     def __init__(self, max_workers: int = 1) -> None:
@@ -36,47 +36,47 @@ class GpuThread:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it takes no work any more."""
+        """Whether the GPU was lost: no more work is accepted."""
         return self._lost.is_set()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Starts work that no job waits for: the loading of models."""
+        """Submits work that belongs to no job, such as loading the models."""
         return submit(self._executor, work)
 
     async def run(self, work: Callable[[], T], token: CancelToken) -> T:
-        """Does a job's work, as `finished` does it.
+        """Runs a job's work, with the cancellation of `await_or_cancel`.
 
         Raises:
-            DeviceError: The GPU was lost before the work began.
-            asyncio.CancelledError: The job was stopped.
+            DeviceError: The GPU was lost before the work started.
+            asyncio.CancelledError: The job was cancelled.
         """
         if self.is_lost:
-            raise _lost()
-        future = self.submit(partial(self._unless_lost, work))
+            raise _device_lost()
+        future = self.submit(partial(self._run_unless_lost, work))
         try:
             return await await_or_cancel(future, token)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling() or not future.cancelled():
                 raise
-            raise _lost() from None  # not this job was stopped, but all that waited
+            raise _device_lost() from None  # not this job was cancelled: `mark_lost` cancelled the queue
 
     def mark_lost(self) -> None:
-        """Ends it for good: what still waits for it fails with `DeviceError`. What runs cannot be ended from outside."""
+        """Shuts down for good. Queued work fails with `DeviceError`; running work cannot be interrupted from outside."""
         self._lost.set()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _unless_lost(self, work: Callable[[], T]) -> T:
-        """On the thread itself, so that not even the next piece of work begins on a GPU that the one before has lost."""
+    def _run_unless_lost(self, work: Callable[[], T]) -> T:
+        """Checks on the GPU thread itself, so that not even the next queued work starts on a GPU that the previous one has lost."""
         if self.is_lost:
-            raise _lost()
+            raise _device_lost()
         try:
             return work()
-        except (JobError, RuntimeError) as error:  # torch's errors are of the latter
+        except (JobError, RuntimeError) as error:  # torch raises subclasses of RuntimeError
             if classify(error, "").replaces_worker:
                 self._lost.set()
             raise
 
 
-def _lost() -> DeviceError:
+def _device_lost() -> DeviceError:
     return DeviceError("The GPU failed before this job began; the worker is replaced. Send the job again.")

@@ -1,4 +1,7 @@
-"""Jobs that RunPod has handed out more than once, and stops once."""
+"""In-flight jobs. RunPod delivers at least once: a worker may hold several deliveries of one job, but is told of a cancellation only once.
+
+Duplicate deliveries are not deduplicated: each runs, and is idempotent because it writes the same keys and repeats the same `webhook-id`.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +15,32 @@ T = TypeVar("T")
 
 
 class InFlightJobs:
-    """The deliveries of jobs that are in hand, by RunPod's id of the job. Each is worked on for itself; to be used on one event loop.
+    """The deliveries in progress, by RunPod's job id. Belongs to one event loop.
 
-    The SDK knows one task for each id, and stops that. Were the others to go on, a job that was stopped would complete after all.
+    The SDK keeps one task per job id and cancels only that one. If the duplicates went on, a cancelled job would complete after all.
     """
 
     def __init__(self) -> None:
-        self._works: dict[str, set[asyncio.Future[Any]]] = {}
+        self._by_job: dict[str, set[asyncio.Future[Any]]] = {}
 
     async def run(self, job_id: str, work: Coroutine[Any, Any, T]) -> T:
-        """Does the work of one delivery. When this is cancelled, the works of all deliveries of the job are, and each says how it ended."""
-        mine = asyncio.ensure_future(work)
-        works = self._works.setdefault(job_id, set())
-        works.add(mine)
+        """Runs one delivery and returns its result. Cancelling this cancels every delivery of the job; each still returns its own result.
+
+        Args:
+            job_id: RunPod's id.
+            work: Returns a result also when it is cancelled.
+        """
+        own = asyncio.ensure_future(work)
+        deliveries = self._by_job.setdefault(job_id, set())
+        deliveries.add(own)
         try:
-            await asyncio.wait([mine])
+            await asyncio.wait([own])
         except asyncio.CancelledError:
-            for each in works:
-                each.cancel()
-            await wait_done(mine)
+            for future in deliveries:
+                future.cancel()
+            await wait_done(own)
         finally:
-            works.discard(mine)
-            if not works:
-                self._works.pop(job_id, None)
-        return mine.result()
+            deliveries.discard(own)
+            if not deliveries:
+                self._by_job.pop(job_id, None)
+        return own.result()

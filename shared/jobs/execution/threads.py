@@ -1,4 +1,4 @@
-"""Work on threads, waited for by a job that may be stopped meanwhile."""
+"""Bridges between a job's coroutine and the threads that do its blocking work: no work outlives its job, also when the job is cancelled."""
 
 from __future__ import annotations
 
@@ -13,57 +13,61 @@ from shared.jobs.execution.cancel import CancelToken
 
 T = TypeVar("T")
 
-# Encoding and uploading the six pictures of a job, or fetching its references, side by side.
-_THREADS = 8
+# Enough to encode and upload the six images of a job, or to fetch its references, concurrently.
+_MAX_THREADS = 8
 
 
 @contextlib.contextmanager
 def job_executor() -> Iterator[Executor]:
-    """Threads for one job, made when they are needed. Were they shared, a job would wait for the uploads of others that do not end."""
-    executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="io")
+    """An executor for one job's I/O; its threads start on demand. A shared one would queue a job behind another job's stalled uploads."""
+    executor = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="io")
     try:
         yield executor
     finally:
-        executor.shutdown(wait=False)  # whoever gave it work has waited for it
+        executor.shutdown(wait=False)  # callers have already waited for the work that they submitted
 
 
 def submit(executor: Executor, work: Callable[[], T]) -> Future[T]:
-    """Starts work on a thread, in the context of the caller, so that its log lines carry the job's id."""
+    """Runs work on a thread with the caller's context variables, so that its log lines carry the job's id."""
     return executor.submit(contextvars.copy_context().run, work)
 
 
 async def await_or_cancel(future: Future[T], token: CancelToken) -> T:
-    """Waits for work on a thread. A stopped job tells the work so, and goes on only when the work has really ended.
+    """Awaits a future. On cancellation, signals the thread and waits for it to exit before re-raising.
 
-    Without that the thread would go on with a job that nobody waits for, and the next job would share the GPU with it.
+    Otherwise the thread would keep working for a job that is over, and the next job would share the GPU with it.
+
+    Args:
+        future: Work that was submitted to a thread, and that checks `token` between its steps.
+        token: The job's.
 
     Raises:
-        asyncio.CancelledError: The job was stopped.
+        asyncio.CancelledError: The job was cancelled, and the work has ended.
     """
     waiting = asyncio.wrap_future(future)
     try:
         return await asyncio.shield(waiting)
     except asyncio.CancelledError:
         token.cancel()
-        future.cancel()  # takes effect only while it still waits for its thread
+        future.cancel()  # has an effect only while the work is still queued
         await wait_done(waiting)
         raise
 
 
-async def wait_done(waiting: asyncio.Future[T]) -> None:
-    """Returns when the work has ended, however it ended and however often the waiting is interrupted."""
-    while not waiting.done():
+async def wait_done(future: asyncio.Future[T]) -> None:
+    """Returns once a future is done, whatever its outcome and however often the waiting task is cancelled."""
+    while not future.done():
         try:
-            await asyncio.wait([waiting])
+            await asyncio.wait([future])
         except asyncio.CancelledError:
             continue
-    if not waiting.cancelled():
-        waiting.exception()  # looked at, so that asyncio does not report it as forgotten
+    if not future.cancelled():
+        future.exception()  # marks it as retrieved, so that asyncio does not log it
 
 
 @contextlib.asynccontextmanager
 async def drain(futures: Collection[Future[T]]) -> AsyncIterator[None]:
-    """On the way out, whatever happened inside, waits until none of `futures` runs any more: no work outlives its job."""
+    """On exit, cancels the futures that are still queued and waits for those that are running. `futures` may grow in the body."""
     try:
         yield
     finally:

@@ -1,8 +1,7 @@
-"""Work that never returns, and the end of a process that cannot go on.
+"""The watchdog: a hard deadline for work that never returns, and the graceful shutdown of a process that cannot go on.
 
-Python cannot interrupt a thread that waits inside a driver. So nobody waits for it for ever: its job is answered without it, and the
-process ends. There are two timers for that end. One is a thread. The other is the C library's own, for the case that the interpreter
-itself does not move because what hangs holds its lock.
+Python cannot interrupt a thread that blocks inside a driver. A job that hangs is therefore answered without its work, and the process
+exits. Two timers enforce the exit: a Python thread, and the C library's timer for the case that the hanging code holds the GIL.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ from shared.telemetry import logger
 
 T = TypeVar("T")
 
-# The SDK posts a result at once, after two and after five seconds.
+# The SDK posts a result at once, and retries after two and after five seconds.
 _POSTING_SECONDS = 10.0
 
 
 async def run_with_deadline(work: Coroutine[Any, Any, T], token: CancelToken, *, grace: float) -> T:
-    """Waits for a job's work until some time after its deadline, and no longer. When this is cancelled, so is the work.
+    """Awaits a job's work until `grace` seconds after its deadline, and no longer. Cancelling this cancels the work.
 
     Args:
-        work: It looks at the token between its steps, and so ends by itself when the deadline has passed, if it can.
+        work: Checks the token between its steps, and so normally ends by itself at the deadline.
         token: The job's.
         grace: Seconds that a step may take beyond the deadline.
 
     Raises:
-        JobTimeout: The work has not ended and will not be waited for. It replaces the worker.
+        JobTimeout: The work is still running and is abandoned; the worker is replaced.
     """
     task = asyncio.ensure_future(work)
     while not task.done():
@@ -46,23 +45,23 @@ async def run_with_deadline(work: Coroutine[Any, Any, T], token: CancelToken, *,
             task.cancel()
             continue
         if not done:
-            raise JobTimeout("The job did not end by its deadline and does not answer; the worker is replaced.", replaces_worker=True)
+            raise JobTimeout("The job did not end by its deadline and does not respond; the worker is replaced.", replaces_worker=True)
     return task.result()
 
 
 def end_process() -> None:
-    """Ends this process with code 1, now, whatever its threads are doing."""
-    for child in multiprocessing.active_children():  # the SDK's, which would go on telling RunPod that this worker lives
+    """Exits with code 1 at once, whatever the threads of this process are doing."""
+    for child in multiprocessing.active_children():  # the SDK's heartbeat, which would keep reporting this worker as alive
         child.kill()
     os._exit(1)
 
 
 class GracefulShutdown:
-    """Ends the process when it has to, as soon as all jobs in hand are answered, and by a timer even if they are not.
+    """Exits once every in-flight job has been answered, or when a timer expires.
 
     Args:
-        slack: Seconds after a job's deadline by which it must have been answered.
-        end: Ends the process.
+        slack: Seconds after a job's deadline within which it must have been answered.
+        end: Exits the process.
     """
 
     def __init__(self, slack: float, end: Callable[[], None] = end_process) -> None:
@@ -70,51 +69,51 @@ class GracefulShutdown:
         self._end = end
         self._changed = threading.Condition()
         self._deadlines: dict[object, float] = {}
-        self._begun = False
-        # The traceback that the timer writes is for nobody: lines of code are not for the log.
-        self._nowhere = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+        self._started = False
+        # The timer dumps tracebacks, and lines of code do not belong in the log. Open for as long as the process lives.
+        self._devnull = open(os.devnull, "w")  # noqa: SIM115
 
     @contextmanager
     def track_job(self, seconds: float) -> Iterator[None]:
-        """Counts a job as in hand while the body runs, and guards it by the C library's timer.
+        """Counts a job as in flight while the body runs, guarded by the C library's timer.
 
         Args:
             seconds: Until the job's deadline.
         """
         job = object()
-        self._note(job, time.monotonic() + seconds + self._slack)
+        self._set_deadline(job, time.monotonic() + seconds + self._slack)
         try:
             yield
         finally:
-            self._note(job, None)
+            self._set_deadline(job, None)
 
     def start(self) -> None:
-        """Lets the process end. Returns at once; to be called again does nothing."""
+        """Starts the shutdown and returns at once. Further calls have no effect."""
         with self._changed:
-            if self._begun:
+            if self._started:
                 return
-            self._begun = True
+            self._started = True
             self._arm(time.monotonic() + self._slack)
-        threading.Thread(target=self._leave, name="departure", daemon=True).start()
+        threading.Thread(target=self._exit_when_idle, name="shutdown", daemon=True).start()
 
-    def _leave(self) -> None:
+    def _exit_when_idle(self) -> None:
         with self._changed:
             answered = self._changed.wait_for(lambda: not self._deadlines, timeout=self._slack)
-        logger().warning("this worker ends", jobs_answered=answered)
+        logger().warning("worker exits", jobs_answered=answered)
         threading.Event().wait(_POSTING_SECONDS)
         self._end()
 
-    def _note(self, job: object, deadline: float | None) -> None:
+    def _set_deadline(self, job: object, deadline: float | None) -> None:
         with self._changed:
             if deadline is None:
                 self._deadlines.pop(job, None)
             else:
                 self._deadlines[job] = deadline
-            if not self._begun:
+            if not self._started:
                 self._arm(min(self._deadlines.values(), default=None))
             self._changed.notify_all()
 
     def _arm(self, deadline: float | None) -> None:
         faulthandler.cancel_dump_traceback_later()
         if deadline is not None:
-            faulthandler.dump_traceback_later(max(deadline - time.monotonic(), 1.0), exit=True, file=self._nowhere)
+            faulthandler.dump_traceback_later(max(deadline - time.monotonic(), 1.0), exit=True, file=self._devnull)

@@ -1,1 +1,1 @@
-"""What is sent while a job runs: progress updates and streamed text."""
+"""Output that leaves a job while it runs: progress updates, streamed text, and the queue between producer and consumer."""

@@ -1,7 +1,7 @@
 """Progress updates: throttled, in order, and flushed before the result.
 
 RunPod shows the last update as the job's output while it runs. An update that arrives after the result leaves the job stuck "in progress",
-so whoever ends a job closes its progress first.
+so the progress of a job must be closed before its result is returned.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Send = Callable[[dict[str, JsonValue]], None]
 
 
 class Progress:
-    """Sends the latest of many updates, one at a time, at most one per interval.
+    """Sends the latest of many updates: one at a time, and at most one per interval. A slow receiver never blocks the work that reports.
 
     Args:
-        send: Delivers one update and returns when it has arrived.
-        interval: Least seconds between the starts of two deliveries.
+        send: Delivers one update and returns once it has arrived.
+        interval: Minimum seconds between the starts of two deliveries.
     """
 
     def __init__(self, send: Send, interval: float) -> None:
@@ -31,9 +31,9 @@ class Progress:
         self._changed = threading.Condition()
         self._latest: dict[str, JsonValue] | None = None
         self._closing = False
-        self._begun: tuple[int, float] | None = None  # the first step that was reported, and when
-        self._most = 0
-        self._thread = threading.Thread(target=self._deliver, name="progress", daemon=True)
+        self._first: tuple[int, float] | None = None  # the first step that was reported, and when
+        self._max_done = 0
+        self._thread = threading.Thread(target=self._send_updates, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -43,41 +43,48 @@ class Progress:
         self.close()
 
     def report(self, done: int, total: int, *, text: str | None = None, preview: str | None = None) -> None:
-        """Replaces the update that waits to be sent, but for a preview that it has and this one lacks. Returns at once."""
-        # Steps that are made again, because memory did not suffice the first time, do not let a caller see progress go back.
-        done = self._most = max(done, self._most)
+        """Replaces the pending update, but keeps its preview if the new one has none. Returns at once.
+
+        Args:
+            done: Steps completed.
+            total: Steps in all.
+            text: The text generated so far.
+            preview: A small image of the result so far, as a `data:` URL.
+        """
+        # Steps that are repeated after an out-of-memory fallback must not make the progress go backwards.
+        done = self._max_done = max(done, self._max_done)
         update: dict[str, JsonValue] = {"step": done, "steps": total, "percent": round(100 * done / max(total, 1), 1)}
         if text is not None:
-            update["text"] = text  # which ends when it ends: nobody knows how many seconds before its longest
-        elif (left := self._left(done, total)) is not None:
-            update["seconds_left"] = left
+            update["text"] = text  # whose length is unknown, so that no remaining time can be estimated
+        elif (seconds := self._seconds_left(done, total)) is not None:
+            update["seconds_left"] = seconds
         with self._changed:
             shown = preview or (self._latest or {}).get("preview")
             self._latest = update | ({"preview": shown} if shown else {})
             self._changed.notify()
 
     def drop(self) -> None:
-        """Forgets the update that waits: a stopped job says nothing more."""
+        """Discards the pending update: a cancelled job reports nothing more."""
         with self._changed:
             self._latest = None
 
     def close(self) -> None:
-        """Sends what still waits and returns when nothing is on its way any more."""
+        """Flushes the pending update and returns once no delivery is in progress."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
 
-    def _left(self, done: int, total: int) -> float | None:
-        """Seconds until the last step, at the pace of the steps so far. None at the first: it also pays for what is done once."""
-        if self._begun is None or done <= self._begun[0]:
-            self._begun = (done, time.monotonic())
+    def _seconds_left(self, done: int, total: int) -> float | None:
+        """Seconds until the last step, extrapolated from the steps so far. None at the first step, which includes one-time costs."""
+        if self._first is None or done <= self._first[0]:
+            self._first = (done, time.monotonic())
             return None
-        first, started = self._begun
+        first, started = self._first
         return round((time.monotonic() - started) / (done - first) * (total - done), 1)
 
-    def _deliver(self) -> None:
+    def _send_updates(self) -> None:
         while (update := self._next()) is not None:
             self._send(update)
             with self._changed:

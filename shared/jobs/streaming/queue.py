@@ -63,7 +63,7 @@ class StreamQueue(Generic[T]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Closes the queue in any case: until then the consumer blocks. It sees `Cancelled` where the producer was closed or interrupted."""
+        """Closes the queue in any case: until then the consumer blocks. It sees `Cancelled` if the producer was closed or interrupted."""
         if error is not None and not isinstance(error, Exception):
             self.close(Cancelled("The producer stopped before the end."))
         else:

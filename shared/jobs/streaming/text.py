@@ -1,4 +1,4 @@
-"""A job's text, read while it is written."""
+"""A job's text as an asynchronous stream, read while it is generated."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ T = TypeVar("T")
 
 
 class TextStream(Generic[T]):
-    """Work that reports a growing text, and a reader who takes what is new whenever he comes. Neither waits for the other.
+    """Runs work that reports a growing text, and yields what is new. Neither side blocks the other: a slow reader gets larger deltas.
 
-    To be used as an async context: leaving it before the end stops the work, and returns when it has ended. The end of the task that reads
-    stops it, too: a generator that is suspended at a piece is not told when its reader is cancelled, and RunPod's SDK does not close it.
+    An asynchronous context manager: leaving it early cancels the work and waits for its end. The end of the reading task cancels the work,
+    too: a suspended generator is not closed when its reader is cancelled, and RunPod's SDK does not close it either.
 
     Args:
-        work: Takes the progress that it is to report to.
-        interval: Least seconds between two pieces.
+        work: Reports to the progress that it is given.
+        interval: Minimum seconds between two deltas.
 
     Attributes:
-        end: What the work returns, or raises.
+        result: What the work returns or raises.
     """
 
-    end: asyncio.Future[T]
+    result: asyncio.Future[T]
 
     def __init__(self, work: Callable[[Progress], Coroutine[Any, Any, T]], interval: float) -> None:
         self._work = work
@@ -41,10 +41,10 @@ class TextStream(Generic[T]):
         loop = asyncio.get_running_loop()
 
         def send(update: Mapping[str, JsonValue]) -> None:
-            loop.call_soon_threadsafe(self._show, str(update.get("text", "")))
+            loop.call_soon_threadsafe(self._update, str(update.get("text", "")))
 
         self.result = asyncio.ensure_future(self._work(Progress(send, self._interval)))
-        self.result.add_done_callback(lambda _end: self._changed.set())
+        self.result.add_done_callback(lambda _result: self._changed.set())
         if (reader := asyncio.current_task()) is not None:
             reader.add_done_callback(lambda _reader: self.result.cancel())
         return self
@@ -54,17 +54,17 @@ class TextStream(Generic[T]):
         await wait_done(self.result)
 
     async def deltas(self) -> AsyncIterator[str]:
-        """What has been added to the text since the piece before, to its end. A reader who is late gets more at once."""
-        read, over = 0, False
-        while not over:
+        """Yields the text that was added since the previous delta, up to its end."""
+        length, done = 0, False
+        while not done:
             await self._changed.wait()
             self._changed.clear()
-            # The last update was shown before the work could end.
-            over = self.result.done()
-            if piece := self._text[read:]:
-                read = len(self._text)
-                yield piece
+            # Read before the text: the last update precedes the end of the work.
+            done = self.result.done()
+            if delta := self._text[length:]:
+                length = len(self._text)
+                yield delta
 
-    def _show(self, text: str) -> None:
+    def _update(self, text: str) -> None:
         self._text = text
         self._changed.set()
