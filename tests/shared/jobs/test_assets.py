@@ -26,7 +26,7 @@ def store_clip(clip: VideoOutput, folder: Path) -> None:
     store_output(clip, 0, request, UploadSession(LocalDisk(folder), None, lambda draft, payload: None), CancelToken(60), StepTimer(STEPS))
 
 
-def test_a_clip_that_cannot_be_encoded_abandons_its_frames(tmp_path: Path) -> None:
+def test_failed_encoding_abandons_the_frames(tmp_path: Path) -> None:
     frames: StreamQueue[Pixels] = StreamQueue()
     frames.put(np.zeros((64, 64, 3), np.uint8))
     frames.put(np.zeros((64, 96, 3), np.uint8))  # a different size
@@ -36,7 +36,7 @@ def test_a_clip_that_cannot_be_encoded_abandons_its_frames(tmp_path: Path) -> No
     assert caught.value.__traceback__ is not None  # which would keep the iterator alive
 
 
-def test_an_extra_that_cannot_be_encoded_abandons_the_frames(tmp_path: Path) -> None:
+def test_failed_encoding_of_an_extra_abandons_the_frames(tmp_path: Path) -> None:
     frames: StreamQueue[Pixels] = StreamQueue()
     for width in (64, 4):  # a different size, too small for any encoder
         frames.put(np.zeros((64, width, 3), np.uint8))

@@ -22,7 +22,7 @@ SOURCES = Path(__file__).parents[3]
 PATIENCE = 10.0
 
 
-def test_a_picture_is_uploaded_while_the_next_is_made(worker: Workers, disk: WatchedDisk) -> None:
+def test_outputs_are_uploaded_while_the_next_one_is_generated(worker: Workers, disk: WatchedDisk) -> None:
     uploading = threading.Event()
     disk.before_put = lambda key: uploading.set()
 
@@ -36,7 +36,7 @@ def test_a_picture_is_uploaded_while_the_next_is_made(worker: Workers, disk: Wat
     assert isinstance(end, Completed)
 
 
-def test_pictures_are_uploaded_side_by_side(worker: Workers, disk: WatchedDisk) -> None:
+def test_outputs_are_uploaded_concurrently_and_listed_in_order(worker: Workers, disk: WatchedDisk) -> None:
     together = threading.Barrier(3)
 
     def meet(key: str) -> None:
@@ -53,7 +53,7 @@ def test_pictures_are_uploaded_side_by_side(worker: Workers, disk: WatchedDisk) 
     assert [asset.asset_index for asset in end.payload.assets] == [0, 1, 2]
 
 
-def test_a_refused_upload_ends_the_making_of_further_pictures(worker: Workers, disk: WatchedDisk) -> None:
+def test_failed_upload_stops_generation(worker: Workers, disk: WatchedDisk) -> None:
     def refuse(key: str) -> None:
         if key.endswith(".png"):
             raise UploadError("Storage refused.", retryable=False)
@@ -77,7 +77,7 @@ def test_a_refused_upload_ends_the_making_of_further_pictures(worker: Workers, d
     assert closed == made[:1], "the recipe is closed on the thread that owns the GPU"
 
 
-def test_every_step_is_timed_also_those_that_took_no_time(worker: Workers) -> None:
+def test_every_step_is_timed_including_skipped_ones(worker: Workers) -> None:
     def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         time.sleep(0.01)
         yield picture()
@@ -89,7 +89,7 @@ def test_every_step_is_timed_also_those_that_took_no_time(worker: Workers) -> No
 
 
 @pytest.mark.parametrize("when", ["before the first picture", "between two pictures"])
-def test_a_failing_recipe_is_closed_and_reports_its_own_error(worker: Workers, when: str) -> None:
+def test_failing_recipe_is_closed_and_its_error_reported(worker: Workers, when: str) -> None:
     closed = []
 
     def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
@@ -107,7 +107,7 @@ def test_a_failing_recipe_is_closed_and_reports_its_own_error(worker: Workers, w
     assert len(closed) == 1
 
 
-def test_a_stopped_job_waits_for_its_thread_and_leaves_it_free(worker: Workers) -> None:
+def test_cancelled_job_waits_for_its_work_to_end(worker: Workers) -> None:
     began, over = threading.Event(), threading.Event()
 
     def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
@@ -133,7 +133,7 @@ def test_a_stopped_job_waits_for_its_thread_and_leaves_it_free(worker: Workers) 
     assert end.payload.metadata.error_code == "CANCELLED"
 
 
-def test_a_job_that_is_stopped_while_it_waits_for_the_gpu_never_starts(worker: Workers) -> None:
+def test_job_cancelled_while_queued_for_the_gpu_never_starts(worker: Workers) -> None:
     started: list[str] = []
     release, busy = threading.Event(), threading.Event()
 
@@ -160,7 +160,7 @@ def test_a_job_that_is_stopped_while_it_waits_for_the_gpu_never_starts(worker: W
     assert started == ["first"]
 
 
-def test_a_job_that_is_stopped_after_its_end_stays_as_it_ended(worker: Workers, disk: WatchedDisk, tmp_path: Path) -> None:
+def test_cancellation_after_completion_does_not_change_the_outcome(worker: Workers, disk: WatchedDisk, tmp_path: Path) -> None:
     """Its callback is on its way and says completed; nothing may say something else."""
     delivering, release = threading.Event(), threading.Event()
 
@@ -186,7 +186,7 @@ def test_a_job_that_is_stopped_after_its_end_stays_as_it_ended(worker: Workers, 
     assert json.loads((tmp_path / "user-1/job/callback.json").read_bytes())["status"] == "completed"
 
 
-def test_a_request_that_takes_long_to_judge_holds_up_nobody_else(worker: Workers) -> None:
+def test_slow_validation_does_not_block_the_event_loop(worker: Workers) -> None:
     async def judge_and_tick() -> tuple[object, int]:
         task = asyncio.ensure_future(run_job(job(), own, run()))
         ticks = 0
@@ -206,7 +206,7 @@ def test_a_request_that_takes_long_to_judge_holds_up_nobody_else(worker: Workers
     assert ticks > 10
 
 
-def test_the_deadline_counts_for_uploads_too(worker: Workers, disk: WatchedDisk) -> None:
+def test_deadline_covers_uploads(worker: Workers, disk: WatchedDisk) -> None:
     disk.before_put = lambda key: time.sleep(0.3)
 
     def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
@@ -217,7 +217,7 @@ def test_the_deadline_counts_for_uploads_too(worker: Workers, disk: WatchedDisk)
     assert end.error.code == "JOB_TIMEOUT"
 
 
-def test_an_upload_that_fails_because_the_time_is_over_says_that(worker: Workers, disk: WatchedDisk) -> None:
+def test_upload_that_fails_after_the_deadline_is_reported_as_a_timeout(worker: Workers, disk: WatchedDisk) -> None:
     def too_late(key: str) -> None:
         time.sleep(0.3)
         raise UploadError("Storage did not answer in time.")
@@ -232,7 +232,7 @@ def test_an_upload_that_fails_because_the_time_is_over_says_that(worker: Workers
     assert end.error.code == "JOB_TIMEOUT"
 
 
-def test_what_was_warned_about_is_said_of_failed_jobs_too(worker: Workers) -> None:
+def test_failed_jobs_report_warnings(worker: Workers) -> None:
     def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         yield from ()
         raise GenerationError("The output is not finite.")
@@ -240,13 +240,13 @@ def test_what_was_warned_about_is_said_of_failed_jobs_too(worker: Workers) -> No
     misspelt = asyncio.run(
         run_job(Job("job", {"id": "job", "user_id": "u", "type": "sdxl_image_fast", "promt": "x"}), worker(making), run())
     )
-    assert any("did you mean prompt" in warning for warning in misspelt.payload.metadata.warnings)
+    assert any("did you mean `prompt`" in warning for warning in misspelt.payload.metadata.warnings)
     later = asyncio.run(run_job(job(widht=3), worker(making), run()))
     assert isinstance(later, Failed)
-    assert any("did you mean config.width" in warning for warning in later.payload.metadata.warnings)
+    assert any("did you mean `config.width`" in warning for warning in later.payload.metadata.warnings)
 
 
-def test_a_deadline_that_passes_is_a_failure_of_its_own(worker: Workers) -> None:
+def test_passed_deadline_is_reported_as_a_retryable_timeout(worker: Workers) -> None:
     def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         while not threading.Event().wait(0.01):
             run.cancel.check()
@@ -258,7 +258,7 @@ def test_a_deadline_that_passes_is_a_failure_of_its_own(worker: Workers) -> None
     assert not end.error.replaces_worker, "the work has ended by itself"
 
 
-def test_each_end_is_made_on_one_line_and_there_is_one_blind_except() -> None:
+def test_each_outcome_is_constructed_once_and_there_is_one_blind_except() -> None:
     made: dict[str, int] = {"Completed": 0, "Failed": 0, "Stopped": 0}
     blind = []
     for path in [*SOURCES.glob("shared/**/*.py"), *SOURCES.glob("handlers/**/*.py")]:

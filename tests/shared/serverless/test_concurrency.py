@@ -19,7 +19,7 @@ def takes_a_second(upload: Handler) -> None:
     upload.respond(200, b'{"Key": "stored", "Id": "1"}')
 
 
-def test_the_next_job_computes_while_one_uploads_and_never_shares_the_gpu(tmp_path: Path) -> None:
+def test_next_job_generates_while_one_uploads_and_never_shares_the_gpu(tmp_path: Path) -> None:
     with FakeStorage(KEY) as storage:
         environment = {"SUPABASE_URL": storage.url, "SUPABASE_SERVICE_ROLE_KEY": KEY, "JOB_CALLBACK_SECRET": SECRET}
         with started(tmp_path, **environment, JOB_CONCURRENCY="2") as loop:
@@ -35,7 +35,7 @@ def test_the_next_job_computes_while_one_uploads_and_never_shares_the_gpu(tmp_pa
     assert {key for key in storage.objects if key.endswith("0.png")} == {"user-1/one/0.png", "user-1/other/0.png"}
 
 
-def test_long_answers_do_not_hold_back_a_short_one(tmp_path: Path, tiny_models: Path) -> None:
+def test_long_answers_do_not_delay_a_short_one(tmp_path: Path, tiny_models: Path) -> None:
     with started(tmp_path, "handlers.chat.handler", MODELS_DIR=str(tiny_models), JOB_CONCURRENCY="4") as loop:
         hello = [{"role": "user", "content": "hello"}]
         long = ("long-0", "long-1", "long-2")

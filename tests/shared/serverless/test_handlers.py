@@ -55,7 +55,7 @@ def handled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield Handled(handler, loop)
 
 
-def test_it_completes_and_both_get_the_same_payload(handled: Handled) -> None:
+def test_completed_job_has_the_same_result_and_callback(handled: Handled) -> None:
     handled.submit("completes", INPUTS[handled.handler])
     body = handled.result("completes")
     assert body.keys() == {"output"}
@@ -64,7 +64,7 @@ def test_it_completes_and_both_get_the_same_payload(handled: Handled) -> None:
     Draft202012Validator(payload_schema(handled.handler)).validate(body["output"])
 
 
-def test_what_it_made_is_what_it_says(handled: Handled) -> None:
+def test_payload_describes_the_stored_assets(handled: Handled) -> None:
     handled.submit("made", INPUTS[handled.handler])
     output = handled.result("made")["output"]
     (asset,) = output["assets"]
@@ -89,7 +89,7 @@ def test_what_it_made_is_what_it_says(handled: Handled) -> None:
         assert facts["tokens_generated"] <= 8
 
 
-def test_a_wrong_request_fails_and_both_get_the_same_payload(handled: Handled) -> None:
+def test_invalid_request_has_the_same_result_and_callback(handled: Handled) -> None:
     handled.submit("wrong", {"type": "nothing"})
     body = handled.result("wrong")
     assert body["error"] == body["output"]["error_message"]
@@ -98,7 +98,7 @@ def test_a_wrong_request_fails_and_both_get_the_same_payload(handled: Handled) -
     Draft202012Validator(payload_schema(handled.handler)).validate(body["output"])
 
 
-def test_the_same_job_twice_gives_the_same_bytes(handled: Handled) -> None:
+def test_repeated_job_yields_identical_bytes(handled: Handled) -> None:
     contents = []
     for job_id in ("once", "again"):
         handled.submit(job_id, INPUTS[handled.handler])
@@ -107,7 +107,7 @@ def test_the_same_job_twice_gives_the_same_bytes(handled: Handled) -> None:
     assert contents[0] == contents[1]
 
 
-def test_a_stopped_job_reports_in_order_frees_the_gpu_and_posts_nothing(handled: Handled) -> None:
+def test_cancelled_job_frees_the_gpu_and_posts_no_result(handled: Handled) -> None:
     runpod_api = handled.loop.runpod_api
     handled.submit("stopped", LONG[handled.handler])
     runpod_api.wait_for(lambda: bool(runpod_api.progress("stopped")))
@@ -122,7 +122,7 @@ def test_a_stopped_job_reports_in_order_frees_the_gpu_and_posts_nothing(handled:
     assert callback["metadata"]["error_code"] == "CANCELLED"
 
 
-def test_nothing_that_is_secret_is_in_the_log(handled: Handled) -> None:
+def test_log_contains_no_secrets(handled: Handled) -> None:
     log = handled.loop.worker.log
     assert "gb_per_s" in log, "how fast each component was loaded is"
     for canary in (PROMPT_CANARY, SECRET, "canary-runpod-key", "Traceback"):

@@ -37,7 +37,7 @@ def callback(tmp_path: Path, job: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
-def test_its_test_input_leaves_what_the_payload_says(handler: str, tmp_path: Path, tiny_models: Path) -> None:
+def test_local_run_stores_what_the_payload_describes(handler: str, tmp_path: Path, tiny_models: Path) -> None:
     job = sample(handler)
     done = work(handler, tmp_path, tiny_models, "--test_input", json.dumps(job))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -56,7 +56,7 @@ def test_its_test_input_leaves_what_the_payload_says(handler: str, tmp_path: Pat
                 assert asset["duration_seconds"] == facts["frames"] / facts["fps"]
 
 
-def test_sdxl_picks_up_the_test_input_of_the_repository(tmp_path: Path, tiny_models: Path) -> None:
+def test_sdxl_reads_test_input_from_the_repository_root(tmp_path: Path, tiny_models: Path) -> None:
     done = work("sdxl", tmp_path, tiny_models, folder=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     job = json.loads((ROOT / "test_input.json").read_text())
@@ -65,7 +65,7 @@ def test_sdxl_picks_up_the_test_input_of_the_repository(tmp_path: Path, tiny_mod
         assert picture.size == (64, 64)
 
 
-def test_a_job_that_fails_exits_with_1_and_says_why(tmp_path: Path, tiny_models: Path) -> None:
+def test_failed_local_run_exits_with_1(tmp_path: Path, tiny_models: Path) -> None:
     job = sample("sdxl")
     job["input"]["config"]["steps"] = 99
     done = work("sdxl", tmp_path, tiny_models, "--test_input", json.dumps(job))
@@ -73,7 +73,7 @@ def test_a_job_that_fails_exits_with_1_and_says_why(tmp_path: Path, tiny_models:
     assert "config.steps" in done.stdout
 
 
-def test_chat_streams_on_a_laptop_too(tmp_path: Path, tiny_models: Path) -> None:
+def test_chat_streams_locally(tmp_path: Path, tiny_models: Path) -> None:
     """RunPod's SDK hands a generator back without running it, and calls that a success."""
     job = sample("chat")
     job["input"] |= {"stream": True, "temperature": 0}
@@ -87,7 +87,7 @@ def test_chat_streams_on_a_laptop_too(tmp_path: Path, tiny_models: Path) -> None
     assert "max_tokens" in done.stdout
 
 
-def test_without_weights_it_says_where_it_looked_and_what_to_do(tmp_path: Path) -> None:
+def test_missing_weights_are_reported_with_every_searched_path(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     done = work("sdxl", tmp_path, tmp_path / "none", "--test_input", json.dumps(sample("sdxl")))
     assert done.returncode == 1

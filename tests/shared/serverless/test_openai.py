@@ -63,7 +63,7 @@ def refusal(client: OpenAI, **changes: Any) -> dict[str, Any]:
     return body
 
 
-def test_a_whole_answer_is_a_chat_completion(client: OpenAI) -> None:
+def test_response_is_a_chat_completion(client: OpenAI) -> None:
     answer = ask(client, max_tokens=7)
     assert (answer.object, answer.model, len(answer.choices)) == ("chat.completion", "qwen_instruct", 1)
     assert answer.id.startswith("chatcmpl-openai-")
@@ -76,7 +76,7 @@ def test_a_whole_answer_is_a_chat_completion(client: OpenAI) -> None:
     assert answer.to_dict().keys() == {"id", "object", "created", "model", "choices", "usage"}
 
 
-def test_the_chunks_of_a_stream_are_the_whole_answer(client: OpenAI) -> None:
+def test_chunks_add_up_to_the_completion(client: OpenAI) -> None:
     whole, chunks = ask(client), stream(client)
     assert joined(chunks) == said(whole)
     assert {(chunk.object, chunk.id, chunk.created, chunk.model) for chunk in chunks} == {
@@ -87,14 +87,14 @@ def test_the_chunks_of_a_stream_are_the_whole_answer(client: OpenAI) -> None:
     assert all(chunk.usage is None for chunk in chunks)
 
 
-def test_an_answer_without_a_word_is_a_stream_too(client: OpenAI) -> None:
+def test_empty_answer_is_a_valid_stream(client: OpenAI) -> None:
     whole = said(ask(client))
     chunks = stream(client, stop=[whole[:3]])
     assert joined(chunks) == ""
     assert (chunks[0].choices[0].delta.role, chunks[-1].choices[0].finish_reason) == ("assistant", "stop")
 
 
-def test_a_stream_that_is_asked_for_its_usage_ends_with_it(client: OpenAI) -> None:
+def test_stream_with_include_usage_ends_with_the_usage(client: OpenAI) -> None:
     chunks = stream(client, max_tokens=7, stream_options={"include_usage": True})
     usage = chunks[-1].usage
     assert chunks[-1].choices == []
@@ -103,14 +103,14 @@ def test_a_stream_that_is_asked_for_its_usage_ends_with_it(client: OpenAI) -> No
     assert [chunk.usage for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
 
 
-def test_what_runpods_proxy_gets_of_a_stream_is_text_with_events(proxy: OpenAIProxy, client: OpenAI) -> None:
+def test_stream_is_sent_as_server_sent_events(proxy: OpenAIProxy, client: OpenAI) -> None:
     stream(client, max_tokens=7)
     pieces = proxy.runpod_api.streamed(proxy.jobs[-1])
     assert all(isinstance(piece, str) and piece.startswith("data: ") and piece.endswith("\n\n") for piece in pieces)
     assert pieces[-1].endswith("data: [DONE]\n\n")
 
 
-def test_the_models_are_those_that_a_request_may_name(client: OpenAI) -> None:
+def test_model_list_names_the_served_models(client: OpenAI) -> None:
     models = list(client.models.list())
     assert sorted(model.id for model in models) == ["qwen_base", "qwen_instruct"]
     assert {model.object for model in models} == {"model"}
@@ -118,34 +118,34 @@ def test_the_models_are_those_that_a_request_may_name(client: OpenAI) -> None:
         assert ask(client, model=model.id, max_tokens=2).model == model.id
 
 
-def test_a_seed_makes_the_same_answer_and_another_seed_another(client: OpenAI) -> None:
+def test_seed_determines_the_answer(client: OpenAI) -> None:
     one, same, other = (said(ask(client, temperature=1.5, top_p=1, seed=seed)) for seed in (7, 7, 8))
     assert one == same
     assert one != other
 
 
-def test_an_answer_ends_before_its_stop(client: OpenAI) -> None:
+def test_answer_ends_before_a_stop_sequence(client: OpenAI) -> None:
     whole = said(ask(client))
     stopped = ask(client, stop=whole[9:12])
     assert said(stopped) == whole[: whole.index(whole[9:12])]
     assert stopped.choices[0].finish_reason == "stop"
 
 
-def test_both_names_of_the_greatest_length_are_known(client: OpenAI) -> None:
+def test_max_tokens_and_max_completion_tokens_are_accepted(client: OpenAI) -> None:
     for changes in ({"max_tokens": None, "max_completion_tokens": 5}, {"max_tokens": 5, "max_completion_tokens": 5}, {"max_tokens": 5}):
         usage = ask(client, **changes).usage
         assert usage is not None
         assert usage.completion_tokens == 5
 
 
-def test_our_own_fields_may_be_added(client: OpenAI) -> None:
+def test_extension_fields_are_accepted(client: OpenAI) -> None:
     plain, other = said(ask(client)), said(ask(client, extra_body={"repetition_penalty": 1.9, "sfw_mode": True}))
     assert plain != other
 
 
-def test_a_name_that_means_nothing_is_named_beside_the_answer(client: OpenAI) -> None:
+def test_unknown_field_is_reported_as_a_warning(client: OpenAI) -> None:
     answer = ask(client, max_tokens=2, extra_body={"top_k": 5}, user="somebody")
-    assert answer.to_dict()["warnings"] == ["top_k: not a known field, ignored; did you mean top_p?"]
+    assert answer.to_dict()["warnings"] == ["`top_k` is not a known field and was ignored; did you mean `top_p`?"]
 
 
 @pytest.mark.parametrize(
@@ -170,18 +170,18 @@ def test_a_name_that_means_nothing_is_named_beside_the_answer(client: OpenAI) ->
     ],
     ids=str,
 )
-def test_what_cannot_be_done_is_refused_by_its_name(client: OpenAI, changes: dict[str, Any], param: str) -> None:
+def test_unsupported_parameter_is_rejected_by_name(client: OpenAI, changes: dict[str, Any], param: str) -> None:
     body = refusal(client, **changes)
     assert (body["type"], body["code"], body["param"]) == ("invalid_request_error", "validation_error", param)
     assert param in body["message"]
 
 
-def test_a_conversation_that_does_not_fit_is_refused_in_openais_words(client: OpenAI) -> None:
+def test_context_overflow_is_rejected_with_openais_error_code(client: OpenAI) -> None:
     body = refusal(client, messages=[{"role": "user", "content": "word " * 5000}])
     assert (body["code"], body["type"]) == ("context_length_exceeded", "invalid_request_error")
 
 
-def test_an_answer_has_the_form_of_its_schema(client: OpenAI) -> None:
+def test_answer_follows_its_json_schema(client: OpenAI) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "bird", "strict": True, "schema": {"enum": ["heron", "swan"]}}}
     whole, chunks = ask(client, response_format=form), stream(client, response_format=form)
     assert json.loads(said(whole)) in ("heron", "swan")
@@ -189,26 +189,26 @@ def test_an_answer_has_the_form_of_its_schema(client: OpenAI) -> None:
     assert whole.choices[0].finish_reason == "stop"
 
 
-def test_a_schema_that_cannot_be_followed_is_refused(client: OpenAI) -> None:
+def test_unsupported_schema_is_rejected(client: OpenAI) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no such type"}}}
     body = refusal(client, response_format=form)
     assert (body["code"], body["type"]) == ("validation_error", "invalid_request_error")
     assert "response_format" in body["param"]
 
 
-def test_a_stream_that_fails_tells_its_reader(proxy: OpenAIProxy, client: OpenAI) -> None:
-    with pytest.raises(APIError, match="temperature: must be a number from 0") as caught:
+def test_failed_stream_sends_an_error_event(proxy: OpenAIProxy, client: OpenAI) -> None:
+    with pytest.raises(APIError, match="`temperature` must be a number from 0") as caught:
         stream(client, temperature=3)
     assert (caught.value.code, caught.value.param) == ("validation_error", "temperature")
     assert json.loads(proxy.runpod_api.result(proxy.jobs[-1])["error"])["error"]["param"] == "temperature", "and RunPod is told, too"
 
 
-def test_another_route_is_refused_by_its_name(client: OpenAI) -> None:
+def test_unknown_route_is_rejected(client: OpenAI) -> None:
     with pytest.raises(InternalServerError, match="v1/chat/completions"):
         client.embeddings.create(model="qwen_instruct", input="x", encoding_format="float")
 
 
-def test_no_key_and_no_word_of_a_conversation_is_printed(loop: Loop, client: OpenAI) -> None:
+def test_log_contains_no_key_and_no_conversation(loop: Loop, client: OpenAI) -> None:
     ask(client, messages=[{"role": "user", "content": "canary-word"}], max_tokens=2)
     refusal(client, messages=[{"role": "user", "content": "canary-word"}], max_tokens=0)
     assert "canary" not in loop.worker.log

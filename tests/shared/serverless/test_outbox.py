@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playground.callback_receiver import CannedResponse, CallbackReceiver
+from playground.callback_receiver import CallbackReceiver, CannedResponse
 from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.fake_storage import FakeStorage, fails_with
 from tests.doubles.jobs import PROMPT_CANARY, sdxl_job
@@ -58,7 +58,7 @@ def redeliver(folder: Path, environment: dict[str, str]) -> subprocess.Completed
     )
 
 
-def test_with_storage_away_for_all_of_a_job_its_pictures_are_kept_and_the_next_start_delivers_them(tmp_path: Path) -> None:
+def test_result_that_storage_refused_is_delivered_by_the_next_start(tmp_path: Path) -> None:
     with project(tmp_path) as (storage, receiver, environment):
         with worker(tmp_path / "one", receiver, environment) as loop:
             storage.outage = fails_with(503)
@@ -86,7 +86,7 @@ def test_with_storage_away_for_all_of_a_job_its_pictures_are_kept_and_the_next_s
     assert list((tmp_path / "volume/outbox").iterdir()) == []
 
 
-def test_with_the_receiver_away_the_payload_is_kept_and_a_command_delivers_it(tmp_path: Path) -> None:
+def test_callback_that_was_not_accepted_is_delivered_by_the_redeliver_command(tmp_path: Path) -> None:
     with project(tmp_path, *[CannedResponse(503)] * 50) as (storage, receiver, environment):
         with worker(tmp_path / "one", receiver, environment) as loop:
             output = do(loop, sdxl_job("late"))
@@ -107,7 +107,7 @@ def test_with_the_receiver_away_the_payload_is_kept_and_a_command_delivers_it(tm
         assert len(receiver.messages) == before + 1
 
 
-def test_a_receiver_that_refuses_for_good_loses_nothing_either(tmp_path: Path) -> None:
+def test_permanently_refused_callback_stays_pending(tmp_path: Path) -> None:
     refusals = (404, 401, 301)
     with project(tmp_path, *map(CannedResponse, refusals)) as (_, receiver, environment):
         with worker(tmp_path / "one", receiver, environment) as loop:
@@ -116,7 +116,7 @@ def test_a_receiver_that_refuses_for_good_loses_nothing_either(tmp_path: Path) -
         assert [message.payload["job_id"] for message in receiver.messages] == 2 * [f"refused-{answer}" for answer in refusals]
 
 
-def test_with_both_away_the_result_is_delivered_and_not_that_it_was_late(tmp_path: Path) -> None:
+def test_pending_result_is_delivered_rather_than_its_failure(tmp_path: Path) -> None:
     with project(tmp_path, *[CannedResponse(reset=True)] * 50) as (storage, receiver, environment):
         with worker(tmp_path / "one", receiver, environment) as loop:
             storage.outage = fails_with(544)
@@ -132,7 +132,7 @@ def test_with_both_away_the_result_is_delivered_and_not_that_it_was_late(tmp_pat
         assert set(storage.objects) == set(output["metadata"]["assets_pending"])
 
 
-def test_a_job_that_is_sent_again_and_completes_leaves_no_older_result_to_be_delivered(tmp_path: Path) -> None:
+def test_completed_repetition_discards_the_pending_result(tmp_path: Path) -> None:
     with project(tmp_path) as (storage, receiver, environment), worker(tmp_path / "one", receiver, environment) as loop:
         storage.outage = fails_with(503)
         assert do(loop, sdxl_job("twice"))["status"] == "failed"
@@ -144,7 +144,7 @@ def test_a_job_that_is_sent_again_and_completes_leaves_no_older_result_to_be_del
         assert list((tmp_path / "volume/outbox").iterdir()) == []
 
 
-def test_neither_key_nor_secret_nor_token_nor_prompt_lies_in_the_outbox_or_in_the_log(tmp_path: Path) -> None:
+def test_outbox_and_log_contain_no_secrets(tmp_path: Path) -> None:
     with project(tmp_path, *[CannedResponse(503)] * 50) as (storage, receiver, environment):
         with worker(tmp_path / "one", receiver, environment) as loop:
             storage.outage = fails_with(503)

@@ -13,7 +13,7 @@ from tests.doubles.jobs import PROMPT_CANARY, sdxl_job
 from tests.shared.serverless.conftest import SECRET, Loop
 
 
-def test_a_completed_job_is_called_back_once_with_exactly_what_runpod_gets(loop: Loop) -> None:
+def test_callback_equals_the_result(loop: Loop) -> None:
     loop.runpod_api.submit(sdxl_job("completes", num_images=3))
     body = loop.runpod_api.result("completes")
     assert "error" not in body
@@ -21,7 +21,7 @@ def test_a_completed_job_is_called_back_once_with_exactly_what_runpod_gets(loop:
     assert loop.callbacks("completes") == [body["output"]]
 
 
-def test_what_is_reported_as_stored_is_stored(loop: Loop) -> None:
+def test_reported_assets_are_stored(loop: Loop) -> None:
     loop.runpod_api.submit(sdxl_job("stores", num_images=3, resolution="96x64"))
     assets = loop.runpod_api.result("stores")["output"]["assets"]
     assert [asset["asset_index"] for asset in assets] == [0, 1, 2]
@@ -36,7 +36,7 @@ def test_what_is_reported_as_stored_is_stored(loop: Loop) -> None:
             assert thumbnail.format == "WEBP"
 
 
-def test_the_payload_lies_beside_its_assets(loop: Loop) -> None:
+def test_payload_is_stored_next_to_the_assets(loop: Loop) -> None:
     loop.runpod_api.submit(sdxl_job("keeps"))
     body = loop.runpod_api.result("keeps")
     assert json.loads((loop.worker.output / "user-1/keeps/callback.json").read_bytes()) == body["output"]
@@ -51,7 +51,7 @@ def test_the_payload_lies_beside_its_assets(loop: Loop) -> None:
         ("infinitely", "INTERNAL_ERROR", True),
     ],
 )
-def test_whatever_fails_the_caller_gets_one_sentence_and_a_code(loop: Loop, verb: str, code: str, retryable: bool) -> None:
+def test_failure_has_a_message_and_a_code(loop: Loop, verb: str, code: str, retryable: bool) -> None:
     loop.runpod_api.submit(sdxl_job(f"fails-{verb}", verb))
     body = loop.runpod_api.result(f"fails-{verb}")
     output = body["output"]
@@ -63,12 +63,12 @@ def test_whatever_fails_the_caller_gets_one_sentence_and_a_code(loop: Loop, verb
     assert loop.callbacks(f"fails-{verb}") == [output]
 
 
-def test_a_result_that_runpod_would_lose_fails_with_its_size(loop: Loop) -> None:
+def test_result_above_runpods_limit_fails_with_its_size(loop: Loop) -> None:
     loop.runpod_api.submit(sdxl_job("too-large", "hugely"))
     assert "9.0 MiB" in loop.runpod_api.result("too-large")["error"]
 
 
-def test_a_wrong_request_fails_with_all_its_problems_and_paints_nothing(loop: Loop) -> None:
+def test_invalid_request_fails_with_all_its_problems(loop: Loop) -> None:
     loop.runpod_api.submit(sdxl_job("wrong", steps=99, num_images=2))
     body = loop.runpod_api.result("wrong")
     assert {"config.steps", "config.num_images"} == {problem["field"] for problem in body["output"]["metadata"]["problems"]}
@@ -78,21 +78,21 @@ def test_a_wrong_request_fails_with_all_its_problems_and_paints_nothing(loop: Lo
     assert loop.steps("wrong") == []
 
 
-def test_what_is_not_on_the_worker_is_refused_before_any_work(loop: Loop) -> None:
+def test_missing_model_fails_the_job_before_generation(loop: Loop) -> None:
     loop.runpod_api.submit(sdxl_job("lora", loras=[{"name": "pixels", "scale": 1.0}]))
     assert loop.runpod_api.result("lora")["output"]["metadata"]["error_code"] == "MODEL_UNAVAILABLE"
     assert loop.steps("lora") == []
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 7])
-def test_an_input_that_is_no_object_is_answered_under_runpods_id(loop: Loop, value: object) -> None:
+def test_input_that_is_not_an_object_fails_under_runpods_id(loop: Loop, value: object) -> None:
     name = f"input-{type(value).__name__}"
     loop.runpod_api.submit({"id": name, "input": value})
     output = loop.runpod_api.result(name)["output"]
     assert (output["job_id"], output["metadata"]["error_code"]) == (name, "VALIDATION_ERROR")
 
 
-def test_the_same_job_delivered_twice_makes_the_same_files_and_the_same_webhook_id(loop: Loop) -> None:
+def test_duplicate_deliveries_are_idempotent(loop: Loop) -> None:
     job = sdxl_job("twice")
     hashes = []
     for count in (1, 2):
@@ -105,14 +105,14 @@ def test_the_same_job_delivered_twice_makes_the_same_files_and_the_same_webhook_
     assert len(set(ids)) == 1
 
 
-def test_a_result_that_runpod_refuses_with_500_is_sent_again(loop: Loop) -> None:
+def test_result_is_posted_again_after_a_500(loop: Loop) -> None:
     loop.runpod_api.answers.append(500)
     loop.runpod_api.submit(sdxl_job("again"))
     assert loop.runpod_api.result("again")["output"]["status"] == "completed"
     assert [post.status for post in loop.runpod_api.posts if post.job_id == "again" and post.is_result] == [500, 200]
 
 
-def test_no_prompt_key_or_token_is_in_the_log(loop: Loop) -> None:
+def test_log_contains_no_prompt_key_or_token(loop: Loop) -> None:
     loop.runpod_api.submit(sdxl_job("secret-ok"))
     loop.runpod_api.submit(sdxl_job("secret-crash", "crash"))
     loop.runpod_api.submit(sdxl_job("secret-wrong", steps=99))

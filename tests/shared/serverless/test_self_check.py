@@ -25,31 +25,31 @@ def check(handler: str, tmp_path: Path, *scope: str, **environment: str) -> tupl
 @pytest.mark.parametrize(
     ("handler", "checks"), [("sdxl", ("libraries",)), ("wan", ("libraries", "encoder")), ("chat", ("libraries",))], ids=str
 )
-def test_an_image_needs_no_weights_and_no_storage(handler: str, checks: tuple[str, ...], tmp_path: Path) -> None:
+def test_image_check_needs_no_weights_and_no_storage(handler: str, checks: tuple[str, ...], tmp_path: Path) -> None:
     assert check(handler, tmp_path, "image", SUPABASE_SERVICE_KEY="") == (0, dict.fromkeys(checks, "passed"))
 
 
-def test_with_weights_it_says_where_it_looked_for_them(tmp_path: Path) -> None:
+def test_weights_check_reports_the_searched_paths(tmp_path: Path) -> None:
     code, checks = check("chat", tmp_path, "weights", ALLOW_DOWNLOADS="1")
     assert code == 1
     assert "'qwen_instruct' (Qwen/Qwen2.5-7B-Instruct) were not found. Looked in" in checks["weights qwen_instruct"]
     assert checks["libraries"] == "passed"
 
 
-def test_a_machine_that_is_ready_passes_everything(tmp_path: Path, tiny_models: Path) -> None:
+def test_full_check_passes_on_a_ready_machine(tmp_path: Path, tiny_models: Path) -> None:
     code, checks = check("chat", tmp_path, MODELS_DIR=str(tiny_models))
     assert (code, set(checks.values())) == (0, {"passed"})
     assert {"libraries", "weights qwen_instruct", "storage", "outbox", "callbacks"} <= set(checks)
 
 
-def test_all_that_fails_is_said_at_once(tmp_path: Path) -> None:
+def test_all_failed_checks_are_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     code, checks = check("chat", tmp_path, OUTPUT_DIR=str(tmp_path / "file"), OUTBOX_DIR=str(tmp_path / "file"))
     assert code == 1
     assert {name for name, outcome in checks.items() if outcome != "passed"} == {"weights qwen_instruct", "storage", "outbox"}
 
 
-def test_a_library_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+def test_failed_import_is_reported(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     shutil.copytree(ROOT / "handlers", hidden / "handlers", ignore=shutil.ignore_patterns("__pycache__"))
     (hidden / "handlers" / "chat" / "generate.py").write_text("import library_that_is_not_installed\n")
@@ -58,7 +58,7 @@ def test_a_library_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     assert "handlers.chat.recipe cannot be imported (No module named 'library_that_is_not_installed')" in checks["libraries"]
 
 
-def test_a_configuration_that_is_half_there_fails_before_anything_else(tmp_path: Path) -> None:
+def test_incomplete_configuration_fails_first(tmp_path: Path) -> None:
     code, checks = check("chat", tmp_path, "image", SUPABASE_URL="https://project.example")
     assert code == 1
     assert list(checks) == ["configuration"]

@@ -52,7 +52,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterato
         yield running
 
 
-def test_two_hundred_texts_of_all_scripts_arrive_as_they_were_written(loop: Loop) -> None:
+def test_texts_of_all_scripts_arrive_unchanged(loop: Loop) -> None:
     said = dict(zip((f"text-{number}" for number in itertools.count()), texts(200), strict=False))
     for job_id, text in said.items():
         loop.runpod_api.submit(job(job_id, text))
@@ -63,7 +63,7 @@ def test_two_hundred_texts_of_all_scripts_arrive_as_they_were_written(loop: Loop
     assert max(len(deltas(loop, job_id)) for job_id in said) > 1
 
 
-def test_a_slow_reader_gets_few_pieces_and_keeps_no_place(loop: Loop) -> None:
+def test_slow_reader_gets_few_deltas_and_does_not_delay_generation(loop: Loop) -> None:
     loop.runpod_api.stream_delay = 1.0
     try:
         loop.runpod_api.submit(job("slow", "word " * 400))
@@ -77,7 +77,7 @@ def test_a_slow_reader_gets_few_pieces_and_keeps_no_place(loop: Loop) -> None:
     assert left < last, "it was written to its end while the reader was still at an earlier piece"
 
 
-def test_masked_words_are_masked_in_every_piece(loop: Loop) -> None:
+def test_deltas_never_contain_masked_words(loop: Loop) -> None:
     loop.runpod_api.submit(job("masked", "Damn, in New York and in Scunthorpe: damned. " * 20, sfw_mode=True))
     *_, payload = loop.runpod_api.result("masked")["output"]
     assert payload["response"] == "****, in *** **** and in Scunthorpe: damned. " * 20
@@ -85,14 +85,14 @@ def test_masked_words_are_masked_in_every_piece(loop: Loop) -> None:
     assert len(deltas(loop, "masked")) > 2
 
 
-def test_a_stream_that_breaks_off_gives_what_there_was_and_its_error(loop: Loop) -> None:
+def test_interrupted_stream_yields_its_text_and_the_error(loop: Loop) -> None:
     loop.runpod_api.submit(job("broken", "some words " + FAIL_MARKER))
-    assert loop.runpod_api.result("broken")["error"] == "The echo died away. Send the job again."
+    assert loop.runpod_api.result("broken")["error"] == "The echo has failed. Send the job again."
     assert ("some words " + FAIL_MARKER).startswith("".join(deltas(loop, "broken")))
     assert deltas(loop, "broken") != []
 
 
-def test_a_job_that_is_stopped_while_a_piece_is_on_its_way_ends_the_writing(loop: Loop) -> None:
+def test_cancellation_during_a_delta_stops_generation(loop: Loop) -> None:
     """There the SDK forgets the generator, which goes on until somebody ends it."""
     loop.runpod_api.stream_delay = 1.0
     try:
@@ -100,13 +100,13 @@ def test_a_job_that_is_stopped_while_a_piece_is_on_its_way_ends_the_writing(loop
         loop.runpod_api.wait_for(lambda: bool(deltas(loop, "gone")))
         loop.runpod_api.stop("gone")
         log = loop.worker.folder / CLOSED_LOG
-        loop.runpod_api.wait_for(lambda: log.read_text().endswith("broken off\n"), seconds=20)
+        loop.runpod_api.wait_for(lambda: log.read_text().endswith("aborted\n"), seconds=20)
     finally:
         loop.runpod_api.stream_delay = 0.0
     assert loop.runpod_api.results("gone") == []
 
 
-def test_without_streaming_updates_carry_the_text_so_far_and_the_payload_comes_alone(tmp_path: Path, tiny_models: Path) -> None:
+def test_without_streaming_updates_contain_the_text_so_far(tmp_path: Path, tiny_models: Path) -> None:
     with started(tmp_path, "tests.doubles.echo", MODELS_DIR=str(tiny_models)) as loop:
         loop.runpod_api.submit(job("watched", "Grüße 🦢 " * 100))
         payload = loop.runpod_api.result("watched")["output"]
@@ -118,7 +118,7 @@ def test_without_streaming_updates_carry_the_text_so_far_and_the_payload_comes_a
     assert loop.runpod_api.streamed("watched") == []
 
 
-def test_without_streaming_openais_form_has_one_object_and_a_stream_is_refused(tmp_path: Path, tiny_models: Path) -> None:
+def test_without_streaming_an_openai_stream_is_rejected(tmp_path: Path, tiny_models: Path) -> None:
     with started(tmp_path, "tests.doubles.echo", MODELS_DIR=str(tiny_models)) as loop:
         body = {"model": "qwen_instruct", "messages": [{"role": "user", "content": "Grüße"}]}
         for job_id, changes in (("whole", {}), ("streamed", {"stream": True})):

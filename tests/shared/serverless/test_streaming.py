@@ -23,7 +23,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterato
         yield running
 
 
-def test_the_pieces_are_the_text_and_the_payload_comes_last(loop: Loop) -> None:
+def test_deltas_add_up_to_the_response_and_the_payload_is_last(loop: Loop) -> None:
     loop.runpod_api.submit(job("streamed"))
     output = loop.runpod_api.result("streamed")["output"]
     *pieces, payload = loop.runpod_api.streamed("streamed")
@@ -33,25 +33,25 @@ def test_the_pieces_are_the_text_and_the_payload_comes_last(loop: Loop) -> None:
     assert output == [*pieces, payload], "a generator's final output is everything that it yielded"
 
 
-def test_pieces_are_joined_so_that_each_token_is_not_a_request(loop: Loop) -> None:
+def test_tokens_are_joined_into_fewer_deltas(loop: Loop) -> None:
     loop.runpod_api.submit(job("joined"))
     loop.runpod_api.result("joined")
     *pieces, payload = loop.runpod_api.streamed("joined")
     assert len(pieces) < payload["tokens_generated"] / 2
 
 
-def test_who_did_not_ask_for_pieces_gets_the_payload_alone(loop: Loop) -> None:
+def test_request_without_stream_gets_only_the_payload(loop: Loop) -> None:
     loop.runpod_api.submit(job("whole", stream=False))
     (payload,) = loop.runpod_api.result("whole")["output"]
     assert payload["status"] == "completed"
 
 
-def test_a_wrong_request_fails_with_one_sentence(loop: Loop) -> None:
+def test_invalid_streaming_request_fails(loop: Loop) -> None:
     loop.runpod_api.submit(job("wrong", max_tokens=0))
     assert "max_tokens" in loop.runpod_api.result("wrong")["error"]
 
 
-def test_a_stopped_stream_ends_and_the_next_job_runs(loop: Loop) -> None:
+def test_cancelled_stream_ends_and_the_next_job_runs(loop: Loop) -> None:
     loop.runpod_api.submit(job("stopped", max_tokens=1500))
     loop.runpod_api.wait_for(lambda: bool(loop.runpod_api.streamed("stopped")))
     loop.runpod_api.stop("stopped")

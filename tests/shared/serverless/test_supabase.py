@@ -31,7 +31,7 @@ def _do(loop: Loop, job_id: str, **config: Any) -> dict[str, Any]:
     return output
 
 
-def test_only_the_place_of_the_files_changes(tmp_path: Path) -> None:
+def test_supabase_changes_only_the_location_of_the_files(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "project").mkdir()
     with started(tmp_path / "disk") as loop:
@@ -49,7 +49,7 @@ def test_only_the_place_of_the_files_changes(tmp_path: Path) -> None:
     assert KEY not in log
 
 
-def test_a_storage_that_stumbles_loses_nothing_and_one_that_refuses_fails_the_job(tmp_path: Path) -> None:
+def test_transient_storage_errors_are_retried_and_permanent_ones_fail_the_job(tmp_path: Path) -> None:
     with FakeStorage(KEY) as storage, started(tmp_path, **_environment(storage)) as loop:
         storage.fail(fails_with(503), drops_the_response, responds(502, b"<html>", "text/html"))
         assert _do(loop, "stumbles")["status"] == "completed"

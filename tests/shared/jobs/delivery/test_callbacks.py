@@ -16,7 +16,7 @@ import stamina
 from pydantic import SecretStr
 
 from handlers.sdxl.request import SdxlRequest
-from playground.callback_receiver import CannedResponse, CallbackReceiver
+from playground.callback_receiver import CallbackReceiver, CannedResponse
 from shared.contract.request import Operator
 from shared.errors import UploadError
 from shared.jobs.delivery.callbacks import CallbackDispatcher
@@ -45,7 +45,7 @@ def statuses(receiver: CallbackReceiver) -> list[str]:
     return [payload["status"] for payload in receiver.payloads]
 
 
-def test_a_start_is_called_back_only_where_wanted_once_and_before_the_end(worker: Workers) -> None:
+def test_processing_callback_is_optional_and_precedes_the_final_one(worker: Workers) -> None:
     with CallbackReceiver(SECRET) as receiver:
         asyncio.run(run_job(job(), calling_back(worker(making), receiver, send_processing=True), run()))
         assert statuses(receiver) == ["processing", "completed"]
@@ -55,7 +55,7 @@ def test_a_start_is_called_back_only_where_wanted_once_and_before_the_end(worker
         assert statuses(receiver) == ["completed"]
 
 
-def test_a_job_that_is_stopped_while_its_start_is_called_back_never_starts(worker: Workers) -> None:
+def test_job_cancelled_during_its_processing_callback_never_starts(worker: Workers) -> None:
     made: list[int] = []
 
     def counting(request: SdxlRequest, run: JobRun) -> Generator[Output]:
@@ -75,7 +75,7 @@ def test_a_job_that_is_stopped_while_its_start_is_called_back_never_starts(worke
         assert statuses(receiver) == ["processing", "failed"]
 
 
-def test_a_stopped_job_does_not_hold_its_slot_for_a_receiver_that_stays_away(worker: Workers) -> None:
+def test_cancelled_job_gives_up_early_on_an_unavailable_receiver(worker: Workers) -> None:
     began = threading.Event()
 
     def endless(request: SdxlRequest, run: JobRun) -> Generator[Output]:
@@ -96,7 +96,7 @@ def test_a_stopped_job_does_not_hold_its_slot_for_a_receiver_that_stays_away(wor
         assert len(receiver.messages) == 2
 
 
-def test_an_id_that_is_no_webhook_id_is_made_one(worker: Workers) -> None:
+def test_webhook_id_replaces_invalid_characters_of_the_job_id(worker: Workers) -> None:
     with CallbackReceiver(SECRET) as receiver:
         asyncio.run(run_job(Job("sync.1", None), calling_back(worker(making), receiver), run()))
         (message,) = receiver.messages
@@ -105,20 +105,20 @@ def test_an_id_that_is_no_webhook_id_is_made_one(worker: Workers) -> None:
         assert message.payload["job_id"] == "sync.1"
 
 
-def test_a_wrong_request_is_not_announced(worker: Workers) -> None:
+def test_invalid_request_sends_no_processing_callback(worker: Workers) -> None:
     with CallbackReceiver(SECRET) as receiver:
         asyncio.run(run_job(job(steps=99), calling_back(worker(making), receiver, send_processing=True), run()))
         assert statuses(receiver) == ["failed"]
 
 
-def test_a_start_that_nobody_hears_does_not_hold_up_the_job(worker: Workers) -> None:
+def test_processing_callback_is_attempted_once(worker: Workers) -> None:
     with CallbackReceiver(SECRET, responses=[CannedResponse(503)]) as receiver:
         end = asyncio.run(run_job(job(), calling_back(worker(making), receiver, send_processing=True), run()))
         assert isinstance(end, Completed)
         assert statuses(receiver) == ["processing", "completed"], "the start was tried once"
 
 
-def test_a_receiver_that_stays_away_never_fails_a_finished_job(worker: Workers, tmp_path: Path) -> None:
+def test_unavailable_receiver_does_not_fail_a_completed_job(worker: Workers, tmp_path: Path) -> None:
     with CallbackReceiver(SECRET, responses=[CannedResponse(503)] * 20) as receiver, stamina.set_testing(True, attempts=3):
         end = asyncio.run(run_job(job(), calling_back(worker(making), receiver), run()))
         assert isinstance(end, Completed)
@@ -128,7 +128,7 @@ def test_a_receiver_that_stays_away_never_fails_a_finished_job(worker: Workers, 
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(True, ["completed"]), (False, [])])
-def test_who_must_ask_for_a_callback_gets_one_only_then(worker: Workers, asked: bool, expected: list[str]) -> None:
+def test_without_always_callback_only_a_callback_url_is_called_back(worker: Workers, asked: bool, expected: list[str]) -> None:
     with CallbackReceiver(SECRET) as receiver:
         wanted = job()
         assert isinstance(wanted.input, dict)
@@ -137,7 +137,7 @@ def test_who_must_ask_for_a_callback_gets_one_only_then(worker: Workers, asked: 
         assert statuses(receiver) == expected
 
 
-def test_a_payload_that_cannot_be_stored_beside_the_assets_is_sent_all_the_same(worker: Workers, disk: WatchedDisk) -> None:
+def test_callback_is_sent_although_callback_json_was_not_stored(worker: Workers, disk: WatchedDisk) -> None:
     def refuse(key: str) -> None:
         if key.endswith("callback.json"):
             raise UploadError("Storage refused.")
@@ -149,7 +149,7 @@ def test_a_payload_that_cannot_be_stored_beside_the_assets_is_sent_all_the_same(
         assert statuses(receiver) == ["completed"]
 
 
-def test_a_wrong_request_without_a_user_is_answered_and_stored_nowhere(worker: Workers, disk: WatchedDisk) -> None:
+def test_invalid_request_without_a_user_stores_nothing(worker: Workers, disk: WatchedDisk) -> None:
     end = asyncio.run(run_job(Job("job", {"id": "job", "user_id": "../other"}), worker(making), run()))
     assert isinstance(end, Failed)
     assert disk.keys == []

@@ -50,7 +50,7 @@ def delivering(outbox: Outbox, folder: Path) -> Redelivery:
     return Redelivery(outbox, LocalDisk(folder / "out"), Webhook(Settings()))
 
 
-def test_what_was_kept_is_delivered_whole_and_is_gone_then(tmp_path: Path) -> None:
+def test_pending_entry_is_delivered_and_removed(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     fill(outbox, b"all of it")
     assert delivering(outbox, tmp_path).run() == RedeliveryResult(delivered=1)
@@ -58,7 +58,7 @@ def test_what_was_kept_is_delivered_whole_and_is_gone_then(tmp_path: Path) -> No
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
-def test_what_was_not_sealed_is_never_delivered(tmp_path: Path) -> None:
+def test_uncommitted_entry_is_never_delivered(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     outbox.writer(IDENTITY).add(KEY, b"half a job", "image/png")
     assert outbox.pending() == []
@@ -66,14 +66,14 @@ def test_what_was_not_sealed_is_never_delivered(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / KEY).exists()
 
 
-def test_what_was_dropped_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_discarded_entry_leaves_nothing_behind(tmp_path: Path) -> None:
     writer = outbox_in(tmp_path).writer(IDENTITY)
     writer.add(KEY, b"half a job", "image/png")
     writer.discard()
     assert list((tmp_path / "outbox").rglob("*")) == []
 
 
-def test_a_file_that_was_damaged_meanwhile_is_not_delivered(tmp_path: Path) -> None:
+def test_damaged_file_is_not_delivered(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     fill(outbox)
     (entry,) = outbox.pending()
@@ -82,7 +82,7 @@ def test_a_file_that_was_damaged_meanwhile_is_not_delivered(tmp_path: Path) -> N
     assert not (tmp_path / "out" / KEY).exists()
 
 
-def test_an_entry_that_names_a_path_outside_of_its_folder_is_no_entry(tmp_path: Path) -> None:
+def test_manifest_cannot_name_a_path_outside_its_folder(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     fill(outbox)
     (entry,) = outbox.pending()
@@ -92,7 +92,7 @@ def test_an_entry_that_names_a_path_outside_of_its_folder_is_no_entry(tmp_path: 
     assert delivering(outbox, tmp_path).run() == RedeliveryResult(pending=1)
 
 
-def test_the_newest_run_of_a_job_takes_the_place_of_earlier_ones(tmp_path: Path) -> None:
+def test_newest_entry_of_a_job_supersedes_earlier_ones(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     for content in (b"first", b"second"):
         fill(outbox, content)
@@ -102,7 +102,7 @@ def test_the_newest_run_of_a_job_takes_the_place_of_earlier_ones(tmp_path: Path)
     assert list((tmp_path / "outbox").iterdir()) == [], "the first would be delivered over it the next time"
 
 
-def test_what_is_sealed_last_counts_however_early_it_was_begun(tmp_path: Path) -> None:
+def test_entry_committed_last_wins_even_if_started_first(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     result = outbox.writer(IDENTITY)
     result.add(KEY, b"a result of many pictures", "image/png")
@@ -114,7 +114,7 @@ def test_what_is_sealed_last_counts_however_early_it_was_begun(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("order", [("result", "failure"), ("failure", "result")], ids=" then ".join)
-def test_a_failure_does_not_take_the_place_of_a_result_whichever_is_sealed_first(tmp_path: Path, order: tuple[str, str]) -> None:
+def test_failure_never_supersedes_a_result(tmp_path: Path, order: tuple[str, str]) -> None:
     outbox = outbox_in(tmp_path)
     writers = {"result": outbox.writer(IDENTITY), "failure": outbox.writer(IDENTITY)}
     writers["result"].add(KEY, b"pixels", "image/png")
@@ -130,7 +130,7 @@ def test_a_failure_does_not_take_the_place_of_a_result_whichever_is_sealed_first
     assert (tmp_path / "out" / KEY).read_bytes() == b"pixels"
 
 
-def test_a_result_whose_file_is_damaged_does_not_hide_a_failure(tmp_path: Path) -> None:
+def test_damaged_result_does_not_supersede_a_failure(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     result = outbox.writer(IDENTITY)
     result.add(KEY, b"pixels", "image/png")
@@ -141,7 +141,7 @@ def test_a_result_whose_file_is_damaged_does_not_hide_a_failure(tmp_path: Path) 
     assert not list(entry.glob("*.png"))
 
 
-def test_a_job_that_was_delivered_after_all_waits_no_more(tmp_path: Path) -> None:
+def test_discarding_a_job_removes_only_its_own_entries(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     fill(outbox)
     fill(outbox, identity=Identity("other", "user-1", None, None))
@@ -150,7 +150,7 @@ def test_a_job_that_was_delivered_after_all_waits_no_more(tmp_path: Path) -> Non
     assert len(outbox.pending()) == 1
 
 
-def test_what_does_not_fit_is_not_kept_and_nothing_is_given_up_for_it(tmp_path: Path) -> None:
+def test_full_outbox_refuses_new_files_and_evicts_nothing(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path, max_bytes=2000)
     fill(outbox, b"x" * 1000)
     with pytest.raises(OSError, match="OUTBOX_MAX_BYTES"):
@@ -169,7 +169,7 @@ class SlowlyRead(type(Path())):  # type: ignore[misc]  # the class of this machi
         return super().open(*how, **more)
 
 
-def test_what_is_kept_at_once_gets_no_more_room_together_than_there_is(tmp_path: Path) -> None:
+def test_concurrent_writers_together_stay_within_the_limit(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path, max_bytes=1500)
     (tmp_path / "clip.mp4").write_bytes(bytes(1000))
     slow, meanwhile, kept = SlowlyRead(tmp_path / "clip.mp4"), threading.Event(), threading.Event()
@@ -189,7 +189,7 @@ def test_what_is_kept_at_once_gets_no_more_room_together_than_there_is(tmp_path:
             other.result()
 
 
-def test_a_job_that_keeps_its_result_is_not_disturbed_by_others_that_drop_theirs(tmp_path: Path) -> None:
+def test_concurrent_discards_do_not_disturb_writers(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path, max_bytes=2**30)
 
     def keep_and_drop(number: int) -> None:
@@ -204,7 +204,7 @@ def test_a_job_that_keeps_its_result_is_not_disturbed_by_others_that_drop_theirs
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
-def test_what_is_too_old_is_given_up(tmp_path: Path) -> None:
+def test_old_entries_expire(tmp_path: Path) -> None:
     fill(outbox_in(tmp_path))
     time.sleep(0.05)
     outbox = outbox_in(tmp_path, max_age=0.01)
@@ -212,7 +212,7 @@ def test_what_is_too_old_is_given_up(tmp_path: Path) -> None:
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
-def test_what_a_crash_left_half_written_is_cleared_away_after_a_day(tmp_path: Path) -> None:
+def test_uncommitted_leftovers_are_deleted_after_a_day(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     outbox.writer(IDENTITY).add(KEY, b"half a job", "image/png")
     outbox.writer(Identity("other", "user-1", None, None)).add(KEY, b"half a job", "image/png")
@@ -223,7 +223,7 @@ def test_what_a_crash_left_half_written_is_cleared_away_after_a_day(tmp_path: Pa
     assert list((tmp_path / "outbox").iterdir()) == [second], "another worker may still be writing the younger one"
 
 
-def test_what_else_lies_there_is_left_alone(tmp_path: Path) -> None:
+def test_unknown_folders_are_kept(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     fill(outbox)
     (tmp_path / "outbox/lost+found").mkdir()
@@ -232,7 +232,7 @@ def test_what_else_lies_there_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "outbox/lost+found" / MANIFEST).exists()
 
 
-def test_a_payload_alone_does_not_go_beyond_the_limit_either(tmp_path: Path) -> None:
+def test_size_limit_covers_the_manifest(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path, max_bytes=200)
     with pytest.raises(OSError, match="OUTBOX_MAX_BYTES"):
         outbox.writer(IDENTITY).commit(IDENTITY, a_payload(), webhook_id="job_failed", calls_back=False)
@@ -256,20 +256,20 @@ print(len(outbox.pending()), "left")
 """
 
 
-def test_a_worker_that_runs_looks_into_it_again_and_again(tmp_path: Path) -> None:
+def test_running_worker_redelivers_periodically(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LOOKING]
     done = subprocess.run(command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.endswith("0 left\n"), done.stderr
 
 
-def test_only_its_owner_may_look_into_it(tmp_path: Path) -> None:
+def test_entries_are_accessible_to_their_owner_only(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     fill(outbox)
     assert (tmp_path / "outbox").stat().st_mode & 0o077 == 0
     assert all(entry.stat().st_mode & 0o077 == 0 for entry in outbox.pending())
 
 
-def test_an_outbox_that_cannot_be_written_to_stops_the_worker_at_its_start(tmp_path: Path) -> None:
+def test_check_fails_if_the_folder_is_not_writable(tmp_path: Path) -> None:
     (tmp_path / "outbox").write_text("a file")
     with pytest.raises(SettingsError, match="OUTBOX_DIR"):
         outbox_in(tmp_path).check()

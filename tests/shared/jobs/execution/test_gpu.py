@@ -20,7 +20,7 @@ def lost() -> torch.AcceleratorError:
     return error
 
 
-def test_what_waits_for_a_gpu_that_is_lost_meanwhile_does_not_begin() -> None:
+def test_queued_work_fails_when_the_gpu_is_lost() -> None:
     waits, begun = threading.Event(), threading.Event()
 
     def losing() -> None:
@@ -43,14 +43,14 @@ def test_what_waits_for_a_gpu_that_is_lost_meanwhile_does_not_begin() -> None:
     assert not begun.is_set()
 
 
-def test_a_job_that_comes_later_is_refused() -> None:
+def test_lost_gpu_refuses_new_work() -> None:
     with GpuThread() as gpu:
         gpu.mark_lost()
         with pytest.raises(DeviceError):
             asyncio.run(gpu.run(lambda: None, CancelToken(60)))
 
 
-def test_an_error_of_the_work_itself_costs_no_gpu() -> None:
+def test_ordinary_error_does_not_lose_the_gpu() -> None:
     def failing() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 

@@ -36,13 +36,13 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_cleaning_up_that_hangs_is_ended_by_the_timer(tmp_path: Path) -> None:
+def test_timer_ends_a_shutdown_that_hangs(tmp_path: Path) -> None:
     done = run(HANGING, tmp_path)
     assert done.returncode == 1
     assert "still here" not in done.stdout
     assert "File " not in done.stderr, "no line of code is written down"
 
 
-def test_the_timer_is_taken_off_when_the_job_is_answered(tmp_path: Path) -> None:
+def test_timer_is_disarmed_when_the_job_is_answered(tmp_path: Path) -> None:
     done = run(FINISHING, tmp_path)
     assert (done.returncode, done.stdout) == (0, "done\n")

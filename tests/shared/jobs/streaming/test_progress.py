@@ -24,7 +24,7 @@ class Slow:
         self.texts.append(update.get("text"))
 
 
-def test_many_updates_become_few_and_the_last_always_arrives() -> None:
+def test_updates_are_throttled_and_the_last_always_arrives() -> None:
     receiver = Slow()
     with Progress(receiver, 0.2) as progress:
         for step in range(1, 101):
@@ -35,7 +35,7 @@ def test_many_updates_become_few_and_the_last_always_arrives() -> None:
     assert 2 <= len(receiver.steps) <= 6
 
 
-def test_updates_never_overtake_each_other_on_a_slow_way() -> None:
+def test_updates_stay_in_order_when_delivery_is_slow() -> None:
     receiver = Slow(seconds=0.03)
     with Progress(receiver, 0.0) as progress:
         for step in range(30):
@@ -45,7 +45,7 @@ def test_updates_never_overtake_each_other_on_a_slow_way() -> None:
     assert receiver.steps[-1] == 29
 
 
-def test_nothing_is_on_its_way_after_closing() -> None:
+def test_close_waits_for_the_delivery_in_progress() -> None:
     receiver = Slow(seconds=0.05)
     with Progress(receiver, 10.0) as progress:
         progress.report(1, 2)
@@ -57,7 +57,7 @@ def test_nothing_is_on_its_way_after_closing() -> None:
     assert "progress" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_reporting_never_waits_for_the_way() -> None:
+def test_report_never_blocks_on_delivery() -> None:
     receiver = Slow(seconds=0.5)
     with Progress(receiver, 0.0) as progress:
         started = time.perf_counter()
@@ -67,7 +67,7 @@ def test_reporting_never_waits_for_the_way() -> None:
         progress.drop()
 
 
-def test_steps_that_are_made_again_do_not_let_progress_go_back() -> None:
+def test_repeated_steps_do_not_move_progress_backwards() -> None:
     receiver = Slow()
     with Progress(receiver, 0.0) as progress:
         for step in (1, 2, 1, 2, 3):
@@ -77,7 +77,7 @@ def test_steps_that_are_made_again_do_not_let_progress_go_back() -> None:
     assert receiver.steps[-1] == 3
 
 
-def test_a_stopped_job_says_nothing_more() -> None:
+def test_dropped_update_is_never_sent() -> None:
     receiver = Slow()
     with Progress(receiver, 10.0) as progress:
         progress.report(1, 3)
@@ -87,14 +87,14 @@ def test_a_stopped_job_says_nothing_more() -> None:
     assert receiver.steps == [1]
 
 
-def test_the_text_so_far_rides_along() -> None:
+def test_update_contains_the_text_so_far() -> None:
     receiver = Slow()
     with Progress(receiver, 0.0) as progress:
         progress.report(1, 3, text="A heron")
     assert receiver.texts == ["A heron"]
 
 
-def test_an_update_says_how_many_seconds_are_left_at_the_pace_so_far() -> None:
+def test_update_extrapolates_the_seconds_left() -> None:
     updates: list[dict[str, JsonValue]] = []
     with Progress(updates.append, 0.0) as progress:
         for step in range(1, 5):
@@ -105,7 +105,7 @@ def test_an_update_says_how_many_seconds_are_left_at_the_pace_so_far() -> None:
     assert 4 * 0.05 <= left + 0.05 < 4
 
 
-def test_when_all_steps_are_done_no_second_is_left() -> None:
+def test_no_seconds_are_left_after_the_last_step() -> None:
     updates: list[dict[str, JsonValue]] = []
     with Progress(updates.append, 0.0) as progress:
         progress.report(1, 2)
@@ -113,7 +113,7 @@ def test_when_all_steps_are_done_no_second_is_left() -> None:
     assert updates[-1]["seconds_left"] == 0
 
 
-def test_a_text_has_no_seconds_left_because_nobody_knows_its_end() -> None:
+def test_text_updates_have_no_estimate() -> None:
     updates: list[dict[str, JsonValue]] = []
     with Progress(updates.append, 0.0) as progress:
         progress.report(1, 8, text="a")
@@ -121,7 +121,7 @@ def test_a_text_has_no_seconds_left_because_nobody_knows_its_end() -> None:
     assert "seconds_left" not in updates[-1]
 
 
-def test_a_preview_rides_along_with_the_seconds_left() -> None:
+def test_update_contains_the_latest_preview_and_the_estimate() -> None:
     updates: list[dict[str, JsonValue]] = []
     with Progress(updates.append, 0.0) as progress:
         progress.report(1, 3, preview="data:image/webp;base64,AA==")

@@ -27,7 +27,7 @@ def test_items_arrive_in_order_while_they_are_produced(queue: StreamQueue[int]) 
     assert not queue.abandoned
 
 
-def test_the_consumer_blocks_until_the_next_item(queue: StreamQueue[int]) -> None:
+def test_consumer_blocks_until_the_next_item(queue: StreamQueue[int]) -> None:
     read: list[int] = []
     consumer = Thread(target=lambda: read.extend(queue))
     consumer.start()
@@ -39,9 +39,7 @@ def test_the_consumer_blocks_until_the_next_item(queue: StreamQueue[int]) -> Non
 
 
 @pytest.mark.parametrize(("error", "seen"), [(ZeroDivisionError, ZeroDivisionError), (GeneratorExit, Cancelled)])
-def test_an_incomplete_stream_raises_after_its_last_item(
-    queue: StreamQueue[int], error: type[BaseException], seen: type[Exception]
-) -> None:
+def test_incomplete_stream_raises_after_its_last_item(queue: StreamQueue[int], error: type[BaseException], seen: type[Exception]) -> None:
     items = iter(queue)
     with pytest.raises(error), queue:  # noqa: PT012 - the consumer reads the item that preceded the error
         queue.put(1)
@@ -52,7 +50,7 @@ def test_an_incomplete_stream_raises_after_its_last_item(
     assert queue.abandoned
 
 
-def test_the_producer_sees_that_the_consumer_has_stopped(queue: StreamQueue[int]) -> None:
+def test_producer_sees_that_the_consumer_has_stopped(queue: StreamQueue[int]) -> None:
     queue.put(1)
     items = iter(queue)
     next(items)

@@ -41,11 +41,11 @@ async def read(writer: Writer, pause: float = 0.0) -> list[str]:
     return pieces
 
 
-def test_the_pieces_are_the_text() -> None:
+def test_deltas_add_up_to_the_text() -> None:
     assert "".join(asyncio.run(read(Writer(100)))) == "x" * 100
 
 
-def test_what_is_written_before_anybody_reads_is_one_piece() -> None:
+def test_text_that_precedes_the_reader_is_one_delta() -> None:
     async def late() -> list[str]:
         async with TextStream(Writer(30), 0.0) as text:
             await text.result
@@ -54,11 +54,11 @@ def test_what_is_written_before_anybody_reads_is_one_piece() -> None:
     assert asyncio.run(late()) == ["x" * 30]
 
 
-def test_a_slow_reader_gets_fewer_pieces() -> None:
+def test_slow_reader_gets_fewer_deltas() -> None:
     assert len(asyncio.run(read(Writer(100), pause=0.1))) < len(asyncio.run(read(Writer(100))))
 
 
-def test_a_text_without_a_letter_has_no_piece() -> None:
+def test_empty_text_has_no_delta() -> None:
     assert asyncio.run(read(Writer(0))) == []
 
 
@@ -68,7 +68,7 @@ async def stream(writer: Writer) -> AsyncGenerator[str]:
             yield piece
 
 
-def test_a_reader_who_closes_ends_the_writing() -> None:
+def test_closing_the_reader_cancels_the_work() -> None:
     writer = Writer(100_000)
 
     async def leave() -> None:
@@ -81,7 +81,7 @@ def test_a_reader_who_closes_ends_the_writing() -> None:
     assert writer.written < writer.letters
 
 
-def test_a_reader_who_is_cancelled_while_he_does_something_else_ends_the_writing() -> None:
+def test_end_of_the_reading_task_cancels_the_work() -> None:
     """As RunPod's SDK is while it hands a piece on. It forgets the generator, which is not told, and may live on for long."""
     writer = Writer(100_000)
 
@@ -103,7 +103,7 @@ def test_a_reader_who_is_cancelled_while_he_does_something_else_ends_the_writing
     assert writer.written < writer.letters
 
 
-def test_work_that_fails_fails_its_reader_after_the_last_piece() -> None:
+def test_error_of_the_work_follows_the_last_delta() -> None:
     async def fail(progress: Progress) -> None:
         with progress:
             progress.report(1, 2, text="half")

@@ -164,7 +164,7 @@ def _fails_at(place: str, fail: Callable[[], object], worker: Workers, disk: Wat
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_the_failure_really_says_the_secret(name: str) -> None:
+def test_library_error_contains_the_secret(name: str) -> None:
     with pytest.raises(Exception) as failed:  # noqa: PT011 - any kind
         FAILURES[name]()
     error = failed.value
@@ -174,7 +174,9 @@ def test_the_failure_really_says_the_secret(name: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["validate", "generate", "encode", "upload", "summarize", "store the payload"])
-def test_no_failure_says_it_outside(place: str, worker: Workers, disk: WatchedDisk, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_error_text_reaches_the_caller_or_the_log(
+    place: str, worker: Workers, disk: WatchedDisk, capfd: pytest.CaptureFixture[str]
+) -> None:
     configure_logging("INFO")
     ends = {}
     for name, fail in FAILURES.items():

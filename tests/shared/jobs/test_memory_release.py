@@ -59,7 +59,7 @@ class Making:
         return [each() for each in self.held] == [None]
 
 
-def test_of_a_job_that_completes(worker: Workers) -> None:
+def test_completed_job_releases_its_tensors(worker: Workers) -> None:
     making = Making()
     assert isinstance(asyncio.run(run_job(job(), worker(making), run())), Completed)
     assert making.is_free
@@ -81,14 +81,14 @@ def caused(_run: JobRun) -> None:
 
 
 @pytest.mark.parametrize("meet", [unusable, unexpected, caused], ids=["unusable", "unexpected", "with a cause"])
-def test_of_a_job_that_fails(meet: Callable[[JobRun], object], worker: Workers) -> None:
+def test_failed_job_releases_its_tensors(meet: Callable[[JobRun], object], worker: Workers) -> None:
     making = Making(meet)
     end = asyncio.run(run_job(job(), worker(making), run()))
     assert isinstance(end, Failed)
     assert making.is_free
 
 
-def test_of_a_job_that_is_stopped(worker: Workers) -> None:
+def test_cancelled_job_releases_its_tensors(worker: Workers) -> None:
     begun = threading.Event()
 
     def meet(run: JobRun) -> None:

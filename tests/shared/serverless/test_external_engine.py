@@ -44,7 +44,7 @@ def job(job_id: str, **fields: Any) -> dict[str, Any]:
     return {"id": job_id, "input": {"messages": HELLO, **fields}}
 
 
-def test_it_answers_without_any_weights(loop: Loop, server: OpenAIServer) -> None:
+def test_external_engine_needs_no_weights(loop: Loop, server: OpenAIServer) -> None:
     server.scripts.append(reply("Damn", " good", reason="length"))
     loop.runpod_api.submit(job("whole", sfw_mode=True))
     (payload,) = loop.runpod_api.result("whole")["output"]
@@ -54,7 +54,7 @@ def test_it_answers_without_any_weights(loop: Loop, server: OpenAIServer) -> Non
     assert payload["model_info"] == {"model": "qwen_instruct", "context_length": 1000}
 
 
-def test_a_stream_goes_all_the_way_to_openais_client(client: OpenAI, server: OpenAIServer) -> None:
+def test_stream_reaches_the_openai_client(client: OpenAI, server: OpenAIServer) -> None:
     server.scripts.append(reply('"Grüße ', "🦢", " \u2028 ", '中文"'))
     form: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "string"}}}
     chunks = client.chat.completions.create(model="qwen_instruct", messages=HELLO, stream=True, response_format=form)
@@ -62,7 +62,7 @@ def test_a_stream_goes_all_the_way_to_openais_client(client: OpenAI, server: Ope
     assert server.requests[-1]["response_format"]["type"] == "json_schema"
 
 
-def test_a_stream_that_breaks_off_tells_its_reader_and_runpod(client: OpenAI, server: OpenAIServer) -> None:
+def test_interrupted_stream_fails_for_the_client_and_for_runpod(client: OpenAI, server: OpenAIServer) -> None:
     def breaks(request: ScriptedRequest) -> None:
         request.start_stream()
         request.chunk("some words")
@@ -77,14 +77,14 @@ def test_a_stream_that_breaks_off_tells_its_reader_and_runpod(client: OpenAI, se
     assert "".join(text or "" for text in read) == "some words"
 
 
-def test_a_model_that_is_not_there_is_refused_in_openais_words(client: OpenAI) -> None:
+def test_unknown_model_is_rejected_with_openais_error_object(client: OpenAI) -> None:
     with pytest.raises(APIError, match="Available: qwen_instruct") as caught:
         client.chat.completions.create(model="qwen_base", messages=HELLO)
     assert (caught.value.code, caught.value.type) == ("model_unavailable", "invalid_request_error")
     assert [model.id for model in client.models.list()] == ["qwen_instruct"]
 
 
-def test_a_stopped_job_frees_its_place_at_the_server(loop: Loop, server: OpenAIServer) -> None:
+def test_cancelled_job_closes_its_connection_to_the_server(loop: Loop, server: OpenAIServer) -> None:
     left = threading.Event()
 
     def silent(request: ScriptedRequest) -> None:
@@ -101,21 +101,21 @@ def test_a_stopped_job_frees_its_place_at_the_server(loop: Loop, server: OpenAIS
     assert loop.runpod_api.results("stopped") == []
 
 
-def test_nothing_of_a_conversation_is_printed(loop: Loop, server: OpenAIServer) -> None:
+def test_conversations_are_not_logged(loop: Loop, server: OpenAIServer) -> None:
     server.scripts.append(lambda request: request.refuse(400, {"error": {"message": json.dumps(request.body)}}))
     loop.runpod_api.submit(job("refused"))
     assert "canary" not in loop.runpod_api.result("refused")["error"]
     assert "canary" not in loop.worker.log
 
 
-def test_its_check_looks_for_no_weights(tmp_path: Path) -> None:
+def test_self_check_needs_no_weights(tmp_path: Path) -> None:
     environment = clean_environment(MODELS_DIR=str(tmp_path / "none"), CHAT_ENGINE_URL="http://127.0.0.1:9")
     command = [sys.executable, "-m", "handlers.chat.handler", "--check", "weights"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_server_that_is_gone_ends_the_worker(tmp_path: Path) -> None:
+def test_unreachable_server_replaces_the_worker(tmp_path: Path) -> None:
     with OpenAIServer() as server, started(tmp_path, "handlers.chat.handler", CHAT_ENGINE_URL=server.url) as loop:
         server.__exit__(None, None, None)
         loop.runpod_api.submit(job("last"))

@@ -41,7 +41,7 @@ async def side_by_side(worker: Worker[SdxlRequest], *job_ids: str) -> list[async
     return [asyncio.ensure_future(run_job(job(name, num_images=6), worker, run(name))) for name in job_ids]
 
 
-def test_uploads_that_do_not_come_to_an_end_hold_up_no_other_job(worker: Workers, disk: WatchedDisk) -> None:
+def test_stalled_uploads_delay_no_other_job(worker: Workers, disk: WatchedDisk) -> None:
     disk.before_put = held = Held(but="free")
 
     async def scenario() -> None:
@@ -67,7 +67,7 @@ class SaysWhatItDidLast(Made):
         return Summary({"model_used": "made", "last": self.last})
 
 
-def test_what_a_job_reports_is_its_own_though_the_next_was_made_meanwhile(worker: Workers, disk: WatchedDisk) -> None:
+def test_summary_is_taken_before_the_next_job_generates(worker: Workers, disk: WatchedDisk) -> None:
     disk.before_put = held = Held(but="second")
 
     def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:

@@ -9,7 +9,7 @@ from tests.doubles.stub_worker import STEP_SECONDS
 from tests.shared.serverless.conftest import Loop
 
 
-def test_progress_arrives_in_order_throttled_and_before_the_result(loop: Loop) -> None:
+def test_progress_is_ordered_throttled_and_precedes_the_result(loop: Loop) -> None:
     loop.runpod_api.submit(sdxl_job("progress", "slowly", steps=50))
     loop.runpod_api.result("progress")
     posts = [post for post in loop.runpod_api.posts if post.job_id == "progress"]
@@ -25,7 +25,7 @@ def test_progress_arrives_in_order_throttled_and_before_the_result(loop: Loop) -
     assert not [post for post in loop.runpod_api.posts if post.is_progress and post.at > last.at], "nothing follows the result"
 
 
-def test_a_slow_way_changes_nothing_about_the_order(loop: Loop) -> None:
+def test_slow_delivery_keeps_progress_in_order(loop: Loop) -> None:
     loop.runpod_api.progress_delay = 0.8
     loop.runpod_api.submit(sdxl_job("slow-way", "slowly", steps=40))
     loop.runpod_api.result("slow-way")
@@ -38,7 +38,7 @@ def test_a_slow_way_changes_nothing_about_the_order(loop: Loop) -> None:
     assert steps[-1] == 40
 
 
-def test_a_stopped_job_ends_within_one_step_and_the_next_runs_right_after(loop: Loop) -> None:
+def test_cancelled_job_ends_within_one_step(loop: Loop) -> None:
     loop.runpod_api.submit(sdxl_job("stopped", "slowly", steps=50))
     loop.runpod_api.wait_for(lambda: bool(loop.runpod_api.progress("stopped")))
     loop.runpod_api.stop("stopped")
@@ -54,7 +54,7 @@ def test_a_stopped_job_ends_within_one_step_and_the_next_runs_right_after(loop: 
     assert loop.steps("stopped") == stopped, "no step is done after the end"
 
 
-def test_a_job_that_takes_longer_than_runpod_allows_says_so_itself(loop: Loop) -> None:
+def test_worker_times_out_before_runpod_does(loop: Loop) -> None:
     job = sdxl_job("late", "slowly", steps=50) | {"policy": {"executionTimeout": 500}}
     loop.runpod_api.submit(job)
     output = loop.runpod_api.result("late")["output"]

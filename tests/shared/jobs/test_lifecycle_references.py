@@ -25,7 +25,7 @@ def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
     yield picture()
 
 
-def test_every_reference_reaches_the_recipe_under_its_field(worker: Workers) -> None:
+def test_recipe_receives_every_reference_by_its_field(worker: Workers) -> None:
     own = worker(making)
     controls = [{"kind": "canny", "image": as_data("lime")}]
     end = asyncio.run(run_job(job(image=as_data("red"), controls=controls), own, run()))
@@ -38,7 +38,7 @@ def test_every_reference_reaches_the_recipe_under_its_field(worker: Workers) -> 
     }
 
 
-def test_a_reference_that_cannot_be_used_fails_the_job_before_any_work(worker: Workers) -> None:
+def test_unusable_reference_fails_the_job_before_generation(worker: Workers) -> None:
     own = worker(making)
     end = asyncio.run(run_job(job(image="data:image/png;base64,bm90IGEgcGljdHVyZQ=="), own, run()))
     assert isinstance(end, Failed)
@@ -48,7 +48,7 @@ def test_a_reference_that_cannot_be_used_fails_the_job_before_any_work(worker: W
     assert own.recipe.seen == []
 
 
-def test_a_private_address_is_never_contacted(worker: Workers) -> None:
+def test_private_address_fails_the_job_without_quoting_the_url(worker: Workers) -> None:
     end = asyncio.run(run_job(job(image="https://127.0.0.1/a.png?token=canary"), worker(making), run()))
     assert isinstance(end, Failed)
     assert end.error.code == "REFERENCE_IMAGE_ERROR"

@@ -12,7 +12,7 @@ from tests.doubles.worker import WorkerProcess
 from tests.shared.serverless.conftest import Loop, started
 
 
-def test_a_worker_that_is_scaled_down_finishes_its_job(own_loop: Loop) -> None:
+def test_worker_that_is_scaled_down_finishes_its_job(own_loop: Loop) -> None:
     own_loop.runpod_api.submit(sdxl_job("last", "slowly", steps=30))
     own_loop.runpod_api.wait_for(lambda: bool(own_loop.runpod_api.progress("last")))
     own_loop.worker.terminate()
@@ -21,7 +21,7 @@ def test_a_worker_that_is_scaled_down_finishes_its_job(own_loop: Loop) -> None:
     assert len(own_loop.callbacks("last")) == 1
 
 
-def test_a_worker_that_lost_its_gpu_answers_and_takes_no_further_job(own_loop: Loop) -> None:
+def test_worker_that_lost_its_gpu_answers_and_takes_no_further_job(own_loop: Loop) -> None:
     own_loop.runpod_api.submit(sdxl_job("lost", "lose"))
     body = own_loop.runpod_api.result("lost")
     assert body["stopPod"] is True
@@ -32,7 +32,7 @@ def test_a_worker_that_lost_its_gpu_answers_and_takes_no_further_job(own_loop: L
     assert own_loop.steps("for-another-worker") == []
 
 
-def test_the_other_jobs_in_hand_of_a_worker_that_lost_its_gpu_are_answered_too(tmp_path: Path) -> None:
+def test_losing_the_gpu_answers_all_in_flight_jobs(tmp_path: Path) -> None:
     with started(tmp_path, JOB_CONCURRENCY="3") as loop:
         loop.runpod_api.submit(sdxl_job("lost", "lose"))
         loop.wait_for_step("lost")
@@ -45,7 +45,7 @@ def test_the_other_jobs_in_hand_of_a_worker_that_lost_its_gpu_are_answered_too(t
         assert loop.worker.wait() == 1
 
 
-def test_work_that_never_returns_is_answered_by_the_deadline_and_the_worker_ends(tmp_path: Path) -> None:
+def test_job_that_hangs_is_answered_by_its_deadline_and_the_worker_exits(tmp_path: Path) -> None:
     with started(tmp_path, JOB_CONCURRENCY="2", JOB_TIMEOUT="1.5", JOB_GRACE="0.5") as loop:
         loop.runpod_api.submit(sdxl_job("hangs", "hang"))
         loop.wait_for_step("hangs")
@@ -77,7 +77,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def test_a_worker_whose_interpreter_stands_still_ends_all_the_same(tmp_path: Path) -> None:
+def test_worker_exits_even_if_the_interpreter_is_blocked(tmp_path: Path) -> None:
     """Nothing can be said by a process that runs no line of code. That it is gone lets RunPod hand out its job again."""
     limits = {"JOB_TIMEOUT": "0.5", "JOB_GRACE": "0.5", "UPLOAD_DEADLINE": "0.5", "CALLBACK_DEADLINE": "0.5"}
     with started(tmp_path, **limits) as loop:
@@ -87,7 +87,7 @@ def test_a_worker_whose_interpreter_stands_still_ends_all_the_same(tmp_path: Pat
         assert "File " not in loop.worker.log, "no line of code is written down"
 
 
-def test_each_handler_may_have_a_limit_of_its_own(tmp_path: Path) -> None:
+def test_handlers_can_have_their_own_timeout(tmp_path: Path) -> None:
     settings = Settings(job_timeout=100.0, wan_job_timeout=900.0)
     assert (settings.timeout_of("wan"), settings.timeout_of("sdxl")) == (900.0, 100.0)
     assert Settings().timeout_of("wan") < 600, "RunPod's own limit, which says nothing to the caller"
@@ -100,8 +100,11 @@ def test_only_a_lost_gpu_replaces_the_worker(own_loop: Loop) -> None:
     assert own_loop.worker.process.poll() is None
 
 
-def test_a_worker_that_is_half_configured_reports_itself_unhealthy_and_takes_no_job(tmp_path: Path) -> None:
-    with FakeRunPodAPI() as runpod_api, WorkerProcess("tests.doubles.stub_worker", runpod_api, tmp_path, {"SUPABASE_URL": "http://127.0.0.1:1"}) as worker:
+def test_incomplete_configuration_makes_the_worker_unhealthy(tmp_path: Path) -> None:
+    with (
+        FakeRunPodAPI() as runpod_api,
+        WorkerProcess("tests.doubles.stub_worker", runpod_api, tmp_path, {"SUPABASE_URL": "http://127.0.0.1:1"}) as worker,
+    ):
         assert worker.wait() == 1
         assert runpod_api.takes == []
         (ping,) = (query for query in runpod_api.pings if query.get("status") == ["unhealthy"])
@@ -110,7 +113,7 @@ def test_a_worker_that_is_half_configured_reports_itself_unhealthy_and_takes_no_
         assert "JOB_CALLBACK_SECRET" in ping["reason"][0]
 
 
-def test_a_worker_that_cannot_start_says_everything_that_is_wrong_at_once(tmp_path: Path) -> None:
+def test_failed_start_reports_all_problems_at_once(tmp_path: Path) -> None:
     (tmp_path / "outbox").write_text("a file")
     (tmp_path / "models/sdxl").mkdir(parents=True)
     wrong = {"SUPABASE_URL": "http://127.0.0.1:1", "CALLBACK_ALLOWED_HOSTS": "example.com", "MODELS_DIR": "models"}

@@ -35,13 +35,13 @@ def little_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_disk_without_room_stops_it(tmp_path: Path, little_disk: Path) -> None:
+def test_full_disk_fails_the_start(tmp_path: Path, little_disk: Path) -> None:
     check, reason = refusal(tmp_path, TMPDIR=str(little_disk))
     assert check == "disk"
     assert "There are 100 MiB left for temporary files, and 256 are needed." in reason
 
 
-def test_a_receiver_that_may_not_be_told_stops_it(tmp_path: Path) -> None:
+def test_plain_http_receiver_fails_the_start(tmp_path: Path) -> None:
     check, reason = refusal(tmp_path, JOB_CALLBACK_URL="http://receiver.example/", JOB_CALLBACK_SECRET="a-secret-for-tests")
     assert check == "callbacks"
     assert "JOB_CALLBACK_URL must begin with https://" in reason
