@@ -1,1 +1,1 @@
-"""SDXL: images."""
+"""The SDXL endpoint: images."""

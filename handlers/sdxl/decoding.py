@@ -1,8 +1,9 @@
-"""Latents become pictures, with what is done when a picture comes out unusable or memory does not suffice. Nothing is denoised again."""
+"""VAE decoding of one image, with fallbacks for lack of memory and for half-precision overflow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,50 +11,63 @@ from torch import Tensor
 
 from shared.errors import GenerationError
 from shared.media.images import Pixels
-from shared.models.oom import FREED, Rung, climb, in_full_precision, in_tiles, on_the_cpu
-from shared.models.pixels import NOT_FINITE, ONE_COLOUR, check_latents, is_one_colour, to_pixels
+from shared.models.oom import EMPTY_CACHE, Fallback, offloaded, run_with_fallbacks, tiled
+from shared.models.pixels import NOT_FINITE, SINGLE_COLOUR, check_latents, is_single_colour, to_pixels
 
 
 def decode(pipeline: Any, latent: Tensor, warn: Callable[[str], None]) -> Pixels:
-    """Decodes one picture. A VAE in half precision that made it unusable does it once more in full.
+    """Decodes one image. If a half-precision VAE yields an unusable result, it is upcast and decodes again.
 
     Args:
-        pipeline: Of the job.
+        pipeline: The job's pipeline.
         latent: 1 × 4 × height/8 × width/8.
-        warn: Is told what had to be done.
+        warn: Receives a warning for each fallback used.
 
     Returns:
         Height × width × 3.
 
     Raises:
-        GenerationError: The latents or what came of them are not finite, or the picture is a single colour.
-        OutOfMemory: Memory did not suffice with every remedy.
+        GenerationError: The latents or the decoded values are not finite, or the image is a single colour.
+        OutOfMemory: Memory was insufficient with every fallback.
     """
     check_latents(latent)
     vae = pipeline.vae
-    rungs = (
-        FREED,
-        Rung("the picture was decoded in tiles", lambda: in_tiles(vae)),
-        Rung("the other networks were moved out of the GPU's memory meanwhile", lambda: on_the_cpu(_others(pipeline))),
+    fallbacks = (
+        EMPTY_CACHE,
+        Fallback("the image was decoded in tiles", lambda: tiled(vae)),
+        Fallback("the other networks were offloaded while the image was decoded", lambda: offloaded(_other_networks(pipeline))),
     )
-    pixels, wrong = climb(lambda: _try(vae, latent), rungs, warn)
-    if wrong is not None and vae.dtype != torch.float32:
-        warn("The VAE failed in half precision; the picture was decoded in full precision.")
-        with in_full_precision(vae):
-            pixels, wrong = climb(lambda: _try(vae, latent), rungs, warn)
-    if pixels is None or wrong is not None:
-        raise GenerationError(wrong or NOT_FINITE)
+    pixels, defect = run_with_fallbacks(lambda: _decode_once(vae, latent), fallbacks, warn)
+    if defect is not None and vae.dtype != torch.float32:
+        warn("The VAE failed in half precision; the image was decoded in float32.")
+        with upcast(vae):
+            pixels, defect = run_with_fallbacks(lambda: _decode_once(vae, latent), fallbacks, warn)
+    if pixels is None or defect is not None:
+        raise GenerationError(defect or NOT_FINITE)
     return pixels
 
 
-def _try(vae: Any, latent: Tensor) -> tuple[Pixels | None, str | None]:
-    """A picture, and what is wrong with it."""
+def _decode_once(vae: Any, latent: Tensor) -> tuple[Pixels | None, str | None]:
+    """Returns the image and a description of its defect, if any."""
     decoded = vae.decode(latent.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0] / 2 + 0.5
     if not bool(decoded.isfinite().all()):
         return None, NOT_FINITE
     pixels: Pixels = to_pixels(decoded)[0]
-    return pixels, ONE_COLOUR if is_one_colour(pixels) else None
+    return pixels, SINGLE_COLOUR if is_single_colour(pixels) else None
 
 
-def _others(pipeline: Any) -> list[Any]:
+def _other_networks(pipeline: Any) -> list[Any]:
     return [pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2]
+
+
+@contextmanager
+def upcast(network: Any) -> Iterator[None]:
+    """Runs a network in float32. Its weights are the same before and after, because every half-precision value is a float32 value."""
+    before = network.dtype
+    with torch.inference_mode(False):
+        network.to(torch.float32)
+    try:
+        yield
+    finally:
+        with torch.inference_mode(False):
+            network.to(before)

@@ -12,27 +12,28 @@ from shared.weights.resolve import resolve
 
 
 def load(settings: Settings) -> Recipe[SdxlRequest]:
-    """Loads SDXL to the device that the settings choose.
+    """Loads SDXL to the configured device.
 
     Raises:
-        SettingsError: There is no SDXL, or it cannot be used; or pictures are to be checked and there is nothing to check them with.
+        SettingsError: SDXL was not found, or the safety check is enabled without a safety checker.
+        WeightsError: SDXL's weights are unusable.
     """
     weights = resolve(SDXL, settings)
-    # Imported after that, so that a worker without weights says so before it has imported torch.
+    # Imported after that, so that a worker without weights reports it before torch is imported.
     from handlers.sdxl.recipe import SdxlRecipe
     from handlers.sdxl.weights.load import load_sdxl
     from shared.models.device import choose_device, choose_dtype
-    from shared.weights.addons import Shelf
+    from shared.weights.addons import AddonLibrary
 
-    shelf = Shelf(settings.models_dir)
-    if settings.sdxl_safety_check and not shelf.names("safety_checker"):
-        raise SettingsError("SDXL_SAFETY_CHECK is on, and MODELS_DIR has no safety_checker/. Put one there, or turn it off.")
+    addons = AddonLibrary(settings.models_dir)
+    if settings.sdxl_safety_check and not addons.names("safety_checker"):
+        raise SettingsError("SDXL_SAFETY_CHECK is on, but MODELS_DIR has no safety_checker/. Add one, or turn the setting off.")
     device = choose_device(settings.device)
     pipeline = load_sdxl(weights, device, choose_dtype(device, "sdxl"))
     return SdxlRecipe(
         pipeline,
-        shelf,
-        without_adapters=settings.sdxl_reference_method == "img2img",
+        addons,
+        img2img_only=settings.sdxl_reference_method == "img2img",
         safety_check=settings.sdxl_safety_check,
     )
 

@@ -1,19 +1,18 @@
-"""How many pictures are denoised together: what each takes, against the memory that there is.
+"""Memory estimates that decide how many images are denoised in one batch.
 
-What a network works with beside its weights grows with the pixels of the latents, width/8 × height/8, and with the batch, and with nothing
-else: attention is fused and keeps no matrix of all pairs. `python -m builder.weights.sdxl_memory` computes it from the published forms of the
-networks, and a test compares. Per latent pixel in half precision:
+The memory for a network's activations grows with the latent pixels, width/8 × height/8, and with the batch size, and with nothing else:
+fused attention never materialises the attention matrix. `python -m benchmarks.sdxl_memory` computes the constants from the published
+architectures, and a test compares. Per latent pixel, in half precision:
 
-    10 108 bytes  the UNet, for one sample; guidance needs two samples a picture
+    10 108 bytes  the UNet, per sample; guidance needs two samples per image
     12 117 bytes  the refiner's UNet, likewise
-     6 560 bytes  what ControlNets hand to the UNet, for one sample: 3 280 values of its levels, twice while several are added up
-    98 312 bytes  the VAE's decoder, for one picture; twice that in float32, in which most run
+     6 560 bytes  ControlNet residuals, per sample: 3 280 values over the UNet's levels, twice while several ControlNets are summed
+    98 312 bytes  the VAE decoder, per image; twice that in float32, the usual precision
 
-A picture of 1024 × 1024 has 128 × 128 latent pixels. With guidance it so takes 331 MB while it is denoised, and its decoding 1.6 GB, or 3.2
-GB in float32. Pictures are decoded one by one, when denoising has let its memory go: the larger of both counts, not their sum.
+An image of 1024 × 1024 has 128 × 128 latent pixels: with guidance 331 MB while denoising, and 1.6 GB for decoding, or 3.2 GB in float32.
+Images are decoded one at a time, after denoising has released its memory, so the larger of the two counts, not their sum.
 
-To that comes what the libraries of a GPU take to work with, and what lies idle between blocks of memory. `SPARE` is for that. It is
-an allowance, not a measurement.
+`HEADROOM` covers library workspaces and fragmentation. It is an allowance, not a measurement.
 """
 
 from __future__ import annotations
@@ -26,29 +25,29 @@ from shared.errors import OutOfMemory
 UNET, REFINER, CONTROLS, DECODER = 10_108, 12_117, 6_560, 98_312
 """Bytes per latent pixel, in half precision."""
 
-SPARE = 1.25
-"""How many times what is computed has to be there."""
+HEADROOM = 1.25
+"""The factor between the computed memory and the memory that must be free."""
 
 TILE = 1024
-"""Pixels of the side of what SDXL's VAE decodes at a time, where it works in tiles: its configuration's `sample_size`."""
+"""The side, in pixels, of the tiles that SDXL's VAE decodes with tiling enabled: its configuration's `sample_size`."""
 
-_STEP = 64
+_SIDE_STEP = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    """What a job's pictures take beside the weights.
+class MemoryEstimate:
+    """The memory that a job's images need in addition to the weights.
 
     Attributes:
-        width: Of a picture, in pixels.
+        width: Of an image, in pixels.
         height: In pixels.
-        guided: Whether each picture needs two samples: guidance above 1.
-        controlled: Whether ControlNets guide it.
-        refined: Whether the refiner finishes it.
-        unet_bytes: Of one number in the UNet: 2 in half precision.
-        vae_bytes: Of one number in the VAE: mostly 4.
-        encoders: Of the weights of the text encoders, which can be moved aside.
-        unet: Of the UNet's, likewise while pictures are decoded.
+        guided: Whether classifier-free guidance doubles the samples: a scale above 1.
+        controlled: Whether ControlNets are used.
+        refined: Whether the refiner is used.
+        unet_itemsize: Bytes per value in the UNet: 2 in half precision.
+        vae_itemsize: Bytes per value in the VAE: usually 4.
+        text_encoder_weights: Bytes of the text encoders' weights, which can be offloaded.
+        unet_weights: Bytes of the UNet's weights, which can be offloaded while decoding.
     """
 
     width: int
@@ -56,81 +55,85 @@ class Need:
     guided: bool = True
     controlled: bool = False
     refined: bool = False
-    unet_bytes: int = 2
-    vae_bytes: int = 4
-    encoders: int = 0
-    unet: int = 0
+    unet_itemsize: int = 2
+    vae_itemsize: int = 4
+    text_encoder_weights: int = 0
+    unet_weights: int = 0
 
     @property
     def denoising(self) -> int:
-        """Bytes for each picture of a batch."""
+        """Bytes per image of a batch."""
         samples = 2 if self.guided else 1
         unet = UNET + (CONTROLS if self.controlled else 0)
-        return self._bytes(samples * max(unet, REFINER if self.refined else 0), self.unet_bytes)
+        return self._bytes(samples * max(unet, REFINER if self.refined else 0), self.unet_itemsize)
 
     @property
     def decoding(self) -> int:
-        """Bytes for one picture, whatever the batch."""
-        return self._bytes(DECODER, self.vae_bytes)
+        """Bytes for one image, at any batch size."""
+        return self._bytes(DECODER, self.vae_itemsize)
 
     @property
-    def alone(self) -> int:
-        """Bytes with which a single picture is made without any remedy."""
+    def single_image(self) -> int:
+        """Bytes that suffice for one image without offloading or tiling."""
         return max(self.denoising, self.decoding)
 
-    def most_at_once(self, count: int, free: int | None) -> int:
-        """How many pictures can be denoised together.
+    def batch_size(self, count: int, free: int | None) -> int:
+        """Returns how many images can be denoised together.
 
         Args:
-            count: How many are wanted.
-            free: Bytes that there are. None: nobody knows, and all are tried.
+            count: The images of the job.
+            free: Free bytes; None if unknown, in which case all images form one batch.
 
         Returns:
             1 … count.
 
         Raises:
-            OutOfMemory: There is too little for a single one, with every remedy: the text encoders moved aside while it is denoised, the
-                UNet too while it is decoded, in tiles. The message says what would fit.
+            OutOfMemory: One image does not fit even with every fallback: the text encoders offloaded while denoising, the UNet too while
+                decoding, and tiled decoding. The message proposes a size that fits.
         """
         if free is None:
             return count
-        decoding, room = min(self.decoding, self._tile), free + self.encoders
-        if self.denoising > room or decoding > room + self.unet:
-            raise OutOfMemory(self._too_large(room))
+        decoding, available = min(self.decoding, self._tile_decoding), free + self.text_encoder_weights
+        if self.denoising > available or decoding > available + self.unet_weights:
+            raise OutOfMemory(self._too_large(available))
         return min(count, max(1, free // self.denoising))
 
     @property
-    def _tile(self) -> int:
-        return Need(TILE, TILE, vae_bytes=self.vae_bytes).decoding
+    def _tile_decoding(self) -> int:
+        return MemoryEstimate(TILE, TILE, vae_itemsize=self.vae_itemsize).decoding
 
-    def _too_large(self, room: int) -> str:
-        share = max(0, min(room / self.denoising, (room + self.unet) / self.decoding if self.denoising <= room else 1))
-        side = int((share * self.width * self.height) ** 0.5) // _STEP * _STEP
-        fits = f"Ask for {side}x{side} or a size of as many pixels" if side >= _STEP else "Ask the operator for a larger GPU"
-        needed, there = (self.denoising, room) if self.denoising > room else (min(self.decoding, self._tile), room + self.unet)
-        size = f"{self.width} × {self.height}"
-        return f"One picture of {size} needs {needed / 1e9:.1f} GB beside the model, and {max(0, there) / 1e9:.1f} GB can be had. {fits}."
+    def _too_large(self, available: int) -> str:
+        to_decode = available + self.unet_weights
+        share = max(0, min(available / self.denoising, to_decode / self.decoding if self.denoising <= available else 1))
+        side = int((share * self.width * self.height) ** 0.5) // _SIDE_STEP * _SIDE_STEP
+        advice = f"Request {side}x{side} or a size with as many pixels" if side >= _SIDE_STEP else "Ask the operator for a larger GPU"
+        denoises = self.denoising <= available
+        needed, found = (min(self.decoding, self._tile_decoding), to_decode) if denoises else (self.denoising, available)
+        return (
+            f"An image of {self.width} × {self.height} needs {needed / 1e9:.1f} GB in addition to the model; "
+            f"{max(0, found) / 1e9:.1f} GB is available. {advice}."
+        )
 
     def _bytes(self, per_latent_pixel: int, itemsize: int) -> int:
-        return int(per_latent_pixel * (self.width // 8) * (self.height // 8) * itemsize // 2 * SPARE)
+        return int(per_latent_pixel * (self.width // 8) * (self.height // 8) * itemsize // 2 * HEADROOM)
 
 
-def micro_batches(count: int, most: int) -> Iterator[slice]:
-    """Divides pictures into batches as equal as can be.
+def micro_batches(count: int, batch_size: int) -> Iterator[slice]:
+    """Divides images into the fewest batches, as equal as possible.
 
     Args:
-        count: How many there are.
-        most: How many a batch may have at most.
+        count: The number of images.
+        batch_size: The most images in one batch.
     """
-    parts = -(-count // most)
+    batches = -(-count // batch_size)
     start = 0
-    for part in range(parts):
-        end = start + (count - start + parts - part - 1) // (parts - part)
+    for index in range(batches):
+        end = start + (count - start + batches - index - 1) // (batches - index)
         yield slice(start, end)
         start = end
 
 
-def halves(which: slice) -> tuple[slice, slice]:
-    """Divides a batch of two or more in two."""
-    middle = (which.start + which.stop) // 2
-    return slice(which.start, middle), slice(middle, which.stop)
+def split_batch(images: slice) -> tuple[slice, slice]:
+    """Splits a batch of two or more images in half."""
+    middle = (images.start + images.stop) // 2
+    return slice(images.start, middle), slice(middle, images.stop)

@@ -1,4 +1,4 @@
-"""What a job's payload says of its references: what was really done with them."""
+"""Payload metadata and warnings about how references were used."""
 
 from __future__ import annotations
 
@@ -6,40 +6,41 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from handlers.sdxl.features import img2img as image_to_image
-from handlers.sdxl.features import ip_adapter as adapters
-from handlers.sdxl.features.img2img import effective_strength
-from handlers.sdxl.features.ip_adapter import wanted
+from handlers.sdxl.features import img2img, ip_adapter
 from handlers.sdxl.request import SdxlRequest
 
 
-def use_of_references(request: SdxlRequest, served: SdxlRequest) -> dict[str, JsonValue]:
-    """The method, what it was for, and its effective strength, where there is one for all.
+def reference_metadata(request: SdxlRequest, effective: SdxlRequest) -> dict[str, JsonValue]:
+    """Returns the reference method, its mode, and its effective strength if there is a single one.
 
     Args:
-        request: As the caller asked.
-        served: As the worker serves it: perhaps by another method.
+        request: The caller's request.
+        effective: The request as this worker serves it, possibly by another method.
     """
-    method, looked_at = served.reference_method, wanted(served)
-    types = list(dict.fromkeys(each.type for each in looked_at))
-    done: dict[str, JsonValue] = {"reference_mode": _mode(request, types), "exact_copy_mode": method == "copy"}
-    if method == "none" and not looked_at:
-        return done
+    method = effective.reference_method
+    if method == "none" and not effective.adapter_references:
+        return {"reference_mode": "none", "exact_copy_mode": False}
+    references = ip_adapter.adapter_references(effective)
+    types = list(dict.fromkeys(each.type for each in references))
+    metadata: dict[str, JsonValue] = {"reference_mode": _mode(request, types), "exact_copy_mode": method == "copy"}
     if method in ("none", "adapter"):
-        strengths = {each.strength for each in looked_at}
-        done["reference_method"] = "adapter"
-        return done | ({"reference_strength": strengths.pop()} if len(strengths) == 1 else {})
-    used = 0.0 if method == "copy" else effective_strength(served)
-    return done | {"reference_method": method, "reference_strength": round(1 - used, 6), "denoise_strength": used}
+        strengths = {each.strength for each in references}
+        metadata["reference_method"] = "adapter"
+        return metadata | ({"reference_strength": strengths.pop()} if len(strengths) == 1 else {})
+    strength = 0.0 if method == "copy" else img2img.effective_strength(effective)
+    return metadata | {"reference_method": method, "reference_strength": round(1 - strength, 6), "denoise_strength": strength}
 
 
-def warnings(served: SdxlRequest) -> list[str]:
-    """What the caller should know about what was done."""
-    return [*image_to_image.warnings(served), *adapters.warnings(served)]
+def reference_warnings(effective: SdxlRequest) -> list[str]:
+    """Returns the warnings about references that were used differently than requested, or not at all."""
+    method = effective.reference_method
+    raised = img2img.warnings(effective) if method in ("img2img", "inpaint") else []
+    unused = ip_adapter.warnings(effective) if method == "adapter" or effective.adapter_references else []
+    return [*raised, *unused]
 
 
 def _mode(request: SdxlRequest, types: Sequence[str]) -> str:
-    """As the contract reports it: `modify`, `copy`, or the types of what was to be resembled."""
+    """Returns the contract's value: `copy`, `modify`, or the reference types of the IP-Adapters."""
     match request.reference_method:
         case "copy":
             return "copy"
@@ -47,4 +48,4 @@ def _mode(request: SdxlRequest, types: Sequence[str]) -> str:
             return "modify"
         case "adapter" if not types:
             return request.reference_type
-    return ", ".join(types) or "none"
+    return ", ".join(types)

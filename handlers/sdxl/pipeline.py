@@ -1,148 +1,73 @@
-"""The pipeline as one job has it: with what its request puts on it, which comes off again however the job ends."""
+"""The diffusers pipeline of one job, with the call arguments that the request's features add."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
 from pydantic import JsonValue
 from torch import Tensor
 
-from handlers.sdxl.features import controlnet as controls
-from handlers.sdxl.features import img2img as image_to_image
-from handlers.sdxl.features import inpaint as inpainting
-from handlers.sdxl.features import ip_adapter as adapters
-from handlers.sdxl.features import lora as loras
-from handlers.sdxl.features import refiner
-from handlers.sdxl.features import scheduler as schedulers
-from handlers.sdxl.features import textual_inversion as textual_inversions
-from handlers.sdxl.features import vae as vaes
-from handlers.sdxl.features.refiner import Refinement
-from handlers.sdxl.features.textual_inversion import Inversion
-from handlers.sdxl.memory import Need
-from handlers.sdxl.request import Method, SdxlRequest
+from handlers.sdxl.memory import MemoryEstimate
+from handlers.sdxl.prompts import TextualInversion
+from handlers.sdxl.refiner_pass import RefinerPass
+from handlers.sdxl.request import SdxlRequest
 from shared.media.images import Pixels
-from shared.models.device import size_of
-from shared.weights.addons import Shelf
+from shared.models.device import memory_footprint
+from shared.weights.addons import AddonLibrary
 
 
 @dataclass
-class Stage:
-    """What is called for a job, and how.
+class JobPipeline:
+    """The pipeline to call for a job, and its arguments.
 
     Attributes:
-        pipeline: The pipeline to call. An attachment may replace it by another one over the same networks.
-        noise: Where each picture starts: a generator of its own on the CPU, so that it is the same picture alone, in a batch, on any GPU.
-        method: What the reference is for.
-        arguments: More arguments for the call, the same for every batch: text → image has the size.
-        each: Arguments with a row for each picture, of which a batch has its own.
-        refine: What makes the last steps.
-        free: Bytes of memory that new tensors can have; None where nobody knows.
-        warn: Is told what had to be done to make it.
-        notes: What was done, for the metadata of the job's pictures.
-        words: What names in the prompts stand for.
-        afterwards: What is done to each picture when it is decoded, in this order.
+        pipeline: The pipeline. A feature may replace it by another one over the same networks.
+        references: The downloaded images of the request, by field.
+        addons: The operator's additional networks.
+        generators: One per image, on the CPU, so that an image is the same alone, in a batch and on any GPU.
+        arguments: Further arguments of the call, the same for every batch; for text-to-image they include the size.
+        image_arguments: Further arguments with one row per image, sliced for each batch.
+        refiner: Runs the last steps.
+        free_memory: Returns the bytes available for new tensors; None if unknown.
+        warn: Receives warnings for the caller.
+        metadata: Metadata of the generated images.
+        textual_inversions: By the names that stand for them in the prompts.
+        after_decode: Applied to each decoded image.
     """
 
     pipeline: Any
-    noise: list[torch.Generator] = field(default_factory=list)
-    method: Method = "none"
+    references: Mapping[str, Image.Image]
+    addons: AddonLibrary
+    generators: list[torch.Generator] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict, repr=False)
-    each: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    refine: Refinement | None = None
-    free: Callable[[], int | None] = lambda: None
+    image_arguments: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    refiner: RefinerPass | None = None
+    free_memory: Callable[[], int | None] = lambda: None
     warn: Callable[[str], None] = lambda text: None
-    notes: dict[str, JsonValue] = field(default_factory=dict)
-    words: dict[str, Inversion] = field(default_factory=dict)
-    afterwards: list[Callable[[Pixels], Pixels]] = field(default_factory=list)
+    metadata: dict[str, JsonValue] = field(default_factory=dict)
+    textual_inversions: dict[str, TextualInversion] = field(default_factory=dict)
+    after_decode: Callable[[Pixels], Pixels] = lambda pixels: pixels
 
-    def finish(self, pixels: Pixels) -> Pixels:
-        """Does to a decoded picture what is to be done."""
-        for change in self.afterwards:
-            pixels = change(pixels)
-        return pixels
+    def batch(self, images: slice) -> JobPipeline:
+        """Returns the same configuration for some of the images, with generators of their own."""
+        generators = [generator.clone_state() for generator in self.generators[images]]
+        return replace(self, generators=generators, image_arguments={name: rows[images] for name, rows in self.image_arguments.items()})
 
-    def part(self, which: slice) -> Stage:
-        """The same for some of the pictures."""
-        return replace(self, noise=self.noise[which], each={name: rows[which] for name, rows in self.each.items()})
-
-    def need(self, request: SdxlRequest) -> Need:
-        """What the job's pictures take beside the weights."""
+    def memory_estimate(self, request: SdxlRequest) -> MemoryEstimate:
+        """Estimates the memory that the job's images need in addition to the weights."""
         pipeline = self.pipeline
-        return Need(
+        return MemoryEstimate(
             request.width,
             request.height,
             guided=request.guidance_scale > 1,
             controlled=bool(request.controls),
             refined=request.refiner is not None,
-            unet_bytes=pipeline.unet.dtype.itemsize,
-            vae_bytes=pipeline.vae.dtype.itemsize,
-            encoders=size_of(pipeline.text_encoder, pipeline.text_encoder_2),
-            unet=size_of(pipeline.unet),
+            unet_itemsize=pipeline.unet.dtype.itemsize,
+            vae_itemsize=pipeline.vae.dtype.itemsize,
+            text_encoder_weights=memory_footprint(pipeline.text_encoder, pipeline.text_encoder_2),
+            unet_weights=memory_footprint(pipeline.unet),
         )
-
-
-class Attachment(Protocol):
-    """A module with one of the things that a request may put on the pipeline. Each does nothing for a request that does not ask for it."""
-
-    def accept(self, request: SdxlRequest, shelf: Shelf) -> None:
-        """Refuses, before any work, what is not on this worker.
-
-        Raises:
-            ModelUnavailable: It names the field and what there is.
-        """
-
-    def attached(
-        self, stage: Stage, request: SdxlRequest, references: Mapping[str, Image.Image], shelf: Shelf
-    ) -> AbstractContextManager[None]:
-        """Puts it on while the body runs: changes `stage`, or the networks of its pipeline."""
-
-
-ATTACHMENTS: tuple[Attachment, ...] = (
-    schedulers,
-    vaes,
-    loras,
-    textual_inversions,
-    image_to_image,
-    inpainting,
-    controls,
-    adapters,
-    refiner,
-)
-"""In the order in which they are put on."""
-
-
-@contextmanager
-def staged(
-    pipeline: Any,
-    request: SdxlRequest,
-    references: Mapping[str, Image.Image],
-    shelf: Shelf,
-    method: Method = "none",
-    free: Callable[[], int | None] = lambda: None,
-    warn: Callable[[str], None] = lambda text: None,
-) -> Iterator[Stage]:
-    """Puts on a pipeline what a request asks for, while the body runs.
-
-    Args:
-        pipeline: Text → image.
-        request: What to make.
-        references: The pictures of `request.references`.
-        shelf: What the operator put beside the model.
-        method: What the reference is for.
-        free: Says how many bytes of memory new tensors can have.
-        warn: Is told what had to be done.
-
-    Raises:
-        ModelUnavailable: Something cannot be used after all. The pipeline is then as it was.
-    """
-    noise = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
-    stage = Stage(pipeline, noise, method, {"width": request.width, "height": request.height}, free=free, warn=warn)
-    with ExitStack() as stack:
-        for attachment in ATTACHMENTS:
-            stack.enter_context(attachment.attached(stage, request, references, shelf))
-        yield stage

@@ -1,4 +1,4 @@
-"""How far a job is, over all its calls of pipelines."""
+"""Progress of an SDXL job over all of its pipeline calls."""
 
 from __future__ import annotations
 
@@ -6,61 +6,50 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from handlers.sdxl.previews import EVERY
-from shared.jobs.recipe import Run
+from shared.jobs.recipe import JobRun
 
 
-class Steps:
-    """Counts the steps of several batches, each with two parts where a refiner finishes it, as those of one job.
+class ProgressCounter:
+    """Reports the steps of several batches, each a base pass and an optional refiner pass, as the steps of one job.
 
     Args:
-        run: Whom to report to.
-        batches: How many batches there are.
-        refined: How many steps the refiner makes of each.
-        show: Makes a preview of latents, where somebody wants to look on.
+        run: Receives the reports.
+        batches: The number of batches.
+        refiner_steps: The refiner's steps per batch.
+        preview: Renders latents, or returns None for a step without a preview.
     """
 
-    def __init__(self, run: Run, batches: int, refined: int = 0, show: Callable[[Tensor], str] | None = None) -> None:
+    def __init__(self, run: JobRun, batches: int, refiner_steps: int = 0, preview: Callable[[Tensor], str | None] | None = None) -> None:
+        self.preview = preview
         self._run = run
         self._batches = batches
-        self._refined = refined
-        self._show = show
-        self._looked = 0
-        self._done = 0  # batches
-        self._base = 0  # steps of a batch before the refiner's
+        self._refiner_steps = refiner_steps
+        self._base_steps = 0
+        self._batches_done = 0
 
-    @property
-    def look(self) -> Callable[[Tensor], str | None] | None:
-        """What draws the latents now and then, where somebody wants to look on."""
-        return None if self._show is None else self._look
-
-    def base(self, done: int, total: int, *, preview: str | None = None) -> None:
-        """Reports a step of the first part.
+    def base_step(self, done: int, total: int, *, preview: str | None = None) -> None:
+        """Reports a step of the base pass.
 
         Raises:
             Cancelled: The job was stopped.
             JobTimeout: Its deadline has passed.
         """
-        self._base = total
+        self._base_steps = total
         self._report(done, preview)
 
-    def refine(self, done: int, total: int, *, preview: str | None = None) -> None:
-        """Reports a step of the refiner. Raises as `base` does."""
-        self._refined = total
-        self._report(self._base + done, preview)
+    def refiner_step(self, done: int, total: int, *, preview: str | None = None) -> None:
+        """Reports a step of the refiner pass. Raises as `base_step` does."""
+        self._refiner_steps = total
+        self._report(self._base_steps + done, preview)
 
-    def end_batch(self) -> None:
+    def finish_batch(self) -> None:
         """Counts a batch as done."""
-        self._done += 1
+        self._batches_done += 1
 
-    def expect(self, batches: int) -> None:
-        """Says how many batches are still to be made, because one of them did not fit into memory."""
-        self._batches = self._done + batches
-
-    def _look(self, latents: Tensor) -> str | None:
-        self._looked += 1
-        return self._show(latents) if self._show is not None and self._looked % EVERY == 0 else None
+    def set_remaining(self, batches: int) -> None:
+        """Sets the number of batches still to run, after one was split."""
+        self._batches = self._batches_done + batches
 
     def _report(self, done: int, preview: str | None) -> None:
-        each = self._base + self._refined
-        self._run.step(self._done * each + done, self._batches * each, preview=preview)
+        per_batch = self._base_steps + self._refiner_steps
+        self._run.step(self._batches_done * per_batch + done, self._batches * per_batch, preview=preview)

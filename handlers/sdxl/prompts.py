@@ -1,7 +1,8 @@
-"""Prompts become embeddings. A prompt that is longer than CLIP's window is encoded in several windows, not cut."""
+"""Prompt encoding with both of SDXL's text encoders. Prompts longer than CLIP's context are encoded in chunks, not truncated."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,31 +12,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handlers.sdxl.emphasis import Phrase
-from handlers.sdxl.features.textual_inversion import Inversion, split
+from handlers.sdxl.prompt_weights import WeightedText
 
-# The number of a token that has a vector of its own: any that does not end a text, for the pooled output is taken where that ends.
-_ANY = 0
+TextualInversion = tuple[Tensor, Tensor]
+"""The embeddings of one name, for each text encoder: count × width."""
+
+# The token id below an embedding of a textual inversion. Any id but that of the end token, which marks the pooled output's position.
+_PLACEHOLDER = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Token:
-    """One token, how strongly it counts, and its embedding, width, where that is not the table's."""
+    """One token of a chunk.
 
-    number: int
+    Attributes:
+        id: Its id in the vocabulary.
+        weight: The prompt weight.
+        embedding: Replaces the embedding table's row: width.
+    """
+
+    id: int
     weight: float = 1.0
-    vector: Tensor | None = None
+    embedding: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Embeddings:
-    """What SDXL's UNet is conditioned on.
+class PromptEmbeddings:
+    """The text conditioning of SDXL's UNet.
 
     Attributes:
         prompt: 1 × (77 × chunks) × the sum of both text encoders' widths.
-        pooled: 1 × the second text encoder's projection width.
-        negative: Like `prompt`, of the same length.
-        negative_pooled: Like `pooled`.
+        pooled: 1 × the projection width of the second text encoder.
+        negative: As `prompt`, of the same length.
+        negative_pooled: As `pooled`.
     """
 
     prompt: Tensor
@@ -44,7 +53,7 @@ class Embeddings:
     negative_pooled: Tensor
 
     def arguments(self) -> dict[str, Tensor]:
-        """As the pipeline takes them."""
+        """Returns the arguments for a pipeline call."""
         return {
             "prompt_embeds": self.prompt,
             "pooled_prompt_embeds": self.pooled,
@@ -53,111 +62,132 @@ class Embeddings:
         }
 
     def for_width(self, width: int) -> dict[str, Tensor]:
-        """As a pipeline takes them whose UNet may know the second text encoder alone: the last `width` numbers of each token."""
+        """Returns the arguments for a UNet that may attend to the second text encoder only: the last `width` channels."""
         return self.arguments() | {"prompt_embeds": self.prompt[..., -width:], "negative_prompt_embeds": self.negative[..., -width:]}
 
 
-def embed(
+def encode_prompts(
     pipeline: Any,
-    prompt: Sequence[Phrase],
-    negative_prompt: Sequence[Phrase],
+    prompt: Sequence[WeightedText],
+    negative_prompt: Sequence[WeightedText],
     clip_skip: int,
-    words: Mapping[str, Inversion] = MappingProxyType({}),
-) -> Embeddings:
-    """Encodes both prompts with both text encoders.
+    textual_inversions: Mapping[str, TextualInversion] = MappingProxyType({}),
+) -> PromptEmbeddings:
+    """Tokenises and encodes both prompts, once per text encoder.
 
-    An absent negative prompt is encoded like an empty one. diffusers would take zeros for the first and text for the second, and no caller
-    could tell why the pictures differ.
+    An absent negative prompt is encoded as an empty one. diffusers would use zeros for the former and encode the latter, a difference that
+    a caller could not explain.
 
     Args:
         pipeline: A `StableDiffusionXLPipeline`.
-        prompt: Any length.
-        negative_prompt: Any length.
-        clip_skip: Layers before the last but one that are left out, 0 … 2.
-        words: What names in the prompts stand for.
+        prompt: Of any length.
+        negative_prompt: Of any length.
+        clip_skip: Layers skipped before the penultimate one, 0 … 2.
+        textual_inversions: By the names that stand for them in the prompts.
     """
     hidden: list[list[Tensor]] = [[], []]
     pooled: list[Tensor] = []
     encoders = ((pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2))
     for number, (tokenizer, encoder) in enumerate(encoders):
-        vectors = {name: inversion[number] for name, inversion in words.items()}
-        prompts = [windows(tokenizer, phrases, vectors) for phrases in (prompt, negative_prompt)]
-        length = max(len(parts) for parts in prompts)
+        embeddings = {name: inversion[number] for name, inversion in textual_inversions.items()}
+        prompts = [tokenize(tokenizer, texts, embeddings) for texts in (prompt, negative_prompt)]
+        length = max(len(chunks) for chunks in prompts)
         pooled = []
-        for index, parts in enumerate(prompts):
-            padded = parts + windows(tokenizer, ()) * (length - len(parts))
+        for index, chunks in enumerate(prompts):
+            padded = chunks + tokenize(tokenizer, ()) * (length - len(chunks))
             states, pool = _encode(encoder, padded, clip_skip)
             hidden[index].append(states)
             pooled.append(pool)
-    return Embeddings(torch.cat(hidden[0], dim=-1), pooled[0], torch.cat(hidden[1], dim=-1), pooled[1])
+    return PromptEmbeddings(torch.cat(hidden[0], dim=-1), pooled[0], torch.cat(hidden[1], dim=-1), pooled[1])
 
 
-def windows(tokenizer: Any, phrases: Iterable[Phrase], vectors: Mapping[str, Tensor] = MappingProxyType({})) -> list[list[Token]]:
-    """The tokens of a text in windows of CLIP's length, each with its start, its end and its padding; one window at least.
+def tokenize(tokenizer: Any, texts: Iterable[WeightedText], embeddings: Mapping[str, Tensor] = MappingProxyType({})) -> list[list[Token]]:
+    """Tokenises a prompt into chunks of CLIP's context length, each with start, end and padding tokens; at least one chunk.
 
     Args:
-        tokenizer: CLIP's.
-        phrases: The text.
-        vectors: What names in the text stand for: count × width.
+        tokenizer: A CLIP tokenizer.
+        texts: The prompt.
+        embeddings: Of textual inversions, by name: count × width.
     """
-    tokens = [token for phrase in phrases for token in _tokens(tokenizer, phrase, vectors)]
-    room = tokenizer.model_max_length - 2
-    starts = range(0, max(len(tokens), 1), room)
-    return [_window(tokenizer, tokens[start : start + room], room) for start in starts]
+    tokens = [token for text in texts for token in _tokens(tokenizer, text, embeddings)]
+    capacity = tokenizer.model_max_length - 2
+    starts = range(0, max(len(tokens), 1), capacity)
+    return [_chunk(tokenizer, tokens[start : start + capacity], capacity) for start in starts]
 
 
-def _tokens(tokenizer: Any, phrase: Phrase, vectors: Mapping[str, Tensor]) -> Iterator[Token]:
-    for text, name in split(phrase.text, vectors):
+def split_at_names(text: str, names: Mapping[str, object]) -> Iterator[tuple[str, str | None]]:
+    """Splits a text at the names of textual inversions.
+
+    A name matches as a whole word, case-insensitively, or in angle brackets; of overlapping names the longest wins.
+
+    Yields:
+        The pieces in order, each with the name that it matches, or None for plain text.
+    """
+    if not names:
+        yield text, None
+        return
+    spelt = {name.lower(): name for name in names}
+    words = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    for piece in re.split(rf"(<(?:{words})>|(?<!\w)(?:{words})(?!\w))", text, flags=re.IGNORECASE):
+        yield piece, spelt.get(piece.lower().removeprefix("<").removesuffix(">"))
+
+
+def _tokens(tokenizer: Any, text: WeightedText, embeddings: Mapping[str, Tensor]) -> Iterator[Token]:
+    for piece, name in split_at_names(text.text, embeddings):
         if name is not None:
-            yield from (Token(_ANY, phrase.weight, vector) for vector in vectors[name])
+            yield from (Token(_PLACEHOLDER, text.weight, embedding) for embedding in embeddings[name])
         else:
-            numbers = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
-            yield from (Token(number, phrase.weight) for number in numbers)
+            ids = tokenizer(piece, add_special_tokens=False, truncation=False, verbose=False).input_ids
+            yield from (Token(id_, text.weight) for id_ in ids)
 
 
-def _window(tokenizer: Any, tokens: list[Token], room: int) -> list[Token]:
-    padding = [Token(tokenizer.pad_token_id)] * (room - len(tokens))
+def _chunk(tokenizer: Any, tokens: list[Token], capacity: int) -> list[Token]:
+    padding = [Token(tokenizer.pad_token_id)] * (capacity - len(tokens))
     return [Token(tokenizer.bos_token_id), *tokens, Token(tokenizer.eos_token_id), *padding]
 
 
-def _encode(encoder: Any, tokens: list[list[Token]], clip_skip: int) -> tuple[Tensor, Tensor]:
-    """1 × (windows × length) × width, and the first window's pooled output: SDXL was trained with the last layer but one (paper, 2.1)."""
-    numbers = torch.tensor([[token.number for token in window] for window in tokens])
-    with _vectors_in_place(encoder, tokens):
-        output = encoder(numbers.to(encoder.device), output_hidden_states=True)
-    weights = torch.tensor([[token.weight for token in window] for window in tokens])
-    states = _emphasized(output.hidden_states[-(clip_skip + 2)], weights)
+def _encode(encoder: Any, chunks: list[list[Token]], clip_skip: int) -> tuple[Tensor, Tensor]:
+    """Encodes chunks as one batch. SDXL was trained with the penultimate layer (paper, section 2.1).
+
+    Returns:
+        Hidden states, 1 × (chunks × length) × width, and the pooled output of the first chunk.
+    """
+    ids = torch.tensor([[token.id for token in chunk] for chunk in chunks])
+    with _replaced_embeddings(encoder, chunks):
+        output = encoder(ids.to(encoder.device), output_hidden_states=True)
+    weights = torch.tensor([[token.weight for token in chunk] for chunk in chunks])
+    states = _apply_weights(output.hidden_states[-(clip_skip + 2)], weights)
     return states.reshape(1, -1, states.shape[-1]), output[0][:1]
 
 
 @contextmanager
-def _vectors_in_place(encoder: Any, tokens: list[list[Token]]) -> Iterator[None]:
-    """Has the encoder see the vectors of tokens that have one, instead of its table's, while the body runs."""
-    vectors = {(row, column): token.vector for row, window in enumerate(tokens) for column, token in enumerate(window)}
-    own = {place: vector for place, vector in vectors.items() if vector is not None}
+def _replaced_embeddings(encoder: Any, chunks: list[list[Token]]) -> Iterator[None]:
+    """Replaces the embedding table's rows by the tokens' own embeddings while the body runs."""
+    all_embeddings = {(row, column): token.embedding for row, chunk in enumerate(chunks) for column, token in enumerate(chunk)}
+    replaced = {place: embedding for place, embedding in all_embeddings.items() if embedding is not None}
 
-    def put(_module: Any, _arguments: Any, output: Tensor) -> Tensor:
+    def replace(_module: Any, _arguments: Any, output: Tensor) -> Tensor:
         changed = output.clone()
-        for (row, column), vector in own.items():
-            changed[row, column] = vector.to(changed)
+        for (row, column), embedding in replaced.items():
+            changed[row, column] = embedding.to(changed)
         return changed
 
-    if not own:
+    if not replaced:
         yield
         return
-    hook = encoder.get_input_embeddings().register_forward_hook(put)
+    hook = encoder.get_input_embeddings().register_forward_hook(replace)
     try:
         yield
     finally:
         hook.remove()
 
 
-def _emphasized(states: Tensor, weights: Tensor) -> Tensor:
-    """Hidden states times their weights, then each window scaled to the mean it had: docs/decisions/0006.
+def _apply_weights(states: Tensor, weights: Tensor) -> Tensor:
+    """Multiplies hidden states by prompt weights and rescales each chunk to its former mean: docs/decisions/0006.
 
     Args:
-        states: Windows × length × width.
-        weights: Windows × length.
+        states: Chunks × length × width.
+        weights: Chunks × length.
     """
     if bool((weights == 1).all()):
         return states

@@ -1,4 +1,4 @@
-"""Request → pictures."""
+"""The SDXL recipe: text-to-image, img2img, inpainting, IP-Adapter references and exact copies."""
 
 from __future__ import annotations
 
@@ -15,202 +15,207 @@ from PIL import Image
 from torch import Tensor
 
 from handlers.sdxl.decoding import decode
-from handlers.sdxl.features.img2img import REFERENCE
-from handlers.sdxl.memory import Need, halves, micro_batches
-from handlers.sdxl.metadata import use_of_references, warnings
-from handlers.sdxl.pipeline import ATTACHMENTS, Stage, staged
-from handlers.sdxl.postprocess.postprocessor import Finishing
-from handlers.sdxl.previews import look_through
-from handlers.sdxl.progress import Steps
-from handlers.sdxl.prompts import Embeddings, embed
+from handlers.sdxl.features import registry
+from handlers.sdxl.features.img2img import REFERENCE_FIELD
+from handlers.sdxl.memory import MemoryEstimate, micro_batches, split_batch
+from handlers.sdxl.metadata import reference_metadata, reference_warnings
+from handlers.sdxl.pipeline import JobPipeline
+from handlers.sdxl.postprocess.postprocessor import PostProcessor
+from handlers.sdxl.previews import IntervalPreviewer
+from handlers.sdxl.progress import ProgressCounter
+from handlers.sdxl.prompts import PromptEmbeddings, encode_prompts
 from handlers.sdxl.request import SdxlRequest
-from shared.jobs.recipe import Picture, Product, Run, Summary
+from shared.jobs.recipe import ImageOutput, JobRun, Output, Summary
 from shared.media.images import fit
-from shared.models.device import forget_vram_peak, free_vram, vram_used_mb
-from shared.models.oom import FREED, Rung, attempt, climb, on_the_cpu
+from shared.models.device import free_vram, reset_vram_peak, vram_used_mb
+from shared.models.oom import EMPTY_CACHE, Fallback, offloaded, run_once, run_with_fallbacks
 from shared.models.pipelines import call_pipeline
-from shared.weights.addons import Shelf
+from shared.weights.addons import AddonLibrary
 
 
 class SdxlRecipe:
-    """Text → image, with pictures to start from, to paint over or to resemble; and copies.
+    """Generates images with one loaded SDXL pipeline.
 
     Args:
         pipeline: A loaded `StableDiffusionXLPipeline`.
-        shelf: What the operator put beside it.
-        without_adapters: Whether every type of reference is served by image → image.
-        safety_check: Whether every finished picture is looked at, and flagged where it may not be safe for work.
-        free: Says how many bytes of a device's memory new tensors can have; None where nobody knows.
+        addons: The operator's additional networks.
+        img2img_only: Whether img2img serves references of every type, instead of IP-Adapters.
+        safety_check: Whether every image is classified as safe for work or not.
+        free_memory: Returns the bytes that new tensors can have on a device; None if unknown.
     """
 
     def __init__(
         self,
         pipeline: Any,
-        shelf: Shelf,
+        addons: AddonLibrary,
         *,
-        without_adapters: bool = False,
+        img2img_only: bool = False,
         safety_check: bool = False,
-        free: Callable[[torch.device], int | None] = free_vram,
+        free_memory: Callable[[torch.device], int | None] = free_vram,
     ) -> None:
         self._pipeline = pipeline
-        self._shelf = shelf
-        self._without_adapters = without_adapters
-        self._free = partial(free, pipeline.device)
-        self._finishing = Finishing(shelf, pipeline.device, pipeline.unet.dtype, always_checks=safety_check)
+        self._addons = addons
+        self._img2img_only = img2img_only
+        self._free_memory = partial(free_memory, pipeline.device)
+        self._postprocessor = PostProcessor(addons, pipeline.device, pipeline.unet.dtype, always_checks_safety=safety_check)
 
-    def accept(self, request: SdxlRequest) -> None:
-        """Refuses what this worker does not have, by name.
+    def check(self, request: SdxlRequest) -> None:
+        """Refuses a request that this worker cannot serve.
 
         Raises:
-            ModelUnavailable: It names the field and what there is.
-            ValidationError: The request names things that cannot be done together.
+            ModelUnavailable: Names what is not installed, and the alternatives.
+            ValidationError: The request combines features that exclude each other.
         """
-        for attachment in ATTACHMENTS:
-            attachment.accept(self._as_served(request), self._shelf)
-        self._finishing.accept(request)
+        effective = self._effective(request)
+        for feature in registry.requested(effective):
+            feature.check(effective, self._addons)
+        self._postprocessor.check(request)
 
     @torch.inference_mode()
-    def generate(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
-        """Makes the request's pictures, one by one."""
-        forget_vram_peak(self._pipeline.device)
-        with closing(self._pictures(self._as_served(request), references, run)) as making:
-            for picture in making:
-                pixels, notes = self._finishing.finish(picture.pixels, request, run)
-                yield replace(picture, pixels=pixels, metadata={**picture.metadata, **notes})
+    def generate(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: JobRun) -> Generator[Output]:
+        """Yields the request's images one by one."""
+        reset_vram_peak(self._pipeline.device)
+        with closing(self._generate(self._effective(request), references, run)) as images:
+            for image in images:
+                pixels, metadata = self._postprocessor.process(image.pixels, request, run)
+                yield replace(image, pixels=pixels, metadata={**image.metadata, **metadata})
 
-    def _pictures(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Picture]:
-        method = request.reference_method
-        if method == "copy":
-            yield from _copies(request, references[REFERENCE])
+    def _generate(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: JobRun) -> Generator[ImageOutput]:
+        if request.reference_method == "copy":
+            yield from _copy_reference(request, references[REFERENCE_FIELD])
             return
-        # 1. What the request puts on the pipeline, for this job alone
-        with staged(self._pipeline, request, references, self._shelf, method, self._free, run.warn) as stage:
-            # 2. What to draw
-            embeddings = embed(stage.pipeline, request.phrases, request.negative_phrases, request.clip_skip, stage.words)
-            # 3. As many pictures together as there is memory for
-            most = self._most_at_once(stage.need(request), request.num_images)
-            yield from draw(stage, request, embeddings, most, run)
+        # 1. Configure the pipeline for this job
+        with registry.configured(self._pipeline, request, references, self._addons, self._free_memory, run.warn) as job:
+            # 2. Encode the prompts
+            prompt, negative_prompt = request.weighted_prompt, request.weighted_negative_prompt
+            embeddings = encode_prompts(job.pipeline, prompt, negative_prompt, request.clip_skip, job.textual_inversions)
+            # 3. Denoise and decode, in batches as large as memory allows
+            batch_size = self._batch_size(job.memory_estimate(request), request.num_images)
+            yield from generate_images(job, request, embeddings, batch_size, run)
 
-    def _most_at_once(self, need: Need, count: int) -> int:
-        """How many pictures there is room for; what is only kept for later jobs makes room first."""
-        free = self._free()
-        if free is not None and free < need.alone:
-            self._shelf.forget()
-            free = self._free()
-        return need.most_at_once(count, free)
+    def _batch_size(self, estimate: MemoryEstimate, count: int) -> int:
+        """Returns how many images fit in memory together. Cached add-ons are dropped before a single image would not fit."""
+        free = self._free_memory()
+        if free is not None and free < estimate.single_image:
+            self._addons.clear_cache()
+            free = self._free_memory()
+        return estimate.batch_size(count, free)
 
-    def summarize(self, request: SdxlRequest, products: Sequence[Product]) -> Summary:
-        """Says what was done, for the payload."""
+    def summarize(self, request: SdxlRequest, outputs: Sequence[Output]) -> Summary:
+        """Returns the metadata and warnings of the payload."""
         metadata: dict[str, Any] = {
             "model_used": "sdxl",
             "enhancement_source": "none",
             "compel_enhancement": request.compel_enabled,
             "vram_used": vram_used_mb(self._pipeline.device),
         }
-        served = self._as_served(request)
-        return Summary(metadata | use_of_references(request, served), warnings=warnings(served))
+        effective = self._effective(request)
+        return Summary(metadata | reference_metadata(request, effective), warnings=reference_warnings(effective))
 
-    def _as_served(self, request: SdxlRequest) -> SdxlRequest:
-        """The request as this worker serves it."""
-        replaced = self._without_adapters and request.reference_method == "adapter"
-        return request.model_copy(update={"reference_mode": "modify"}) if replaced else request
+    def _effective(self, request: SdxlRequest) -> SdxlRequest:
+        """Returns the request as this worker serves it."""
+        if self._img2img_only and request.reference_method == "adapter":
+            return request.model_copy(update={"reference_mode": "modify"})
+        return request
 
 
-def draw(stage: Stage, request: SdxlRequest, embeddings: Embeddings, most: int, run: Run) -> Iterator[Picture]:
-    """Makes a job's pictures, in batches of at most `most`, and hands them over one by one.
+def generate_images(
+    job: JobPipeline, request: SdxlRequest, embeddings: PromptEmbeddings, batch_size: int, run: JobRun
+) -> Iterator[ImageOutput]:
+    """Denoises a job's images in batches, and yields each as soon as it is decoded.
 
     Args:
-        stage: The job's, as `staged` made it: the generators of its pictures are used up.
-        request: What to make.
-        embeddings: Of the prompts.
-        most: 1 … the number of pictures. Another one makes the same pictures, but for a rounding in a few values of ten thousand.
-        run: Whom to report to.
+        job: The configured pipeline.
+        request: The job.
+        embeddings: The prompt embeddings.
+        batch_size: 1 … the number of images. It does not affect the images, except that a few values in ten thousand round differently.
+        run: Receives progress and warnings.
     """
-    batches = deque(micro_batches(request.num_images, most))
-    show = look_through(stage.pipeline.vae) if request.preview else None
-    steps = Steps(run, len(batches), stage.refine.count if stage.refine else 0, show)
+    batches = deque(micro_batches(request.num_images, batch_size))
+    previewer = IntervalPreviewer(job.pipeline.vae) if request.preview else None
+    progress = ProgressCounter(run, len(batches), job.refiner.steps if job.refiner else 0, previewer)
     while batches:
-        which = batches.popleft()
-        latents = _denoise_or_halve(stage, which, request, embeddings, steps, run)
+        images = batches.popleft()
+        latents = _denoise_or_split(job, images, request, embeddings, progress, run)
         if latents is None:
-            batches.extendleft(reversed(halves(which)))
-            steps.expect(len(batches))
+            batches.extendleft(reversed(split_batch(images)))
+            progress.set_remaining(len(batches))
             continue
-        # A picture is encoded and uploaded while the next is decoded.
-        for seed, latent in zip(request.seeds[which], torch.split(latents, 1), strict=True):
+        # An image is encoded and uploaded while the next one is decoded.
+        for seed, latent in zip(request.seeds[images], torch.split(latents, 1), strict=True):
             run.cancel.check()
-            pixels = stage.finish(decode(stage.pipeline, latent, run.warn))
-            yield Picture(pixels, seed, request.output_format, _describe(request, stage))
+            pixels = job.after_decode(decode(job.pipeline, latent, run.warn))
+            yield ImageOutput(pixels, seed, request.output_format, _image_metadata(request, job))
 
 
-def _denoise_or_halve(stage: Stage, which: slice, request: SdxlRequest, embeddings: Embeddings, steps: Steps, run: Run) -> Tensor | None:
-    """The latents of a batch, or None where memory did not suffice for so many together: two halves are to be tried then.
+def _denoise_or_split(
+    job: JobPipeline, images: slice, request: SdxlRequest, embeddings: PromptEmbeddings, progress: ProgressCounter, run: JobRun
+) -> Tensor | None:
+    """Returns a batch's latents, or None if the batch does not fit in memory and must be split.
 
     Raises:
-        OutOfMemory: It did not suffice for a single picture with every remedy.
+        OutOfMemory: A single image does not fit with every fallback.
     """
 
     def work() -> Tensor:
-        # With generators of its own for each try, because a try uses them up.
-        part = stage.part(which)
-        part.noise = [generator.clone_state() for generator in part.noise]
-        return denoise(part, request, embeddings, steps)
+        # A batch of its own for each attempt, because an attempt advances the generators.
+        return denoise(job.batch(images), request, embeddings, progress)
 
-    if which.stop - which.start == 1:
-        encoders = [stage.pipeline.text_encoder, stage.pipeline.text_encoder_2]
-        aside = Rung("the text encoders were moved out of the GPU's memory meanwhile", lambda: on_the_cpu(encoders))
-        return climb(work, (FREED, aside), run.warn)
-    done, latents = attempt(work)
-    if not done:
-        run.warn("Memory did not suffice for so many pictures together; fewer were made at once.")
+    if images.stop - images.start == 1:
+        encoders = [job.pipeline.text_encoder, job.pipeline.text_encoder_2]
+        offload = Fallback("the text encoders were offloaded while the image was denoised", lambda: offloaded(encoders))
+        return run_with_fallbacks(work, (EMPTY_CACHE, offload), run.warn)
+    succeeded, latents = run_once(work)
+    if not succeeded:
+        run.warn("Out of memory; the batch was split.")
     return latents
 
 
-def denoise(stage: Stage, request: SdxlRequest, embeddings: Embeddings, steps: Steps) -> Tensor:
-    """Makes one batch, however small, of a job's pictures.
+def denoise(batch: JobPipeline, request: SdxlRequest, embeddings: PromptEmbeddings, progress: ProgressCounter) -> Tensor:
+    """Denoises one batch of a job's images.
 
     Args:
-        stage: The batch's part of the job's stage. Each picture has a generator of its own, which this call uses up.
-        request: What to make.
-        embeddings: Of the prompts.
-        steps: Whom to report to.
+        batch: The configured pipeline with the batch's generators, which this call advances.
+        request: The job.
+        embeddings: The prompt embeddings.
+        progress: Receives the steps.
 
     Returns:
-        Pictures × channels × height/8 × width/8.
+        Images × channels × height/8 × width/8.
 
     Raises:
         Cancelled: The job was stopped.
         JobTimeout: Its deadline has passed.
     """
     latents: Tensor = call_pipeline(
-        stage.pipeline,
-        steps.base,
-        steps.look,
+        batch.pipeline,
+        progress.base_step,
+        progress.preview,
         **embeddings.arguments(),
-        **stage.arguments,
-        **stage.each,
+        **batch.arguments,
+        **batch.image_arguments,
         num_inference_steps=request.steps,
         guidance_scale=request.guidance_scale,
         guidance_rescale=request.guidance_rescale,
-        num_images_per_prompt=len(stage.noise),
-        generator=stage.noise,
+        num_images_per_prompt=len(batch.generators),
+        generator=batch.generators,
         output_type="latent",
     ).images
-    if stage.refine is not None:
-        latents = stage.refine(latents, embeddings, stage.noise, request, steps)
-    steps.end_batch()
+    if batch.refiner is not None:
+        latents = batch.refiner.run(latents, embeddings, batch.generators, request, progress)
+    progress.finish_batch()
     return latents
 
 
-def _copies(request: SdxlRequest, reference: Image.Image) -> Iterator[Picture]:
-    """The reference as it is, cropped in the middle to the picture's size: nothing is painted over, so nothing is computed."""
+def _copy_reference(request: SdxlRequest, reference: Image.Image) -> Iterator[ImageOutput]:
+    """Yields the reference itself, centre-cropped to the image's size."""
     pixels = np.asarray(fit(reference, request.width, request.height))
-    done = {"batch_size": request.num_images, "steps": 0, "num_inference_steps": 0, "guidance_scale": 1.0, "denoise_strength": 0.0}
+    metadata = {"batch_size": request.num_images, "steps": 0, "num_inference_steps": 0, "guidance_scale": 1.0, "denoise_strength": 0.0}
     for seed in request.seeds:
-        yield Picture(pixels, seed, request.output_format, done)
+        yield ImageOutput(pixels, seed, request.output_format, metadata)
 
 
-def _describe(request: SdxlRequest, stage: Stage) -> dict[str, Any]:
-    steps = int(stage.pipeline.scheduler.num_inference_steps)
-    done = {"batch_size": request.num_images, "steps": steps, "num_inference_steps": steps, "guidance_scale": request.guidance_scale}
-    return done | stage.notes
+def _image_metadata(request: SdxlRequest, job: JobPipeline) -> dict[str, Any]:
+    steps = int(job.pipeline.scheduler.num_inference_steps)
+    metadata = {"batch_size": request.num_images, "steps": steps, "num_inference_steps": steps, "guidance_scale": request.guidance_scale}
+    return metadata | job.metadata

@@ -12,10 +12,11 @@ from handlers.sdxl.nested import MAX_CONTROLS, Control, Enhance, ReferenceImage,
 from handlers.sdxl.prompt_weights import PromptWeightError, WeightedText, parse_prompt_weights
 from handlers.sdxl.scheduler_names import MIN_STEPS, SchedulerName
 from shared.contract.context import Context
-from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation, refuse
+from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation
 from shared.contract.fields import LARGEST_SEED, ExactInt, Id, Name, PreviewFlag, Seed, Text, random_seed
 from shared.contract.loras import Lora
 from shared.contract.references import Reference
+from shared.contract.rejections import conflict, refuse, requires
 from shared.contract.request import Request, id_location, type_location, user_id_location
 from shared.contract.sizes import Size, SizeWord, round_side, side_of
 
@@ -217,7 +218,7 @@ class SdxlRequest(Request):
     def _warn_of_unused_weights(cls, weights: str | None, info: ValidationInfo) -> str | None:
         if weights and not info.data.get("compel_enabled", True):
             context = Context.of(info)
-            context.warnings.add(f"{context.source_of('compel_weights')}: not used, because compel_enabled is false")
+            context.warnings.add_ignored(context.source_of("compel_weights"), "`compel_enabled` is false")
         return weights
 
     @field_validator("steps")
@@ -244,7 +245,7 @@ class SdxlRequest(Request):
         resolution, width = info.data.get("resolution"), info.data.get("width")
         if resolution is not None and width is not None and resolution != (width, height):
             context = Context.of(info)
-            context.warnings.add(f"{context.source_of('resolution')}: not used, because width and height are given")
+            context.warnings.add_ignored(context.source_of("resolution"), "`config.width` and `config.height` are given")
         return height
 
     @field_validator("exact_copy_mode")
@@ -253,7 +254,7 @@ class SdxlRequest(Request):
         is_copy = _is_copy({**info.data, "exact_copy_mode": exact_copy})
         if info.data.get("prompt") == "" and not is_copy and "reference" in info.data:
             raise refuse(
-                "a string of 1 to 10 000 characters; it may be empty only with exact_copy_mode and a reference",
+                "a string of 1 to 10 000 characters (empty only with `metadata.exact_copy_mode` and `metadata.reference_image_url`)",
                 sent="an empty string",
                 field="prompt",
             )
@@ -262,15 +263,17 @@ class SdxlRequest(Request):
     @field_validator("mask")
     @classmethod
     def _check_mask(cls, mask: Reference | None, info: ValidationInfo) -> Reference | None:
-        if mask is not None and "reference" in info.data and (info.data["reference"] is None or _is_copy(info.data)):
-            raise refuse("given together with config.image, and not for an exact copy: a mask says what of that picture is painted over")
+        if mask is not None and "reference" in info.data and info.data["reference"] is None:
+            raise requires("mask", "reference")
+        if mask is not None and _is_copy(info.data):
+            raise conflict("mask", "exact_copy_mode")
         return mask
 
     @field_validator("adapter_references")
     @classmethod
     def _check_adapter_references(cls, references: tuple[ReferenceImage, ...], info: ValidationInfo) -> tuple[ReferenceImage, ...]:
         if references and _is_copy(info.data):
-            raise refuse("absent in exact-copy mode, where nothing is painted that could resemble them")
+            raise conflict("adapter_references", "exact_copy_mode")
         return references
 
     @property

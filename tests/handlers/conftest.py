@@ -13,7 +13,7 @@ from handlers.chat.request import ChatRequest
 from handlers.sdxl.request import SdxlRequest
 from handlers.wan.request import WanRequest
 from shared.jobs.execution.cancel import CancelToken
-from shared.jobs.recipe import Clip, Picture, Product, Recipe, Run, Text
+from shared.jobs.recipe import ImageOutput, JobRun, Output, Recipe, TextOutput, VideoOutput
 from shared.settings import Settings
 
 
@@ -25,7 +25,7 @@ class Watched:
         self.texts: list[str] = []
         self.previews: list[str] = []
         self._stop_at = stop_at
-        self.run = Run("job", CancelToken(600), self._report)
+        self.run = JobRun("job", CancelToken(600), self._report)
 
     def _report(self, done: int, total: int, *, text: str | None = None, preview: str | None = None) -> None:
         self.steps.append((done, total))
@@ -39,25 +39,25 @@ class Watched:
 
 def make(
     recipe: Recipe[Any], request: Any, watched: Watched | None = None, references: Mapping[str, Image.Image] | None = None
-) -> list[Product]:
+) -> list[Output]:
     """Everything that a recipe makes of a request."""
-    recipe.accept(request)
+    recipe.check(request)
     return list(recipe.generate(request, references or {}, (watched or Watched()).run))
 
 
-def pictures(products: list[Product]) -> list[Picture]:
-    return [product for product in products if isinstance(product, Picture)]
+def pictures(outputs: list[Output]) -> list[ImageOutput]:
+    return [output for output in outputs if isinstance(output, ImageOutput)]
 
 
-def clip(products: list[Product]) -> Clip:
-    (only,) = products
-    assert isinstance(only, Clip)
+def clip(outputs: list[Output]) -> VideoOutput:
+    (only,) = outputs
+    assert isinstance(only, VideoOutput)
     return only
 
 
-def text(products: list[Product]) -> Text:
-    (only,) = products
-    assert isinstance(only, Text)
+def text(outputs: list[Output]) -> TextOutput:
+    (only,) = outputs
+    assert isinstance(only, TextOutput)
     return only
 
 

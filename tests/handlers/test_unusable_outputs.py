@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from shared.errors import GenerationError
-from shared.models.pixels import is_one_colour
-from tests.doubles.sabotage import failing, spoiling
+from shared.models.pixels import is_single_colour
+from tests.doubles.fault_injection import raising_oom, returning_constant
 from tests.handlers.conftest import Watched, clip, make, pictures, sdxl, wan
 
 NAN, BLACK = float("nan"), -1.0
@@ -35,7 +35,7 @@ def overflowing_in_half_precision(vae: Any) -> Iterator[None]:
             tensor.copy_(value)
 
 
-def test_a_picture_that_overflows_in_half_precision_is_decoded_once_more_in_full(sdxl_recipe: Any) -> None:
+def test_an_image_that_overflows_in_half_precision_is_decoded_again_in_float32(sdxl_recipe: Any) -> None:
     vae = sdxl_recipe._pipeline.vae
     watched = Watched()
     before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
@@ -43,40 +43,40 @@ def test_a_picture_that_overflows_in_half_precision_is_decoded_once_more_in_full
         with torch.inference_mode():
             raw = vae.decode(torch.randn(1, 4, 8, 8).half(), return_dict=False)[0]
         assert not raw.isfinite().all(), "without the remedy there is nothing to be seen"
-        with failing(vae.decoder, times=0) as decoding, failing(sdxl_recipe._pipeline.unet, times=0) as denoising:
+        with raising_oom(vae.decoder, times=0) as decoding, raising_oom(sdxl_recipe._pipeline.unet, times=0) as denoising:
             (picture,) = pictures(make(sdxl_recipe, sdxl(), watched))
         assert vae.dtype == torch.float16
     assert len(decoding.samples) == 2
     assert len(denoising.samples) == len(watched.steps), "nothing is denoised again"
-    assert not is_one_colour(picture.pixels)
+    assert not is_single_colour(picture.pixels)
     assert watched.run.warnings == ["The VAE failed in half precision; the picture was decoded in full precision."]
     assert all(torch.allclose(tensor, before[name], atol=1e-3) for name, tensor in vae.state_dict().items())
     vae.load_state_dict(before)
 
 
 @pytest.mark.parametrize("value", [NAN, BLACK, 1.0, 0.25])
-def test_a_picture_that_is_nothing_in_full_precision_either_fails(sdxl_recipe: Any, value: float) -> None:
-    with spoiling(sdxl_recipe._pipeline.vae.decoder, value), pytest.raises(GenerationError) as raised:
+def test_an_image_that_is_unusable_in_float32_fails(sdxl_recipe: Any, value: float) -> None:
+    with returning_constant(sdxl_recipe._pipeline.vae.decoder, value), pytest.raises(GenerationError) as raised:
         make(sdxl_recipe, sdxl())
     assert raised.value.retryable
 
 
-def test_latents_that_are_not_finite_are_not_even_decoded(sdxl_recipe: Any) -> None:
+def test_image_latents_that_are_not_finite_are_not_decoded(sdxl_recipe: Any) -> None:
     pipeline = sdxl_recipe._pipeline
     with (
-        spoiling(pipeline.unet, NAN),
-        failing(pipeline.vae.decoder, times=0) as decoding,
+        returning_constant(pipeline.unet, NAN),
+        raising_oom(pipeline.vae.decoder, times=0) as decoding,
         pytest.raises(GenerationError, match="not finite"),
     ):
         make(sdxl_recipe, sdxl())
     assert decoding.samples == []
 
 
-def test_latents_of_a_clip_that_are_not_finite_are_not_even_decoded(wan_recipe: Any) -> None:
+def test_clip_latents_that_are_not_finite_are_not_decoded(wan_recipe: Any) -> None:
     pipelines = wan_recipe._pipelines
     with (
-        spoiling(pipelines.text.transformer, NAN),
-        failing(pipelines.vae.decoder, times=0) as decoding,
+        returning_constant(pipelines.text_to_video.transformer, NAN),
+        raising_oom(pipelines.vae.decoder, times=0) as decoding,
         pytest.raises(GenerationError, match="not finite"),
     ):
         list(clip(make(wan_recipe, wan())).frames)
@@ -87,21 +87,21 @@ def test_latents_of_a_clip_that_are_not_finite_are_not_even_decoded(wan_recipe: 
     ("network", "value", "reason"),
     [("transformer", NAN, "not finite"), ("decoder", NAN, "not finite"), ("decoder", BLACK, "single colour")],
 )
-def test_a_clip_that_is_nothing_fails_before_it_is_whole(wan_recipe: Any, network: str, value: float, reason: str) -> None:
+def test_a_clip_that_is_not_finite_fails_before_its_last_frame(wan_recipe: Any, network: str, value: float, reason: str) -> None:
     pipelines = wan_recipe._pipelines
-    spoiled = pipelines.vae.decoder if network == "decoder" else pipelines.text.transformer
-    with spoiling(spoiled, value), pytest.raises(GenerationError, match=reason):
+    spoiled = pipelines.vae.decoder if network == "decoder" else pipelines.text_to_video.transformer
+    with returning_constant(spoiled, value), pytest.raises(GenerationError, match=reason):
         list(clip(make(wan_recipe, wan())).frames)
 
 
 @pytest.mark.parametrize("value", [NAN, BLACK])
-def test_a_picture_of_wan_that_is_nothing_fails(wan_recipe: Any, value: float) -> None:
-    with spoiling(wan_recipe._pipelines.vae.decoder, value), pytest.raises(GenerationError):
+def test_a_single_colour_image_of_wan_fails(wan_recipe: Any, value: float) -> None:
+    with returning_constant(wan_recipe._pipelines.vae.decoder, value), pytest.raises(GenerationError):
         make(wan_recipe, wan(kind="image_fast", frames=1))
 
 
-def test_a_picture_that_is_nearly_black_is_as_good_as_any() -> None:
+def test_a_nearly_black_image_is_accepted() -> None:
     black = np.zeros((64, 64, 3), np.uint8)
-    assert is_one_colour(black)
+    assert is_single_colour(black)
     black[40, 3, 1] = 1
-    assert not is_one_colour(black)
+    assert not is_single_colour(black)

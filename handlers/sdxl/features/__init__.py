@@ -1,1 +1,1 @@
-"""What a request can put on the SDXL pipeline for one job; each feature is a context manager that undoes itself."""
+"""Features that a request may enable on the SDXL pipeline for one job; `registry` lists them."""

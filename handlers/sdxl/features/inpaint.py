@@ -1,78 +1,76 @@
-"""Inpainting: what a mask covers of the reference is painted over, and the rest stays as it is."""
+"""Inpainting: the masked part of the reference is repainted, the rest keeps its pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from handlers.sdxl.features.img2img import REFERENCE, describe, effective_strength, encode
+from handlers.sdxl.features.img2img import REFERENCE_FIELD, effective_strength, encode_reference, strength_metadata
+from handlers.sdxl.pipeline import JobPipeline
 from handlers.sdxl.request import SdxlRequest
-from shared.errors import Problem, ValidationError
+from shared.errors import Conflict, ValidationError
 from shared.media.images import Pixels, fit
-from shared.weights.addons import Shelf
+from shared.weights.addons import AddonLibrary
 
-if TYPE_CHECKING:
-    from handlers.sdxl.pipeline import Stage
-
-MASK = "config.mask"
-"""The name of the mask among the references that were fetched."""
+MASK_FIELD = "config.mask"
+"""The key of the mask among the downloaded images."""
 
 
-def accept(request: SdxlRequest, shelf: Shelf) -> None:
-    """Refuses a refiner beside a mask: it would be given noise where the mask is white, and a finished picture where it is black.
+def check(request: SdxlRequest, addons: AddonLibrary) -> None:
+    """Refuses the refiner: it would receive noise inside the mask and a finished image outside.
 
     Raises:
-        ValidationError: Both are there.
+        ValidationError: The request has both.
     """
-    if request.mask is not None and request.refiner is not None:
-        raise ValidationError([Problem("config.refiner", "both", "left out where config.mask says what is painted over")])
+    if request.refiner is not None:
+        raise ValidationError([Conflict.between("config.refiner", "config.mask")])
 
 
 @contextmanager
-def attached(stage: Stage, request: SdxlRequest, references: Mapping[str, Image.Image], shelf: Shelf) -> Iterator[None]:
-    """Has the pipeline paint over what the mask covers, and lays the reference over the rest of what it made."""
-    if stage.method == "inpaint":
-        from diffusers import StableDiffusionXLInpaintPipeline
+def apply(job: JobPipeline, request: SdxlRequest) -> Iterator[None]:
+    """Replaces the pipeline by inpainting, and composites the reference over the unmasked part of each result."""
+    from diffusers import StableDiffusionXLInpaintPipeline
 
-        picture, mask = (fit(references[name], request.width, request.height) for name in (REFERENCE, MASK))
-        mask = mask.convert("L")
-        stage.pipeline = sparing(StableDiffusionXLInpaintPipeline, stage.warn)(**stage.pipeline.components, add_watermarker=False)
-        stage.pipeline.set_progress_bar_config(disable=True)
-        stage.arguments |= {"image": picture, "mask_image": mask, "strength": effective_strength(request)}
-        stage.notes |= describe(request)
-        stage.afterwards.append(lambda pixels: laid_over(pixels, picture, mask))
+    reference, mask = (fit(job.references[name], request.width, request.height) for name in (REFERENCE_FIELD, MASK_FIELD))
+    mask = mask.convert("L")
+    job.pipeline = with_safe_vae_encode(StableDiffusionXLInpaintPipeline, job.warn)(**job.pipeline.components, add_watermarker=False)
+    job.pipeline.set_progress_bar_config(disable=True)
+    job.arguments |= {"image": reference, "mask_image": mask, "strength": effective_strength(request)}
+    job.metadata |= strength_metadata(request)
+    job.after_decode = partial(composite, reference=reference, mask=mask)
     yield
 
 
-def sparing(kind: Any, warn: Callable[[str], None]) -> Any:
-    """A pipeline for inpainting that spares the VAE.
+def with_safe_vae_encode(kind: Any, warn: Callable[[str], None]) -> Any:
+    """Returns an inpainting pipeline class whose VAE encoding keeps the VAE's precision and samples once per image.
 
-    The library's own would cast it to half precision, in which most of SDXL's overflow, and of a batch it would start all pictures from
-    what the first one's noise made of the reference.
-
-    Args:
-        kind: One of the pipelines for inpainting.
-        warn: Is told what had to be done to encode the reference.
-    """
-
-    def encode_once(pipeline: Any, image: Tensor, generator: list[torch.Generator]) -> Tensor:
-        return encode(pipeline, image, generator, warn)
-
-    return type(kind.__name__, (kind,), {"_encode_vae_image": encode_once})
-
-
-def laid_over(pixels: Pixels, picture: Image.Image, mask: Image.Image) -> Pixels:
-    """What was painted, where the mask is white, and the reference to the bit where it is black; between them a blend.
+    diffusers' own would cast the VAE to half precision, in which most of SDXL's VAEs overflow, and start every image of a batch from the
+    sample of the first.
 
     Args:
-        pixels: Height × width × 3, as painted.
-        picture: The reference, of the same size, RGB.
-        mask: Of the same size, grey.
+        kind: An inpainting pipeline class.
+        warn: Receives a warning for each fallback used.
     """
-    return np.asarray(Image.composite(Image.fromarray(pixels), picture, mask))
+
+    def encode(pipeline: Any, image: Tensor, generator: list[torch.Generator]) -> Tensor:
+        return encode_reference(pipeline, image, generator, warn)
+
+    return type(kind.__name__, (kind,), {"_encode_vae_image": encode})
+
+
+def composite(pixels: Pixels, reference: Image.Image, mask: Image.Image) -> Pixels:
+    """Returns the generated pixels where the mask is white, the reference's exact pixels where it is black, and a blend between.
+
+    Args:
+        pixels: The generated image, height × width × 3.
+        reference: RGB, of the same size.
+        mask: Greyscale, of the same size.
+    """
+    return np.asarray(Image.composite(Image.fromarray(pixels), reference, mask))

@@ -1,34 +1,30 @@
-"""The contract's samplers, as diffusers has them, put on the pipeline for one job."""
+"""The contract's schedulers, as diffusers implements them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from PIL import Image
-
+from handlers.sdxl.pipeline import JobPipeline
 from handlers.sdxl.request import SdxlRequest
-from handlers.sdxl.scheduler_names import Scheduler
-from shared.models.pipelines import scheduled_by
-from shared.weights.addons import Shelf
-
-if TYPE_CHECKING:
-    from handlers.sdxl.pipeline import Stage
+from handlers.sdxl.scheduler_names import SchedulerName
+from shared.models.pipelines import with_scheduler
+from shared.weights.addons import AddonLibrary
 
 
 @dataclass(frozen=True)
-class Sampler:
-    """One name's meaning.
+class SchedulerConfig:
+    """The diffusers scheduler behind a name.
 
     Attributes:
-        scheduler: The class in diffusers.
-        options: What of the checkpoint's own configuration is replaced.
+        class_name: The class in diffusers.
+        overrides: Values that replace those of the checkpoint's scheduler configuration.
     """
 
-    scheduler: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    class_name: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 _PLAIN = {"use_karras_sigmas": False}
@@ -36,55 +32,52 @@ _KARRAS = {"use_karras_sigmas": True}  # arXiv 2206.00364, equation 5
 _2M = {"solver_order": 2, "algorithm_type": "dpmsolver++"}
 _2M_SDE = {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"}
 
-SAMPLERS: Mapping[Scheduler, Sampler] = {
-    "ddim": Sampler("DDIMScheduler", {"set_alpha_to_one": False, "clip_sample": False}),
-    "ddpm": Sampler("DDPMScheduler", {"clip_sample": False}),
-    "euler": Sampler("EulerDiscreteScheduler", _PLAIN),
-    "euler_karras": Sampler("EulerDiscreteScheduler", _KARRAS),
-    "euler_a": Sampler("EulerAncestralDiscreteScheduler"),
-    "heun": Sampler("HeunDiscreteScheduler", _PLAIN),
-    "dpm2": Sampler("KDPM2DiscreteScheduler", _PLAIN),
-    "dpm2_a": Sampler("KDPM2AncestralDiscreteScheduler", _PLAIN),
-    "dpmpp_2m": Sampler("DPMSolverMultistepScheduler", _2M | _PLAIN),
-    "dpmpp_2m_karras": Sampler("DPMSolverMultistepScheduler", _2M | _KARRAS),
-    "dpmpp_2m_sde": Sampler("DPMSolverMultistepScheduler", _2M_SDE | _PLAIN),
-    "dpmpp_2m_sde_karras": Sampler("DPMSolverMultistepScheduler", _2M_SDE | _KARRAS),
-    "dpmpp_3m": Sampler("DPMSolverMultistepScheduler", {"solver_order": 3, "algorithm_type": "dpmsolver++"} | _PLAIN),
-    # The single-step solver of the same order: the true one needs noise of its own (torchsde), which no seed would reach.
-    "dpmpp_sde": Sampler("DPMSolverSinglestepScheduler", {"algorithm_type": "dpmsolver++"} | _PLAIN),
-    "unipc": Sampler("UniPCMultistepScheduler", _PLAIN),
-    "deis": Sampler("DEISMultistepScheduler", _PLAIN),
-    "pndm": Sampler("PNDMScheduler", {"skip_prk_steps": True}),
-    "lcm": Sampler("LCMScheduler"),
-    "tcd": Sampler("TCDScheduler"),
+SCHEDULERS: Mapping[SchedulerName, SchedulerConfig] = {
+    "ddim": SchedulerConfig("DDIMScheduler", {"set_alpha_to_one": False, "clip_sample": False}),
+    "ddpm": SchedulerConfig("DDPMScheduler", {"clip_sample": False}),
+    "euler": SchedulerConfig("EulerDiscreteScheduler", _PLAIN),
+    "euler_karras": SchedulerConfig("EulerDiscreteScheduler", _KARRAS),
+    "euler_a": SchedulerConfig("EulerAncestralDiscreteScheduler"),
+    "heun": SchedulerConfig("HeunDiscreteScheduler", _PLAIN),
+    "dpm2": SchedulerConfig("KDPM2DiscreteScheduler", _PLAIN),
+    "dpm2_a": SchedulerConfig("KDPM2AncestralDiscreteScheduler", _PLAIN),
+    "dpmpp_2m": SchedulerConfig("DPMSolverMultistepScheduler", _2M | _PLAIN),
+    "dpmpp_2m_karras": SchedulerConfig("DPMSolverMultistepScheduler", _2M | _KARRAS),
+    "dpmpp_2m_sde": SchedulerConfig("DPMSolverMultistepScheduler", _2M_SDE | _PLAIN),
+    "dpmpp_2m_sde_karras": SchedulerConfig("DPMSolverMultistepScheduler", _2M_SDE | _KARRAS),
+    "dpmpp_3m": SchedulerConfig("DPMSolverMultistepScheduler", {"solver_order": 3, "algorithm_type": "dpmsolver++"} | _PLAIN),
+    # The single-step solver of the same order: the SDE solver draws noise of its own (torchsde) that the seed does not control.
+    "dpmpp_sde": SchedulerConfig("DPMSolverSinglestepScheduler", {"algorithm_type": "dpmsolver++"} | _PLAIN),
+    "unipc": SchedulerConfig("UniPCMultistepScheduler", _PLAIN),
+    "deis": SchedulerConfig("DEISMultistepScheduler", _PLAIN),
+    "pndm": SchedulerConfig("PNDMScheduler", {"skip_prk_steps": True}),
+    "lcm": SchedulerConfig("LCMScheduler"),
+    "tcd": SchedulerConfig("TCDScheduler"),
 }
-"""Each name of the contract. How time is spaced, and what the model predicts, stays the checkpoint's."""
+"""By the contract's names. Timestep spacing and prediction type remain the checkpoint's."""
 
 
-def accept(request: SdxlRequest, shelf: Shelf) -> None:
-    """Every worker has all of them."""
+def check(request: SdxlRequest, addons: AddonLibrary) -> None:
+    """Accepts every request: all schedulers are part of diffusers."""
 
 
 @contextmanager
-def attached(stage: Stage, request: SdxlRequest, references: Mapping[str, Image.Image], shelf: Shelf) -> Iterator[None]:
-    """Has the request's sampler denoise, while the body runs."""
-    if request.scheduler is None:
-        yield
-        return
-    stage.notes["scheduler"] = request.scheduler
-    with scheduled_by(stage.pipeline, make_scheduler(request.scheduler, stage.pipeline.scheduler.config)):
+def apply(job: JobPipeline, request: SdxlRequest) -> Iterator[None]:
+    """Replaces the pipeline's scheduler while the body runs."""
+    assert request.scheduler is not None
+    job.metadata["scheduler"] = request.scheduler
+    with with_scheduler(job.pipeline, make_scheduler(request.scheduler, job.pipeline.scheduler.config)):
         yield
 
 
-def make_scheduler(name: Scheduler, checkpoint: Mapping[str, Any]) -> Any:
-    """A fresh scheduler.
+def make_scheduler(name: SchedulerName, checkpoint: Mapping[str, Any]) -> Any:
+    """Makes a new scheduler.
 
     Args:
         name: The contract's.
-        checkpoint: The configuration of the checkpoint's own scheduler. A configuration that went through another scheduler would bring
-            that one's choices with it.
+        checkpoint: The configuration of the checkpoint's own scheduler; one that passed through another scheduler would carry its settings.
     """
     import diffusers
 
-    sampler = SAMPLERS[name]
-    return getattr(diffusers, sampler.scheduler).from_config(checkpoint, **sampler.options)
+    config = SCHEDULERS[name]
+    return getattr(diffusers, config.class_name).from_config(checkpoint, **config.overrides)

@@ -1,56 +1,52 @@
-"""Another VAE than the checkpoint's own, for one job."""
+"""A VAE in place of the checkpoint's own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from PIL import Image
-
+from handlers.sdxl.pipeline import JobPipeline
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.vae_files import load_vae
-from shared.models.device import size_of
-from shared.weights.addons import Shelf
-
-if TYPE_CHECKING:
-    from handlers.sdxl.pipeline import Stage
+from shared.models.device import memory_footprint
+from shared.weights.addons import AddonLibrary
 
 
-def accept(request: SdxlRequest, shelf: Shelf) -> None:
-    """Refuses a VAE that is not on the shelf.
+def check(request: SdxlRequest, addons: AddonLibrary) -> None:
+    """Refuses a VAE that is not installed.
 
     Raises:
-        ModelUnavailable: It names the field and what there is.
+        ModelUnavailable: Names the field and the alternatives.
     """
-    if request.vae is not None:
-        shelf.find("vaes", request.vae)
+    assert request.vae is not None
+    addons.find("vaes", request.vae)
 
 
 @contextmanager
-def attached(stage: Stage, request: SdxlRequest, references: Mapping[str, Image.Image], shelf: Shelf) -> Iterator[None]:
-    """Has the request's VAE encode references and decode pictures, while the body runs.
+def apply(job: JobPipeline, request: SdxlRequest) -> Iterator[None]:
+    """Replaces the pipeline's VAE while the body runs.
 
     Raises:
-        ModelUnavailable: It cannot be used. Nothing has been changed then.
+        ModelUnavailable: The VAE is unusable. The pipeline is unchanged.
     """
-    if request.vae is None:
-        yield
-        return
-    pipeline = stage.pipeline
+    assert request.vae is not None
+    pipeline = job.pipeline
     own = pipeline.vae
-    pipeline.vae = _load(request.vae, pipeline, shelf)
-    stage.notes["vae"] = request.vae
+    pipeline.vae = _load(request.vae, job)
+    job.metadata["vae"] = request.vae
     try:
         yield
     finally:
         pipeline.vae = own
 
 
-def _load(name: str, pipeline: Any, shelf: Shelf) -> Any:
-    def read(path: Path) -> Any:
-        unet = pipeline.unet
-        return load_vae(path, pipeline.vae.config, name=f"vaes/{name}", device=unet.device, dtype=unet.dtype)
+def _load(name: str, job: JobPipeline) -> Any:
+    """Loads a VAE, from the cache if possible."""
+    unet, own = job.pipeline.unet, job.pipeline.vae.config
 
-    return shelf.load("vaes", name, read, size_of)
+    def read(path: Path) -> Any:
+        return load_vae(path, own, name=f"vaes/{name}", device=unet.device, dtype=unet.dtype)
+
+    return job.addons.load("vaes", name, read, memory_footprint)

@@ -1,4 +1,4 @@
-"""Plain changes to finished pictures."""
+"""Sharpening and contrast."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from handlers.sdxl.nested import Enhance
 from shared.media.images import Pixels
 
 
-def enhance(pixels: Pixels, asked: Enhance) -> Pixels:
-    """Sharpens a picture, then raises its contrast. With 0 for both it stays as it is.
+def enhance(pixels: Pixels, settings: Enhance) -> Pixels:
+    """Sharpens an image, then raises its contrast. With 0 for both it is unchanged.
 
-    Sharpening adds that much of the difference between the picture and a smoothed one, a mean over 3 × 3 pixels in which its own counts
-    five times. Contrast moves every value that much farther from the picture's mean grey. Both are Pillow's.
+    Both are Pillow's. Sharpening adds a fraction of the difference between the image and a smoothed one, a 3 × 3 mean in which the centre
+    counts five times. Contrast increases the distance of each value from the image's mean grey by a fraction.
 
     Args:
         pixels: Height × width × 3.
-        asked: How much of each, 0 … 1.
+        settings: Both fractions, 0 … 1.
     """
-    picture = Image.fromarray(pixels)
-    if asked.sharpen:
-        picture = ImageEnhance.Sharpness(picture).enhance(1 + asked.sharpen)
-    if asked.contrast:
-        picture = ImageEnhance.Contrast(picture).enhance(1 + asked.contrast)
-    return np.asarray(picture)
+    image = Image.fromarray(pixels)
+    if settings.sharpen:
+        image = ImageEnhance.Sharpness(image).enhance(1 + settings.sharpen)
+    if settings.contrast:
+        image = ImageEnhance.Contrast(image).enhance(1 + settings.contrast)
+    return np.asarray(image)

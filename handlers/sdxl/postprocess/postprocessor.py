@@ -1,4 +1,4 @@
-"""What is done with a finished picture: enlarged, enhanced, looked at. Nothing of it unless somebody asks."""
+"""Post-processing of generated images: upscaling, enhancement, safety check."""
 
 from __future__ import annotations
 
@@ -7,66 +7,65 @@ from dataclasses import dataclass
 import torch
 from pydantic import JsonValue
 
-from handlers.sdxl.postprocess import safety
-from handlers.sdxl.postprocess import upscale as upscaling
-from handlers.sdxl.postprocess.enhance import enhance
+from handlers.sdxl.postprocess import enhance, safety, upscale
 from handlers.sdxl.request import SdxlRequest
 from shared.errors import ModelUnavailable
-from shared.jobs.recipe import Run
+from shared.jobs.recipe import JobRun
 from shared.media.images import Pixels
-from shared.weights.addons import Shelf
+from shared.weights.addons import AddonLibrary
 
 
 @dataclass(frozen=True)
-class Finishing:
-    """What a worker can do with finished pictures.
+class PostProcessor:
+    """Applies the post-processing that a request asks for.
 
     Attributes:
-        shelf: What the operator put beside the model.
-        device: Where to work.
-        dtype: In which precision.
-        always_checks: Whether the operator has every picture looked at.
+        addons: The operator's additional networks.
+        device: Where they run.
+        dtype: Their precision.
+        always_checks_safety: Whether the operator has every image classified.
     """
 
-    shelf: Shelf
+    addons: AddonLibrary
     device: torch.device
     dtype: torch.dtype
-    always_checks: bool = False
+    always_checks_safety: bool = False
 
-    def accept(self, request: SdxlRequest) -> None:
-        """Refuses, before any work, what is not on this worker.
+    def check(self, request: SdxlRequest) -> None:
+        """Refuses, before any work, what is not installed.
 
         Raises:
-            ModelUnavailable: It names the field and what there is.
+            ModelUnavailable: Names the field and the alternatives.
         """
-        upscaling.accept(request, self.shelf)
-        if self._checks(request):
-            self.shelf.find("safety_checker", safety.NAME)
+        if request.upscale is not None:
+            upscale.choose_upscaler(request.upscale, self.addons)
+        if self._checks_safety(request):
+            self.addons.find("safety_checker", safety.NAME)
         if request.enhance is not None and request.enhance.restore_faces:
-            raise ModelUnavailable("config.enhance.restore_faces: this worker has no network that restores faces. Leave it out.")
+            raise ModelUnavailable("config.enhance.restore_faces: this worker has no network for face restoration. Omit it.")
 
-    def finish(self, pixels: Pixels, request: SdxlRequest, run: Run) -> tuple[Pixels, dict[str, JsonValue]]:
-        """Does with one picture what was asked.
+    def process(self, pixels: Pixels, request: SdxlRequest, run: JobRun) -> tuple[Pixels, dict[str, JsonValue]]:
+        """Post-processes one image.
 
         Args:
             pixels: Height × width × 3.
-            request: What was asked.
-            run: Its token is looked at between parts of the work, and it is told what had to be done.
+            request: The job.
+            run: Checked for cancellation between operations; receives warnings.
 
         Returns:
-            The picture, and what is to be said about it.
+            The image, and metadata about what was done.
         """
-        notes: dict[str, JsonValue] = {}
+        metadata: dict[str, JsonValue] = {}
         if request.upscale is not None:
-            pixels, model = upscaling.upscale(pixels, request.upscale, self.shelf, self.device, self.dtype, run)
-            notes["upscale"] = {"factor": request.upscale.factor, "model": model}
+            pixels, model = upscale.upscale(pixels, request.upscale, self.addons, self.device, self.dtype, run)
+            metadata["upscale"] = {"factor": request.upscale.factor, "model": model}
         if request.enhance is not None:
-            pixels = enhance(pixels, request.enhance)
-            notes["enhance"] = {"sharpen": request.enhance.sharpen, "contrast": request.enhance.contrast}
-        if self._checks(request):
+            pixels = enhance.enhance(pixels, request.enhance)
+            metadata["enhance"] = {"sharpen": request.enhance.sharpen, "contrast": request.enhance.contrast}
+        if self._checks_safety(request):
             run.cancel.check()
-            notes["nsfw_flagged"] = safety.is_flagged(pixels, self.shelf, self.device, self.dtype)
-        return pixels, notes
+            metadata["nsfw_flagged"] = safety.is_nsfw(pixels, self.addons, self.device, self.dtype)
+        return pixels, metadata
 
-    def _checks(self, request: SdxlRequest) -> bool:
-        return request.safety_check or self.always_checks
+    def _checks_safety(self, request: SdxlRequest) -> bool:
+        return request.safety_check or self.always_checks_safety

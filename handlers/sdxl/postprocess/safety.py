@@ -1,4 +1,4 @@
-"""Says of finished pictures whether they may not be safe for work. It changes none of them."""
+"""Stable Diffusion's safety checker: classifies images without changing them."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import torch
 from PIL import Image
 
 from shared.media.images import Pixels
-from shared.models.device import size_of
+from shared.models.device import memory_footprint
 from shared.models.load import load_network
-from shared.weights.addons import Shelf
+from shared.weights.addons import AddonLibrary
 
 NAME = "safety_checker"
 
 
-def is_flagged(pixels: Pixels, shelf: Shelf, device: torch.device, dtype: torch.dtype) -> bool:
-    """Asks Stable Diffusion's safety checker.
+def is_nsfw(pixels: Pixels, addons: AddonLibrary, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the safety checker flags an image as not safe for work.
 
     Args:
         pixels: Height × width × 3.
-        shelf: Where it is.
-        device: Where it works.
-        dtype: In which precision.
+        addons: The library with the safety checker.
+        device: Where it runs.
+        dtype: Its precision.
 
     Raises:
-        ModelUnavailable: It is not there, or cannot be used.
+        ModelUnavailable: The safety checker is not installed or unusable.
     """
-    checker = shelf.load("safety_checker", NAME, lambda folder: _load(folder, device, dtype), size_of)
+    checker = addons.load("safety_checker", NAME, lambda folder: _load(folder, device, dtype), memory_footprint)
     from transformers import CLIPImageProcessorPil
 
     side = checker.vision_model.config.image_size
-    prepare = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    seen = prepare(Image.fromarray(pixels), return_tensors="pt").pixel_values.to(device, dtype)
-    # It paints what it flags black; it is given another picture for that.
-    _, flags = checker(clip_input=seen, images=[np.zeros((1, 1, 3))])
+    processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    clip_input = processor(Image.fromarray(pixels), return_tensors="pt").pixel_values.to(device, dtype)
+    # The checker blacks out flagged images; it receives a dummy instead.
+    _, flags = checker(clip_input=clip_input, images=[np.zeros((1, 1, 3))])
     return bool(flags[0])
 
 

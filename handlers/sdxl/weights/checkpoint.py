@@ -1,4 +1,4 @@
-"""SDXL's networks from one file in the original layout, the one that most SDXL models are published in."""
+"""Single-file checkpoints: SDXL's networks in the original implementation's layout."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from handlers.sdxl.weights.original_names import text_2_name, unet_name, vae_name
-from shared.models.load import check_network, log_loaded, unusable
+from handlers.sdxl.weights.original_names import text_encoder_2_name, unet_name, vae_name
+from shared.models.load import check_network, log_loaded, weights_error
 
 PREFIXES = {
     "unet": "model.diffusion_model.",
@@ -22,22 +22,22 @@ PREFIXES = {
     "text_encoder": "conditioner.embedders.0.transformer.",
     "text_encoder_2": "conditioner.embedders.1.model.",
 }
-"""How the names of each network's tensors begin."""
+"""The prefix of each network's tensor names."""
 
-CONFIGURATION = Path(__file__).with_name("sdxl_config")
+PUBLISHED_CONFIG = Path(__file__).with_name("sdxl_config")
 """The published configuration: a diffusers folder without weights."""
 
-_JOINED = re.compile(r"(.+)\.([qkv])_proj\.(weight|bias)")
+_QKV = re.compile(r"(.+)\.([qkv])_proj\.(weight|bias)")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Where a network's tensor is in the file.
+class TensorSource:
+    """The location of a network's tensor in a file.
 
     Attributes:
         name: The tensor's name there.
-        third: Which third of its rows, where the original joins queries, keys and values.
-        transposed: Whether its rows are columns there.
+        third: The third of its rows, if the original concatenates queries, keys and values.
+        transposed: Whether it is stored transposed.
     """
 
     name: str
@@ -45,36 +45,36 @@ class Source:
     transposed: bool = False
 
 
-def configuration_of(file: Path) -> Path:
-    """The diffusers folder that says how a checkpoint's networks are made: the folder of the file's name beside it, else the published one.
+def config_folder(file: Path) -> Path:
+    """Returns the diffusers folder with a checkpoint's configuration: the folder of the same name, else the published configuration.
 
     Args:
-        file: `…/model.safetensors`; a folder `…/model` with a `model_index.json` counts.
+        file: `…/model.safetensors`; a folder `…/model` counts if it has a `model_index.json`.
     """
     own = file.with_suffix("")
-    return own if (own / "model_index.json").is_file() else CONFIGURATION
+    return own if (own / "model_index.json").is_file() else PUBLISHED_CONFIG
 
 
-def load_part(kind: Any, file: Path, folder: Path, *, component: str, device: torch.device, dtype: torch.dtype) -> Any:
+def load_component(cls: Any, file: Path, folder: Path, *, component: str, device: torch.device, dtype: torch.dtype) -> Any:
     """Loads one network of a checkpoint for inference.
 
-    Each tensor goes from the mapped file to the device by itself, so that the host never holds a second copy of the weights. The network
-    is frozen and in evaluation mode.
+    Each tensor is copied from the memory-mapped file to the device by itself, so that the host never holds a second copy of the weights.
+    The network is frozen and in evaluation mode.
 
     Args:
-        kind: The network's class, of diffusers or of transformers.
+        cls: The network's class, of diffusers or transformers.
         file: The checkpoint.
         folder: The network's own folder, with its `config.json`.
         component: `unet`, `vae`, `text_encoder` or `text_encoder_2`.
-        device: Where it goes.
-        dtype: Its precision.
+        device: The target device.
+        dtype: The precision.
 
     Raises:
-        SettingsError: The file is damaged, lacks tensors, or holds another model.
+        WeightsError: The file is damaged, lacks tensors, or holds another model.
     """
     return load_from_file(
-        lambda: _empty(kind, folder),
-        lambda key, config: source_of(component, key, config),
+        lambda: _empty(cls, folder),
+        lambda key, config: tensor_source(component, key, config),
         file,
         name=f"sdxl/{component}",
         device=device,
@@ -83,20 +83,20 @@ def load_part(kind: Any, file: Path, folder: Path, *, component: str, device: to
 
 
 def load_from_file(
-    make: Callable[[], Any], source: Callable[[str, Any], Source], file: Path, *, name: str, device: torch.device, dtype: torch.dtype
+    make: Callable[[], Any], source: Callable[[str, Any], TensorSource], file: Path, *, name: str, device: torch.device, dtype: torch.dtype
 ) -> Any:
-    """Loads one network from a file that others may share, as `load_part` does.
+    """Loads one network from a file that may hold others, as `load_component` does.
 
     Args:
-        make: Makes it without numbers.
-        source: Says where one of its tensors is, by its name and the network's configuration.
+        make: Constructs the network without weights.
+        source: Locates a tensor by its name and the network's configuration.
         file: A `.safetensors` file.
-        name: What messages and log lines call it.
-        device: Where it goes.
-        dtype: Its precision.
+        name: The network's name in messages and log lines.
+        device: The target device.
+        dtype: The precision.
 
     Raises:
-        SettingsError: The file is damaged, lacks tensors, or holds another model.
+        WeightsError: The file is damaged, lacks tensors, or holds another model.
     """
     started = time.perf_counter()
     try:
@@ -110,7 +110,7 @@ def load_from_file(
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise unusable(name, error) from error
+        raise weights_error(name, error) from error
     network.load_state_dict(tensors, assign=True)
     network.requires_grad_(False)
     network.eval()
@@ -119,58 +119,58 @@ def load_from_file(
     return network
 
 
-def source_of(component: str, name: str, config: Any) -> Source:
-    """Says where one of a network's tensors is in the original layout.
+def tensor_source(component: str, name: str, config: Any) -> TensorSource:
+    """Locates a network's tensor in the original layout.
 
     Args:
         component: `unet`, `vae`, `text_encoder` or `text_encoder_2`.
-        name: As diffusers or transformers calls it.
+        name: The tensor's name in diffusers or transformers.
         config: The network's configuration.
     """
     return _SOURCES[component](name, config)
 
 
-def _of_unet(name: str, config: Any) -> Source:
-    attending = tuple("CrossAttn" in kind for kind in config.up_block_types)
-    return Source(PREFIXES["unet"] + unet_name(name, config.layers_per_block, attending))
+def _unet_source(name: str, config: Any) -> TensorSource:
+    has_attention = tuple("CrossAttn" in kind for kind in config.up_block_types)
+    return TensorSource(PREFIXES["unet"] + unet_name(name, config.layers_per_block, has_attention))
 
 
-def _of_vae(name: str, config: Any) -> Source:
-    return Source(PREFIXES["vae"] + vae_name(name, len(config.up_block_types)))
+def _vae_source(name: str, config: Any) -> TensorSource:
+    return TensorSource(PREFIXES["vae"] + vae_name(name, len(config.up_block_types)))
 
 
-def _of_text(name: str, _: Any) -> Source:
-    # CLIPTextModel has lost this prefix in newer versions of transformers, and checkpoints still have it.
-    return Source(f"{PREFIXES['text_encoder']}text_model.{name.removeprefix('text_model.')}")
+def _text_encoder_source(name: str, _: Any) -> TensorSource:
+    # Newer versions of transformers dropped this prefix from CLIPTextModel; checkpoints still have it.
+    return TensorSource(f"{PREFIXES['text_encoder']}text_model.{name.removeprefix('text_model.')}")
 
 
-def _of_text_2(name: str, _: Any) -> Source:
+def _text_encoder_2_source(name: str, _: Any) -> TensorSource:
     prefix = PREFIXES["text_encoder_2"]
-    if match := _JOINED.fullmatch(name):
-        return Source(f"{prefix}{text_2_name(match[1])}.in_proj_{match[3]}", third="qkv".index(match[2]))
-    return Source(prefix + text_2_name(name), transposed=name == "text_projection.weight")
+    if match := _QKV.fullmatch(name):
+        return TensorSource(f"{prefix}{text_encoder_2_name(match[1])}.in_proj_{match[3]}", third="qkv".index(match[2]))
+    return TensorSource(prefix + text_encoder_2_name(name), transposed=name == "text_projection.weight")
 
 
-_SOURCES: Mapping[str, Callable[[str, Any], Source]] = {
-    "unet": _of_unet,
-    "vae": _of_vae,
-    "text_encoder": _of_text,
-    "text_encoder_2": _of_text_2,
+_SOURCES: Mapping[str, Callable[[str, Any], TensorSource]] = {
+    "unet": _unet_source,
+    "vae": _vae_source,
+    "text_encoder": _text_encoder_source,
+    "text_encoder_2": _text_encoder_2_source,
 }
 
 
-def _empty(kind: Any, folder: Path) -> Any:
-    """The network without numbers, but for the buffers that no file holds."""
+def _empty(cls: Any, folder: Path) -> Any:
+    """Constructs a network without weights, except for the buffers that no file holds."""
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
-        if hasattr(kind, "load_config"):
-            return kind.from_config(kind.load_config(folder, local_files_only=True))
-        return kind(kind.config_class.from_pretrained(folder, local_files_only=True))
+        if hasattr(cls, "load_config"):
+            return cls.from_config(cls.load_config(folder, local_files_only=True))
+        return cls(cls.config_class.from_pretrained(folder, local_files_only=True))
 
 
-def _read(opened: Any, source: Source, shape: torch.Size) -> Tensor:
-    """One tensor of a network, from what may be a part of one in the file, or the same numbers in another form."""
+def _read(opened: Any, source: TensorSource, shape: torch.Size) -> Tensor:
+    """Reads one tensor in the shape that the network has."""
     part = opened.get_slice(source.name)
     if source.third is None:
         tensor: Tensor = part[:]
@@ -181,5 +181,5 @@ def _read(opened: Any, source: Source, shape: torch.Size) -> Tensor:
         tensor = tensor.T.contiguous()
     if tensor.shape.numel() != shape.numel() or tensor.shape[0] != shape[0]:
         raise ValueError(f"{source.name} has another shape than SDXL's")
-    # What is linear in an attention layer of diffusers is a convolution with a 1 × 1 kernel in the original.
+    # Linear layers of attention in diffusers are 1 × 1 convolutions in the original.
     return tensor.reshape(shape)

@@ -1,4 +1,4 @@
-"""IP-Adapters: pictures that a UNet looks at beside the prompt. They are read once, and put on and taken off by handing modules over."""
+"""IP-Adapter files and the image encoder. An adapter is read once, then added to a UNet and removed by exchanging modules."""
 
 from __future__ import annotations
 
@@ -15,35 +15,37 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shared.errors import ModelUnavailable
-from shared.models.device import size_of
+from shared.models.device import memory_footprint
 from shared.models.load import load_network
+from shared.weights.errors import WeightsError
 
 _PARTS = ("image_proj", "ip_adapter")
 
 
 @dataclass(frozen=True, eq=False)
-class Eye:
-    """What makes numbers of pictures.
+class ImageEncoder:
+    """CLIP's vision model and its preprocessing.
 
     Attributes:
-        encoder: CLIP's vision model, with its projection.
-        preparation: What makes its input of a picture.
+        model: The vision model, with its projection.
+        processor: Preprocesses its input images.
     """
 
-    encoder: Any
-    preparation: Any
+    model: Any
+    processor: Any
 
 
 @dataclass(frozen=True, eq=False)
 class IpAdapter:
-    """One adapter, read for one UNet.
+    """An adapter, read for one UNet.
 
     Attributes:
-        name: Its file's.
-        projection: What the eye sees → tokens.
-        layers: For the attention processor of each layer that attends to the prompt: the adapter's keys and values.
-        tokens: How many tokens a picture becomes.
-        sees: Which of the eye's outputs it is made for, as the encoder's configuration calls its width: `projection_dim` or `hidden_size`.
+        name: The file's name.
+        projection: From the image encoder's output to tokens.
+        layers: The key and value projections for each cross-attention processor.
+        tokens: Tokens per image.
+        encoder_output: The output of the image encoder that it reads, by the configuration value of its width: `projection_dim` or
+            `hidden_size`.
         width: The width of that output.
     """
 
@@ -51,152 +53,150 @@ class IpAdapter:
     projection: nn.Module
     layers: Mapping[str, tuple[nn.Module, nn.Module]]
     tokens: int
-    sees: str
+    encoder_output: str
     width: int
 
-    def check_fits(self, eye: Eye) -> None:
-        """Makes sure that an eye is the one that the adapter is made for.
-
-        Raises:
-            ModelUnavailable: It is another one.
-        """
-        if getattr(eye.encoder.config, self.sees) != self.width:
-            raise _unusable(self.name, "it is made for another image encoder")
+    def check_fits(self, encoder: ImageEncoder) -> None:
+        """Raises `ModelUnavailable` if the adapter was made for another image encoder."""
+        if getattr(encoder.model.config, self.encoder_output) != self.width:
+            reason = "it is made for another image encoder"
+            raise ModelUnavailable(f"IP-Adapter {self.name!r} cannot be used: {reason}. Omit it, or ask the operator to replace it.")
 
 
 @dataclass(frozen=True, eq=False)
-class Glance:
-    """One picture that is looked at through one adapter.
+class ImagePrompt:
+    """An image that conditions the UNet through an adapter.
 
     Attributes:
         adapter: The adapter.
-        picture: RGB, of any size; the eye sees the square in its middle.
-        scale: How strongly it acts in a layer, by the name of the layer's processor; where it is 0 nothing is computed.
+        image: RGB, of any size; the encoder receives its central square.
+        scale: The adapter's scale by the name of the attention processor; at 0 nothing is computed.
     """
 
     adapter: IpAdapter
-    picture: Image.Image
+    image: Image.Image
     scale: Callable[[str], float]
 
 
-def read_eye(folder: Path, unet: Any) -> Eye:
+def read_image_encoder(folder: Path, unet: Any) -> ImageEncoder:
     """Reads an image encoder.
 
     Args:
-        folder: A transformers folder. Published ones have no settings for the preparation: they are CLIP's.
-        unet: Whose device and precision it gets.
+        folder: A transformers folder. Published ones have no preprocessor configuration; CLIP's applies.
+        unet: Determines device and precision.
 
     Raises:
-        SettingsError: It is damaged, incomplete or another model.
+        WeightsError: The weights are damaged, incomplete or of another model.
     """
-    # Pillow's preparation, which needs no torchvision: the same numbers wherever this runs.
+    # The Pillow implementation: it needs no torchvision and computes the same on every platform.
     from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
-    encoder = load_network(CLIPVisionModelWithProjection, folder, name="sdxl/image_encoder", device=unet.device, dtype=unet.dtype)
-    side = encoder.config.image_size
-    return Eye(encoder, CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}))
+    model = load_network(CLIPVisionModelWithProjection, folder, name="sdxl/image_encoder", device=unet.device, dtype=unet.dtype)
+    side = model.config.image_size
+    return ImageEncoder(model, CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}))
 
 
-def size_of_eye(eye: Eye) -> int:
-    """Bytes."""
-    return size_of(eye.encoder)
+def size_of_image_encoder(encoder: ImageEncoder) -> int:
+    """Returns bytes."""
+    return memory_footprint(encoder.model)
 
 
 def read_ip_adapter(path: Path, pipeline: Any) -> IpAdapter:
-    """Reads an IP-Adapter (four tokens for a picture) or an IP-Adapter Plus (sixteen), in the published layout.
+    """Reads an IP-Adapter (four tokens per image) or an IP-Adapter Plus (sixteen), in the published layout.
 
     Args:
         path: A `.safetensors` file.
-        pipeline: Any SDXL pipeline; it is as before afterwards.
+        pipeline: Any SDXL pipeline; it is unchanged afterwards.
 
     Raises:
-        ModelUnavailable: It is damaged, of another kind (FaceID, full face), or made for another model.
+        WeightsError: The file is damaged, of another kind (FaceID, full face), or made for another model.
     """
     from transformers import CLIPImageProcessorPil
 
     unet, state = pipeline.unet, _read(path, pipeline.unet)
-    with _attention_kept(unet):
+    with _restored_attention(unet):
         try:
-            _sighted(pipeline, feature_extractor=CLIPImageProcessorPil()).load_ip_adapter(state, "", "", image_encoder_folder=None)
+            reader = _with_image_encoder(pipeline, feature_extractor=CLIPImageProcessorPil())
+            reader.load_ip_adapter(state, "", "", image_encoder_folder=None)
         except (KeyError, ValueError, RuntimeError) as error:
             raise _unusable(path.stem, "it is made for another model") from error
         (projection,) = unet.encoder_hid_proj.image_projection_layers
         layers = {name: (one.to_k_ip[0], one.to_v_ip[0]) for name, one in unet.attn_processors.items() if hasattr(one, "to_k_ip")}
     for module in (projection, *(module for pair in layers.values() for module in pair)):
         module.requires_grad_(False).eval()
-    return IpAdapter(path.stem, projection, layers, *_shape(path.stem, projection, unet))
+    return IpAdapter(path.stem, projection, layers, *_dimensions(path.stem, projection, unet))
 
 
 def size_of_adapter(adapter: IpAdapter) -> int:
-    """Bytes."""
-    return size_of(adapter.projection, *(module for pair in adapter.layers.values() for module in pair))
+    """Returns bytes."""
+    return memory_footprint(adapter.projection, *(module for pair in adapter.layers.values() for module in pair))
 
 
 @contextmanager
-def with_ip_adapters(pipeline: Any, eye: Eye, glances: Sequence[Glance], *, guided: bool) -> Iterator[list[Tensor]]:
-    """Has a UNet look at pictures, while the body runs. All pipelines that share it must then be given what this yields.
+def with_ip_adapters(pipeline: Any, encoder: ImageEncoder, prompts: Sequence[ImagePrompt], *, guided: bool) -> Iterator[list[Tensor]]:
+    """Adds image prompts to a UNet while the body runs.
 
     Args:
-        pipeline: Any SDXL pipeline.
-        eye: What the adapters look through.
-        glances: At least one. The same adapter may look at several pictures.
-        guided: Whether the pipeline will be called with guidance.
+        pipeline: Any SDXL pipeline. Every pipeline that shares its UNet must be called with the embeddings.
+        encoder: The image encoder.
+        prompts: At least one. An adapter may occur more than once.
+        guided: Whether the pipeline will be called with classifier-free guidance.
 
     Yields:
-        What was seen, for the pipeline's argument `ip_adapter_image_embeds`. It serves for any number of pictures.
+        The pipeline's argument `ip_adapter_image_embeds`, for any number of images.
 
     Raises:
-        ModelUnavailable: An adapter is made for another image encoder.
+        ModelUnavailable: An adapter was made for another image encoder.
     """
     from diffusers.models.embeddings import MultiIPAdapterImageProjection
 
     unet = pipeline.unet
-    for glance in glances:
-        glance.adapter.check_fits(eye)
-    sighted = _sighted(pipeline, image_encoder=eye.encoder, feature_extractor=eye.preparation)
-    with _attention_kept(unet):
+    for prompt in prompts:
+        prompt.adapter.check_fits(encoder)
+    encoding = _with_image_encoder(pipeline, image_encoder=encoder.model, feature_extractor=encoder.processor)
+    with _restored_attention(unet):
         unet.encoder_hid_proj = None
-        unet.set_attn_processor(_processors(unet, glances))
-        unet.encoder_hid_proj = MultiIPAdapterImageProjection([glance.adapter.projection for glance in glances])
+        unet.set_attn_processor(_processors(unet, prompts))
+        unet.encoder_hid_proj = MultiIPAdapterImageProjection([prompt.adapter.projection for prompt in prompts])
         unet.config.encoder_hid_dim_type = "ip_image_proj"
-        pictures = [glance.picture for glance in glances]
-        yield sighted.prepare_ip_adapter_image_embeds(pictures, None, unet.device, 1, guided)
+        images = [prompt.image for prompt in prompts]
+        yield encoding.prepare_ip_adapter_image_embeds(images, None, unet.device, 1, guided)
 
 
-def _processors(unet: Any, glances: Sequence[Glance]) -> dict[str, Any]:
+def _processors(unet: Any, prompts: Sequence[ImagePrompt]) -> dict[str, Any]:
     from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 
     processors = dict(unet.attn_processors)
-    for name in glances[0].adapter.layers:
-        layers = [glance.adapter.layers[name] for glance in glances]
+    for name in prompts[0].adapter.layers:
+        layers = [prompt.adapter.layers[name] for prompt in prompts]
         keys = layers[0][0]
-        with torch.device("meta"):  # its own layers are replaced at once
-            looks = IPAdapterAttnProcessor2_0(
+        with torch.device("meta"):  # its own projections are replaced below
+            processor = IPAdapterAttnProcessor2_0(
                 keys.out_features,
                 keys.in_features,
-                [glance.adapter.tokens for glance in glances],
-                [glance.scale(name) for glance in glances],
+                [prompt.adapter.tokens for prompt in prompts],
+                [prompt.scale(name) for prompt in prompts],
             )
-        looks.to_k_ip, looks.to_v_ip = (nn.ModuleList(part) for part in zip(*layers, strict=True))
-        processors[name] = looks
+        processor.to_k_ip, processor.to_v_ip = (nn.ModuleList(part) for part in zip(*layers, strict=True))
+        processors[name] = processor
     return processors
 
 
 @contextmanager
-def _attention_kept(unet: Any) -> Iterator[None]:
-    """Puts a UNet's own attention back when the body has run: the same objects."""
+def _restored_attention(unet: Any) -> Iterator[None]:
+    """Restores a UNet's attention processors when the body ends: the same objects."""
     before, projection, kind = dict(unet.attn_processors), unet.encoder_hid_proj, unet.config.encoder_hid_dim_type
     try:
         yield
     finally:
-        del unet.encoder_hid_proj  # first, because that of an IP-Adapter Plus has attention of its own
+        del unet.encoder_hid_proj  # first, because an IP-Adapter Plus has attention processors in its projection
         unet.encoder_hid_proj = projection
         unet.set_attn_processor(before)
         unet.config.encoder_hid_dim_type = kind
 
 
 def _read(path: Path, unet: Any) -> dict[str, dict[str, Tensor]]:
-    """The tensors of each part by name, as the library takes them."""
+    """Returns the tensors of each part by name, the form that diffusers loads."""
     try:
         tensors = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
@@ -204,41 +204,39 @@ def _read(path: Path, unet: Any) -> dict[str, dict[str, Tensor]]:
     state: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
     for name, tensor in tensors.items():
         part, _, inner = name.partition(".")
-        if part not in _PARTS or "lora" in inner:  # a FaceID's LoRA would stay on the UNet
-            raise _unusable(path.stem, f"{name!r} is no part of an IP-Adapter")
+        if part not in _PARTS or "lora" in inner:  # a FaceID adapter's LoRA would stay on the UNet
+            raise _unusable(path.stem, f"the tensor {name!r} does not belong to an IP-Adapter")
         state[part][inner] = tensor.to(unet.device, unet.dtype, copy=True)
         if not state[part][inner].isfinite().all():
-            raise _unusable(path.stem, f"{name!r} holds values that are not finite")
+            raise _unusable(path.stem, f"the tensor {name!r} has values that are not finite")
     if not {"proj.weight", "latents"} & set(state["image_proj"]):
         raise _unusable(path.stem, "it is neither an IP-Adapter nor an IP-Adapter Plus")
     return state
 
 
-def _shape(name: str, projection: Any, unet: Any) -> tuple[int, str, int]:
-    """How many tokens a projection makes, and of which of the eye's outputs, and how wide that is. The UNet must be able to read them."""
+def _dimensions(name: str, projection: Any, unet: Any) -> tuple[int, str, int]:
+    """Returns an adapter's tokens per image, its encoder output and that output's width, after checking them against the UNet."""
     from diffusers.models.embeddings import ImageProjection
 
     if any(tensor.is_meta for tensor in projection.parameters()):
         raise _unusable(name, "tensors are missing from it")
     if isinstance(projection, ImageProjection):
-        shape, norm = (projection.num_image_text_embeds, "projection_dim", projection.image_embeds.in_features), projection.norm
+        dimensions = (projection.num_image_text_embeds, "projection_dim", projection.image_embeds.in_features)
+        norm = projection.norm
     else:
-        shape, norm = (projection.latents.shape[1], "hidden_size", projection.proj_in.in_features), projection.norm_out
+        dimensions, norm = (projection.latents.shape[1], "hidden_size", projection.proj_in.in_features), projection.norm_out
     if norm.weight.shape != (unet.config.cross_attention_dim,):
         raise _unusable(name, "it is made for another model")
-    return shape
+    return dimensions
 
 
-def _sighted(pipeline: Any, **parts: Any) -> Any:
-    """A pipeline over the same components, and what it takes to see pictures."""
+def _with_image_encoder(pipeline: Any, **parts: Any) -> Any:
+    """Returns a pipeline over the same components, with an image encoder or its preprocessor."""
     from diffusers import StableDiffusionXLPipeline
 
     components = {name: part for name, part in pipeline.components.items() if name != "controlnet"}
     return StableDiffusionXLPipeline(**components | parts, add_watermarker=False)
 
 
-def _unusable(name: str, reason: str) -> ModelUnavailable:
-    return ModelUnavailable(
-        f"metadata.reference_type: the IP-Adapter {name!r} cannot be used: {reason}. "
-        "Leave the reference out, or ask the operator to replace it by one for SDXL."
-    )
+def _unusable(name: str, reason: str) -> WeightsError:
+    return WeightsError(f"ip_adapters/{name}", reason, advice="Replace it by an IP-Adapter for SDXL.")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from handlers.sdxl.weights.checkpoint import configuration_of, load_part
-from shared.models.diffusers_folder import TYPED_TEXT, component_files, load_scheduler, read_config, silence_libraries
+from handlers.sdxl.weights.checkpoint import config_folder, load_component
+from shared.models.diffusers_folder import LITERAL_SPECIAL_TOKENS, component_files, load_scheduler, read_config, silence_libraries
 from shared.models.load import load_network, load_tokenizer
 from shared.models.prefetch import prefetched
 
@@ -20,59 +20,66 @@ def load_sdxl(weights: Path, device: torch.device, dtype: torch.dtype) -> Stable
     """Loads SDXL.
 
     Args:
-        weights: A complete diffusers folder, or a checkpoint in one `.safetensors` file. Such a file has no configuration and no
-            tokenizers: they come from the folder of its name beside it, or are the published ones.
-        device: Where it goes.
-        dtype: The precision of the UNet and the text encoders. A VAE that overflows in half precision is loaded in float32, so latents
-            must be given to it as `latents.to(pipeline.vae.dtype)`.
+        weights: A complete diffusers folder, or a single-file checkpoint, `.safetensors`. The configuration and tokenizers of a checkpoint
+            are those of the folder with its name, or else the published ones.
+        device: The target device.
+        dtype: The precision of the UNet and the text encoders. A VAE that overflows in half precision is loaded in float32, so it must be
+            called with `latents.to(pipeline.vae.dtype)`.
 
     Returns:
-        The pipeline, frozen, without a progress bar and without a watermark.
+        The pipeline, frozen, without progress bar and watermark.
 
     Raises:
-        SettingsError: The weights are damaged, incomplete or of another model.
+        WeightsError: The weights are damaged, incomplete or of another model.
     """
-    single = weights.is_file()
-    folder = configuration_of(weights) if single else weights
+    is_checkpoint = weights.is_file()
+    folder = config_folder(weights) if is_checkpoint else weights
     components = ("text_encoder", "text_encoder_2", "unet", "vae")
-    with prefetched([weights] if single else component_files(folder, components, half=dtype == torch.float16)):
+    with prefetched([weights] if is_checkpoint else component_files(folder, components, half=dtype == torch.float16)):
         silence_libraries()
         from diffusers import StableDiffusionXLPipeline
 
         dtypes = dict.fromkeys(components, dtype) | {"vae": _vae_dtype(folder / "vae", dtype)}
-        parts = {name: _sdxl_network(weights, folder, name, device, dtypes[name]) for name in components}
-    tokenizers = {f"tokenizer{suffix}": _clip_tokenizer(folder, suffix, parts[f"text_encoder{suffix}"]) for suffix in ("", "_2")}
+        networks = {name: _load_network(weights, folder, name, device, dtypes[name]) for name in components}
+    tokenizers = {f"tokenizer{suffix}": _clip_tokenizer(folder, suffix, networks[f"text_encoder{suffix}"]) for suffix in ("", "_2")}
     zeros = read_config(folder / "model_index.json").get("force_zeros_for_empty_prompt", True)
     scheduler = load_scheduler(folder / "scheduler")
     pipeline = StableDiffusionXLPipeline(
-        **parts, **tokenizers, scheduler=scheduler, force_zeros_for_empty_prompt=zeros, add_watermarker=False
+        **networks, **tokenizers, scheduler=scheduler, force_zeros_for_empty_prompt=zeros, add_watermarker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def _sdxl_network(weights: Path, folder: Path, component: str, device: torch.device, dtype: torch.dtype) -> Any:
+def _load_network(weights: Path, folder: Path, component: str, device: torch.device, dtype: torch.dtype) -> Any:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    kinds = {
+    classes = {
         "text_encoder": CLIPTextModel,
         "text_encoder_2": CLIPTextModelWithProjection,
         "unet": UNet2DConditionModel,
         "vae": AutoencoderKL,
     }
     if weights.is_file():
-        return load_part(kinds[component], weights, folder / component, component=component, device=device, dtype=dtype)
-    return load_network(kinds[component], folder / component, name=f"sdxl/{component}", device=device, dtype=dtype)
+        return load_component(classes[component], weights, folder / component, component=component, device=device, dtype=dtype)
+    return load_network(classes[component], folder / component, name=f"sdxl/{component}", device=device, dtype=dtype)
 
 
 def _vae_dtype(folder: Path, dtype: torch.dtype) -> torch.dtype:
-    overflows = read_config(folder / "config.json").get("force_upcast", True)
-    return torch.float32 if dtype == torch.float16 and overflows else dtype
+    force_upcast = read_config(folder / "config.json").get("force_upcast", True)
+    return torch.float32 if dtype == torch.float16 and force_upcast else dtype
 
 
 def _clip_tokenizer(folder: Path, suffix: str, encoder: Any) -> Any:
     from transformers import CLIPTokenizer
 
-    name, rows = f"tokenizer{suffix}", encoder.config.vocab_size
-    return load_tokenizer(CLIPTokenizer, folder / name, name=f"sdxl/{name}", rows=rows, needs=("bos", "eos", "pad"), **TYPED_TEXT)
+    name = f"tokenizer{suffix}"
+    return load_tokenizer(
+        CLIPTokenizer,
+        folder / name,
+        name=f"sdxl/{name}",
+        vocabulary_size=encoder.config.vocab_size,
+        required_tokens=("bos", "eos", "pad"),
+        **LITERAL_SPECIAL_TOKENS,
+    )

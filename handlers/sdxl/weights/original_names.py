@@ -1,4 +1,4 @@
-"""What the original implementation calls the tensors of SDXL. Checkpoints in one file, and LoRAs made for them, use these names."""
+"""Tensor names of the original SDXL implementation, which single-file checkpoints and their LoRAs use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# Inside of one layer. The left side is what diffusers or transformers calls it.
+# Within one layer, from the names of diffusers or transformers.
 _UNET_RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -22,16 +22,16 @@ _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|
 _MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
 
-def unet_name(name: str, depth: int, attending: tuple[bool, ...]) -> str:
-    """Translates the name of one of the UNet's tensors.
+def unet_name(name: str, depth: int, has_attention: tuple[bool, ...]) -> str:
+    """Returns the original name of a UNet tensor.
 
-    The original numbers its blocks through, each sampler included: a level takes `depth` + 1 numbers on the way down, where the first
-    convolution is number 0, and as many on the way up.
+    The original numbers its blocks consecutively, up- and downsamplers included: a level takes `depth` + 1 numbers on the way down, where
+    the first convolution is number 0, and as many on the way up.
 
     Args:
-        name: As diffusers calls it.
+        name: The name in diffusers.
         depth: `layers_per_block` of the configuration.
-        attending: For each level on the way up, whether it has attention. Its sampler then comes after that.
+        has_attention: For each level on the way up, whether it has attention, which its upsampler then follows.
     """
     if match := _BLOCK.fullmatch(name):
         way, kind, rest = match[1], match[3], match[5]
@@ -39,24 +39,24 @@ def unet_name(name: str, depth: int, attending: tuple[bool, ...]) -> str:
         if kind == "downsamplers":
             return f"input_blocks.{(level + 1) * (depth + 1)}.0.{rest.replace('conv', 'op')}"
         if kind == "upsamplers":
-            return f"output_blocks.{level * (depth + 1) + depth}.{2 if attending[level] else 1}.{rest}"
+            return f"output_blocks.{level * (depth + 1) + depth}.{2 if has_attention[level] else 1}.{rest}"
         number = level * (depth + 1) + layer
         block = f"input_blocks.{number + 1}" if way == "down" else f"output_blocks.{number}"
-        return f"{block}.0.{_renamed(rest, _UNET_RESNET)}" if kind == "resnets" else f"{block}.1.{rest}"
+        return f"{block}.0.{_replace_prefix(rest, _UNET_RESNET)}" if kind == "resnets" else f"{block}.1.{rest}"
     if match := _MIDDLE.fullmatch(name):
         if match[1] == "resnets":
-            return f"middle_block.{2 * int(match[2])}.{_renamed(match[3], _UNET_RESNET)}"
+            return f"middle_block.{2 * int(match[2])}.{_replace_prefix(match[3], _UNET_RESNET)}"
         return f"middle_block.1.{match[3]}"
-    outside: dict[str, str] = _names_of_diffusers()["unet"]["layers"] | _names_of_diffusers()["unet"]["addition_embed_type"]
+    outside: dict[str, str] = _diffusers_mapping()["unet"]["layers"] | _diffusers_mapping()["unet"]["addition_embed_type"]
     return outside[name]
 
 
 def vae_name(name: str, levels: int) -> str:
-    """Translates the name of one of the VAE's tensors. The original counts the decoder's levels from the picture inwards.
+    """Returns the original name of a VAE tensor. The original counts the decoder's levels from the image inwards.
 
     Args:
-        name: As diffusers calls it.
-        levels: How many the decoder has.
+        name: The name in diffusers.
+        levels: The decoder's levels.
     """
     side, _, inner = name.partition(".")
     if match := _BLOCK.fullmatch(inner):
@@ -67,34 +67,34 @@ def vae_name(name: str, levels: int) -> str:
     if match := _MIDDLE.fullmatch(inner):
         if match[1] == "resnets":
             return f"{side}.mid.block_{int(match[2]) + 1}.{match[3]}"
-        return f"{side}.mid.attn_1.{_renamed(match[3], _VAE_ATTENTION)}"
-    names: dict[str, str] = _names_of_diffusers()["vae"]
+        return f"{side}.mid.attn_1.{_replace_prefix(match[3], _VAE_ATTENTION)}"
+    names: dict[str, str] = _diffusers_mapping()["vae"]
     return names[name]
 
 
-def text_2_name(name: str) -> str:
-    """Translates the name of one of the second text encoder's tensors.
+def text_encoder_2_name(name: str) -> str:
+    """Returns the original name of a tensor of the second text encoder.
 
     Args:
-        name: As transformers calls it.
+        name: The name in transformers.
     """
     layer = name.removeprefix("text_model.encoder.layers.")
     if layer == name:
-        names: dict[str, str] = _names_of_diffusers()["openclip"]["layers"]
+        names: dict[str, str] = _diffusers_mapping()["openclip"]["layers"]
         return names[name]
     number, _, rest = layer.partition(".")
-    return f"transformer.resblocks.{number}.{_renamed(rest, _TEXT_2_LAYER)}"
+    return f"transformer.resblocks.{number}.{_replace_prefix(rest, _TEXT_2_LAYER)}"
 
 
-def _renamed(name: str, beginnings: Mapping[str, str]) -> str:
-    for ours, original in beginnings.items():
-        if name == ours or name.startswith(f"{ours}."):
-            return original + name[len(ours) :]
+def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:
+    for prefix, original in prefixes.items():
+        if name == prefix or name.startswith(f"{prefix}."):
+            return original + name[len(prefix) :]
     return name
 
 
-def _names_of_diffusers() -> dict[str, Any]:
-    """What diffusers says about tensors outside of blocks: its own names → the original ones."""
+def _diffusers_mapping() -> dict[str, Any]:
+    """Returns diffusers' mapping from its own names to the original ones, for tensors outside blocks."""
     from diffusers.loaders.single_file_utils import DIFFUSERS_TO_LDM_MAPPING
 
     names: dict[str, Any] = DIFFUSERS_TO_LDM_MAPPING

@@ -1,4 +1,4 @@
-"""References to resemble: requests that have them, pictures to look at, and a shelf with all published adapters."""
+"""References to resemble: requests that have them, pictures to look at, and a addons with all published adapters."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image
 from handlers.sdxl.handler import load
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
-from shared.jobs.recipe import Picture, Recipe
+from shared.jobs.recipe import ImageOutput, Recipe
 from shared.media.images import Pixels
 from shared.settings import Settings
-from small_models.training.shapes import Figure, Scene, render
+from small_models.training.sdxl.dataset import Figure, Scene, render
 from tests.handlers.conftest import Watched, make, pictures
 from tests.handlers.sdxl.files import write_image_encoder, write_ip_adapter
 
@@ -37,8 +37,8 @@ def write_all_adapters(folder: Path, pipeline: Any) -> Path:
     return folder
 
 
-def worker(tiny_models: Path, shelf: Path, **settings: Any) -> Sdxl:
-    return load(Settings(sdxl_model=tiny_models / "sdxl", models_dir=shelf, device="cpu", **settings))
+def worker(tiny_models: Path, addons: Path, **settings: Any) -> Sdxl:
+    return load(Settings(sdxl_model=tiny_models / "sdxl", models_dir=addons, device="cpu", **settings))
 
 
 def picture(color: str = "red", place: str = "left", size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -56,7 +56,7 @@ def asked(
     return SdxlRequest.parse(raw | {"config": settings | {"references": full}}, job_id="j")
 
 
-def draw(recipe: Sdxl, request: SdxlRequest, *given: Image.Image, watched: Watched | None = None) -> list[Picture]:
+def draw(recipe: Sdxl, request: SdxlRequest, *given: Image.Image, watched: Watched | None = None) -> list[ImageOutput]:
     """The pictures of a job whose references are given, in the order of their fields."""
     return pictures(make(recipe, request, watched, dict(zip(request.references, given, strict=True))))
 

@@ -16,16 +16,16 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from handlers.sdxl.pipeline import staged
-from handlers.sdxl.prompts import embed
+from handlers.sdxl.pipeline import configured
+from handlers.sdxl.prompts import encode_prompts
 from handlers.sdxl.recipe import SdxlRecipe, draw
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
 from shared.errors import Cancelled, ModelUnavailable, OutOfMemory
-from shared.jobs.recipe import Picture
-from shared.weights.addons import Shelf
+from shared.jobs.recipe import ImageOutput
+from shared.weights.addons import AddonLibrary
 from small_models.tiny.sdxl import write_refiner
-from tests.doubles.sabotage import no_memory
+from tests.doubles.fault_injection import out_of_memory_error
 from tests.handlers.conftest import Watched, make, pictures, sdxl
 from tests.handlers.sdxl.files import write_image_encoder, write_ip_adapter, write_lora, write_vae
 from tests.handlers.sdxl.state import Same, differences, fingerprint
@@ -63,22 +63,22 @@ KINDS: Mapping[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def recipe(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> SdxlRecipe:
-    """A worker with one of everything on its shelf."""
-    shelf, pipeline = tmp_path_factory.mktemp("shelf"), load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float32)
+    """A worker with one of everything on its addons."""
+    addons, pipeline = tmp_path_factory.mktemp("addons"), load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float32)
     for seed, name in enumerate(("ink", "oil")):
-        write_lora(shelf / f"loras/{name}.safetensors", pipeline, "kohya", seed=seed, size=0.05)
-    (shelf / "textual_inversions").mkdir()
+        write_lora(addons / f"loras/{name}.safetensors", pipeline, "kohya", seed=seed, size=0.05)
+    (addons / "textual_inversions").mkdir()
     vectors = {"clip_l": torch.ones(2, 32), "clip_g": torch.ones(2, 48)}
-    save_file(vectors, shelf / "textual_inversions/circle.safetensors")
-    write_vae(shelf / "vaes/other")
+    save_file(vectors, addons / "textual_inversions/circle.safetensors")
+    write_vae(addons / "vaes/other")
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        ControlNetModel.from_unet(pipeline.unet).save_pretrained(shelf / "controlnets/canny")
-        write_image_encoder(shelf / "ip_adapters/image_encoder")
-        write_refiner(shelf / "refiner")
-    write_ip_adapter(shelf / "ip_adapters/ip-adapter_sdxl_vit-h.safetensors", pipeline)
-    write_ip_adapter(shelf / "ip_adapters/ip-adapter-plus_sdxl_vit-h.safetensors", pipeline, plus=True)
-    recipe = SdxlRecipe(pipeline, Shelf(shelf))
+        ControlNetModel.from_unet(pipeline.unet).save_pretrained(addons / "controlnets/canny")
+        write_image_encoder(addons / "ip_adapters/image_encoder")
+        write_refiner(addons / "refiner")
+    write_ip_adapter(addons / "ip_adapters/ip-adapter_sdxl_vit-h.safetensors", pipeline)
+    write_ip_adapter(addons / "ip_adapters/ip-adapter-plus_sdxl_vit-h.safetensors", pipeline, plus=True)
+    recipe = SdxlRecipe(pipeline, AddonLibrary(addons))
     complete(recipe, {})  # at the first one, transformers hooks its encoders for good, so that they can hand out hidden states
     return recipe
 
@@ -95,7 +95,7 @@ def pictures_for(request: SdxlRequest) -> dict[str, Image.Image]:
 def complete(recipe: SdxlRecipe, config: Mapping[str, Any]) -> None:
     request = asked(config)
     (made,) = make(recipe, request, references=pictures_for(request))
-    assert isinstance(made, Picture)
+    assert isinstance(made, ImageOutput)
 
 
 def stop_at_a_step(recipe: SdxlRecipe, config: Mapping[str, Any]) -> None:
@@ -121,12 +121,12 @@ def fail_to_decode(recipe: SdxlRecipe, config: Mapping[str, Any]) -> None:
 def run_out_of_memory(recipe: SdxlRecipe, config: Mapping[str, Any]) -> None:
     """With every remedy tried."""
     request = asked(config)
-    with _nothing_decodes(no_memory()), pytest.raises(OutOfMemory):
+    with _nothing_decodes(out_of_memory_error()), pytest.raises(OutOfMemory):
         make(recipe, request, references=pictures_for(request))
 
 
 def fail_to_look(recipe: SdxlRecipe, config: Mapping[str, Any]) -> None:
-    """As when a file of the shelf is damaged: adapters are put on when nearly all else is."""
+    """As when a file of the addons is damaged: adapters are put on when nearly all else is."""
     looked_at = [*config.get("references", []), {"image": URL, "type": "character"}]
     request = asked(config, references=looked_at)
     with _damaged(recipe, "ip_adapters/character.safetensors"), pytest.raises(ModelUnavailable, match="it is damaged"):
@@ -135,7 +135,7 @@ def fail_to_look(recipe: SdxlRecipe, config: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _damaged(recipe: SdxlRecipe, name: str) -> Iterator[None]:
-    file = recipe._shelf._folder / name
+    file = recipe._addons._folder / name
     file.write_bytes(b"no tensors")
     try:
         yield
@@ -174,20 +174,20 @@ def seen(recipe: SdxlRecipe) -> list[Mapping[str, object]]:
 
 
 @pytest.mark.parametrize(("kind", "end"), [*every_end_of_every_kind()])
-def test_a_job_leaves_no_trace(recipe: SdxlRecipe, seen: list[Mapping[str, object]], kind: str, end: Ending) -> None:
+def test_the_pipeline_is_unchanged_after_a_job(recipe: SdxlRecipe, seen: list[Mapping[str, object]], kind: str, end: Ending) -> None:
     end(recipe, KINDS[kind])
     seen.append(fingerprint(recipe._pipeline))
     assert differences(seen.pop(0), seen[0]) == []
 
 
-def test_the_fingerprint_sees_every_kind_of_change(recipe: SdxlRecipe) -> None:
+def test_the_fingerprint_detects_every_kind_of_change(recipe: SdxlRecipe) -> None:
     """What a job does while it runs: otherwise the test above could not fail."""
     before, seen = fingerprint(recipe._pipeline), {}
     for kind, config in KINDS.items():
         request = asked(config)
         with (
             torch.inference_mode(),
-            staged(recipe._pipeline, request, pictures_for(request), recipe._shelf, request.reference_method) as stage,
+            configured(recipe._pipeline, request, pictures_for(request), recipe._addons, request.reference_method) as stage,
         ):
             seen[kind] = {name.partition(" ")[0] for name in differences(before, fingerprint(recipe._pipeline))}
             assert (stage.pipeline is recipe._pipeline) == (not {"image", "controls"} & set(config))
@@ -199,7 +199,7 @@ def test_the_fingerprint_sees_every_kind_of_change(recipe: SdxlRecipe) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("loras", "vae", "all together")])
-def test_every_pipeline_is_made_of_the_tensors_that_are_there(recipe: SdxlRecipe, kind: str) -> None:
+def test_every_pipeline_shares_the_tensors_of_the_loaded_one(recipe: SdxlRecipe, kind: str) -> None:
     request, own = asked(KINDS[kind]), recipe._pipeline
     networks = ("unet", "vae", "text_encoder", "text_encoder_2")
 
@@ -212,22 +212,22 @@ def test_every_pipeline_is_made_of_the_tensors_that_are_there(recipe: SdxlRecipe
         }
 
     before = tensors(own)
-    with torch.inference_mode(), staged(own, request, pictures_for(request), recipe._shelf, request.reference_method) as stage:
+    with torch.inference_mode(), configured(own, request, pictures_for(request), recipe._addons, request.reference_method) as stage:
         assert tensors(stage.pipeline) == before
         assert {name: Same(getattr(stage.pipeline, name)) for name in networks} == {name: Same(getattr(own, name)) for name in networks}
 
 
-def test_an_adapter_that_looks_at_two_pictures_is_there_once(recipe: SdxlRecipe) -> None:
+def test_an_adapter_used_for_two_references_is_in_memory_once(recipe: SdxlRecipe) -> None:
     request = asked(LOOKED_AT)
-    with torch.inference_mode(), staged(recipe._pipeline, request, pictures_for(request), recipe._shelf) as stage:
+    with torch.inference_mode(), configured(recipe._pipeline, request, pictures_for(request), recipe._addons) as stage:
         unet = stage.pipeline.unet
         worn = [tensor for name, tensor in unet.named_parameters(remove_duplicate=False) if "_ip." in name or "encoder_hid_proj" in name]
     assert len(worn) == 2 * len({tensor.data_ptr() for tensor in worn})
 
 
-def test_in_half_precision_every_network_keeps_its_own(tiny_models: Path, recipe: SdxlRecipe) -> None:
+def test_half_precision_jobs_do_not_change_the_precision_of_any_network(tiny_models: Path, recipe: SdxlRecipe) -> None:
     """Pipelines of the library cast the VAE, or what they are made from, to half precision."""
-    half = SdxlRecipe(load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float16), Shelf(recipe._shelf._folder))
+    half = SdxlRecipe(load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float16), AddonLibrary(recipe._addons._folder))
     complete(half, {})
     before = fingerprint(half._pipeline)
     for kind in ("image to image", "control, image to image", "control, inpainting", "several adapters"):
@@ -236,21 +236,21 @@ def test_in_half_precision_every_network_keeps_its_own(tiny_models: Path, recipe
 
 
 @pytest.mark.parametrize("kind", ["inpainting", "control, inpainting", "several adapters"])
-def test_made_one_by_one_each_picture_is_the_single_one_bit_for_bit(recipe: SdxlRecipe, kind: str) -> None:
+def test_images_of_batches_of_one_equal_single_image_jobs_bit_for_bit(recipe: SdxlRecipe, kind: str) -> None:
     request = asked(KINDS[kind], num_images=3)
     references = pictures_for(request)
-    with torch.inference_mode(), staged(recipe._pipeline, request, references, recipe._shelf, request.reference_method) as stage:
-        embeddings = embed(stage.pipeline, request.phrases, request.negative_phrases, request.clip_skip)
+    with torch.inference_mode(), configured(recipe._pipeline, request, references, recipe._addons, request.reference_method) as stage:
+        embeddings = encode_prompts(stage.pipeline, request.weighted_prompt, request.weighted_negative_prompt, request.clip_skip)
         made = list(draw(stage, request, embeddings, 1, Watched().run))
     for picture in made:
         (alone,) = pictures(make(recipe, asked(KINDS[kind], seed=picture.seed), references=references))
         assert np.array_equal(picture.pixels, alone.pixels)
 
 
-def test_after_every_kind_of_job_the_plain_picture_is_the_same_bit_for_bit(recipe: SdxlRecipe) -> None:
+def test_a_plain_job_is_the_same_bit_for_bit_after_every_kind_of_job(recipe: SdxlRecipe) -> None:
     def plain() -> Any:
         (made,) = make(recipe, asked({}))
-        assert isinstance(made, Picture)
+        assert isinstance(made, ImageOutput)
         return made.pixels
 
     before = plain()

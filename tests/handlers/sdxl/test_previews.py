@@ -24,7 +24,7 @@ def watch(recipe: Recipe[SdxlRequest], **config: Any) -> tuple[Watched, Pixels]:
     return watched, pictures(make(recipe, sdxl(**config), watched))[0].pixels
 
 
-def test_a_preview_comes_every_third_step_and_changes_nothing(sdxl_recipe: Recipe[SdxlRequest]) -> None:
+def test_every_third_step_has_a_preview_and_the_images_do_not_change(sdxl_recipe: Recipe[SdxlRequest]) -> None:
     watched, shown = watch(sdxl_recipe, preview=True, num_images=3)
     unwatched, plain = watch(sdxl_recipe, num_images=3)
     assert len(watched.previews) == 3
@@ -33,7 +33,7 @@ def test_a_preview_comes_every_third_step_and_changes_nothing(sdxl_recipe: Recip
     assert np.array_equal(shown, plain)
 
 
-def test_the_one_that_waits_to_be_sent_is_not_lost_to_a_later_step() -> None:
+def test_a_pending_preview_is_sent_with_a_later_step() -> None:
     sent: list[dict[str, Any]] = []
     progress = Progress(sent.append, 0.01)
     progress.report(1, 9, preview="data:a")
@@ -43,7 +43,7 @@ def test_the_one_that_waits_to_be_sent_is_not_lost_to_a_later_step() -> None:
     assert sent == [{"step": 2, "steps": 9, "percent": 22.2, "preview": "data:a", "seconds_left": sent[0]["seconds_left"]}]
 
 
-def test_the_last_shows_the_first_picture_small(small_models: Path) -> None:
+def test_the_last_preview_resembles_the_first_image(small_models: Path) -> None:
     recipe = load(Settings(models_dir=small_models, device="cpu"))
     watched = Watched()
     request = sdxl("a red circle on a white background", preview=True, guidance_scale=2.0, steps=30, num_images=3)
@@ -55,7 +55,7 @@ def test_the_last_shows_the_first_picture_small(small_models: Path) -> None:
     assert late > max(early, 0.6)
 
 
-def test_the_refiners_steps_are_shown_too(tiny_models: Path, tmp_path: Path) -> None:
+def test_the_refiners_steps_have_previews(tiny_models: Path, tmp_path: Path) -> None:
     write_refiner(tmp_path / "refiner")
     recipe = load(Settings(models_dir=tmp_path, sdxl_model=tiny_models / "sdxl", device="cpu"))
     watched, _ = watch(recipe, preview=True, refiner={"switch_at": 0.3})

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from handlers.sdxl.emphasis import Phrase, read_emphasis
-from handlers.sdxl.prompts import Embeddings, embed, windows
+from handlers.sdxl.prompt_weights import WeightedText, parse_prompt_weights
+from handlers.sdxl.prompts import PromptEmbeddings, encode_prompts, windows
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
 from shared.errors import ValidationError
 from shared.jobs.recipe import Recipe
 from shared.media.images import Pixels
-from small_models.training.drawing import load_recipe
+from small_models.training.sdxl.generation import load_recipe
 from tests.handlers.conftest import make, pictures
 
 Sdxl = Recipe[SdxlRequest]
@@ -33,40 +33,40 @@ def request(prompt: str, *, compel: bool = True, config: dict[str, Any] | None =
     return SdxlRequest.parse(raw | {"config": {"resolution": "64x64", "steps": 10, "seed": 7} | (config or {})}, job_id="j")
 
 
-def draw(recipe: Sdxl, request: SdxlRequest) -> list[Pixels]:
+def generate_image(recipe: Sdxl, request: SdxlRequest) -> list[Pixels]:
     return [picture.pixels for picture in pictures(make(recipe, request))]
 
 
 @torch.inference_mode()
-def encoded(pipeline: Any, prompt: str, negative: str = "") -> Embeddings:
-    return embed(pipeline, read_emphasis(prompt), read_emphasis(negative), 0)
+def encoded(pipeline: Any, prompt: str, negative: str = "") -> PromptEmbeddings:
+    return encode_prompts(pipeline, parse_prompt_weights(prompt), parse_prompt_weights(negative), 0)
 
 
-def test_weights_of_one_change_nothing_to_the_bit(sdxl_recipe: Sdxl) -> None:
-    plain = draw(sdxl_recipe, request("a red circle", compel=False))
+def test_a_weight_of_one_changes_nothing_bit_for_bit(sdxl_recipe: Sdxl) -> None:
+    plain = generate_image(sdxl_recipe, request("a red circle", compel=False))
     for prompt in ("a red circle", "a (red:1.0) circle", "(a (red:1) circle:1)"):
-        assert np.array_equal(draw(sdxl_recipe, request(prompt)), plain)
+        assert np.array_equal(generate_image(sdxl_recipe, request(prompt)), plain)
 
 
-def test_without_the_switch_brackets_are_text(sdxl_recipe: Sdxl) -> None:
-    typed, meant = (draw(sdxl_recipe, request("a (red:1.5) circle", compel=compel)) for compel in (False, True))
+def test_brackets_are_text_unless_compel_is_enabled(sdxl_recipe: Sdxl) -> None:
+    typed, meant = (generate_image(sdxl_recipe, request("a (red:1.5) circle", compel=compel)) for compel in (False, True))
     assert not np.array_equal(typed, meant)
-    assert np.array_equal(typed, draw(sdxl_recipe, request(r"a \(red:1.5\) circle")))
+    assert np.array_equal(typed, generate_image(sdxl_recipe, request(r"a \(red:1.5\) circle")))
 
 
 @pytest.mark.parametrize("prompt", ["a (red:1.5) circle", "a (red) circle", "a [red] circle"])
-def test_a_weight_changes_the_picture(sdxl_recipe: Sdxl, prompt: str) -> None:
-    assert not np.array_equal(draw(sdxl_recipe, request(prompt)), draw(sdxl_recipe, request("a red circle")))
+def test_a_weight_changes_the_image(sdxl_recipe: Sdxl, prompt: str) -> None:
+    assert not np.array_equal(generate_image(sdxl_recipe, request(prompt)), generate_image(sdxl_recipe, request("a red circle")))
 
 
-def test_weights_count_in_negative_prompts_and_for_every_picture_of_a_batch(sdxl_recipe: Sdxl) -> None:
+def test_weights_apply_to_negative_prompts_and_to_every_image_of_a_batch(sdxl_recipe: Sdxl) -> None:
     plain, weighted = (
-        draw(sdxl_recipe, request("a red circle", negative_prompt=negative, config={"num_images": 3})) for negative in ("blue", "(blue:3)")
+        generate_image(sdxl_recipe, request("a red circle", negative_prompt=negative, config={"num_images": 3})) for negative in ("blue", "(blue:3)")
     )
     assert [np.array_equal(one, other) for one, other in zip(plain, weighted, strict=True)] == [False] * 3
 
 
-def test_words_multiply_their_tokens_and_each_window_keeps_its_mean(pipeline: Any) -> None:
+def test_weights_scale_hidden_states_and_each_chunk_keeps_its_mean(pipeline: Any) -> None:
     plain, weighted = encoded(pipeline, "a red circle"), encoded(pipeline, "a (red:1.5) circle")
     width = pipeline.text_encoder.config.hidden_size
     for part in (slice(None, width), slice(width, None)):
@@ -79,16 +79,16 @@ def test_words_multiply_their_tokens_and_each_window_keeps_its_mean(pipeline: An
         torch.testing.assert_close(after.mean(), before.mean(), rtol=1e-3, atol=1e-5)
 
 
-def test_the_pooled_embedding_comes_from_the_text_without_marks(pipeline: Any) -> None:
+def test_the_pooled_embedding_is_that_of_the_unweighted_text(pipeline: Any) -> None:
     assert torch.equal(encoded(pipeline, "a red circle").pooled, encoded(pipeline, "a (red:1.5) circle").pooled)
 
 
-def test_the_heavier_words_are_the_more_the_picture_shows_them(small_models: Path) -> None:
+def test_the_image_shows_words_more_clearly_the_higher_their_weight(small_models: Path) -> None:
     recipe = load_recipe(small_models / "sdxl")
 
     def redness(weight: float) -> float:
         text = f"(a red circle:{weight}), a blue circle"
-        drawn = [draw(recipe, request(text, config={"steps": 12, "seed": seed, "guidance_scale": 2.0})) for seed in (0, 1)]
+        drawn = [generate_image(recipe, request(text, config={"steps": 12, "seed": seed, "guidance_scale": 2.0})) for seed in (0, 1)]
         centre = np.array(drawn)[:, 0, 28:36, 28:36].astype(float)
         return float((centre[..., 0] - centre[..., 1:].max(axis=-1)).mean())
 
@@ -108,36 +108,36 @@ LONG = ", ".join(f"red circle {index} 🙂" for index in range(80))
     ],
     ids=["weights", "with duplicates", "negative", "long negative, batch, plain"],
 )
-def test_a_prompt_of_1300_characters_is_encoded_with_every_token(
+def test_every_token_of_a_prompt_of_1300_characters_is_encoded(
     sdxl_recipe: Sdxl, pipeline: Any, fields: dict[str, Any], config: dict[str, Any]
 ) -> None:
     asked = request(LONG, config=config, **fields)
     assert len(asked.prompt) >= 1300
-    for tokenizer, phrases in product((pipeline.tokenizer, pipeline.tokenizer_2), (asked.phrases, asked.negative_phrases)):
+    for tokenizer, phrases in product((pipeline.tokenizer, pipeline.tokenizer_2), (asked.weighted_prompt, asked.weighted_negative_prompt)):
         text = "".join(phrase.text for phrase in phrases)
         expected = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         found = [token.number for window in windows(tokenizer, phrases) for token in window[1 : 1 + tokenizer.model_max_length - 2]]
         assert found[: len(expected)] == expected
         assert set(found[len(expected) :]) <= {tokenizer.eos_token_id, tokenizer.pad_token_id}
-    assert len(draw(sdxl_recipe, asked)) == asked.num_images
+    assert len(generate_image(sdxl_recipe, asked)) == asked.num_images
 
 
-def test_what_compel_weights_adds_counts_and_repetitions_count_again(sdxl_recipe: Sdxl) -> None:
+def test_compel_weights_are_appended_and_repetitions_are_kept(sdxl_recipe: Sdxl) -> None:
     drawn = [
-        draw(sdxl_recipe, request("a red circle", compel_weights=weights)) for weights in (None, "(gold:1.3)", "(gold:1.3), (gold:1.3)")
+        generate_image(sdxl_recipe, request("a red circle", compel_weights=weights)) for weights in (None, "(gold:1.3)", "(gold:1.3), (gold:1.3)")
     ]
     assert not np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[1], drawn[2])
-    assert np.array_equal(drawn[1], draw(sdxl_recipe, request("a red circle, (gold:1.3)")))
+    assert np.array_equal(drawn[1], generate_image(sdxl_recipe, request("a red circle, (gold:1.3)")))
 
 
-def test_compel_weights_without_the_switch_are_named_in_a_warning() -> None:
+def test_a_warning_names_compel_weights_that_are_not_used() -> None:
     asked = request("a red circle", compel=False, compel_weights="(gold:1.3")
-    assert asked.warnings == ("compel_weights: not used, because compel_enabled is false",)
-    assert asked.phrases == (Phrase("a red circle"),)
+    assert asked.warnings == ("`compel_weights` was ignored, because `compel_enabled` is false",)
+    assert asked.weighted_prompt == (WeightedText("a red circle"),)
 
 
-def test_bad_syntax_is_a_problem_of_the_request_with_its_position_and_without_the_prompt() -> None:
+def test_a_syntax_error_is_reported_with_its_position_and_without_the_prompt() -> None:
     with pytest.raises(ValidationError) as caught:
         request("a secret (red circle", negative_prompt="blue)", compel_weights="(gold:1,3)")
     sent = {problem.field: problem.sent for problem in caught.value.problems}
@@ -149,6 +149,6 @@ def test_bad_syntax_is_a_problem_of_the_request_with_its_position_and_without_th
     assert "secret" not in caught.value.message
 
 
-def test_the_payload_says_whether_weights_were_read(sdxl_recipe: Sdxl) -> None:
+def test_the_payload_reports_whether_weights_were_parsed(sdxl_recipe: Sdxl) -> None:
     reported = [sdxl_recipe.summarize(request("a", compel=compel), []).metadata["compel_enhancement"] for compel in (False, True)]
     assert reported == [False, True]

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handlers.sdxl.emphasis import Phrase
+from handlers.sdxl.prompt_weights import WeightedText
 from handlers.sdxl.request import SdxlRequest
 from shared.errors import Cancelled, ModelUnavailable
-from shared.jobs.recipe import Picture, Recipe
+from shared.jobs.recipe import ImageOutput, Recipe
 from tests.handlers.conftest import Watched, make, pictures, sdxl
 
 Sdxl = Recipe[SdxlRequest]
 
 
-def one(recipe: Sdxl, request: SdxlRequest) -> Picture:
+def one(recipe: Sdxl, request: SdxlRequest) -> ImageOutput:
     (picture,) = pictures(make(recipe, request))
     return picture
 
@@ -26,16 +26,16 @@ def differs(recipe: Sdxl, request: SdxlRequest) -> bool:
     return not np.array_equal(one(recipe, request).pixels, one(recipe, sdxl()).pixels)
 
 
-def test_the_same_request_makes_the_same_pixels(sdxl_recipe: Sdxl) -> None:
+def test_the_same_request_yields_the_same_pixels(sdxl_recipe: Sdxl) -> None:
     assert not differs(sdxl_recipe, sdxl())
 
 
-def test_a_picture_has_the_size_that_was_asked_for(sdxl_recipe: Sdxl) -> None:
+def test_images_have_the_requested_size(sdxl_recipe: Sdxl) -> None:
     assert one(sdxl_recipe, sdxl(resolution="96x64")).pixels.shape == (64, 96, 3)
 
 
 @pytest.mark.parametrize("count", [3, 6])
-def test_picture_i_of_a_batch_is_the_single_picture_with_its_seed(sdxl_recipe: Sdxl, count: int) -> None:
+def test_image_i_of_a_batch_equals_a_single_image_with_its_seed(sdxl_recipe: Sdxl, count: int) -> None:
     """Nearly: kernels sum in another order for another batch, so a few values in ten thousand round the other way, by one level."""
     batch = pictures(make(sdxl_recipe, sdxl(num_images=count)))
     assert [picture.seed for picture in batch] == list(range(7, 7 + count))
@@ -62,60 +62,60 @@ def test_picture_i_of_a_batch_is_the_single_picture_with_its_seed(sdxl_recipe: S
     ],
     ids=["prompt", "negative prompt", "steps", "guidance", "no guidance", "rescale", "clip skip 1", "clip skip 2", "seed"],
 )
-def test_every_value_changes_the_picture(sdxl_recipe: Sdxl, request_: SdxlRequest) -> None:
+def test_every_parameter_changes_the_image(sdxl_recipe: Sdxl, request_: SdxlRequest) -> None:
     assert differs(sdxl_recipe, request_)
 
 
-def test_an_absent_negative_prompt_is_an_empty_one(sdxl_recipe: Sdxl) -> None:
+def test_an_absent_negative_prompt_equals_an_empty_one(sdxl_recipe: Sdxl) -> None:
     assert not differs(sdxl_recipe, sdxl(negative=""))
 
 
-def test_no_word_of_a_long_prompt_is_cut(sdxl_recipe: Sdxl) -> None:
+def test_long_prompts_are_not_truncated(sdxl_recipe: Sdxl) -> None:
     long = "a red circle and a blue square on a green ground, " * 40
     assert not np.array_equal(one(sdxl_recipe, sdxl(long + "at dawn")).pixels, one(sdxl_recipe, sdxl(long + "at dusk")).pixels)
 
 
-def test_a_prompt_within_the_window_is_encoded_as_the_library_does_it(sdxl_recipe: Sdxl) -> None:
+def test_a_short_prompt_is_encoded_as_by_diffusers(sdxl_recipe: Sdxl) -> None:
     import torch
 
-    from handlers.sdxl.prompts import embed
+    from handlers.sdxl.prompts import encode_prompts
     from handlers.sdxl.recipe import SdxlRecipe
 
     assert isinstance(sdxl_recipe, SdxlRecipe)
     pipeline = sdxl_recipe._pipeline
     with torch.inference_mode():
-        ours = embed(pipeline, [Phrase("a red circle")], [Phrase("blurry")], clip_skip=0)
+        ours = encode_prompts(pipeline, [WeightedText("a red circle")], [WeightedText("blurry")], clip_skip=0)
         theirs = pipeline.encode_prompt("a red circle", negative_prompt="blurry", do_classifier_free_guidance=True)
     for mine, other in zip((ours.prompt, ours.negative, ours.pooled, ours.negative_pooled), theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=0, atol=1e-5)
 
 
-def test_a_control_token_that_somebody_typed_is_text(sdxl_recipe: Sdxl) -> None:
+def test_special_tokens_in_a_prompt_are_encoded_as_text(sdxl_recipe: Sdxl) -> None:
     """Otherwise it would end the prompt for the pooled embedding, and what follows would count for nothing there."""
     import torch
 
-    from handlers.sdxl.prompts import embed
+    from handlers.sdxl.prompts import encode_prompts
     from handlers.sdxl.recipe import SdxlRecipe
 
     assert isinstance(sdxl_recipe, SdxlRecipe)
     with torch.inference_mode():
-        typed, alone = (embed(sdxl_recipe._pipeline, [Phrase(prompt)], [], 0).pooled for prompt in ("a red <|endoftext|> circle", "a red"))
+        typed, alone = (encode_prompts(sdxl_recipe._pipeline, [WeightedText(prompt)], [], 0).pooled for prompt in ("a red <|endoftext|> circle", "a red"))
     assert not torch.equal(typed, alone)
 
 
-def test_what_was_done_is_what_is_reported(sdxl_recipe: Sdxl) -> None:
+def test_image_metadata_reports_the_effective_settings(sdxl_recipe: Sdxl) -> None:
     picture = one(sdxl_recipe, sdxl(steps=12, guidance_scale=3.5, output_format="jpeg"))
     assert picture.format == "jpeg"
     assert picture.metadata == {"batch_size": 1, "steps": 12, "num_inference_steps": 12, "guidance_scale": 3.5}
 
 
-def test_progress_counts_every_step(sdxl_recipe: Sdxl) -> None:
+def test_progress_reports_every_step(sdxl_recipe: Sdxl) -> None:
     watched = Watched()
     make(sdxl_recipe, sdxl(steps=12), watched)
     assert watched.steps == [(step, 12) for step in range(1, 13)]
 
 
-def test_a_stopped_job_ends_at_its_step_and_leaves_no_trace(sdxl_recipe: Sdxl) -> None:
+def test_a_cancelled_job_stops_within_a_step_and_leaves_the_pipeline_unchanged(sdxl_recipe: Sdxl) -> None:
     before = one(sdxl_recipe, sdxl()).pixels
     watched = Watched(stop_at=3)
     with pytest.raises(Cancelled):
@@ -127,18 +127,18 @@ def test_a_stopped_job_ends_at_its_step_and_leaves_no_trace(sdxl_recipe: Sdxl) -
 @pytest.mark.parametrize(
     ("config", "field"),
     [
-        ({"loras": [{"name": "pixels"}]}, r"config\.loras: this worker has no LoRA 'pixels'; there is none"),
-        ({"textual_inversions": ["style"]}, r"config\.textual_inversions: this worker has no textual inversion 'style'; there is none"),
-        ({"vae": "other"}, r"config\.vae: this worker has no VAE 'other'; there is none"),
+        ({"loras": [{"name": "pixels"}]}, r"LoRA 'pixels' is not installed"),
+        ({"textual_inversions": ["style"]}, r"Textual inversion 'style' is not installed"),
+        ({"vae": "other"}, r"VAE 'other' is not installed"),
         ({"refiner": {"switch_at": 0.8}}, "config.refiner"),
         ({"upscale": {"factor": 2}}, r"config\.upscale: this worker has no upscaler for 2 times; there is none"),
-        ({"upscale": {"factor": 4, "model": "x"}}, r"config\.upscale: this worker has no upscaler 'x'; there is none"),
-        ({"safety_check": True}, r"config\.safety_check: this worker has no safety checker"),
+        ({"upscale": {"factor": 4, "model": "x"}}, r"Upscaler 'x' is not installed"),
+        ({"safety_check": True}, r"The safety checker is not installed"),
         ({"enhance": {"restore_faces": True}}, r"config\.enhance\.restore_faces: this worker has no network"),
-        ({"controls": [{"kind": "canny", "image": "https://a.example/b.png"}]}, r"config\.controls: this worker has no ControlNet 'canny'"),
+        ({"controls": [{"kind": "canny", "image": "https://a.example/b.png"}]}, r"ControlNet 'canny' is not installed"),
         ({"image": "https://a.example/b.png"}, "metadata.reference_type"),
     ],
 )
-def test_what_this_worker_cannot_do_is_refused_by_name(sdxl_recipe: Sdxl, config: dict[str, Any], field: str) -> None:
+def test_addons_that_are_not_installed_are_refused_by_name(sdxl_recipe: Sdxl, config: dict[str, Any], field: str) -> None:
     with pytest.raises(ModelUnavailable, match=field):
-        sdxl_recipe.accept(sdxl(**config))  # before any work
+        sdxl_recipe.check(sdxl(**config))  # before any work

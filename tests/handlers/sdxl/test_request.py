@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from handlers.sdxl.scheduler_names import Scheduler
+from handlers.sdxl.scheduler_names import SchedulerName
 from tests.shared.contract.requests import problem, problems, sdxl
 
 URL = "https://example.com/a.png"
@@ -20,7 +20,7 @@ def test_steps_and_guidance_depend_on_the_type(job_type: str, steps: int, guidan
     assert (request.steps, request.guidance_scale) == (steps, guidance)
 
 
-def test_what_is_not_asked_for_is_off() -> None:
+def test_optional_features_are_off_by_default() -> None:
     request = sdxl()
     assert (request.width, request.height, request.num_images, request.output_format) == (1024, 1024, 1, "png")
     assert (request.negative_prompt, request.scheduler, request.vae, request.refiner, request.upscale) == (None,) * 5
@@ -30,27 +30,27 @@ def test_what_is_not_asked_for_is_off() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 6])
-def test_one_three_or_six_pictures(count: int) -> None:
+def test_one_three_or_six_images_are_accepted(count: int) -> None:
     assert sdxl(config={"num_images": count}).num_images == count
 
 
 @pytest.mark.parametrize("count", [0, 2, 4, 7, 10_000, -1, True, 1.0, "3"])
-def test_no_other_number_of_pictures(count: Any) -> None:
+def test_other_numbers_of_images_are_refused(count: Any) -> None:
     assert problem(sdxl, config={"num_images": count}).allowed == "1, 3 or 6"
 
 
-def test_images_of_a_job_have_different_seeds_also_at_the_end_of_the_range() -> None:
+def test_the_images_of_a_job_have_different_seeds_also_at_the_end_of_the_range() -> None:
     assert sdxl(config={"seed": 5, "num_images": 3}).seeds == (5, 6, 7)
     assert sdxl(config={"seed": 2_147_483_647, "num_images": 3}).seeds == (2_147_483_647, 0, 1)
 
 
-def test_an_absent_seed_is_drawn_anew_for_every_request() -> None:
+def test_an_absent_seed_is_random() -> None:
     drawn = {sdxl().seed for _ in range(20)}
     assert len(drawn) > 15
     assert all(1 <= seed <= 2_147_483_647 for seed in drawn)
 
 
-def test_a_given_seed_is_used_also_when_it_is_zero() -> None:
+def test_a_seed_of_zero_is_used() -> None:
     assert sdxl(config={"seed": 0}).seed == 0
 
 
@@ -59,16 +59,16 @@ def test_a_seed_outside_its_range_is_refused(seed: Any) -> None:
     assert problem(sdxl, config={"seed": seed}).field == "config.seed"
 
 
-def test_a_size_may_be_one_word_or_two_numbers() -> None:
+def test_the_size_is_one_value_or_two() -> None:
     for config in ({"resolution": "768x512"}, {"width": 768, "height": 512}):
         request = sdxl(config=config)
         assert (request.width, request.height) == (768, 512)
 
 
-def test_width_and_height_win_over_resolution_and_a_warning_says_so() -> None:
+def test_width_and_height_override_resolution_with_a_warning() -> None:
     request = sdxl(config={"width": 768, "height": 512, "resolution": "1024x1024"})
     assert (request.width, request.height) == (768, 512)
-    assert request.warnings == ("config.resolution: not used, because width and height are given",)
+    assert request.warnings == ("`config.resolution` was ignored, because `config.width` and `config.height` are given",)
     assert sdxl(config={"width": 768, "height": 512, "resolution": "768x512"}).warnings == ()
 
 
@@ -80,21 +80,21 @@ def test_a_width_without_a_height_is_refused() -> None:
 @pytest.mark.parametrize(
     ("resolution", "nearest"), [("1001x1024", "1000x1024"), ("8x8", "64x64"), ("999999x64", "2048x64"), ("4096x4096", "2048x2048")]
 )
-def test_an_illegal_resolution_is_answered_with_the_nearest_legal_one(resolution: str, nearest: str) -> None:
+def test_an_invalid_resolution_is_refused_with_the_nearest_valid_one(resolution: str, nearest: str) -> None:
     assert problem(sdxl, config={"resolution": resolution}).nearest == nearest
 
 
 @pytest.mark.parametrize("resolution", ["", "1024", "1024x", "axb", "1024X1024", "-8x8", "0x64", 1024, "1" * 500 + "x64", "64x64x64"])
-def test_a_resolution_that_is_no_size_is_refused(resolution: Any) -> None:
+def test_a_resolution_that_is_not_a_size_is_refused(resolution: Any) -> None:
     assert problem(sdxl, config={"resolution": resolution}).field == "config.resolution"
 
 
 @pytest.mark.parametrize(("width", "nearest"), [(1001, "1000"), (63, "64"), (2056, "2048"), (1_000_000, "2048"), (0, "64")])
-def test_an_illegal_width_is_answered_with_the_nearest_legal_one(width: int, nearest: str) -> None:
+def test_an_invalid_width_is_refused_with_the_nearest_valid_one(width: int, nearest: str) -> None:
     assert problem(sdxl, config={"width": width, "height": 512}).nearest == nearest
 
 
-def test_few_steps_are_for_the_schedulers_that_are_made_for_them() -> None:
+def test_few_steps_require_a_scheduler_for_distilled_models() -> None:
     assert sdxl(config={"steps": 4, "scheduler": "lcm"}).steps == 4
     assert sdxl(config={"steps": 1, "scheduler": "tcd"}).steps == 1
     assert problem(sdxl, config={"steps": 9}).nearest == "10"
@@ -102,14 +102,14 @@ def test_few_steps_are_for_the_schedulers_that_are_made_for_them() -> None:
     assert problem(sdxl, config={"steps": 51}).nearest == "50"
 
 
-def test_a_wrong_scheduler_is_answered_with_the_nearest_name_and_hides_no_wrong_steps() -> None:
+def test_an_invalid_scheduler_is_refused_with_the_nearest_name_along_with_invalid_steps() -> None:
     found = problems(sdxl, config={"scheduler": "eulr", "steps": 99})
     assert found["config.scheduler"].nearest == "euler"
     assert found["config.steps"].nearest == "50"
 
 
-@pytest.mark.parametrize("scheduler", Scheduler.__args__)  # type: ignore[attr-defined]  # mypy does not know what a Literal holds
-def test_every_scheduler_of_the_table_is_accepted(scheduler: str) -> None:
+@pytest.mark.parametrize("scheduler", SchedulerName.__args__)  # type: ignore[attr-defined]  # mypy does not know what a Literal holds
+def test_every_scheduler_of_the_contract_is_accepted(scheduler: str) -> None:
     assert sdxl(config={"scheduler": scheduler}).scheduler == scheduler
 
 
@@ -136,7 +136,7 @@ def test_a_prompt_has_at_most_ten_thousand_characters() -> None:
         ("width", 64),
     ],
 )
-def test_both_ends_of_a_range_are_inside(name: str, value: float) -> None:
+def test_ranges_include_both_ends(name: str, value: float) -> None:
     config = {name: value} | ({"height": 64} if name == "width" else {})
     assert getattr(sdxl(config=config), name) == value
 
@@ -147,7 +147,7 @@ def test_a_name_is_never_a_path_or_a_url(name: Any) -> None:
     assert problem(sdxl, config={"vae": name}).field == "config.vae"
 
 
-def test_what_stands_in_lists_is_read_as_objects() -> None:
+def test_nested_objects_are_parsed() -> None:
     request = sdxl(
         config={
             "loras": [{"name": "pixel-art v1.2", "scale": 1}],
@@ -168,7 +168,7 @@ def test_what_stands_in_lists_is_read_as_objects() -> None:
 
 
 @pytest.mark.parametrize("place", [{"metadata": {"reference_image_url": URL}}, {"config": {"image": URL}}, {"reference_image_url": URL}])
-def test_a_reference_is_found_in_each_place_and_reported_by_its_canonical_name(place: dict[str, Any]) -> None:
+def test_a_reference_is_found_under_every_alias_and_reported_by_its_canonical_name(place: dict[str, Any]) -> None:
     request = sdxl(**place)
     assert {name: reference.value for name, reference in request.references.items()} == {"metadata.reference_image_url": URL}
 
@@ -184,19 +184,19 @@ def test_a_reference_is_found_in_each_place_and_reported_by_its_canonical_name(p
         ({"exact_copy_mode": True}, "adapter"),
     ],
 )
-def test_what_is_given_decides_how_the_reference_is_used(metadata: dict[str, Any], method: str) -> None:
+def test_the_reference_method_follows_from_the_given_fields(metadata: dict[str, Any], method: str) -> None:
     assert sdxl(metadata={"reference_image_url": URL} | metadata).reference_method == method
 
 
-def test_without_a_reference_its_settings_mean_nothing() -> None:
+def test_reference_settings_without_a_reference_are_ignored() -> None:
     assert sdxl(metadata={"reference_mode": "modify", "denoise_strength": 0.3}).reference_method == "none"
 
 
-def test_an_exact_copy_with_an_empty_prompt_is_a_copy() -> None:
+def test_exact_copy_mode_with_an_empty_prompt_copies_the_reference() -> None:
     assert sdxl(prompt="", metadata={"exact_copy_mode": True, "reference_image_url": URL}).reference_method == "copy"
 
 
-def test_a_mask_asks_for_inpainting_whatever_else_is_said_of_the_reference() -> None:
+def test_a_mask_takes_precedence_over_other_reference_settings() -> None:
     for metadata in (
         {},
         {"reference_type": "character"},
@@ -209,21 +209,21 @@ def test_a_mask_asks_for_inpainting_whatever_else_is_said_of_the_reference() -> 
         assert list(request.references) == ["metadata.reference_image_url", "config.mask"]
 
 
-def test_a_mask_needs_a_picture_that_is_painted_over() -> None:
-    assert "given together with config.image" in problem(sdxl, config={"mask": URL}).allowed
+def test_a_mask_requires_a_reference() -> None:
+    assert str(problem(sdxl, config={"mask": URL})) == "`config.mask` requires `metadata.reference_image_url`"
     copy = {"exact_copy_mode": True, "reference_image_url": URL}
     assert problem(sdxl, prompt="", config={"mask": URL}, metadata=copy).field == "config.mask"
     assert list(problems(sdxl, config={"mask": URL, "image": 5})) == ["config.image"]
 
 
-def test_there_may_be_several_references_each_with_its_type_and_strength() -> None:
+def test_several_references_have_a_type_and_a_strength_each() -> None:
     request = sdxl(config={"references": [{"image": URL}, {"image": "a/b.png", "type": "character", "strength": 1}]})
     assert [(each.type, each.strength) for each in request.adapter_references] == [("style", 0.5), ("character", 1.0)]
     assert list(request.references) == ["config.references[0].image", "config.references[1].image"]
     assert (request.reference_method, sdxl().adapter_references) == ("none", ())
 
 
-def test_several_references_leave_the_main_one_what_it_is() -> None:
+def test_further_references_do_not_affect_the_main_one() -> None:
     others = {"references": [{"image": URL, "type": "style"}], "image": URL}
     assert sdxl(config=others).reference_method == "adapter"
     assert sdxl(config=others, metadata={"denoise_strength": 0.5}).reference_method == "img2img"
@@ -240,28 +240,28 @@ def test_several_references_leave_the_main_one_what_it_is() -> None:
         (URL, "config.references"),
     ],
 )
-def test_a_wrong_reference_of_several_is_refused_by_its_place(references: Any, field: str) -> None:
+def test_an_invalid_reference_is_refused_by_its_index(references: Any, field: str) -> None:
     assert problem(sdxl, config={"references": references}).field == field
 
 
-def test_an_exact_copy_resembles_nothing_else() -> None:
+def test_further_references_cannot_be_combined_with_an_exact_copy() -> None:
     copy = {"exact_copy_mode": True, "reference_image_url": URL}
     assert problem(sdxl, prompt="", config={"references": [{"image": URL}]}, metadata=copy).field == "config.references"
 
 
-def test_a_given_denoise_beats_the_reference_strength_of_which_it_is_the_complement() -> None:
-    assert sdxl(metadata={"reference_strength": 0.75}).denoise == 0.25
-    assert sdxl(metadata={"reference_strength": 0.75, "denoise_strength": 0.9}).denoise == 0.9
+def test_denoise_strength_overrides_the_complement_of_reference_strength() -> None:
+    assert sdxl(metadata={"reference_strength": 0.75}).img2img_strength == 0.25
+    assert sdxl(metadata={"reference_strength": 0.75, "denoise_strength": 0.9}).img2img_strength == 0.9
 
 
-def test_a_request_does_not_change() -> None:
+def test_requests_are_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         sdxl().steps = 3  # type: ignore[misc]  # what is proved
 
 
-def test_a_request_that_is_printed_shows_no_prompt() -> None:
+def test_the_repr_of_a_request_shows_no_prompt() -> None:
     assert "a fox" not in repr(sdxl()) + str(sdxl())
 
 
-def test_the_digits_of_a_resolution_are_those_of_the_schema() -> None:
+def test_a_resolution_has_ascii_digits_only() -> None:
     assert problem(sdxl, config={"resolution": "1٠24x1024"}).field == "config.resolution"

@@ -11,7 +11,7 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionXLControlNetImg2ImgPipeline, StableDiffusionXLControlNetPipeline
 from PIL import Image
 
-from handlers.sdxl.features.canny import draw_edges
+from handlers.sdxl.features.canny import canny_edges
 from handlers.sdxl.handler import load
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
@@ -19,9 +19,9 @@ from shared.errors import Cancelled, ModelUnavailable, ValidationError
 from shared.jobs.recipe import Recipe
 from shared.media.images import Pixels
 from shared.settings import Settings
-from small_models.training.detector import read
-from small_models.training.edges import edges
-from small_models.training.shapes import Figure, Scene, render
+from small_models.training.addons.edges import edge_map
+from small_models.training.sdxl.classifier import classify
+from small_models.training.sdxl.dataset import Figure, Scene, render
 from tests.handlers.conftest import Watched, make, pictures, sdxl
 
 Sdxl = Recipe[SdxlRequest]
@@ -40,7 +40,7 @@ def picture(place: str, shape: str = "circle") -> Image.Image:
 
 
 def hint(place: str) -> Image.Image:
-    return Image.fromarray(edges(np.asarray(picture(place))))
+    return Image.fromarray(edge_map(np.asarray(picture(place))))
 
 
 def asked(*controls: dict[str, Any], **config: Any) -> SdxlRequest:
@@ -58,20 +58,20 @@ def draw(
 
 
 @pytest.mark.parametrize("place", ["left", "right", "top", "bottom"])
-def test_a_figure_stands_where_the_edges_are(recipe: Sdxl, place: str) -> None:
-    shown = read(draw(recipe, asked({"prepared": True}), hint(place)))
+def test_a_figure_is_drawn_where_the_control_image_has_edges(recipe: Sdxl, place: str) -> None:
+    shown = classify(draw(recipe, asked({"prepared": True}), hint(place)))
     assert (shown.place, shown.color, shown.background) == (place, "red", "white")
-    assert read(draw(recipe, asked())).place == "centre"
+    assert classify(draw(recipe, asked())).place == "centre"
 
 
-def test_edges_are_found_in_any_picture(recipe: Sdxl) -> None:
-    assert read(draw(recipe, asked({}), picture("top"))).place == "top"
+def test_an_ordinary_image_is_preprocessed_to_edges(recipe: Sdxl) -> None:
+    assert classify(draw(recipe, asked({}), picture("top"))).place == "top"
 
 
-def test_edges_are_white_lines_on_black_where_a_picture_changes() -> None:
+def test_canny_edges_are_white_lines_on_black() -> None:
     square = np.zeros((64, 96, 3), np.uint8)
     square[16:48, 32:64] = 255
-    drawn = np.asarray(draw_edges(Image.fromarray(square)))
+    drawn = np.asarray(canny_edges(Image.fromarray(square)))
     assert drawn.shape == (64, 96, 3)
     assert set(np.unique(drawn)) == {0, 255}
     rows, columns = np.nonzero(drawn[..., 0])
@@ -79,7 +79,7 @@ def test_edges_are_white_lines_on_black_where_a_picture_changes() -> None:
     assert not drawn[20:44, 36:60].any()
 
 
-def test_a_hint_of_another_shape_is_cropped_in_the_middle(recipe: Sdxl) -> None:
+def test_a_control_image_of_another_shape_is_centre_cropped(recipe: Sdxl) -> None:
     wide = Image.new("RGB", (192, 64))
     wide.paste(hint("top"), (64, 0))
     request = asked({"prepared": True}, steps=10)
@@ -87,11 +87,11 @@ def test_a_hint_of_another_shape_is_cropped_in_the_middle(recipe: Sdxl) -> None:
 
 
 @pytest.mark.parametrize("control", [{"strength": 0.0}, {"until": 0.0}])
-def test_a_control_that_guides_nothing_changes_nothing(recipe: Sdxl, control: dict[str, Any]) -> None:
+def test_a_control_without_strength_or_duration_changes_nothing(recipe: Sdxl, control: dict[str, Any]) -> None:
     assert np.array_equal(draw(recipe, asked({"prepared": True} | control, steps=10), hint("left")), draw(recipe, asked(steps=10)))
 
 
-def test_strength_and_until_move_a_figure_nearer_to_the_edges(recipe: Sdxl) -> None:
+def test_strength_and_until_increase_the_adherence_to_the_edges(recipe: Sdxl) -> None:
     def left_half(**control: Any) -> float:
         """How much of the red is in the left half."""
         pixels = draw(recipe, asked({"prepared": True} | control), hint("left")).astype(np.float32)
@@ -121,7 +121,7 @@ CALL: dict[str, Any] = {
 TWO = ({"prepared": True, "strength": 0.7}, {"prepared": True, "strength": 0.4, "until": 0.5})
 
 
-def test_two_at_once_are_those_of_diffusers_bit_for_bit(recipe: Sdxl, small_models: Path) -> None:
+def test_two_controlnets_equal_diffusers_bit_for_bit(recipe: Sdxl, small_models: Path) -> None:
     plain, noise = direct(small_models, StableDiffusionXLControlNetPipeline), torch.Generator().manual_seed(7)
     with torch.inference_mode():
         (expected,) = plain(PROMPT, image=[hint("left"), hint("top")], width=64, height=64, generator=noise, **CALL).images
@@ -129,7 +129,7 @@ def test_two_at_once_are_those_of_diffusers_bit_for_bit(recipe: Sdxl, small_mode
     assert np.array_equal(drawn, (expected * 255).round().astype(np.uint8))
 
 
-def test_they_guide_image_to_image_as_diffusers_does_bit_for_bit(recipe: Sdxl, small_models: Path) -> None:
+def test_controlnets_with_img2img_equal_diffusers_bit_for_bit(recipe: Sdxl, small_models: Path) -> None:
     plain, noise = direct(small_models, StableDiffusionXLControlNetImg2ImgPipeline), torch.Generator().manual_seed(7)
     start = picture("right")
     with torch.inference_mode():
@@ -140,7 +140,7 @@ def test_they_guide_image_to_image_as_diffusers_does_bit_for_bit(recipe: Sdxl, s
     assert np.array_equal(drawn, (expected * 255).round().astype(np.uint8))
 
 
-def test_the_next_job_is_not_guided_also_after_a_stop(recipe: Sdxl) -> None:
+def test_controlnets_do_not_affect_later_jobs(recipe: Sdxl) -> None:
     before = draw(recipe, asked(steps=10))
     draw(recipe, asked({"prepared": True}, steps=10), hint("left"))
     with pytest.raises(Cancelled):
@@ -148,9 +148,9 @@ def test_the_next_job_is_not_guided_also_after_a_stop(recipe: Sdxl) -> None:
     assert np.array_equal(draw(recipe, asked(steps=10)), before)
 
 
-def test_a_kind_that_is_not_here_is_refused_with_those_that_are(recipe: Sdxl) -> None:
+def test_a_kind_that_is_not_installed_is_refused_with_the_available_ones(recipe: Sdxl) -> None:
     with pytest.raises(ModelUnavailable, match=r"config\.controls.*'depth'.*canny"):
-        recipe.accept(asked({"kind": "depth"}))
+        recipe.check(asked({"kind": "depth"}))
 
 
 @pytest.mark.parametrize(
@@ -158,34 +158,34 @@ def test_a_kind_that_is_not_here_is_refused_with_those_that_are(recipe: Sdxl) ->
     [{"cross_attention_dim": 32}, {"block_out_channels": (64, 96, 96)}, {"addition_embed_type": None}],
     ids=lambda other: next(iter(other)),
 )
-def test_a_network_for_another_model_is_refused(small_models: Path, tmp_path: Path, other: dict[str, Any]) -> None:
+def test_a_controlnet_for_another_model_is_refused_with_the_reason(small_models: Path, tmp_path: Path, other: dict[str, Any]) -> None:
     config = ControlNetModel.load_config(small_models / "controlnets/canny")
     ControlNetModel.from_config(config | other).save_pretrained(tmp_path / "controlnets/canny")
     recipe = load(Settings(models_dir=tmp_path, sdxl_model=small_models / "sdxl", device="cpu"))
-    with pytest.raises(ModelUnavailable, match=r"^config\.controls: the ControlNet 'canny' cannot be used: .*made for another model"):
+    with pytest.raises(ModelUnavailable, match=r"^ControlNet 'canny' cannot be used: .*made for another model"):
         draw(recipe, asked({"prepared": True}), hint("left"))
 
 
 @pytest.mark.parametrize("more", [{}, {"image": URL, "denoise_strength": 0.5}])
-def test_guidance_rescale_which_they_would_ignore_is_refused_beside_them(recipe: Sdxl, more: dict[str, Any]) -> None:
+def test_guidance_rescale_cannot_be_combined_with_controls_without_a_mask(recipe: Sdxl, more: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=r"config\.guidance_rescale.*config\.controls"):
-        recipe.accept(asked({"prepared": True}, guidance_rescale=0.5, **more))
-    recipe.accept(asked({"prepared": True}, guidance_rescale=0.0, **more))
-    recipe.accept(asked({"prepared": True}, guidance_rescale=0.5, **more | {"image": URL, "mask": URL}))
+        recipe.check(asked({"prepared": True}, guidance_rescale=0.5, **more))
+    recipe.check(asked({"prepared": True}, guidance_rescale=0.0, **more))
+    recipe.check(asked({"prepared": True}, guidance_rescale=0.5, **more | {"image": URL, "mask": URL}))
 
 
-def test_a_picture_that_nobody_can_prepare_is_refused_with_what_to_do(small_models: Path, tmp_path: Path) -> None:
+def test_an_image_without_a_preprocessor_is_refused_with_the_available_ones(small_models: Path, tmp_path: Path) -> None:
     (tmp_path / "controlnets").mkdir()
     for file in ("config.json", "diffusion_pytorch_model.safetensors"):
         (tmp_path / "controlnets/pose").mkdir(exist_ok=True)
         (tmp_path / "controlnets/pose" / file).write_bytes((small_models / "controlnets/canny" / file).read_bytes())
     recipe = load(Settings(models_dir=tmp_path, sdxl_model=small_models / "sdxl", device="cpu"))
     with pytest.raises(ModelUnavailable, match=r"config\.controls\[0\]\.image.*'pose'.*prepared: true"):
-        recipe.accept(asked({"kind": "pose"}))
-    assert read(draw(recipe, asked({"kind": "pose", "prepared": True}), hint("left"))).place == "left"
+        recipe.check(asked({"kind": "pose"}))
+    assert classify(draw(recipe, asked({"kind": "pose", "prepared": True}), hint("left"))).place == "left"
 
 
-def test_the_payload_names_what_guided(recipe: Sdxl) -> None:
+def test_metadata_lists_the_controls(recipe: Sdxl) -> None:
     request = asked({"prepared": True, "strength": 0.5}, steps=10)
     (made,) = pictures(make(recipe, request, references={"config.controls[0].image": hint("left")}))
     assert made.metadata["controls"] == [{"kind": "canny", "strength": 0.5, "until": 1.0}]

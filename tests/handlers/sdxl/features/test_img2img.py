@@ -16,11 +16,11 @@ from handlers.sdxl.handler import load
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
 from shared.errors import Cancelled, ModelUnavailable
-from shared.jobs.recipe import Picture, Recipe, Summary
+from shared.jobs.recipe import ImageOutput, Recipe, Summary
 from shared.media.images import Pixels
 from shared.settings import Settings
-from small_models.training.detector import read
-from small_models.training.shapes import Figure, Scene, render
+from small_models.training.sdxl.classifier import classify
+from small_models.training.sdxl.dataset import Figure, Scene, render
 from tests.handlers.conftest import Watched, make, pictures, sdxl
 
 Sdxl = Recipe[SdxlRequest]
@@ -45,7 +45,7 @@ def asked(prompt: str = "a red circle", *, exact: bool = False, config: dict[str
     return SdxlRequest.parse({**raw, "metadata": told}, job_id="j")
 
 
-def draw(recipe: Sdxl, request: SdxlRequest, reference: Pixels, watched: Watched | None = None) -> list[Picture]:
+def draw(recipe: Sdxl, request: SdxlRequest, reference: Pixels, watched: Watched | None = None) -> list[ImageOutput]:
     return pictures(make(recipe, request, watched, references={NAME: Image.fromarray(reference)}))
 
 
@@ -59,17 +59,17 @@ def distance(one: Pixels, other: Pixels) -> float:
 
 @pytest.mark.parametrize("scheduler", [None, "heun", "dpmpp_2m_karras", "lcm"])
 @pytest.mark.parametrize("count", [1, 3])
-def test_image_to_image_is_that_of_diffusers_bit_for_bit(
+def test_img2img_equals_diffusers_bit_for_bit(
     sdxl_recipe: Sdxl, tiny_models: Path, reference: Pixels, count: int, scheduler: str | None
 ) -> None:
     import diffusers
 
-    from handlers.sdxl.features.scheduler import SAMPLERS
+    from handlers.sdxl.features.scheduler import SCHEDULERS
 
     plain = load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float32)
     parts = dict(plain.components)
     if scheduler is not None:
-        sampler = next(sampler for name, sampler in SAMPLERS.items() if name == scheduler)
+        sampler = next(sampler for name, sampler in SCHEDULERS.items() if name == scheduler)
         parts["scheduler"] = getattr(diffusers, sampler.scheduler).from_config(plain.scheduler.config, **sampler.options)
     direct = StableDiffusionXLImg2ImgPipeline(**parts)
     direct.set_progress_bar_config(disable=True)
@@ -93,7 +93,7 @@ def test_image_to_image_is_that_of_diffusers_bit_for_bit(
         assert np.array_equal(one.pixels, (other * 255).round().astype(np.uint8))
 
 
-def test_the_more_is_painted_over_the_less_is_left_of_the_reference(trained: Sdxl, reference: Pixels) -> None:
+def test_the_distance_from_the_reference_grows_with_the_strength(trained: Sdxl, reference: Pixels) -> None:
     distances = [
         distance(
             draw(trained, asked("a green square at the right, yellow background", denoise_strength=denoise), reference)[0].pixels, reference
@@ -104,15 +104,15 @@ def test_the_more_is_painted_over_the_less_is_left_of_the_reference(trained: Sdx
     assert distances[-1] > 4 * distances[0]
 
 
-def test_little_denoising_keeps_what_the_reference_shows_and_much_follows_the_prompt(trained: Sdxl, reference: Pixels) -> None:
+def test_low_strength_keeps_the_reference_and_high_strength_follows_the_prompt(trained: Sdxl, reference: Pixels) -> None:
     prompt = "a green square at the right, yellow background"
     config = {"steps": 20}
     little, much = (draw(trained, asked(prompt, denoise_strength=value, config=config), reference)[0].pixels for value in (0.2, 1.0))
-    assert (read(little).color, read(little).background, read(little).place) == ("red", "blue", "left")
-    assert (read(much).color, read(much).background, read(much).place) == ("green", "yellow", "right")
+    assert (classify(little).color, classify(little).background, classify(little).place) == ("red", "blue", "left")
+    assert (classify(much).color, classify(much).background, classify(much).place) == ("green", "yellow", "right")
 
 
-def test_reference_strength_is_the_complement_of_denoise_strength_which_beats_it(sdxl_recipe: Sdxl, reference: Pixels) -> None:
+def test_denoise_strength_overrides_its_complement_reference_strength(sdxl_recipe: Sdxl, reference: Pixels) -> None:
     def pixels(**metadata: Any) -> Pixels:
         return draw(sdxl_recipe, asked(**metadata), reference)[0].pixels
 
@@ -124,7 +124,7 @@ def test_reference_strength_is_the_complement_of_denoise_strength_which_beats_it
 @pytest.mark.parametrize(
     ("steps", "denoise", "made"), [(10, 0.05, 1), (10, 0.0, 1), (49, 0.0, 1), (25, 0.3, 7), (10, 1.0, 10), (15, 0.99, 14)]
 )
-def test_at_least_one_step_is_made_and_the_number_is_reported(
+def test_at_least_one_step_runs_and_the_number_is_reported(
     sdxl_recipe: Sdxl, reference: Pixels, steps: int, denoise: float, made: int
 ) -> None:
     request, watched = asked(denoise_strength=denoise, config={"steps": steps}), Watched()
@@ -135,14 +135,14 @@ def test_at_least_one_step_is_made_and_the_number_is_reported(
     assert all("denoise_strength" in warning and "one step is made" in warning for warning in warned)
 
 
-def test_a_reference_of_another_shape_is_cropped_in_the_middle(sdxl_recipe: Sdxl, reference: Pixels) -> None:
+def test_a_reference_of_another_shape_is_centre_cropped(sdxl_recipe: Sdxl, reference: Pixels) -> None:
     wide = np.concatenate([np.zeros_like(reference), reference, np.zeros_like(reference)], axis=1)
     request = asked(denoise_strength=0.3)
     assert np.array_equal(draw(sdxl_recipe, request, wide)[0].pixels, draw(sdxl_recipe, request, reference)[0].pixels)
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_copy_is_the_reference_itself(sdxl_recipe: Sdxl, reference: Pixels, count: int) -> None:
+def test_an_exact_copy_is_the_reference_itself(sdxl_recipe: Sdxl, reference: Pixels, count: int) -> None:
     request = asked("", exact=True, config={"num_images": count})
     copies = draw(sdxl_recipe, request, reference)
     assert len(copies) == count
@@ -152,13 +152,13 @@ def test_a_copy_is_the_reference_itself(sdxl_recipe: Sdxl, reference: Pixels, co
     assert (told["reference_mode"], told["reference_method"], told["exact_copy_mode"]) == ("copy", "copy", True)
 
 
-def test_with_a_prompt_exact_copy_mode_is_no_copy(sdxl_recipe: Sdxl, reference: Pixels) -> None:
+def test_exact_copy_mode_with_a_prompt_generates_an_image(sdxl_recipe: Sdxl, reference: Pixels) -> None:
     request = asked("a red circle", exact=True, denoise_strength=0.5)
     assert not np.array_equal(draw(sdxl_recipe, request, reference)[0].pixels, reference)
     assert said(sdxl_recipe, request).metadata["exact_copy_mode"] is False
 
 
-def test_what_was_done_is_reported(sdxl_recipe: Sdxl) -> None:
+def test_the_payload_reports_method_mode_and_strength(sdxl_recipe: Sdxl) -> None:
     told = said(sdxl_recipe, asked(denoise_strength=0.6)).metadata
     assert (told["reference_mode"], told["reference_method"]) == ("modify", "img2img")
     assert (told["denoise_strength"], told["reference_strength"]) == (0.6, 0.4)
@@ -168,13 +168,13 @@ def test_what_was_done_is_reported(sdxl_recipe: Sdxl) -> None:
 
 
 @pytest.mark.parametrize("kind", ["style", "composition", "character"])
-def test_a_type_without_its_adapter_is_refused_and_never_replaced_in_silence(sdxl_recipe: Sdxl, kind: str) -> None:
+def test_a_reference_type_without_an_adapter_is_refused_rather_than_replaced(sdxl_recipe: Sdxl, kind: str) -> None:
     with pytest.raises(ModelUnavailable, match=f"metadata.reference_type.*'{kind}'.*SDXL_REFERENCE_METHOD"):
-        sdxl_recipe.accept(asked(reference_type=kind))
+        sdxl_recipe.check(asked(reference_type=kind))
 
 
 @pytest.mark.parametrize("kind", ["style", "composition", "character"])
-def test_an_operator_may_have_every_type_served_by_image_to_image(tiny_models: Path, reference: Pixels, kind: str) -> None:
+def test_img2img_serves_every_reference_type_if_so_configured(tiny_models: Path, reference: Pixels, kind: str) -> None:
     recipe = load(Settings(models_dir=tiny_models, device="cpu", sdxl_reference_method="img2img"))
     request = asked(reference_type=kind, reference_strength=0.25)
     assert np.array_equal(draw(recipe, request, reference)[0].pixels, draw(recipe, asked(denoise_strength=0.75), reference)[0].pixels)
@@ -182,7 +182,7 @@ def test_an_operator_may_have_every_type_served_by_image_to_image(tiny_models: P
     assert (told["reference_mode"], told["reference_method"]) == (kind, "img2img")
 
 
-def test_the_next_job_is_the_plain_one_also_after_a_stop(sdxl_recipe: Sdxl, reference: Pixels) -> None:
+def test_img2img_does_not_affect_later_jobs(sdxl_recipe: Sdxl, reference: Pixels) -> None:
     before = pictures(make(sdxl_recipe, sdxl()))[0].pixels
     draw(sdxl_recipe, asked(denoise_strength=0.5), reference)
     with pytest.raises(Cancelled):
@@ -190,11 +190,11 @@ def test_the_next_job_is_the_plain_one_also_after_a_stop(sdxl_recipe: Sdxl, refe
     assert np.array_equal(pictures(make(sdxl_recipe, sdxl()))[0].pixels, before)
 
 
-def test_in_half_precision_the_vae_stays_in_full(tiny_models: Path, reference: Pixels) -> None:
+def test_img2img_keeps_the_vae_in_float32(tiny_models: Path, reference: Pixels) -> None:
     from handlers.sdxl.recipe import SdxlRecipe
-    from shared.weights.addons import Shelf
+    from shared.weights.addons import AddonLibrary
 
     half = load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float16)
-    recipe = SdxlRecipe(half, Shelf(tiny_models))
+    recipe = SdxlRecipe(half, AddonLibrary(tiny_models))
     draw(recipe, asked(denoise_strength=0.5), reference)
     assert (half.vae.dtype, half.unet.dtype) == (torch.float32, torch.float16)

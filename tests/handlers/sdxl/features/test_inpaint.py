@@ -13,18 +13,18 @@ from diffusers import ControlNetModel, StableDiffusionXLControlNetInpaintPipelin
 from PIL import Image
 
 from handlers.sdxl.features import inpaint as inpainting
-from handlers.sdxl.features.scheduler import SAMPLERS
+from handlers.sdxl.features.scheduler import SCHEDULERS
 from handlers.sdxl.handler import load
 from handlers.sdxl.recipe import SdxlRecipe
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
 from shared.errors import Cancelled, ValidationError
-from shared.jobs.recipe import Picture, Recipe
+from shared.jobs.recipe import ImageOutput, Recipe
 from shared.media.images import Pixels
 from shared.settings import Settings
-from shared.weights.addons import Shelf
-from small_models.training.detector import read
-from small_models.training.shapes import Figure, Scene, render
+from shared.weights.addons import AddonLibrary
+from small_models.training.sdxl.classifier import classify
+from small_models.training.sdxl.dataset import Figure, Scene, render
 from tests.handlers.conftest import Watched, make, pictures, sdxl
 from tests.handlers.sdxl.files import write_lora
 
@@ -51,7 +51,7 @@ def asked(prompt: str = PROMPT, *, denoise: float = 0.6, **config: Any) -> SdxlR
     return sdxl(prompt, negative="", **settings)
 
 
-def draw(recipe: Sdxl, request: SdxlRequest, *given: Image.Image, watched: Watched | None = None) -> list[Picture]:
+def draw(recipe: Sdxl, request: SdxlRequest, *given: Image.Image, watched: Watched | None = None) -> list[ImageOutput]:
     """The pictures of a job whose references are given, in the order of their fields."""
     return pictures(make(recipe, request, watched, dict(zip(request.references, given, strict=True))))
 
@@ -63,7 +63,7 @@ def pixels(recipe: Sdxl, request: SdxlRequest, *given: Image.Image) -> Pixels:
 def direct(models: Path, kind: Any = StableDiffusionXLInpaintPipeline, scheduler: str | None = None, **parts: Any) -> Any:
     plain = load_sdxl(models / "sdxl", torch.device("cpu"), torch.float32)
     if scheduler is not None:
-        sampler = next(sampler for name, sampler in SAMPLERS.items() if name == scheduler)
+        sampler = next(sampler for name, sampler in SCHEDULERS.items() if name == scheduler)
         parts["scheduler"] = getattr(diffusers, sampler.scheduler).from_config(plain.scheduler.config, **sampler.options)
     made = kind(**plain.components | parts)
     made.set_progress_bar_config(disable=True)
@@ -97,7 +97,7 @@ def expected(made: Any, reference: Image.Image, mask: Image.Image, *, count: int
     ("scheduler", "strength", "count"),
     [(None, 0.6, 1), (None, 1.0, 1), (None, 0.6, 3), ("euler_a", 0.6, 1), ("heun", 0.6, 1), ("dpmpp_2m_sde_karras", 0.9, 1)],
 )
-def test_what_is_painted_is_what_diffusers_paints_bit_for_bit(
+def test_the_masked_part_equals_diffusers_bit_for_bit(
     sdxl_recipe: Sdxl, tiny_models: Path, reference: Image.Image, scheduler: str | None, strength: float, count: int
 ) -> None:
     made = expected(direct(tiny_models, scheduler=scheduler), reference, mask(), count=count, strength=strength)
@@ -108,20 +108,20 @@ def test_what_is_painted_is_what_diffusers_paints_bit_for_bit(
         assert np.array_equal(one.pixels[:, :32], other[:, :32])
 
 
-def test_what_the_mask_leaves_is_the_reference_to_the_bit(sdxl_recipe: Sdxl, reference: Image.Image) -> None:
+def test_the_unmasked_part_is_the_reference_bit_for_bit(sdxl_recipe: Sdxl, reference: Image.Image) -> None:
     drawn, before = pixels(sdxl_recipe, asked(denoise=1.0), reference, mask()), np.asarray(reference)
     assert np.array_equal(drawn[:, 32:], before[:, 32:])
     assert (drawn[:, :32] != before[:, :32]).mean() > 0.9
     assert np.array_equal(pixels(sdxl_recipe, asked(), reference, mask(0)), before)
 
 
-def test_grey_blends_what_was_painted_and_the_reference(sdxl_recipe: Sdxl, reference: Image.Image) -> None:
+def test_grey_blends_the_generated_image_and_the_reference(sdxl_recipe: Sdxl, reference: Image.Image) -> None:
     grey = Image.new("RGB", (64, 64), (153, 153, 153))
     painted, blended = (pixels(sdxl_recipe, asked(), reference, each).astype(float) for each in (mask(1.0), grey))
     assert np.abs(blended - (0.6 * painted + 0.4 * np.asarray(reference))).max() <= 1
 
 
-def test_picture_i_of_a_batch_is_the_single_picture_with_its_seed(sdxl_recipe: Sdxl, reference: Image.Image) -> None:
+def test_image_i_of_a_batch_equals_a_single_image_with_its_seed(sdxl_recipe: Sdxl, reference: Image.Image) -> None:
     batch = draw(sdxl_recipe, asked(num_images=3), reference, mask())
     for one in batch:
         alone = pixels(sdxl_recipe, asked(seed=one.seed), reference, mask())
@@ -130,7 +130,7 @@ def test_picture_i_of_a_batch_is_the_single_picture_with_its_seed(sdxl_recipe: S
         assert (difference > 0).mean() <= 1e-3
 
 
-def test_reference_and_mask_are_cropped_in_the_middle_alike(sdxl_recipe: Sdxl, reference: Image.Image) -> None:
+def test_reference_and_mask_are_centre_cropped_alike(sdxl_recipe: Sdxl, reference: Image.Image) -> None:
     wide, wide_mask = (
         Image.fromarray(np.concatenate([np.zeros_like(middle), middle, np.zeros_like(middle)], axis=1))
         for middle in (np.asarray(reference), np.asarray(mask()))
@@ -138,7 +138,7 @@ def test_reference_and_mask_are_cropped_in_the_middle_alike(sdxl_recipe: Sdxl, r
     assert np.array_equal(pixels(sdxl_recipe, asked(), wide, wide_mask), pixels(sdxl_recipe, asked(), reference, mask()))
 
 
-def test_what_was_done_is_reported(sdxl_recipe: Sdxl, reference: Image.Image) -> None:
+def test_the_payload_reports_method_mode_and_strength(sdxl_recipe: Sdxl, reference: Image.Image) -> None:
     watched = Watched()
     (drawn,) = draw(sdxl_recipe, asked(steps=12, denoise=0.5), reference, mask(), watched=watched)
     assert (drawn.metadata["steps"], drawn.metadata["denoise_strength"], len(watched.steps)) == (6, 0.5, 6)
@@ -147,20 +147,20 @@ def test_what_was_done_is_reported(sdxl_recipe: Sdxl, reference: Image.Image) ->
     assert sdxl_recipe.summarize(asked(denoise=0.0), []).warnings != ()
 
 
-def test_little_denoising_paints_one_step(sdxl_recipe: Sdxl, reference: Image.Image) -> None:
+def test_a_strength_of_zero_runs_one_step(sdxl_recipe: Sdxl, reference: Image.Image) -> None:
     watched = Watched()
     (drawn,) = draw(sdxl_recipe, asked(denoise=0.0), reference, mask(), watched=watched)
     assert len(watched.steps) == drawn.metadata["steps"] == 1
 
 
-def test_the_covered_part_shows_the_prompt_and_the_rest_the_reference(small_models: Path, reference: Image.Image) -> None:
+def test_the_masked_part_shows_the_prompt_and_the_rest_the_reference(small_models: Path, reference: Image.Image) -> None:
     trained = load(Settings(models_dir=small_models, device="cpu"))
     drawn = pixels(trained, asked("a green square at the left, blue background", denoise=1.0, steps=20), reference, mask(0.75))
-    assert (read(drawn).color, read(drawn).place, read(drawn).background) == ("green", "left", "blue")
+    assert (classify(drawn).color, classify(drawn).place, classify(drawn).background) == ("green", "left", "blue")
     assert np.array_equal(drawn[:, 48:], np.asarray(reference)[:, 48:])
 
 
-def test_controlnets_guide_it_as_diffusers_has_it_bit_for_bit(small_models: Path, reference: Image.Image) -> None:
+def test_controlnets_with_inpainting_equal_diffusers_bit_for_bit(small_models: Path, reference: Image.Image) -> None:
     trained = load(Settings(models_dir=small_models, device="cpu"))
     network = ControlNetModel.from_pretrained(small_models / "controlnets/canny", dtype=torch.float32).requires_grad_(False)
     hint = Image.fromarray(np.random.default_rng(0).integers(0, 2, (64, 64, 1), np.uint8).repeat(3, 2) * 255)
@@ -173,14 +173,14 @@ def test_controlnets_guide_it_as_diffusers_has_it_bit_for_bit(small_models: Path
     assert not np.array_equal(drawn, pixels(trained, asked(), reference, mask()))
 
 
-def test_loras_and_adapters_act_on_what_is_painted(tiny_models: Path, tmp_path: Path, reference: Image.Image) -> None:
+def test_loras_and_adapters_affect_the_masked_part(tiny_models: Path, tmp_path: Path, reference: Image.Image) -> None:
     from tests.handlers.sdxl.files import write_image_encoder, write_ip_adapter
 
     plain = load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float32)
     write_lora(tmp_path / "loras/ink.safetensors", plain, "kohya")
     write_image_encoder(tmp_path / "ip_adapters/image_encoder")
     write_ip_adapter(tmp_path / "ip_adapters/style.safetensors", plain)
-    recipe = SdxlRecipe(plain, Shelf(tmp_path))
+    recipe = SdxlRecipe(plain, AddonLibrary(tmp_path))
     drawn = [
         pixels(recipe, asked(), reference, mask()),
         pixels(recipe, asked(loras=[{"name": "ink"}]), reference, mask()),
@@ -190,20 +190,20 @@ def test_loras_and_adapters_act_on_what_is_painted(tiny_models: Path, tmp_path: 
     assert all(np.array_equal(one[:, 32:], np.asarray(reference)[:, 32:]) for one in drawn)
 
 
-def test_a_mask_and_a_refiner_are_refused_together() -> None:
+def test_the_refiner_cannot_be_combined_with_a_mask() -> None:
     with pytest.raises(ValidationError, match=r"config\.refiner.*config\.mask"):
-        inpainting.accept(asked(refiner={"switch_at": 0.5}), Shelf(Path("nowhere")))
+        inpainting.accept(asked(refiner={"switch_at": 0.5}), AddonLibrary(Path("nowhere")))
 
 
-def test_in_half_precision_the_vae_stays_in_full(tiny_models: Path, reference: Image.Image) -> None:
+def test_inpainting_keeps_the_vae_in_float32(tiny_models: Path, reference: Image.Image) -> None:
     half = load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float16)
     before = {name: tensor.clone() for name, tensor in half.vae.named_parameters()}
-    draw(SdxlRecipe(half, Shelf(tiny_models)), asked(), reference, mask())
+    draw(SdxlRecipe(half, AddonLibrary(tiny_models)), asked(), reference, mask())
     assert (half.vae.dtype, half.unet.dtype) == (torch.float32, torch.float16)
     assert all(torch.equal(tensor, before[name]) for name, tensor in half.vae.named_parameters())
 
 
-def test_the_next_job_is_the_plain_one_also_after_a_stop(sdxl_recipe: Sdxl, reference: Image.Image) -> None:
+def test_inpainting_does_not_affect_later_jobs(sdxl_recipe: Sdxl, reference: Image.Image) -> None:
     before = pixels(sdxl_recipe, sdxl())
     draw(sdxl_recipe, asked(), reference, mask())
     with pytest.raises(Cancelled):

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
-from handlers.sdxl.features.ip_adapter import SERVING
+from handlers.sdxl.features.ip_adapter import ADAPTERS_BY_TYPE
 from shared.errors import Cancelled
 from shared.media.images import Pixels
-from shared.weights.addons import Shelf
-from small_models.training.detector import read
+from shared.weights.addons import AddonLibrary
+from small_models.training.sdxl.classifier import classify
 from tests.handlers.conftest import Watched
 from tests.handlers.sdxl.adapters import (
     FACE,
@@ -47,13 +47,13 @@ def pipeline(tiny_models: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def shelf(pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_all_adapters(tmp_path_factory.mktemp("shelf"), pipeline)
+def addons(pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_all_adapters(tmp_path_factory.mktemp("addons"), pipeline)
 
 
 @pytest.fixture(scope="module")
-def recipe(tiny_models: Path, shelf: Path) -> Sdxl:
-    return worker(tiny_models, shelf)
+def recipe(tiny_models: Path, addons: Path) -> Sdxl:
+    return worker(tiny_models, addons)
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def watching() -> Iterator[list[tuple[int, ...]]]:
 
 
 @pytest.fixture(scope="module")
-def adapted(tiny_models: Path, shelf: Path) -> Callable[..., Any]:
+def adapted(tiny_models: Path, addons: Path) -> Callable[..., Any]:
     """What a user of diffusers would have: the pipeline with adapters loaded from their files, by name."""
 
     @lru_cache
@@ -79,7 +79,7 @@ def adapted(tiny_models: Path, shelf: Path) -> Callable[..., Any]:
         size = {"height": 32, "width": 32}
         made.register_modules(feature_extractor=CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size))
         files = [f"{name}.safetensors" for name in names]
-        made.load_ip_adapter(str(shelf / "ip_adapters"), subfolder="", weight_name=files, image_encoder_folder="image_encoder")
+        made.load_ip_adapter(str(addons / "ip_adapters"), subfolder="", weight_name=files, image_encoder_folder="image_encoder")
         made.unet.requires_grad_(False)
         made.vae.enable_slicing()
         return made
@@ -116,7 +116,7 @@ def expected(made: Any, scale: Any, looked_at: Any, count: int = 1, **call: Any)
         ("character", FACE, 0.8, 3, 2.0),
     ],
 )
-def test_a_type_is_what_diffusers_draws_with_its_adapter_and_layers_bit_for_bit(
+def test_each_reference_type_equals_diffusers_with_its_adapter_and_layers_bit_for_bit(
     recipe: Sdxl, adapted: Callable[..., Any], kind: str, name: str, scale: Any, count: int, guidance: float
 ) -> None:
     made = expected(adapted(name), scale, picture(), count, guidance_scale=guidance)
@@ -125,12 +125,12 @@ def test_a_type_is_what_diffusers_draws_with_its_adapter_and_layers_bit_for_bit(
     assert all(np.array_equal(one.pixels, other) for one, other in zip(drawn, made, strict=True))
 
 
-def test_types_differ_from_each_other_and_from_no_reference(recipe: Sdxl) -> None:
-    drawn = [pixels(recipe, asked(type=kind), picture()) for kind in SERVING] + [pixels(recipe, asked(main=None))]
+def test_reference_types_yield_different_images(recipe: Sdxl) -> None:
+    drawn = [pixels(recipe, asked(type=kind), picture()) for kind in ADAPTERS_BY_TYPE] + [pixels(recipe, asked(main=None))]
     assert len({one.tobytes() for one in drawn}) == len(drawn)
 
 
-def test_style_of_one_and_composition_of_another_are_two_adapters_at_once_bit_for_bit(recipe: Sdxl, adapted: Callable[..., Any]) -> None:
+def test_several_references_equal_several_adapters_in_diffusers_bit_for_bit(recipe: Sdxl, adapted: Callable[..., Any]) -> None:
     one, other = picture("red", "left"), picture("green", "top")
     (made,) = expected(adapted(PLAIN, PLAIN, FACE), [STYLE, LAYOUT, 0.4], [one, other, one])
     alone = asked({"type": "style"}, {"type": "composition"}, {"type": "character", "strength": 0.4}, main=None)
@@ -139,7 +139,7 @@ def test_style_of_one_and_composition_of_another_are_two_adapters_at_once_bit_fo
     assert np.array_equal(pixels(recipe, beside, one, other, one), made)
 
 
-def test_references_are_looked_at_also_where_another_picture_is_started_from(recipe: Sdxl, adapted: Callable[..., Any]) -> None:
+def test_adapters_combine_with_img2img_as_in_diffusers(recipe: Sdxl, adapted: Callable[..., Any]) -> None:
     from diffusers import StableDiffusionXLImg2ImgPipeline
 
     seeing = StableDiffusionXLImg2ImgPipeline(**adapted(PLAIN).components)
@@ -149,13 +149,13 @@ def test_references_are_looked_at_also_where_another_picture_is_started_from(rec
 
 
 @pytest.mark.parametrize("strength", [0.2, 1.0])
-def test_strength_counts(recipe: Sdxl, strength: float) -> None:
+def test_reference_strength_changes_the_image(recipe: Sdxl, strength: float) -> None:
     assert not np.array_equal(
         pixels(recipe, asked(type="character", strength=strength), picture()), pixels(recipe, asked(type="character"), picture())
     )
 
 
-def test_at_strength_zero_the_picture_is_the_plain_one_and_a_warning_says_why(recipe: Sdxl) -> None:
+def test_a_reference_of_strength_zero_is_skipped_with_a_warning(recipe: Sdxl) -> None:
     request = asked({"strength": 0.0}, type="character", strength=0.0)
     with watching() as glances:
         (drawn,) = draw(recipe, request, picture(), picture())
@@ -169,7 +169,7 @@ def test_at_strength_zero_the_picture_is_the_plain_one_and_a_warning_says_why(re
     assert (said.metadata["reference_method"], said.metadata["reference_strength"]) == ("adapter", 0.0)
 
 
-def test_payloads_and_pictures_say_which_adapter_looked_at_what(recipe: Sdxl) -> None:
+def test_metadata_names_the_adapter_of_each_reference(recipe: Sdxl) -> None:
     request = asked({"type": "composition", "strength": 0.5}, type="style")
     (drawn,) = draw(recipe, request, picture(), picture())
     assert drawn.metadata["references"] == [
@@ -183,27 +183,27 @@ def test_payloads_and_pictures_say_which_adapter_looked_at_what(recipe: Sdxl) ->
     assert (alone["reference_mode"], alone["reference_method"], alone["reference_strength"]) == ("character", "adapter", 0.8)
 
 
-def test_a_picture_is_looked_at_once_for_all_pictures_of_a_job(recipe: Sdxl) -> None:
+def test_a_reference_is_encoded_once_per_job(recipe: Sdxl) -> None:
     with watching() as glances:
         draw(recipe, asked(config={"num_images": 6}), picture(size=(200, 90)))
     assert glances == [(1, 3, 32, 32)]
 
 
-def test_adapters_and_the_image_encoder_are_read_once_and_counted(recipe: Sdxl, shelf: Path) -> None:
+def test_adapters_and_the_image_encoder_are_cached_with_their_size(recipe: Sdxl, addons: Path) -> None:
     from handlers.sdxl.recipe import SdxlRecipe
 
     assert isinstance(recipe, SdxlRecipe)
-    kept = Shelf(shelf)
+    kept = AddonLibrary(addons)
     fresh = SdxlRecipe(recipe._pipeline, kept)
     draw(fresh, asked(type="style"), picture())
     draw(fresh, asked(type="composition"), picture())
-    encoder = sum(tensor.nbytes for tensor in load_file(shelf / "ip_adapters/image_encoder/model.safetensors").values())
-    adapter = sum(tensor.nbytes for tensor in load_file(shelf / f"ip_adapters/{PLAIN}.safetensors").values())
+    encoder = sum(tensor.nbytes for tensor in load_file(addons / "ip_adapters/image_encoder/model.safetensors").values())
+    adapter = sum(tensor.nbytes for tensor in load_file(addons / f"ip_adapters/{PLAIN}.safetensors").values())
     assert 0 <= kept._kept.size - encoder - adapter < 1024, "beside its weights an encoder has the numbers of its positions"
 
 
 @pytest.mark.parametrize("plus", [False, True])
-def test_the_next_job_is_the_plain_one_to_the_bit_also_after_a_stop(recipe: Sdxl, plus: bool) -> None:
+def test_adapters_do_not_affect_later_jobs(recipe: Sdxl, plus: bool) -> None:
     before, request = pixels(recipe, asked(main=None)), asked(type="character" if plus else "style")
     assert not np.array_equal(pixels(recipe, request, picture()), before)
     with pytest.raises(Cancelled):
@@ -211,7 +211,7 @@ def test_the_next_job_is_the_plain_one_to_the_bit_also_after_a_stop(recipe: Sdxl
     assert np.array_equal(pixels(recipe, asked(main=None)), before)
 
 
-def test_with_the_small_adapter_figures_stand_where_they_do_in_the_reference(small_models: Path, tmp_path: Path) -> None:
+def test_the_small_adapter_reproduces_the_position_of_the_references_figure(small_models: Path, tmp_path: Path) -> None:
     shutil.copytree(small_models / "ip_adapters", tmp_path / "ip_adapters")
     (tmp_path / "ip_adapters/small.safetensors").rename(tmp_path / "ip_adapters/character.safetensors")
     trained = worker(small_models, tmp_path)
@@ -219,6 +219,6 @@ def test_with_the_small_adapter_figures_stand_where_they_do_in_the_reference(sma
 
     def placed(strength: float) -> int:
         request = asked(prompt=" ", type="character", strength=strength, config={"steps": 20})
-        return sum(read(pixels(trained, request, picture(place=place))).place == place for place in places)
+        return sum(classify(pixels(trained, request, picture(place=place))).place == place for place in places)
 
     assert placed(1.0) >= 3 > 1 >= placed(0.0)

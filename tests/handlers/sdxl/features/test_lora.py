@@ -18,8 +18,8 @@ from shared.media.images import Pixels
 from shared.models.lora_files import read_lora
 from shared.models.loras import merged
 from shared.settings import Settings
-from small_models.training.shapes import Figure, Scene
-from small_models.training.stripes import stripedness
+from small_models.training.addons.stripes import stripe_contrast
+from small_models.training.sdxl.dataset import Figure, Scene
 from tests.handlers.conftest import Watched, make, pictures, sdxl
 from tests.handlers.sdxl.files import SPELLINGS, Spelling, write_lora
 
@@ -30,10 +30,10 @@ def pipeline(tiny_models: Path) -> Any:
 
 
 class Worker:
-    """The recipe with two LoRAs and a file that is none on its shelf."""
+    """The recipe with two LoRAs and a file that is none on its addons."""
 
-    def __init__(self, sdxl_folder: Path, shelf: Path) -> None:
-        self.recipe = load(Settings(sdxl_model=sdxl_folder, models_dir=shelf, device="cpu"))
+    def __init__(self, sdxl_folder: Path, addons: Path) -> None:
+        self.recipe = load(Settings(sdxl_model=sdxl_folder, models_dir=addons, device="cpu"))
 
     def draw(self, *named: tuple[str, float], prompt: str = "a red circle", **config: Any) -> Pixels:
         request = sdxl(prompt, loras=[{"name": name, "scale": scale} for name, scale in named], **config)
@@ -42,11 +42,11 @@ class Worker:
 
 @pytest.fixture(scope="module")
 def worker(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory, pipeline: Any) -> Worker:
-    shelf = tmp_path_factory.mktemp("shelf")
+    addons = tmp_path_factory.mktemp("addons")
     for name, seed in (("ink", 0), ("oil", 1)):
-        write_lora(shelf / "loras" / f"{name}.safetensors", pipeline, "kohya", seed=seed)
-    save_file({"lora_unet_nothing.lora_up.weight": torch.zeros(1, 1)}, shelf / "loras" / "foreign.safetensors")
-    return Worker(tiny_models / "sdxl", shelf)
+        write_lora(addons / "loras" / f"{name}.safetensors", pipeline, "kohya", seed=seed)
+    save_file({"lora_unet_nothing.lora_up.weight": torch.zeros(1, 1)}, addons / "loras" / "foreign.safetensors")
+    return Worker(tiny_models / "sdxl", addons)
 
 
 def weights(pipeline: Any) -> dict[Any, Any]:
@@ -54,7 +54,7 @@ def weights(pipeline: Any) -> dict[Any, Any]:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_lora_adds_to_weights_what_the_library_adds_to_outputs(tiny_models: Path, tmp_path: Path, spelling: Spelling) -> None:
+def test_a_merged_lora_equals_the_adapter_of_diffusers(tiny_models: Path, tmp_path: Path, spelling: Spelling) -> None:
     ours, theirs = (load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float32) for _ in range(2))
     path = tmp_path / "a.safetensors"
     write_lora(path, ours, spelling, alpha=2 if spelling.startswith("kohya") else 4)
@@ -71,7 +71,7 @@ def test_a_lora_adds_to_weights_what_the_library_adds_to_outputs(tiny_models: Pa
     assert difference < 1e-4 * (mine - plain).abs().max()
 
 
-def test_a_convolution_may_have_a_lora(pipeline: Any, tmp_path: Path) -> None:
+def test_loras_apply_to_convolutions(pipeline: Any, tmp_path: Path) -> None:
     down, up = torch.randn(2, 32, 3, 3), torch.randn(32, 2, 1, 1)
     name = "lora_unet_input_blocks_1_0_in_layers_2"
     save_file({f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}, tmp_path / "a.safetensors")
@@ -84,7 +84,7 @@ def test_a_convolution_may_have_a_lora(pipeline: Any, tmp_path: Path) -> None:
     torch.testing.assert_close(added, torch.einsum("or,rikl->oikl", up.flatten(1), down), atol=1e-4, rtol=1e-4)
 
 
-def test_the_original_tensors_come_back_even_when_the_job_fails(pipeline: Any, tmp_path: Path) -> None:
+def test_the_original_weights_are_restored_after_a_failure(pipeline: Any, tmp_path: Path) -> None:
     write_lora(tmp_path / "a.safetensors", pipeline, "kohya")
     lora, before = read_lora(tmp_path / "a.safetensors", target(pipeline)), weights(pipeline)
 
@@ -98,7 +98,7 @@ def test_the_original_tensors_come_back_even_when_the_job_fails(pipeline: Any, t
     assert all(weights(pipeline)[layer] is before[layer] for layer in before)
 
 
-def test_two_loras_add_up_and_scales_count(pipeline: Any, tmp_path: Path) -> None:
+def test_loras_add_up_by_their_scales(pipeline: Any, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 1)):
         write_lora(tmp_path / f"{name}.safetensors", pipeline, "peft", seed=seed)
     one, other = (read_lora(tmp_path / f"{name}.safetensors", target(pipeline)) for name in "ab")
@@ -110,46 +110,46 @@ def test_two_loras_add_up_and_scales_count(pipeline: Any, tmp_path: Path) -> Non
     torch.testing.assert_close(added, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_merged_weight_keeps_the_precision_of_the_layer(tiny_models: Path, tmp_path: Path) -> None:
+def test_merged_weights_keep_the_layers_precision(tiny_models: Path, tmp_path: Path) -> None:
     half = load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float16)
     write_lora(tmp_path / "a.safetensors", half, "kohya")
     with merged(target(half), [(read_lora(tmp_path / "a.safetensors", target(half)), 1.0)]):
         assert {weight.dtype for weight in weights(half).values()} == {torch.float16}
 
 
-def test_after_loras_on_off_together_and_failing_the_plain_picture_is_the_same(worker: Worker) -> None:
+def test_loras_do_not_affect_later_jobs(worker: Worker) -> None:
     plain = worker.draw()
     one, other, both = worker.draw(("ink", 1.0)), worker.draw(("oil", 1.0)), worker.draw(("ink", 1.0), ("oil", 1.0))
     assert not any(np.array_equal(first, second) for first, second in ((plain, one), (plain, other), (one, other), (one, both)))
     assert np.array_equal(worker.draw(("ink", 0.0)), plain)
-    with pytest.raises(ModelUnavailable, match="the LoRA 'foreign' cannot be used"):
+    with pytest.raises(ModelUnavailable, match="LoRA 'foreign' cannot be used"):
         worker.draw(("ink", 1.0), ("foreign", 1.0))
     assert np.array_equal(worker.draw(), plain)
     assert np.array_equal(worker.draw(("ink", 1.0)), one)
 
 
-def test_a_stopped_job_takes_its_loras_with_it(worker: Worker) -> None:
+def test_a_cancelled_job_removes_its_loras(worker: Worker) -> None:
     plain = worker.draw()
     with pytest.raises(Cancelled):
         make(worker.recipe, sdxl(loras=[{"name": "ink"}]), Watched(stop_at=3))
     assert np.array_equal(worker.draw(), plain)
 
 
-def test_a_lora_acts_as_often_as_it_is_named(worker: Worker) -> None:
+def test_the_scales_of_a_lora_named_twice_add_up(worker: Worker) -> None:
     assert np.array_equal(worker.draw(("ink", 0.5), ("ink", 0.5)), worker.draw(("ink", 1.0)))
 
 
-def test_a_lora_that_is_not_there_is_refused_before_any_work(worker: Worker) -> None:
-    with pytest.raises(ModelUnavailable, match=r"config\.loras: this worker has no LoRA 'chalk'; there is foreign, ink, oil"):
-        worker.recipe.accept(sdxl(loras=[{"name": "chalk"}]))
+def test_a_lora_that_is_not_installed_is_refused_before_any_work(worker: Worker) -> None:
+    with pytest.raises(ModelUnavailable, match=r"LoRA 'chalk' is not installed\. Available: foreign, ink, oil"):
+        worker.recipe.check(sdxl(loras=[{"name": "chalk"}]))
 
 
-def test_pictures_say_which_loras_made_them(worker: Worker) -> None:
+def test_metadata_lists_the_loras(worker: Worker) -> None:
     (picture,) = pictures(make(worker.recipe, sdxl(loras=[{"name": "ink", "scale": 0.5}])))
     assert picture.metadata["loras"] == [{"name": "ink", "scale": 0.5}]
 
 
-def test_the_small_lora_puts_stripes_behind_figures_the_more_the_higher_its_scale(small_models: Path) -> None:
+def test_the_small_lora_draws_clearer_stripes_the_higher_its_scale(small_models: Path) -> None:
     worker = Worker(small_models / "sdxl", small_models)
     scene = Scene((Figure("circle", "red", "centre", "large"),), "blue", striped=False)
 
@@ -157,7 +157,7 @@ def test_the_small_lora_puts_stripes_behind_figures_the_more_the_higher_its_scal
         drawn = [
             worker.draw(*named, prompt="a red circle on a blue background", seed=seed, guidance_scale=2.0, steps=15) for seed in range(4)
         ]
-        return float(np.mean([stripedness(pixels, scene) for pixels in drawn]))
+        return float(np.mean([stripe_contrast(pixels, scene) for pixels in drawn]))
 
     plain, half, full = stripes(), stripes(("stripes", 0.5)), stripes(("stripes", 1.0))
     assert abs(plain) < 0.05

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from handlers.sdxl.features.lora import target
 from handlers.sdxl.weights.load import load_sdxl
-from shared.errors import ModelUnavailable
-from shared.models.lora_files import read_lora, size_of
+from shared.models.lora_files import lora_size, read_lora
 from shared.models.loras import merged
+from shared.weights.errors import WeightsError
 from tests.handlers.sdxl.files import SPELLINGS, write_lora
 
 
@@ -24,7 +24,7 @@ def pipeline(tiny_models: Path) -> Any:
     return load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float32)
 
 
-def test_every_spelling_of_a_lora_says_the_same(pipeline: Any, tmp_path: Path) -> None:
+def test_every_naming_scheme_yields_the_same_lora(pipeline: Any, tmp_path: Path) -> None:
     read = []
     for index, spelling in enumerate(SPELLINGS):
         path = tmp_path / f"{index}.safetensors"
@@ -33,16 +33,16 @@ def test_every_spelling_of_a_lora_says_the_same(pipeline: Any, tmp_path: Path) -
     assert {component for component, _ in read[0]} == {"unet", "text_encoder", "text_encoder_2"}
     for lora in read[1:]:
         assert lora.keys() == read[0].keys()
-        assert all(torch.equal(lora[layer].up, read[0][layer].up) and lora[layer].strength == 1 for layer in lora)
+        assert all(torch.equal(lora[layer].up, read[0][layer].up) and lora[layer].scaling == 1 for layer in lora)
 
 
-def test_what_peft_writes_about_alpha_counts(pipeline: Any, tmp_path: Path) -> None:
+def test_the_adapter_metadata_of_peft_determines_alpha(pipeline: Any, tmp_path: Path) -> None:
     write_lora(tmp_path / "a.safetensors", pipeline, "peft")
     note = '{"unet.r": 4, "unet.lora_alpha": 8, "unet.alpha_pattern": {"to_q": 2}, "text_encoder.use_rslora": true}'
     save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", metadata={"lora_adapter_metadata": note})
     lora = read_lora(tmp_path / "b.safetensors", target(pipeline))
-    strengths = {(layer[0], layer[1].endswith("to_q")): factors.strength for layer, factors in lora.items()}
-    assert strengths == {
+    scalings = {(layer[0], layer[1].endswith("to_q")): factors.scaling for layer, factors in lora.items()}
+    assert scalings == {
         ("unet", True): 0.5,
         ("unet", False): 2.0,
         ("text_encoder", False): 2.0,
@@ -90,11 +90,11 @@ def without_a_rank(tensors: dict[str, Tensor]) -> None:
         tensors[name] = (tensors[name][:0] if "down" in name else tensors[name][:, :0]).contiguous()
 
 
-def endless_strength(tensors: dict[str, Tensor]) -> None:
+def infinite_scaling(tensors: dict[str, Tensor]) -> None:
     tensors[next(name for name in tensors if name.endswith(".alpha"))] = torch.tensor(torch.inf)
 
 
-def several_strengths(tensors: dict[str, Tensor]) -> None:
+def several_scalings(tensors: dict[str, Tensor]) -> None:
     tensors[next(name for name in tensors if name.endswith(".alpha"))] = torch.ones(2)
 
 
@@ -110,17 +110,17 @@ def several_strengths(tensors: dict[str, Tensor]) -> None:
         empty,
         no_matrix,
         without_a_rank,
-        endless_strength,
-        several_strengths,
+        infinite_scaling,
+        several_scalings,
     ],
     ids=lambda spoil: spoil.__name__,
 )
-def test_a_file_that_is_no_lora_for_sdxl_is_refused(pipeline: Any, tmp_path: Path, spoil: Callable[[dict[str, Tensor]], None]) -> None:
+def test_a_file_that_is_not_a_lora_for_sdxl_is_refused(pipeline: Any, tmp_path: Path, spoil: Callable[[dict[str, Tensor]], None]) -> None:
     write_lora(tmp_path / "a.safetensors", pipeline, "kohya")
     tensors = load_file(tmp_path / "a.safetensors")
     spoil(tensors)
     save_file(tensors, tmp_path / "ink.safetensors")
-    with pytest.raises(ModelUnavailable, match=r"^config\.loras: the LoRA 'ink' cannot be used: "):
+    with pytest.raises(WeightsError, match="^The weights of loras/ink cannot be used: "):
         read_lora(tmp_path / "ink.safetensors", target(pipeline))
 
 
@@ -128,14 +128,14 @@ def test_a_file_that_is_no_lora_for_sdxl_is_refused(pipeline: Any, tmp_path: Pat
     "note",
     ["[]", "{", '{"unet.lora_alpha": "much"}', '{"unet.alpha_pattern": [1]}', '{"unet.lora_alpha": 1e999}'],
 )
-def test_a_file_whose_note_about_alpha_means_nothing_is_refused(pipeline: Any, tmp_path: Path, note: str) -> None:
+def test_invalid_adapter_metadata_is_refused(pipeline: Any, tmp_path: Path, note: str) -> None:
     write_lora(tmp_path / "a.safetensors", pipeline, "peft")
     save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "ink.safetensors", metadata={"lora_adapter_metadata": note})
-    with pytest.raises(ModelUnavailable, match=r"^config\.loras: the LoRA 'ink' cannot be used: "):
+    with pytest.raises(WeightsError, match="^The weights of loras/ink cannot be used: "):
         read_lora(tmp_path / "ink.safetensors", target(pipeline))
 
 
-def test_a_lora_may_be_in_eight_bits(pipeline: Any, tmp_path: Path) -> None:
+def test_loras_in_eight_bits_are_supported(pipeline: Any, tmp_path: Path) -> None:
     write_lora(tmp_path / "a.safetensors", pipeline, "peft")
     eight = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in load_file(tmp_path / "a.safetensors").items()}
     save_file(eight, tmp_path / "b.safetensors")
@@ -147,14 +147,14 @@ def test_a_lora_may_be_in_eight_bits(pipeline: Any, tmp_path: Path) -> None:
         assert module.weight.isfinite().all()
 
 
-def test_a_damaged_file_is_refused(pipeline: Any, tmp_path: Path) -> None:
+def test_a_damaged_lora_is_refused(pipeline: Any, tmp_path: Path) -> None:
     (tmp_path / "ink.safetensors").write_bytes(b"\x08" * 99)
-    with pytest.raises(ModelUnavailable, match="it is damaged"):
+    with pytest.raises(WeightsError, match="it is damaged"):
         read_lora(tmp_path / "ink.safetensors", target(pipeline))
 
 
-def test_the_size_of_a_lora_is_that_of_its_factors(pipeline: Any, tmp_path: Path) -> None:
+def test_the_size_of_a_lora_is_the_sum_of_its_factors(pipeline: Any, tmp_path: Path) -> None:
     write_lora(tmp_path / "a.safetensors", pipeline, "peft")
-    assert size_of(read_lora(tmp_path / "a.safetensors", target(pipeline))) == sum(
+    assert lora_size(read_lora(tmp_path / "a.safetensors", target(pipeline))) == sum(
         tensor.nbytes for tensor in load_file(tmp_path / "a.safetensors").values()
     )

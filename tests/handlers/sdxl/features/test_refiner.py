@@ -41,8 +41,8 @@ def shelves(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def recipe_with(shelf: Path, tiny_models: Path) -> SdxlRecipe:
-    recipe = load(Settings(models_dir=shelf, sdxl_model=tiny_models / "sdxl", device="cpu"))
+def recipe_with(addons: Path, tiny_models: Path) -> SdxlRecipe:
+    recipe = load(Settings(models_dir=addons, sdxl_model=tiny_models / "sdxl", device="cpu"))
     assert isinstance(recipe, SdxlRecipe)
     return recipe
 
@@ -72,7 +72,7 @@ def refined(switch_at: float, steps: int | None = None, **config: Any) -> SdxlRe
 
 
 @pytest.mark.parametrize("scheduler", [None, "euler_a", "ddim"])
-def test_where_the_refiner_is_the_model_itself_the_hand_off_changes_nothing(itself: SdxlRecipe, scheduler: str) -> None:
+def test_with_the_base_unet_as_the_refiner_the_image_is_unchanged(itself: SdxlRecipe, scheduler: str) -> None:
     config: dict[str, Any] = {"scheduler": scheduler, "num_images": 3 if scheduler is None else 1}
     whole = draw(itself, sdxl(**config))
     for switch_at in (0.0, 0.05, 0.5, 0.8, 1.0):
@@ -81,7 +81,7 @@ def test_where_the_refiner_is_the_model_itself_the_hand_off_changes_nothing(itse
 
 
 @pytest.mark.parametrize("scheduler", [None, "euler_karras"])
-def test_nor_does_it_after_image_to_image_wherever_that_begins(itself: SdxlRecipe, reference: Image.Image, scheduler: str) -> None:
+def test_with_the_base_unet_as_the_refiner_img2img_is_unchanged(itself: SdxlRecipe, reference: Image.Image, scheduler: str) -> None:
     config: dict[str, Any] = {"scheduler": scheduler, "image": URL, "denoise_strength": 0.55}
     (whole,) = draw(itself, sdxl(**config), reference=reference)
     for switch_at in (0.0, 0.45, 0.8, 1.0):
@@ -90,7 +90,7 @@ def test_nor_does_it_after_image_to_image_wherever_that_begins(itself: SdxlRecip
 
 
 @pytest.mark.parametrize("steps", [None, 25])
-def test_the_hand_off_is_that_of_diffusers_bit_for_bit(other: SdxlRecipe, tiny_models: Path, shelves: Path, steps: int | None) -> None:
+def test_the_refiner_equals_diffusers_bit_for_bit(other: SdxlRecipe, tiny_models: Path, shelves: Path, steps: int | None) -> None:
     base = load_sdxl(tiny_models / "sdxl", CPU, torch.float32)
     base.register_to_config(force_zeros_for_empty_prompt=False)
     unet = UNet2DConditionModel.from_pretrained(shelves / "other/refiner/unet").requires_grad_(False)
@@ -111,14 +111,14 @@ def test_the_hand_off_is_that_of_diffusers_bit_for_bit(other: SdxlRecipe, tiny_m
     assert np.array_equal(drawn, (made[0] * 255).round().astype(np.uint8))
 
 
-def test_it_changes_more_the_earlier_it_takes_over(other: SdxlRecipe) -> None:
+def test_the_refiner_changes_the_image_more_the_earlier_it_takes_over(other: SdxlRecipe) -> None:
     (plain,) = draw(other, sdxl())
     changes = [float(np.abs(draw(other, refined(at))[0].astype(float) - plain).mean()) for at in (1.0, 0.9, 0.5)]
     assert changes[0] == 0
     assert changes[0] < changes[1] < changes[2]
 
 
-def test_progress_counts_both_parts(other: SdxlRecipe) -> None:
+def test_progress_includes_the_refiners_steps(other: SdxlRecipe) -> None:
     watched = Watched()
     draw(other, refined(0.8), watched)
     assert watched.steps == [(step, 10) for step in range(1, 11)]
@@ -127,56 +127,56 @@ def test_progress_counts_both_parts(other: SdxlRecipe) -> None:
     assert watched.steps == [(step, 12) for step in range(1, 13)]
 
 
-def test_it_is_read_once_and_the_next_job_has_none_of_it_also_after_a_stop(other: SdxlRecipe) -> None:
+def test_the_refiner_is_loaded_once_and_does_not_affect_later_jobs(other: SdxlRecipe) -> None:
     (before,) = draw(other, sdxl())
     (first,) = draw(other, refined(0.5))
-    kept = other._shelf._kept._results.copy()
+    kept = other._addons._kept._results.copy()
     with pytest.raises(Cancelled):
         draw(other, refined(0.5), Watched(stop_at=8))
     assert np.array_equal(draw(other, refined(0.5))[0], first)
     assert np.array_equal(draw(other, sdxl())[0], before)
-    assert [id(result) for result, _ in kept.values()] == [id(result) for result, _ in other._shelf._kept._results.values()]
+    assert [id(result) for result, _ in kept.values()] == [id(result) for result, _ in other._addons._kept._results.values()]
 
 
-def test_nothing_but_its_unet_is_read(other: SdxlRecipe, shelves: Path) -> None:
+def test_only_the_refiners_unet_is_loaded(other: SdxlRecipe, shelves: Path) -> None:
     draw(other, refined(0.5))
     assert {path.name for path in (shelves / "other/refiner").iterdir()} == {"unet", "model_index.json"}
-    assert 0.9 < other._shelf._kept.size / (shelves / "other/refiner/unet/diffusion_pytorch_model.safetensors").stat().st_size <= 1
+    assert 0.9 < other._addons._kept.size / (shelves / "other/refiner/unet/diffusion_pytorch_model.safetensors").stat().st_size <= 1
 
 
-def test_the_payload_says_when_it_took_over(other: SdxlRecipe) -> None:
+def test_metadata_reports_the_switch_and_the_steps(other: SdxlRecipe) -> None:
     (made,) = pictures(make(other, refined(0.8, 20)))
     assert made.metadata["refiner"] == {"switch_at": 0.8, "steps": 20}
     assert made.metadata["steps"] == 10
 
 
-def test_without_one_it_is_refused(sdxl_recipe: SdxlRecipe) -> None:
-    with pytest.raises(ModelUnavailable, match=r"config\.refiner: this worker has no refiner"):
-        sdxl_recipe.accept(refined(0.8))
+def test_a_refiner_that_is_not_installed_is_refused(sdxl_recipe: SdxlRecipe) -> None:
+    with pytest.raises(ModelUnavailable, match=r"^The refiner is not installed"):
+        sdxl_recipe.check(refined(0.8))
 
 
-def test_one_for_other_text_encoders_is_refused(tiny_models: Path, tmp_path: Path) -> None:
+def test_a_refiner_for_other_text_encoders_is_refused_with_the_reason(tiny_models: Path, tmp_path: Path) -> None:
     config = UNet2DConditionModel.load_config(tiny_models / "sdxl/unet") | {"cross_attention_dim": 24}
     UNet2DConditionModel.from_config(config).save_pretrained(tmp_path / "refiner/unet")
     shutil.copy(tiny_models / "sdxl/model_index.json", tmp_path / "refiner/model_index.json")
-    with pytest.raises(ModelUnavailable, match=r"config\.refiner: the refiner 'refiner' cannot be used"):
+    with pytest.raises(ModelUnavailable, match=r"^The refiner cannot be used: "):
         draw(recipe_with(tmp_path, tiny_models), refined(0.8))
 
 
-def test_together_with_controls_it_is_refused(other: SdxlRecipe) -> None:
-    with pytest.raises(ValidationError, match=r"config\.refiner: must be left out where config\.controls guide"):
-        other.accept(refined(0.8, controls=[{"kind": "canny", "image": URL}]))
+def test_the_refiner_cannot_be_combined_with_controls(other: SdxlRecipe) -> None:
+    with pytest.raises(ValidationError, match=r"`config\.refiner` cannot be combined with `config\.controls`"):
+        other.check(refined(0.8, controls=[{"kind": "canny", "image": URL}]))
 
 
 def identity(free: int | None) -> int | None:
     return free
 
 
-def test_where_memory_is_short_it_leaves_the_gpu_between_jobs(shelves: Path, tiny_models: Path) -> None:
-    from handlers.sdxl.pipeline import staged
+def test_the_refiner_is_offloaded_if_it_does_not_fit_next_to_a_job(shelves: Path, tiny_models: Path) -> None:
+    from handlers.sdxl.pipeline import configured
 
     recipe = recipe_with(shelves / "other", tiny_models)
     for free, crowded in ((None, False), (10**9, False), (1000, True)):
-        with staged(recipe._pipeline, refined(0.8), {}, recipe._shelf, free=partial(identity, free)) as stage:
+        with configured(recipe._pipeline, refined(0.8), {}, recipe._addons, free=partial(identity, free)) as stage:
             assert stage.refine is not None
             assert stage.refine.crowded == crowded

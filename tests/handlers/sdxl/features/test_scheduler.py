@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from handlers.sdxl.features.scheduler import SAMPLERS
+from handlers.sdxl.features.scheduler import SCHEDULERS
 from handlers.sdxl.handler import load
 from handlers.sdxl.request import SdxlRequest
-from handlers.sdxl.scheduler_names import Scheduler
+from handlers.sdxl.scheduler_names import SchedulerName
 from handlers.sdxl.weights.load import load_sdxl
 from shared.errors import Cancelled
 from shared.jobs.recipe import Recipe
@@ -98,43 +98,43 @@ def plain(direct: Any, scheduler: Any, *seeds: int) -> list[Pixels]:
     return [(picture * 255).round().astype(np.uint8) for picture in made]
 
 
-def test_the_table_has_every_name_of_the_contract_and_no_other() -> None:
-    assert set(SAMPLERS) == set(get_args(Scheduler)) == set(EXPECTED)
+def test_every_name_of_the_contract_has_a_scheduler() -> None:
+    assert set(SCHEDULERS) == set(get_args(SchedulerName)) == set(EXPECTED)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_sampler_draws_what_diffusers_draws_bit_for_bit(drawn: Drawn, direct: Any, base: Any, name: str) -> None:
+def test_each_scheduler_equals_diffusers_bit_for_bit(drawn: Drawn, direct: Any, base: Any, name: str) -> None:
     kind, options = EXPECTED[name]
     (expected,) = plain(direct, getattr(diffusers, kind).from_config(base.config, **options), 7)
     assert np.array_equal(drawn(name)[0], expected)
 
 
 @pytest.mark.parametrize("count", [1, 3, 6])
-def test_without_one_the_checkpoints_own_draws_bit_for_bit(recipe: Sdxl, direct: Any, base: Any, count: int) -> None:
+def test_the_checkpoints_own_scheduler_is_the_default_bit_for_bit(recipe: Sdxl, direct: Any, base: Any, count: int) -> None:
     expected = plain(direct, type(base).from_config(base.config), *range(7, 7 + count))
     assert all(np.array_equal(one, other) for one, other in zip(draw(recipe, None, num_images=count), expected, strict=True))
 
 
-def test_samplers_differ_from_each_other(drawn: Drawn) -> None:
+def test_schedulers_yield_different_images(drawn: Drawn) -> None:
     alike = {(one, other) for one, other in combinations(EXPECTED, 2) if np.array_equal(drawn(one)[0], drawn(other)[0])}
     assert alike <= ONE_METHOD
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_progress_counts_the_steps_that_a_sampler_really_makes(drawn: Drawn, name: str) -> None:
+def test_progress_reports_the_steps_that_a_scheduler_really_runs(drawn: Drawn, name: str) -> None:
     made = 19 if name in TWICE else 11 if name == "pndm" else 10
     assert drawn(name)[1] == [(step, made) for step in range(1, made + 1)]
 
 
 @pytest.mark.parametrize("name", ["lcm", "tcd"])
-def test_samplers_of_distilled_models_take_a_single_step(recipe: Sdxl, name: str) -> None:
+def test_schedulers_of_distilled_models_accept_a_single_step(recipe: Sdxl, name: str) -> None:
     watched = Watched()
     draw(recipe, name, watched, steps=1)
     assert watched.steps == [(1, 1)]
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m_sde_karras", "pndm", "euler_a"])
-def test_the_next_job_has_the_checkpoints_own_again(recipe: Sdxl, name: str) -> None:
+def test_a_scheduler_does_not_affect_later_jobs(recipe: Sdxl, name: str) -> None:
     before = draw(recipe, None)
     draw(recipe, name)
     with pytest.raises(Cancelled):
@@ -142,7 +142,7 @@ def test_the_next_job_has_the_checkpoints_own_again(recipe: Sdxl, name: str) -> 
     assert np.array_equal(draw(recipe, None), before)
 
 
-def test_the_payload_names_the_sampler(recipe: Sdxl) -> None:
+def test_metadata_names_the_scheduler(recipe: Sdxl) -> None:
     (picture,) = pictures(make(recipe, sdxl(scheduler="heun")))
     assert picture.metadata["scheduler"] == "heun"
     assert picture.metadata["steps"] == 10

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from handlers.sdxl.emphasis import Phrase
-from handlers.sdxl.features.textual_inversion import read_inversion, split
+from handlers.sdxl.features.textual_inversion import read_textual_inversion, split
 from handlers.sdxl.handler import load
-from handlers.sdxl.prompts import Embeddings, embed, windows
+from handlers.sdxl.prompt_weights import WeightedText
+from handlers.sdxl.prompts import PromptEmbeddings, encode_prompts, windows
 from handlers.sdxl.recipe import SdxlRecipe
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
@@ -35,12 +35,12 @@ def vectors(count: int, seed: int = 0) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def recipe(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Sdxl:
-    shelf = tmp_path_factory.mktemp("shelf")
-    (shelf / "textual_inversions").mkdir()
+    addons = tmp_path_factory.mktemp("addons")
+    (addons / "textual_inversions").mkdir()
     for name, count in (("ink", 1), ("old oil", 3)):
-        save_file(vectors(count, seed=count), shelf / "textual_inversions" / f"{name}.safetensors")
-    save_file({"emb_params": torch.zeros(1, 768)}, shelf / "textual_inversions" / "foreign.safetensors")
-    return load(Settings(sdxl_model=tiny_models / "sdxl", models_dir=shelf, device="cpu"))
+        save_file(vectors(count, seed=count), addons / "textual_inversions" / f"{name}.safetensors")
+    save_file({"emb_params": torch.zeros(1, 768)}, addons / "textual_inversions" / "foreign.safetensors")
+    return load(Settings(sdxl_model=tiny_models / "sdxl", models_dir=addons, device="cpu"))
 
 
 @pytest.fixture
@@ -53,14 +53,14 @@ def draw(recipe: Sdxl, prompt: str, *names: str, **more: Any) -> Pixels:
 
 
 @torch.inference_mode()
-def encoded(pipeline: Any, text: str, words: Any = None) -> Embeddings:
-    return embed(pipeline, [Phrase(text)], [], 0, words or {})
+def encoded(pipeline: Any, text: str, words: Any = None) -> PromptEmbeddings:
+    return encode_prompts(pipeline, [WeightedText(text)], [], 0, words or {})
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_name_stands_for_its_vectors_as_in_the_library(pipeline: Any, tmp_path: Path, count: int) -> None:
+def test_a_name_is_encoded_as_its_embeddings_as_in_diffusers(pipeline: Any, tmp_path: Path, count: int) -> None:
     save_file(vectors(count), tmp_path / "ink.safetensors")
-    mine = encoded(pipeline, "a red ink circle", {"ink": read_inversion(tmp_path / "ink.safetensors", pipeline)})
+    mine = encoded(pipeline, "a red ink circle", {"ink": read_textual_inversion(tmp_path / "ink.safetensors", pipeline)})
     for part, suffix in (("clip_l", ""), ("clip_g", "_2")):
         encoder, tokenizer = getattr(pipeline, f"text_encoder{suffix}"), getattr(pipeline, f"tokenizer{suffix}")
         tokenizer.split_special_tokens = False
@@ -70,7 +70,7 @@ def test_a_name_stands_for_its_vectors_as_in_the_library(pipeline: Any, tmp_path
     torch.testing.assert_close(mine.prompt, theirs[0], rtol=0, atol=1e-5)
 
 
-def test_a_prompt_with_the_name_changes_and_one_without_it_does_not(recipe: Sdxl) -> None:
+def test_only_prompts_that_contain_the_name_change(recipe: Sdxl) -> None:
     plain = draw(recipe, "a red circle")
     assert np.array_equal(draw(recipe, "a red circle", "ink", "old oil"), plain)
     one, other = draw(recipe, "a red circle, ink", "ink"), draw(recipe, "a red circle, old oil", "old oil")
@@ -79,7 +79,7 @@ def test_a_prompt_with_the_name_changes_and_one_without_it_does_not(recipe: Sdxl
     assert not np.array_equal(draw(recipe, "a red circle", "ink", negative_prompt="ink"), plain)
 
 
-def test_after_a_job_with_a_textual_inversion_everything_is_as_before(recipe: Sdxl) -> None:
+def test_textual_inversions_do_not_affect_later_jobs(recipe: Sdxl) -> None:
     assert isinstance(recipe, SdxlRecipe)
     pipeline = recipe._pipeline
 
@@ -109,15 +109,15 @@ def test_after_a_job_with_a_textual_inversion_everything_is_as_before(recipe: Sd
         ("old ink", ["old ink"]),
     ],
 )
-def test_a_name_counts_where_it_is_a_word_and_the_longest_wins(text: str, found: list[str]) -> None:
+def test_names_match_whole_words_and_the_longest_wins(text: str, found: list[str]) -> None:
     names = {"ink": 1, "old ink": 2, "old oil": 3}
     pieces = list(split(text, names))
     assert [name for _, name in pieces if name] == found
     assert "".join(piece for piece, _ in pieces) == text
 
 
-def test_each_vector_takes_a_place_in_the_window_and_has_its_weight(pipeline: Any) -> None:
-    (window,) = windows(pipeline.tokenizer, [Phrase("a "), Phrase("ink", 1.3)], {"ink": torch.zeros(3, 32)})
+def test_each_embedding_takes_one_token_with_the_weight_of_its_text(pipeline: Any) -> None:
+    (window,) = windows(pipeline.tokenizer, [WeightedText("a "), WeightedText("ink", 1.3)], {"ink": torch.zeros(3, 32)})
     own = [token for token in window if token.vector is not None]
     assert [token.weight for token in own] == [1.3] * 3
     assert len(window) == pipeline.tokenizer.model_max_length
@@ -134,7 +134,7 @@ def test_each_vector_takes_a_place_in_the_window_and_has_its_weight(pipeline: An
     ],
     ids=["only one", "wrong width", "not as many", "not finite", "none"],
 )
-def test_a_file_for_another_model_is_refused(pipeline: Any, tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+def test_a_textual_inversion_for_another_model_is_refused(pipeline: Any, tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, tmp_path / "ink.safetensors")
     with pytest.raises(ModelUnavailable, match=r"^config\.textual_inversions: 'ink' cannot be used: "):
-        read_inversion(tmp_path / "ink.safetensors", pipeline)
+        read_textual_inversion(tmp_path / "ink.safetensors", pipeline)

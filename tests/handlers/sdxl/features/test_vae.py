@@ -30,16 +30,16 @@ SPELLINGS = ("folder", "original", "whole checkpoint", "diffusers")
 
 @pytest.fixture(scope="module")
 def vaes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    shelf = tmp_path_factory.mktemp("shelf") / "vaes"
-    tensors = write_vae(shelf / "folder")
-    write_vae(shelf / "safe", overflows=False)
-    save_file(in_original_spelling(tensors, ""), shelf / "original.safetensors")
-    save_file(in_original_spelling(tensors, "first_stage_model."), shelf / "whole checkpoint.safetensors")
-    save_file(tensors, shelf / "diffusers.safetensors")
-    save_file({"decoder.conv_in.bias": torch.zeros(3)}, shelf / "foreign.safetensors")
-    (shelf / "damaged.safetensors").write_bytes(b"no tensors")
-    AutoencoderKL(block_out_channels=(32,), latent_channels=4).save_pretrained(shelf / "other latents")
-    return shelf
+    addons = tmp_path_factory.mktemp("addons") / "vaes"
+    tensors = write_vae(addons / "folder")
+    write_vae(addons / "safe", overflows=False)
+    save_file(in_original_spelling(tensors, ""), addons / "original.safetensors")
+    save_file(in_original_spelling(tensors, "first_stage_model."), addons / "whole checkpoint.safetensors")
+    save_file(tensors, addons / "diffusers.safetensors")
+    save_file({"decoder.conv_in.bias": torch.zeros(3)}, addons / "foreign.safetensors")
+    (addons / "damaged.safetensors").write_bytes(b"no tensors")
+    AutoencoderKL(block_out_channels=(32,), latent_channels=4).save_pretrained(addons / "other latents")
+    return addons
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ CALL: dict[str, Any] = {"negative_prompt": "", "num_inference_steps": 10, "guida
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_it_decodes_as_in_diffusers_bit_for_bit_in_every_spelling(
+def test_a_vae_decodes_as_in_diffusers_from_every_file_format(
     recipe: Recipe[SdxlRequest], tiny_models: Path, vaes: Path, spelling: str
 ) -> None:
     direct, noise = pipeline_with(tiny_models, vaes), torch.Generator().manual_seed(7)
@@ -76,7 +76,7 @@ def test_it_decodes_as_in_diffusers_bit_for_bit_in_every_spelling(
     assert not np.array_equal(drawn, draw(recipe))
 
 
-def test_it_encodes_references_as_in_diffusers_bit_for_bit(recipe: Recipe[SdxlRequest], tiny_models: Path, vaes: Path) -> None:
+def test_a_vae_encodes_references_as_in_diffusers_bit_for_bit(recipe: Recipe[SdxlRequest], tiny_models: Path, vaes: Path) -> None:
     reference = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     direct = StableDiffusionXLImg2ImgPipeline(**pipeline_with(tiny_models, vaes).components)
     direct.set_progress_bar_config(disable=True)
@@ -86,7 +86,7 @@ def test_it_encodes_references_as_in_diffusers_bit_for_bit(recipe: Recipe[SdxlRe
     assert np.array_equal(draw(recipe, reference=reference, vae="folder"), (expected * 255).round().astype(np.uint8))
 
 
-def test_the_next_job_has_the_checkpoints_own_also_after_a_stop(recipe: Recipe[SdxlRequest]) -> None:
+def test_a_vae_does_not_affect_later_jobs(recipe: Recipe[SdxlRequest]) -> None:
     before = draw(recipe)
     draw(recipe, vae="folder")
     with pytest.raises(Cancelled):
@@ -94,7 +94,7 @@ def test_the_next_job_has_the_checkpoints_own_also_after_a_stop(recipe: Recipe[S
     assert np.array_equal(draw(recipe), before)
 
 
-def test_one_that_overflows_in_half_precision_is_in_full(vaes: Path) -> None:
+def test_a_vae_that_overflows_in_half_precision_is_loaded_in_float32(vaes: Path) -> None:
     own = AutoencoderKL.load_config(vaes / "folder")
 
     def precision(name: str, dtype: torch.dtype) -> torch.dtype:
@@ -108,13 +108,13 @@ def test_one_that_overflows_in_half_precision_is_in_full(vaes: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["foreign", "damaged", "other latents"])
-def test_one_that_cannot_be_used_is_refused_by_name(recipe: Recipe[SdxlRequest], vaes: Path, name: str) -> None:
-    with pytest.raises(ModelUnavailable, match=rf"config\.vae: the VAE '{name}' cannot be used") as refused:
+def test_an_unusable_vae_is_refused_with_the_reason(recipe: Recipe[SdxlRequest], vaes: Path, name: str) -> None:
+    with pytest.raises(ModelUnavailable, match=rf"VAE '{name}' cannot be used") as refused:
         draw(recipe, vae=name)
     assert str(vaes) not in refused.value.message
     assert draw(recipe).shape == (64, 64, 3)
 
 
-def test_the_payload_names_it(recipe: Recipe[SdxlRequest]) -> None:
+def test_metadata_names_the_vae(recipe: Recipe[SdxlRequest]) -> None:
     (made,) = pictures(make(recipe, sdxl(vae="folder")))
     assert made.metadata["vae"] == "folder"

@@ -15,7 +15,7 @@ from handlers.sdxl.postprocess.enhance import enhance
 from handlers.sdxl.request import SdxlRequest
 from shared.contract.assets import PictureMetadata
 from shared.errors import ModelUnavailable
-from shared.jobs.recipe import Picture, Recipe
+from shared.jobs.recipe import ImageOutput, Recipe
 from shared.media.images import Pixels
 from shared.settings import Settings, SettingsError
 from tests.handlers.conftest import make, pictures, sdxl
@@ -28,7 +28,7 @@ def picture() -> Pixels:
     return np.asarray(smooth)
 
 
-def one(recipe: Recipe[SdxlRequest], **config: Any) -> Picture:
+def one(recipe: Recipe[SdxlRequest], **config: Any) -> ImageOutput:
     return pictures(make(recipe, sdxl(**config)))[0]
 
 
@@ -42,38 +42,38 @@ def steepness(pixels: Pixels) -> float:
     return float(np.abs(np.diff(pixels.astype(float), axis=1)).mean())
 
 
-def test_sharpening_makes_edges_steeper_the_more_is_asked(picture: Pixels) -> None:
+def test_edges_get_steeper_with_the_strength_of_sharpening(picture: Pixels) -> None:
     assert steepness(picture) < steepness(changed(picture, sharpen=0.5)) < steepness(changed(picture, sharpen=1.0))
     flat = np.full((16, 16, 3), 90, np.uint8)
     assert np.array_equal(changed(flat, sharpen=1.0), flat)
 
 
-def test_contrast_moves_values_away_from_the_mean_grey(picture: Pixels) -> None:
+def test_contrast_increases_the_distance_from_the_mean_grey(picture: Pixels) -> None:
     deviations = [pixels.astype(float).std() for pixels in (picture, changed(picture, contrast=0.5), changed(picture, contrast=1.0))]
     assert deviations[1] == pytest.approx(1.5 * deviations[0], rel=0.02)
     assert deviations[2] == pytest.approx(2 * deviations[0], rel=0.02)
 
 
-def test_nothing_asked_changes_nothing(picture: Pixels, sdxl_recipe: Recipe[SdxlRequest]) -> None:
+def test_enhancement_with_defaults_changes_nothing(picture: Pixels, sdxl_recipe: Recipe[SdxlRequest]) -> None:
     assert np.array_equal(changed(picture), picture)
     assert np.array_equal(one(sdxl_recipe, enhance={}).pixels, one(sdxl_recipe).pixels)
     assert Enhance.model_fields.keys() == {"sharpen", "contrast", "restore_faces"}
 
 
-def test_a_job_gets_what_it_asks_for_and_is_told(sdxl_recipe: Recipe[SdxlRequest]) -> None:
+def test_a_job_is_enhanced_and_the_metadata_says_so(sdxl_recipe: Recipe[SdxlRequest]) -> None:
     plain = one(sdxl_recipe).pixels
     made = one(sdxl_recipe, enhance={"sharpen": 0.4, "contrast": 0.2})
     assert np.array_equal(made.pixels, changed(plain, sharpen=0.4, contrast=0.2))
     assert made.metadata["enhance"] == {"sharpen": 0.4, "contrast": 0.2}
 
 
-def test_faces_are_restored_by_nobody_and_that_is_said(sdxl_recipe: Recipe[SdxlRequest]) -> None:
+def test_face_restoration_is_refused(sdxl_recipe: Recipe[SdxlRequest]) -> None:
     with pytest.raises(ModelUnavailable, match=r"config\.enhance\.restore_faces"):
-        sdxl_recipe.accept(sdxl(enhance={"restore_faces": True}))
+        sdxl_recipe.check(sdxl(enhance={"restore_faces": True}))
 
 
 @pytest.mark.parametrize(("threshold", "flagged"), [(-1.0, True), (1.0, False)])
-def test_a_picture_is_flagged_and_stays_as_it_is(tiny_models: Path, tmp_path: Path, threshold: float, flagged: bool) -> None:
+def test_the_safety_check_flags_images_without_changing_them(tiny_models: Path, tmp_path: Path, threshold: float, flagged: bool) -> None:
     write_safety_checker(tmp_path / "safety_checker", threshold=threshold)
     recipe = load(Settings(models_dir=tmp_path, sdxl_model=tiny_models / "sdxl", device="cpu"))
     plain, checked = one(recipe), one(recipe, safety_check=True)
@@ -82,13 +82,13 @@ def test_a_picture_is_flagged_and_stays_as_it_is(tiny_models: Path, tmp_path: Pa
     assert checked.metadata["nsfw_flagged"] is flagged
 
 
-def test_the_payload_declares_the_flag_and_leaves_it_out_where_nobody_looked() -> None:
+def test_the_flag_is_absent_without_a_safety_check() -> None:
     said = {"width": 8, "height": 8, "format": "png", "seed": 1, "file_size_bytes": 1, "asset_index": 0}
     assert "nsfw_flagged" not in PictureMetadata.model_validate(said).model_dump()
     assert PictureMetadata.model_validate(said | {"nsfw_flagged": False}).model_dump()["nsfw_flagged"] is False
 
 
-def test_the_operator_may_have_every_picture_looked_at(tiny_models: Path, tmp_path: Path) -> None:
+def test_the_operator_can_enable_the_safety_check_for_every_job(tiny_models: Path, tmp_path: Path) -> None:
     settings = Settings(models_dir=tmp_path, sdxl_model=tiny_models / "sdxl", device="cpu", sdxl_safety_check=True)
     with pytest.raises(SettingsError, match=r"SDXL_SAFETY_CHECK is on, and MODELS_DIR has no safety_checker/"):
         load(settings)

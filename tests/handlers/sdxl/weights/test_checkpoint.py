@@ -16,12 +16,13 @@ from transformers import CLIPTokenizer
 
 from builder.weights.make_single_file import make_single_file
 from handlers.sdxl.handler import load
-from handlers.sdxl.weights.checkpoint import CONFIGURATION, _empty
+from handlers.sdxl.weights.checkpoint import PUBLISHED_CONFIG, _empty
 from handlers.sdxl.weights.load import load_sdxl
 from shared.settings import Settings, SettingsError
 from shared.weights.catalogue import SDXL
+from shared.weights.errors import WeightsError
 from shared.weights.resolve import resolve
-from small_models.training.drawing import draw
+from small_models.training.sdxl.generation import generate_image
 
 CPU = torch.device("cpu")
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -35,7 +36,7 @@ def make_checkpoint(folder: Path, target: Path) -> Path:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_every_tensor_is_that_of_the_folder(tiny_models: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_every_tensor_equals_that_of_the_diffusers_folder(tiny_models: Path, tmp_path: Path, dtype: torch.dtype) -> None:
     folder, file = tiny_models / "sdxl", make_checkpoint(tiny_models / "sdxl", tmp_path / "model.safetensors")
     expected, found = (load_sdxl(path, CPU, dtype) for path in (folder, file))
     for part in PARTS:
@@ -51,13 +52,13 @@ def test_every_tensor_is_that_of_the_folder(tiny_models: Path, tmp_path: Path, d
     assert found.scheduler.config == expected.scheduler.config
 
 
-def test_the_picture_is_that_of_the_folder_to_the_bit(small_models: Path, tmp_path: Path) -> None:
+def test_the_image_equals_that_of_the_diffusers_folder_bit_for_bit(small_models: Path, tmp_path: Path) -> None:
     file = make_checkpoint(small_models / "sdxl", tmp_path / "sdxl.safetensors")
-    one, other = (draw(load(Settings(sdxl_model=path, device="cpu")), "a red circle", 1) for path in (small_models / "sdxl", file))
+    one, other = (generate_image(load(Settings(sdxl_model=path, device="cpu")), "a red circle", 1) for path in (small_models / "sdxl", file))
     assert np.array_equal(one, other)
 
 
-def test_a_file_in_models_dir_is_found_and_an_explicit_one_taken(tiny_models: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_is_found_in_models_dir_and_by_an_explicit_path(tiny_models: Path, tmp_path: Path) -> None:
     file = tmp_path / "sdxl.safetensors"
     file.touch()
     (tmp_path / "other.safetensors").touch()
@@ -68,7 +69,7 @@ def test_a_file_in_models_dir_is_found_and_an_explicit_one_taken(tiny_models: Pa
         resolve(SDXL, Settings(sdxl_model=tmp_path / "nothing.safetensors"))
 
 
-def test_the_log_has_the_seconds_and_the_speed_of_each_network(tiny_models: Path, tmp_path: Path) -> None:
+def test_the_log_has_the_duration_and_throughput_of_each_network(tiny_models: Path, tmp_path: Path) -> None:
     file = make_checkpoint(tiny_models / "sdxl", tmp_path / "model.safetensors")
     with capture_logs() as lines:
         load_sdxl(file, CPU, torch.float32)
@@ -86,35 +87,35 @@ def of_another_shape(tensors: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("spoil", [without_one, of_another_shape])
-def test_a_file_that_lacks_something_stops_the_worker(tiny_models: Path, tmp_path: Path, spoil: Callable[[dict[str, Any]], None]) -> None:
+def test_an_incomplete_checkpoint_is_refused(tiny_models: Path, tmp_path: Path, spoil: Callable[[dict[str, Any]], None]) -> None:
     file = make_checkpoint(tiny_models / "sdxl", tmp_path / "model.safetensors")
     tensors = load_file(file)
     spoil(tensors)
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(SettingsError, match=r"The weights of sdxl/(vae|unet) cannot be used"):
+    with pytest.raises(WeightsError, match=r"The weights of sdxl/(vae|unet) cannot be used"):
         load_sdxl(file, CPU, torch.float32)
 
 
-def test_a_damaged_file_stops_the_worker(tiny_models: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused(tiny_models: Path, tmp_path: Path) -> None:
     file = make_checkpoint(tiny_models / "sdxl", tmp_path / "model.safetensors")
     file.write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(SettingsError, match="cannot be used"):
+    with pytest.raises(WeightsError, match="cannot be used"):
         load_sdxl(file, CPU, torch.float32)
 
 
-def test_the_published_configuration_makes_networks_of_the_published_sizes() -> None:
+def test_the_published_configuration_yields_networks_of_the_published_sizes() -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     kinds = (UNet2DConditionModel, AutoencoderKL, CLIPTextModel, CLIPTextModelWithProjection)
-    networks = {part: _empty(kind, CONFIGURATION / part) for part, kind in zip(PARTS, kinds, strict=True)}
+    networks = {part: _empty(kind, PUBLISHED_CONFIG / part) for part, kind in zip(PARTS, kinds, strict=True)}
     counts = {part: sum(parameter.numel() for parameter in network.parameters()) for part, network in networks.items()}
     assert counts == {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840}
 
 
 @pytest.mark.parametrize(("part", "pad"), [("tokenizer", 49407), ("tokenizer_2", 0)])
-def test_the_published_tokenizers_are_clips(part: str, pad: int) -> None:
-    tokenizer = CLIPTokenizer.from_pretrained(CONFIGURATION / part, local_files_only=True)
+def test_the_published_tokenizers_are_those_of_clip(part: str, pad: int) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(PUBLISHED_CONFIG / part, local_files_only=True)
     assert len(tokenizer) == 49408
     assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
     assert tokenizer.pad_token_id == pad

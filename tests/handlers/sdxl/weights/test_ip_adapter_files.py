@@ -12,12 +12,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from handlers.sdxl.features.ip_adapter import SERVING, Wanted, accept, serving
+from handlers.sdxl.features.ip_adapter import ADAPTERS_BY_TYPE, AdapterReference, accept, serving
 from handlers.sdxl.nested import ReferenceType
-from handlers.sdxl.weights.ip_adapter_files import Glance, IpAdapter, read_eye, read_ip_adapter, size_of_adapter, with_ip_adapters
+from handlers.sdxl.weights.ip_adapter_files import (
+    ImagePrompt,
+    IpAdapter,
+    read_image_encoder,
+    read_ip_adapter,
+    size_of_adapter,
+    with_ip_adapters,
+)
 from handlers.sdxl.weights.load import load_sdxl
 from shared.errors import ModelUnavailable
-from shared.weights.addons import Shelf
+from shared.weights.addons import AddonLibrary
 from tests.handlers.sdxl.adapters import (
     FACE,
     PLAIN,
@@ -41,13 +48,13 @@ def pipeline(tiny_models: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def shelf(pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_all_adapters(tmp_path_factory.mktemp("shelf"), pipeline)
+def addons(pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_all_adapters(tmp_path_factory.mktemp("addons"), pipeline)
 
 
 @pytest.fixture(scope="module")
-def recipe(tiny_models: Path, shelf: Path) -> Sdxl:
-    return worker(tiny_models, shelf)
+def recipe(tiny_models: Path, addons: Path) -> Sdxl:
+    return worker(tiny_models, addons)
 
 
 @pytest.mark.parametrize(
@@ -64,41 +71,41 @@ def recipe(tiny_models: Path, shelf: Path) -> Sdxl:
         ((PLUS, FACE, "character"), "character", "character"),
     ],
 )
-def test_of_the_files_that_serve_a_type_the_first_of_the_table_is_taken(
+def test_the_first_installed_file_of_the_table_serves_a_type(
     tmp_path: Path, there: tuple[str, ...], kind: ReferenceType, taken: str
 ) -> None:
     (tmp_path / "ip_adapters/image_encoder").mkdir(parents=True)
     for name in (*(f"{one}.safetensors" for one in there), "image_encoder/config.json"):
         (tmp_path / "ip_adapters" / name).touch()
-    assert serving(Wanted(MAIN, "", kind, 0.5), Shelf(tmp_path))[0] == taken
+    assert serving(AdapterReference(MAIN, "", kind, 0.5), AddonLibrary(tmp_path))[0] == taken
 
 
-@pytest.mark.parametrize("kind", SERVING)
-def test_a_type_without_its_adapter_is_refused_with_the_files_that_would_do(shelf: Path, tmp_path: Path, kind: ReferenceType) -> None:
-    shutil.copytree(shelf / "ip_adapters", tmp_path / "ip_adapters")
-    for name in SERVING[kind]:
+@pytest.mark.parametrize("kind", ADAPTERS_BY_TYPE)
+def test_a_type_without_an_adapter_is_refused_with_the_files_that_serve_it(addons: Path, tmp_path: Path, kind: ReferenceType) -> None:
+    shutil.copytree(addons / "ip_adapters", tmp_path / "ip_adapters")
+    for name in ADAPTERS_BY_TYPE[kind]:
         (tmp_path / f"ip_adapters/{name}.safetensors").unlink(missing_ok=True)
     other = "style" if kind == "character" else "character"
-    refused = rf"type: this worker has no adapter for '{kind}': .*{r'.*'.join(f'{name}.safetensors' for name in SERVING[kind])}"
+    refused = rf"type: this worker has no adapter for '{kind}': .*{r'.*'.join(f'{name}.safetensors' for name in ADAPTERS_BY_TYPE[kind])}"
     with pytest.raises(ModelUnavailable, match=rf"^metadata\.reference_{refused}.*SDXL_REFERENCE_METHOD"):
-        accept(asked(type=kind), Shelf(tmp_path))
+        accept(asked(type=kind), AddonLibrary(tmp_path))
     with pytest.raises(ModelUnavailable, match=rf"^config\.references\[1\]\.{refused}") as caught:
-        accept(asked({"type": other}, {"type": kind}, main=None), Shelf(tmp_path))
+        accept(asked({"type": other}, {"type": kind}, main=None), AddonLibrary(tmp_path))
     assert "SDXL_REFERENCE_METHOD" not in caught.value.message
 
 
-def test_adapters_without_their_image_encoder_are_refused(shelf: Path, tmp_path: Path) -> None:
+def test_adapters_without_an_image_encoder_are_refused(addons: Path, tmp_path: Path) -> None:
     (tmp_path / "ip_adapters").mkdir()
-    shutil.copy(shelf / f"ip_adapters/{PLAIN}.safetensors", tmp_path / "ip_adapters")
+    shutil.copy(addons / f"ip_adapters/{PLAIN}.safetensors", tmp_path / "ip_adapters")
     with pytest.raises(ModelUnavailable, match="lacks the folder image_encoder"):
-        accept(asked(), Shelf(tmp_path))
+        accept(asked(), AddonLibrary(tmp_path))
 
 
-def test_an_operator_without_adapters_has_the_main_reference_started_from_but_not_the_others(tiny_models: Path, tmp_path: Path) -> None:
+def test_img2img_replaces_adapters_for_the_main_reference_only(tiny_models: Path, tmp_path: Path) -> None:
     started = worker(tiny_models, tmp_path, sdxl_reference_method="img2img")
-    started.accept(asked())
+    started.check(asked())
     with pytest.raises(ModelUnavailable, match=r"^config\.references\[0\]\.type"):
-        started.accept(asked({}))
+        started.check(asked({}))
 
 
 def junk(tensors: dict[str, Tensor]) -> None:
@@ -144,10 +151,10 @@ def not_finite(tensors: dict[str, Tensor]) -> None:
     [junk, empty, wrong_shape, layer_missing, norm_missing, narrow, face_id, full_face, not_finite],
     ids=lambda spoil: spoil.__name__,
 )
-def test_a_file_that_is_no_adapter_for_sdxl_is_refused_and_leaves_no_trace(
-    pipeline: Any, shelf: Path, tmp_path: Path, spoil: Callable[[dict[str, Tensor]], None]
+def test_a_file_that_is_not_an_adapter_for_sdxl_is_refused_and_the_unet_is_unchanged(
+    pipeline: Any, addons: Path, tmp_path: Path, spoil: Callable[[dict[str, Tensor]], None]
 ) -> None:
-    tensors = load_file(shelf / f"ip_adapters/{PLAIN}.safetensors")
+    tensors = load_file(addons / f"ip_adapters/{PLAIN}.safetensors")
     spoil(tensors)
     save_file(tensors, tmp_path / "ink.safetensors")
     before = dict(pipeline.unet.attn_processors)
@@ -157,17 +164,17 @@ def test_a_file_that_is_no_adapter_for_sdxl_is_refused_and_leaves_no_trace(
     assert pipeline.unet.encoder_hid_proj is None
 
 
-def test_a_damaged_file_is_refused(pipeline: Any, tmp_path: Path) -> None:
+def test_a_damaged_adapter_is_refused(pipeline: Any, tmp_path: Path) -> None:
     (tmp_path / "ink.safetensors").write_bytes(b"\x08" * 99)
     with pytest.raises(ModelUnavailable, match="it is damaged"):
         read_ip_adapter(tmp_path / "ink.safetensors", pipeline)
 
 
 @pytest.mark.parametrize("plus", [False, True])
-def test_an_adapter_for_another_image_encoder_is_refused(pipeline: Any, shelf: Path, tmp_path: Path, plus: bool) -> None:
+def test_an_adapter_for_another_image_encoder_is_refused(pipeline: Any, addons: Path, tmp_path: Path, plus: bool) -> None:
     write_ip_adapter(tmp_path / "ink.safetensors", pipeline, plus=plus, seen=56)
-    adapter, eye = read_ip_adapter(tmp_path / "ink.safetensors", pipeline), read_eye(shelf / "ip_adapters/image_encoder", pipeline.unet)
-    glances = [Glance(adapter, picture(), lambda _name: 1.0)]
+    adapter, eye = read_ip_adapter(tmp_path / "ink.safetensors", pipeline), read_image_encoder(addons / "ip_adapters/image_encoder", pipeline.unet)
+    glances = [ImagePrompt(adapter, picture(), lambda _name: 1.0)]
     with (
         torch.inference_mode(),
         pytest.raises(ModelUnavailable, match="'ink' cannot be used: it is made for another image encoder"),
@@ -176,18 +183,18 @@ def test_an_adapter_for_another_image_encoder_is_refused(pipeline: Any, shelf: P
         pass
 
 
-def test_an_adapter_has_the_precision_of_the_unet(tiny_models: Path, shelf: Path) -> None:
+def test_adapters_have_the_precision_of_the_unet(tiny_models: Path, addons: Path) -> None:
     half = load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float16)
-    adapter = read_ip_adapter(shelf / f"ip_adapters/{PLUS}.safetensors", half)
+    adapter = read_ip_adapter(addons / f"ip_adapters/{PLUS}.safetensors", half)
     assert isinstance(adapter, IpAdapter)
     modules = [adapter.projection, *(module for pair in adapter.layers.values() for module in pair)]
     assert {tensor.dtype for module in modules for tensor in module.parameters()} == {torch.float16}
     assert not any(tensor.requires_grad for module in modules for tensor in module.parameters())
-    assert size_of_adapter(adapter) == sum(tensor.nbytes for tensor in load_file(shelf / f"ip_adapters/{PLUS}.safetensors").values()) // 2
+    assert size_of_adapter(adapter) == sum(tensor.nbytes for tensor in load_file(addons / f"ip_adapters/{PLUS}.safetensors").values()) // 2
     assert adapter.tokens == 16
 
 
-def test_the_file_of_an_adapter_that_is_in_memory_may_be_written_over(pipeline: Any, tmp_path: Path) -> None:
+def test_overwriting_the_file_does_not_change_a_loaded_adapter(pipeline: Any, tmp_path: Path) -> None:
     path = tmp_path / "ink.safetensors"
     write_ip_adapter(path, pipeline)
     adapter = read_ip_adapter(path, pipeline)
@@ -197,11 +204,11 @@ def test_the_file_of_an_adapter_that_is_in_memory_may_be_written_over(pipeline: 
     assert all(torch.equal(tensor, before[name]) for name, tensor in adapter.projection.named_parameters())
 
 
-def test_a_damaged_image_encoder_is_refused_by_name(recipe: Sdxl, shelf: Path, tmp_path: Path) -> None:
+def test_a_damaged_image_encoder_is_refused_with_the_reason(recipe: Sdxl, addons: Path, tmp_path: Path) -> None:
     from handlers.sdxl.recipe import SdxlRecipe
 
     assert isinstance(recipe, SdxlRecipe)
-    shutil.copytree(shelf / "ip_adapters", tmp_path / "ip_adapters")
+    shutil.copytree(addons / "ip_adapters", tmp_path / "ip_adapters")
     (tmp_path / "ip_adapters/image_encoder/model.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(ModelUnavailable, match=r"^metadata\.reference_type: the image encoder 'image_encoder' cannot be used"):
-        draw(SdxlRecipe(recipe._pipeline, Shelf(tmp_path)), asked(), picture())
+    with pytest.raises(ModelUnavailable, match=r"^The image encoder cannot be used"):
+        draw(SdxlRecipe(recipe._pipeline, AddonLibrary(tmp_path)), asked(), picture())

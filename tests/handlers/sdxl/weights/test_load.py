@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from handlers.sdxl.weights.load import load_sdxl
 from handlers.wan.weights.load import load_wan
-from shared.settings import SettingsError
+from shared.weights.errors import WeightsError
 
 CPU = torch.device("cpu")
 Pixels = NDArray[np.float32]
@@ -27,7 +27,7 @@ def sdxl(tiny_models: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def wan(tiny_models: Path) -> Any:
-    return load_wan(tiny_models / "wan", CPU, torch.float32).text
+    return load_wan(tiny_models / "wan", CPU, torch.float32).text_to_video
 
 
 @pytest.fixture
@@ -103,26 +103,26 @@ def test_wan_makes_a_single_frame(wan: Any) -> None:
 
 def test_in_half_precision_the_vae_of_wan_stays_in_full(tiny_models: Path) -> None:
     half = load_wan(tiny_models / "wan", CPU, torch.bfloat16)
-    assert (half.text.transformer.dtype, half.text.text_encoder.dtype, half.text.vae.dtype) == (
+    assert (half.text_to_video.transformer.dtype, half.text_to_video.text_encoder.dtype, half.text_to_video.vae.dtype) == (
         torch.bfloat16,
         torch.bfloat16,
         torch.float32,
     )
-    assert isinstance(half.text.vae, AutoencoderKLWan)
+    assert isinstance(half.text_to_video.vae, AutoencoderKLWan)
 
 
 def test_the_part_for_text_takes_no_memory_of_its_own(tiny_models: Path) -> None:
     wan = load_wan(tiny_models / "wan", CPU, torch.float32)
     assert wan.vace is not None
     whole = {tensor.data_ptr() for tensor in wan.vace.transformer.state_dict().values()}
-    assert {tensor.data_ptr() for tensor in wan.text.transformer.state_dict().values()} < whole
-    assert not any(tensor.is_meta for tensor in wan.text.transformer.buffers())
+    assert {tensor.data_ptr() for tensor in wan.text_to_video.transformer.state_dict().values()} < whole
+    assert not any(tensor.is_meta for tensor in wan.text_to_video.transformer.buffers())
 
 
 def test_the_part_for_text_is_the_whole_without_its_hints_bit_for_bit(tiny_models: Path) -> None:
     wan = load_wan(tiny_models / "wan", CPU, torch.float32)
-    assert np.array_equal(film(wan.text, "a cat"), film(wan.vace, "a cat", conditioning_scale=0.0))
-    assert not np.array_equal(film(wan.text, "a cat"), film(wan.vace, "a cat"))
+    assert np.array_equal(film(wan.text_to_video, "a cat"), film(wan.vace, "a cat", conditioning_scale=0.0))
+    assert not np.array_equal(film(wan.text_to_video, "a cat"), film(wan.vace, "a cat"))
 
 
 def test_a_folder_with_the_plain_transformer_knows_text_alone(copy: Path, wan: Any) -> None:
@@ -130,20 +130,20 @@ def test_a_folder_with_the_plain_transformer_knows_text_alone(copy: Path, wan: A
     wan.transformer.save_pretrained(copy / "wan" / "transformer", max_shard_size="300KB")
     plain = load_wan(copy / "wan", CPU, torch.float32)
     assert plain.vace is None
-    assert np.array_equal(film(plain.text, "a cat"), film(wan, "a cat"))
+    assert np.array_equal(film(plain.text_to_video, "a cat"), film(wan, "a cat"))
 
 
 @pytest.mark.parametrize("name", ["NoSuchScheduler", "UNet2DConditionModel", "__version__", None])
 def test_a_scheduler_that_is_none_is_refused(copy: Path, name: str | None) -> None:
     rewrite(copy / "sdxl" / "scheduler" / "scheduler_config.json", _class_name=name)
-    with pytest.raises(SettingsError, match=r"The scheduler .* of the weights is not known"):
+    with pytest.raises(WeightsError, match=r"the scheduler .* is unknown"):
         load_sdxl(copy / "sdxl", CPU, torch.float32)
 
 
 def test_the_folder_of_another_model_is_refused(tiny_models: Path) -> None:
-    with pytest.raises(SettingsError):
+    with pytest.raises(WeightsError):
         load_sdxl(tiny_models / "wan", CPU, torch.float32)
-    with pytest.raises(SettingsError):
+    with pytest.raises(WeightsError):
         load_wan(tiny_models / "sdxl", CPU, torch.float32)
 
 

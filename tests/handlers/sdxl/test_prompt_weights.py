@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.sdxl.emphasis import BadEmphasis, Phrase, read_emphasis
+from handlers.sdxl.prompt_weights import PromptWeightError, WeightedText, parse_prompt_weights
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ from handlers.sdxl.emphasis import BadEmphasis, Phrase, read_emphasis
         ("(🙂:1.5) é", [("🙂", 1.5), (" é", 1.0)]),
     ],
 )
-def test_brackets_and_numbers_mean_what_the_web_ui_means(text: str, phrases: list[tuple[str, float]]) -> None:
-    assert [(phrase.text, phrase.weight) for phrase in read_emphasis(text)] == phrases
+def test_weights_are_parsed_as_by_the_web_ui(text: str, phrases: list[tuple[str, float]]) -> None:
+    assert [(phrase.text, phrase.weight) for phrase in parse_prompt_weights(text)] == phrases
 
 
 @pytest.mark.parametrize(
@@ -50,17 +50,17 @@ def test_brackets_and_numbers_mean_what_the_web_ui_means(text: str, phrases: lis
         ("a ((red:9):9)", "a weight outside of -10 to 10 at character 3"),
     ],
 )
-def test_what_means_nothing_is_refused_with_its_position(text: str, message: str) -> None:
-    with pytest.raises(BadEmphasis, match=message):
-        read_emphasis(text)
+def test_syntax_errors_are_reported_with_their_position(text: str, message: str) -> None:
+    with pytest.raises(PromptWeightError, match=message):
+        parse_prompt_weights(text)
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="()[]\\", codec="utf-8"), min_size=1))
-def test_text_without_brackets_is_one_phrase(text: str) -> None:
-    assert read_emphasis(text) == (Phrase(text),)
+def test_text_without_brackets_is_one_piece(text: str) -> None:
+    assert parse_prompt_weights(text) == (WeightedText(text),)
 
 
 @given(st.text())
-def test_escaped_text_comes_back_whole(text: str) -> None:
+def test_escaped_text_is_returned_in_full(text: str) -> None:
     escaped = "".join(f"\\{letter}" if letter in "()[]\\" else letter for letter in text)
-    assert "".join(phrase.text for phrase in read_emphasis(escaped)) == text
+    assert "".join(phrase.text for phrase in parse_prompt_weights(escaped)) == text
