@@ -1,4 +1,4 @@
-"""The text of an answer while it is written: where it stops, and what of it may already be shown."""
+"""Incremental detokenisation with stop strings."""
 
 from __future__ import annotations
 
@@ -8,45 +8,51 @@ from typing import Any
 from tokenizers.decoders import DecodeStream
 
 
-class Answer:
-    """Text that grows token by token and never takes back what it has shown.
+class IncrementalDetokenizer:
+    """Turns token ids into text one at a time, and separates the text that is final from the part that a later token may still change.
 
     Args:
         tokenizer: A fast tokenizer.
-        stops: The text ends before the one of these that is complete first, also where it is spread over several tokens.
-        strips: Takes off the space at its beginning, which a transcript leaves to the model to write.
+        stop: Stop strings. The text ends before the one that is completed first, also if it spans several tokens.
+        strip_leading_space: Removes leading whitespace: after a transcript prompt the model generates it itself.
+
+    Attributes:
+        stopped: Whether a stop string has been completed.
     """
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str], *, strips: bool = False) -> None:
+    def __init__(self, tokenizer: Any, stop: Sequence[str], *, strip_leading_space: bool = False) -> None:
         self._tokenizer = tokenizer.backend_tokenizer
-        # Holds back bytes of a character until the last of them is there.
+        # Buffers the bytes of a character until all of them are known.
         self._decoder = DecodeStream([], skip_special_tokens=True)
-        self._stops = tuple(stops)
-        self._strips = strips
+        self._stop = tuple(stop)
+        self._strip = strip_leading_space
         self._text = ""
-        self._settled = 0  # a stop may begin here, and nowhere before
+        self._stable = 0  # characters before this offset cannot be part of a stop string
         self.stopped = False
 
     def add(self, token: int) -> None:
-        """Appends a token's text, and cuts at the stop that is complete first: how a text is cut into tokens changes nothing."""
+        """Appends a token, and truncates at the stop string that is completed first: the result does not depend on token boundaries."""
         self._text += self._decoder.step(self._tokenizer, token) or ""
-        found = [(at + len(stop), at) for stop in self._stops if (at := self._text.find(stop, self._settled)) >= 0]
-        if found:
-            self._text = self._text[: min(found)[1]]
+        matches = [(start + len(stop), start) for stop in self._stop if (start := self._text.find(stop, self._stable)) >= 0]
+        if matches:
+            _, start = min(matches)
+            self._text = self._text[:start]
             self.stopped = True
-        while self._settled < len(self._text) and not self._may_be_a_stop(self._text[self._settled :]):
-            self._settled += 1
+        while self._stable < len(self._text) and not self._may_start_stop_string(self._text[self._stable :]):
+            self._stable += 1
 
     @property
-    def final(self) -> str:
-        """The whole text."""
-        return self._text.lstrip() if self._strips else self._text
+    def text(self) -> str:
+        """The whole text, to be used once generation has ended."""
+        return self._strip_leading_space(self._text)
 
     @property
-    def shown(self) -> str:
-        """As much of the text as no later token can change."""
-        shown = self._text[: self._settled]
-        return shown.lstrip() if self._strips else shown
+    def stable_text(self) -> str:
+        """The longest prefix of the text that no later token can change."""
+        return self._strip_leading_space(self._text[: self._stable])
 
-    def _may_be_a_stop(self, end: str) -> bool:
-        return any(stop.startswith(end) for stop in self._stops)
+    def _strip_leading_space(self, text: str) -> str:
+        return text.lstrip() if self._strip else text
+
+    def _may_start_stop_string(self, suffix: str) -> bool:
+        return any(stop.startswith(suffix) for stop in self._stop)

@@ -1,4 +1,4 @@
-"""What writes text, as the recipe sees it: an engine of our own in this process, or a server beside it."""
+"""The interface of an inference engine: requests in, streams of text out."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Literal, Protocol, Self
 from handlers.chat.request import ChatRequest
 from shared.jobs.execution.cancel import CancelToken
 
+FinishReason = Literal["stop", "length"]
+
 
 @dataclass(frozen=True)
-class ModelFacts:
-    """What is known of a model that an engine offers.
+class ModelInfo:
+    """A model that an engine serves.
 
     Attributes:
-        context_length: How many tokens fit, prompt and answer together.
-        revision: The commit of its weights, where it is known.
+        context_length: The context window in tokens, prompt and completion together.
+        revision: The commit of its weights, if known.
     """
 
     context_length: int
@@ -25,96 +27,96 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What was written since the piece before.
+class Delta:
+    """The text generated since the previous delta.
 
     Attributes:
-        text: New text. It is never taken back: no half of a character, no beginning of a stop. May be empty.
-        tokens: How many tokens the answer has by now.
+        text: May be empty. Never contains part of a character or the start of a stop string, so it is never retracted.
+        completion_tokens: Tokens generated so far.
     """
 
     text: str = field(repr=False)
-    tokens: int
+    completion_tokens: int
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A whole answer.
+class Completion:
+    """A finished completion.
 
     Attributes:
-        text: All pieces, joined.
-        finish_reason: `stop`: the model, a stop or a complete form has ended it. `length`: `max_tokens` was reached.
-        prompt_tokens: Tokens read.
-        completion_tokens: Tokens written; one that ends the answer is not counted.
-        seconds: From `start` to the end, waiting for a place included.
-        time_to_first_token: Seconds from `start` until the first token was known.
-        cached_tokens: How many of the prompt's tokens had been read for an earlier request.
-        repeats: Whether the answer was ended because the model had begun to repeat itself.
+        text: The concatenation of all deltas.
+        finish_reason: `stop`: an end-of-sequence token, a stop string or a complete grammar ended it. `length`: `max_tokens` was reached.
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Tokens generated, without the end-of-sequence token.
+        seconds: From `submit` to the end, including the time spent waiting for admission.
+        time_to_first_token: Seconds from `submit` to the first token.
+        cached_tokens: Prompt tokens that were served from the prefix cache.
+        repetition_detected: Whether generation was stopped because the model had started to repeat itself.
     """
 
     text: str = field(repr=False)
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
     seconds: float
     time_to_first_token: float
     cached_tokens: int = 0
-    repeats: bool = False
+    repetition_detected: bool = False
 
 
-class Stream(Protocol):
-    """One answer while it is written. Read by one thread, any thread, inside `with`: leaving it before the end stops the writing."""
+class CompletionStream(Protocol):
+    """A completion while it is generated. A context manager for one consumer, on any thread: exiting it early cancels the generation."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
-    def __iter__(self) -> Iterator[Piece]:
-        """Yields what is there as soon as there is something, to the end; a reader who is late gets several tokens in one piece.
+    def __iter__(self) -> Iterator[Delta]:
+        """Yields deltas as they become available, to the end. A slow consumer gets several tokens in one delta.
 
         Raises:
-            JobError: There is no answer. `Cancelled` and `JobTimeout` come from the request's token, within one step.
+            JobError: Generation failed. `Cancelled` and `JobTimeout` are raised by the request's cancel token, within one step.
         """
 
     @property
-    def finished(self) -> Finished:
-        """The whole answer. Known after the last piece."""
+    def completion(self) -> Completion:
+        """The finished completion. Available once iteration has ended."""
 
 
-class TextEngine(Protocol):
-    """Writes answers, many at once. Every method may be called from any thread."""
-
-    @property
-    def models(self) -> Mapping[str, ModelFacts]:
-        """The models that requests may name, by name."""
+class InferenceEngine(Protocol):
+    """Generates completions concurrently. All methods are thread-safe."""
 
     @property
-    def concurrency(self) -> int:
-        """How many answers it writes at once. Does not change while it lives."""
+    def models(self) -> Mapping[str, ModelInfo]:
+        """The models that requests may name."""
+
+    @property
+    def max_concurrency(self) -> int:
+        """The number of completions that run at once. Constant for the lifetime of the engine."""
 
     @property
     def vram_used_mb(self) -> int:
-        """MiB of the GPU's memory in use, 0 where that is not known."""
+        """GPU memory in use in MiB; 0 if unknown."""
 
     def check(self, request: ChatRequest) -> None:
-        """Refuses, before any work, what can never be written.
+        """Rejects a request that this engine can never complete, before any work is done.
 
         Raises:
-            ModelUnavailable: The model, or the form of the answer, is not on this worker.
-            ContextLengthExceeded: Prompt and answer do not fit; names both lengths.
-            ValidationError: The schema of the answer cannot be followed.
+            ModelUnavailable: The model or the response format is not available on this worker.
+            ContextLengthExceeded: Prompt and `max_tokens` exceed the context window; the message gives both lengths.
+            ValidationError: The JSON Schema of the response format is not supported.
         """
 
-    def start(self, request: ChatRequest, cancel: CancelToken) -> Stream:
-        """Takes a request that `check` has let pass. Returns at once; where there is no place, the stream waits for one.
+    def submit(self, request: ChatRequest, cancel: CancelToken) -> CompletionStream:
+        """Queues a request that `check` has accepted. Returns immediately; the stream waits for admission if the engine is full.
 
         Args:
-            request: What to write.
-            cancel: Looked at before each step; what it raises ends the stream.
+            request: The request.
+            cancel: Checked before every step; what it raises ends the stream.
 
         Raises:
-            JobError: The engine takes no more requests.
+            JobError: The engine accepts no more requests.
         """
 
     def close(self) -> None:
-        """Ends what is being written and lets go of the models."""
+        """Cancels running completions and releases the models."""

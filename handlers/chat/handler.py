@@ -7,56 +7,56 @@ from typing import TYPE_CHECKING
 
 from handlers.chat.openai.presentation import answer_without_job, present
 from handlers.chat.request import ChatOperator, ChatRequest
+from handlers.chat.revision import revision_of
 from shared.handler import Handler
 from shared.serverless import serve
 from shared.settings import Settings
 from shared.weights.catalogue import QWEN_BASE, QWEN_INSTRUCT
 from shared.weights.resolve import find, resolve
-from shared.weights.revision import revision_of
 
 if TYPE_CHECKING:
     from handlers.chat.recipe import ChatRecipe
 
 
 def load(settings: Settings) -> ChatRecipe:
-    """Loads the instruct model, and the base model where its weights are there; or finds the engine beside this process."""
+    """Creates the inference engine: a client of an external server, or the in-process engine with the instruct and any base model."""
     if settings.chat_engine_url is not None:
-        return _load_server(settings)
+        return _connect_to_server(settings)
     folders = {QWEN_INSTRUCT.name: resolve(QWEN_INSTRUCT, settings), QWEN_BASE.name: find(QWEN_BASE, settings)}
-    # Imported after that, so that a worker without weights says so before it has imported torch.
-    from handlers.chat.engines.transformers.chat_format import Source
-    from handlers.chat.engines.transformers.engine import BatchingEngine
+    # Imported only now, so that a worker without weights reports it without importing torch.
+    from handlers.chat.engines.transformers.chat_format import ModelSpec
+    from handlers.chat.engines.transformers.engine import TransformersEngine
     from handlers.chat.engines.transformers.load import load_chat
     from handlers.chat.engines.transformers.memory import choose_residency
     from handlers.chat.recipe import ChatRecipe, ChatSettings
     from shared.models.device import choose_device, choose_dtype
 
     device = choose_device(settings.device)
-    read = partial(load_chat, device=device, dtype=choose_dtype(device, "chat"))
-    found = {name: folder for name, folder in folders.items() if folder is not None}
-    called = {QWEN_INSTRUCT.name: settings.chat_instruct_name, QWEN_BASE.name: settings.chat_base_name}
-    sources = [
-        Source(called[name], partial(read, folder, name=name), transcript=name == QWEN_BASE.name, revision=revision_of(folder))
-        for name, folder in found.items()
+    load_model = partial(load_chat, device=device, dtype=choose_dtype(device, "chat"))
+    installed = {name: folder for name, folder in folders.items() if folder is not None}
+    served_as = {QWEN_INSTRUCT.name: settings.chat_instruct_name, QWEN_BASE.name: settings.chat_base_name}
+    specs = [
+        ModelSpec(served_as[name], partial(load_model, folder, name=name), transcript=name == QWEN_BASE.name, revision=revision_of(folder))
+        for name, folder in installed.items()
     ]
-    engine = BatchingEngine(
-        sources,
-        resident=choose_residency(settings.chat_resident, found.values(), device),
+    engine = TransformersEngine(
+        specs,
+        resident=choose_residency(settings.chat_resident, installed.values(), device),
         budget=int(settings.chat_cache_gb * 2**30) if settings.chat_cache_gb is not None else None,
     )
     return ChatRecipe(engine, ChatSettings(settings.sfw_words, settings.chat_streaming))
 
 
-def _load_server(settings: Settings) -> ChatRecipe:
-    """Without torch, which the image of such a server may have in a build of its own, or not at all."""
+def _connect_to_server(settings: Settings) -> ChatRecipe:
+    """Imports no torch: an image with such a server may have a build of its own, or none."""
     from handlers.chat.engines.openai_server.client import connect
     from handlers.chat.recipe import ChatRecipe, ChatSettings
 
     return ChatRecipe(connect(settings), ChatSettings(settings.sfw_words, settings.chat_streaming))
 
 
-def read_chat_operator(settings: Settings) -> ChatOperator:
-    """Reads the operator's decisions about chat."""
+def chat_operator_settings(settings: Settings) -> ChatOperator:
+    """Returns the settings that chat requests are validated against."""
     names = (settings.chat_instruct_name, settings.chat_base_name)
     return ChatOperator(frozenset(settings.callback_allowed_hosts), settings.chat_streaming, names)
 
@@ -72,13 +72,13 @@ HANDLER = Handler(
         "handlers.chat.engines.transformers.load",
     ),
     weights=(QWEN_INSTRUCT,),
-    calls_back=False,
-    operator=read_chat_operator,
+    always_callback=False,
+    operator=chat_operator_settings,
     streams=lambda settings: settings.chat_streaming,
     present=present,
     answer_without_job=answer_without_job,
-    together=lambda recipe: recipe.engine.concurrency,
-    beside=lambda settings: settings.chat_engine_url is not None,
+    max_concurrency=lambda recipe: recipe.engine.max_concurrency,
+    uses_external_engine=lambda settings: settings.chat_engine_url is not None,
 )
 
 if __name__ == "__main__":

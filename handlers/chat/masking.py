@@ -1,4 +1,4 @@
-"""The operator's words, masked in a text while it is written."""
+"""Masks the operator's word list in text that is still being generated."""
 
 from __future__ import annotations
 
@@ -7,100 +7,99 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import regex
 
-# What words are made of: letters, digits, the marks on them, and the joiners within them. An underscore is none: `_word_` is how Markdown
-# sets a word in italics.
-_LETTER = r"[\p{L}\p{N}\p{M}\u200c\u200d]"
-# In these scripts no space is between words. A word is found wherever its characters are, for nothing tells where one begins.
-_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
+# Word characters: letters, digits, combining marks and the zero-width joiners. Not the underscore: `_word_` is Markdown for italics.
+_WORD_CHARACTER = r"[\p{L}\p{N}\p{M}\u200c\u200d]"
+# Scripts that are written without spaces. There are no word boundaries to test for, so a listed word matches at any position.
+_UNSPACED_SCRIPT = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
 
 
 class WordList:
-    """What is to be masked, ready to be looked for. Made once; any number of texts may use it.
+    """A compiled word list. Immutable; shared by all maskers.
 
     Args:
-        words: Whole words, or phrases, of which each character but the spaces is replaced by an asterisk. Case, and how many spaces are
-            within a phrase, do not matter. Of two that begin at the same place the longer one counts.
+        words: Words or phrases, matched as a whole, case-insensitively and with any amount of whitespace inside a phrase. If several match
+            at the same position, the longest wins.
 
     Attributes:
-        whole: Matches each of them.
-        begun: Matches, at the end of a text, each beginning of one.
+        match: Matches any entry.
+        partial: Matches, at the end of a text, any prefix of an entry.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        spelt = sorted({spelling for word in words for spelling in _spellings(word)}, key=lambda word: (-len(word), word))
-        self.whole = _compile(_whole(word) for word in spelt)
-        self.begun = _compile(rf"{_left(word)}{_beginning(_parts(word))}\Z" for word in spelt)
+        spellings = sorted({spelling for word in words for spelling in _spellings(word)}, key=lambda word: (-len(word), word))
+        self.match = _compile(_whole_word(word) for word in spellings)
+        self.partial = _compile(rf"{_left_boundary(word)}{_any_prefix(_parts(word))}\Z" for word in spellings)
 
 
-class Masked:
-    """A text that grows piece by piece and never shows a masked word, nor takes back what it has shown.
+class IncrementalMasker:
+    """Replaces every non-space character of listed words by an asterisk, and holds back text that may turn out to be one.
 
     Args:
-        words: What is masked.
+        words: The words to mask.
 
     Attributes:
-        shown: As much of the text as no later piece can change.
+        stable_text: The masked prefix of the text that later input cannot change.
     """
 
     def __init__(self, words: WordList) -> None:
-        self.shown = ""
+        self.stable_text = ""
         self._words = words
         self._text = ""
-        self._read = 0  # so much of the text has been shown
+        self._consumed = 0  # the offset in `_text` up to which `stable_text` covers it
 
     def add(self, text: str) -> None:
-        """Appends a piece."""
+        """Appends text."""
         self._text += text
-        decided, self._read = self._decide(ended=False)
-        self.shown += decided
+        masked, self._consumed = self._mask(at_end=False)
+        self.stable_text += masked
 
     @property
-    def final(self) -> str:
-        """The whole text."""
-        return self.shown + self._decide(ended=True)[0]
+    def text(self) -> str:
+        """The whole masked text, to be used once generation has ended."""
+        return self.stable_text + self._mask(at_end=True)[0]
 
-    def _decide(self, *, ended: bool) -> tuple[str, int]:
-        """What comes after `shown`, and up to where in the text it goes: the first place where a word may just have begun."""
-        at = self._read
-        pieces: list[str] = []
+    def _mask(self, *, at_end: bool) -> tuple[str, int]:
+        """Masks the text from `_consumed` to the first position where a listed word may have started, and returns that position, too."""
+        offset = self._consumed
+        parts: list[str] = []
         while True:
-            begun = None if ended else self._words.begun.search(self._text, at)
-            limit = len(self._text) if begun is None else begun.start()
-            word = self._words.whole.search(self._text, at)
+            partial = None if at_end else self._words.partial.search(self._text, offset)
+            limit = len(self._text) if partial is None else partial.start()
+            word = self._words.match.search(self._text, offset)
             if word is None or word.start() >= limit:
-                return "".join([*pieces, self._text[at:limit]]), limit
-            pieces += [self._text[at : word.start()], regex.sub(r"\S", "*", word[0])]
-            at = word.end()
+                return "".join([*parts, self._text[offset:limit]]), limit
+            parts += [self._text[offset : word.start()], regex.sub(r"\S", "*", word[0])]
+            offset = word.end()
 
 
 def _compile(patterns: Iterable[str]) -> regex.Pattern[str]:
-    """Whatever matches one of the patterns; without any, nothing does."""
+    """Compiles the alternation of the patterns; matches nothing if there are none."""
     return regex.compile("|".join(patterns) or r"(?!)", regex.IGNORECASE)
 
 
 def _spellings(word: str) -> Iterator[str]:
-    """A word as it may be encoded: with its accents as characters of their own or not, and with `ss` for `ß`."""
+    """Yields the encodings of a word: with composed and decomposed accents, and with `ss` for `ß`."""
     for spelling in (word, word.casefold()):
         yield from (unicodedata.normalize(form, spelling) for form in ("NFC", "NFD"))
 
 
-def _whole(word: str) -> str:
-    right = "" if _UNSPACED.match(word[-1]) else f"(?!{_LETTER})"
-    return _left(word) + "".join(_parts(word)) + right
+def _whole_word(word: str) -> str:
+    right_boundary = "" if _UNSPACED_SCRIPT.match(word[-1]) else f"(?!{_WORD_CHARACTER})"
+    return _left_boundary(word) + "".join(_parts(word)) + right_boundary
 
 
-def _left(word: str) -> str:
-    return "" if _UNSPACED.match(word[0]) else f"(?<!{_LETTER})"
+def _left_boundary(word: str) -> str:
+    return "" if _UNSPACED_SCRIPT.match(word[0]) else f"(?<!{_WORD_CHARACTER})"
 
 
 def _parts(word: str) -> list[str]:
-    """A pattern for each character, and one for the space between two words."""
-    parts = [[regex.escape(character) for character in part] for part in word.split()]
-    return [pattern for index, part in enumerate(parts) for pattern in ([r"\s+", *part] if index else part)]
+    """Returns one pattern per character, and one for the whitespace between two words."""
+    words = [[regex.escape(character) for character in part] for part in word.split()]
+    return [pattern for index, part in enumerate(words) for pattern in ([r"\s+", *part] if index else part)]
 
 
-def _beginning(parts: Sequence[str]) -> str:
-    """Matches every beginning of what the parts match together."""
+def _any_prefix(parts: Sequence[str]) -> str:
+    """Returns a pattern that matches every non-empty prefix of the concatenated parts."""
     pattern = ""
     for part in reversed(parts):
         pattern = f"{part}(?:{pattern})?" if pattern else part

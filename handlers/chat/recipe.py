@@ -1,4 +1,4 @@
-"""Request → text."""
+"""The chat recipe: generates one completion per job, masks it and reports it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 from PIL import Image
 
-from handlers.chat.engine import Finished, TextEngine
-from handlers.chat.masking import Masked, WordList
+from handlers.chat.engine import Completion, InferenceEngine
+from handlers.chat.masking import IncrementalMasker, WordList
 from handlers.chat.request import ChatRequest
 from shared.errors import ModelUnavailable
-from shared.jobs.recipe import Product, Run, Summary, Text
+from shared.jobs.recipe import JobRun, Output, Summary, TextOutput
 
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """What the operator decides about chat.
+    """The operator's settings for chat.
 
     Attributes:
-        sfw_words: What `sfw_mode` masks.
-        streams: Whether text is streamed; progress then shows it only to those who asked.
+        sfw_words: The words and phrases that `sfw_mode` masks.
+        streams: Whether the worker streams text. Progress updates then carry it only for requests with `stream`.
     """
 
     sfw_words: Sequence[str] = ()
@@ -32,14 +32,14 @@ _NO_WORDS = WordList(())
 
 
 class ChatRecipe:
-    """Conversation → answer.
+    """Generates completions with an inference engine.
 
     Args:
-        engine: What writes.
-        settings: What the operator decides.
+        engine: The inference engine.
+        settings: The operator's settings.
     """
 
-    def __init__(self, engine: TextEngine, settings: ChatSettings) -> None:
+    def __init__(self, engine: InferenceEngine, settings: ChatSettings) -> None:
         self.engine = engine
         self._settings = settings
         self._words = WordList(settings.sfw_words)
@@ -49,34 +49,36 @@ class ChatRecipe:
         """The models that requests may name."""
         return tuple(self.engine.models)
 
-    def accept(self, request: ChatRequest) -> None:
-        """Refuses what this worker cannot do, and what does not fit the model.
+    def check(self, request: ChatRequest) -> None:
+        """Rejects a request that this worker cannot complete.
 
         Raises:
-            ModelUnavailable: The model, the word list or the response format is not on this worker.
-            ContextLengthExceeded: Prompt and answer are longer than the context window; names both lengths.
-            ValidationError: The schema of the answer cannot be followed.
+            ModelUnavailable: The model, the word list or the response format is not available on this worker.
+            ContextLengthExceeded: Prompt and `max_tokens` exceed the context window; the message gives both lengths.
+            ValidationError: The JSON Schema of the response format is not supported.
         """
         if request.sfw_mode and not self._settings.sfw_words:
-            raise ModelUnavailable("This worker has no word list for sfw_mode. Leave it out, or ask the operator to set SFW_WORDS.")
+            raise ModelUnavailable(
+                "`sfw_mode` requires a word list, and this worker has none. Omit it, or ask the operator to set SFW_WORDS."
+            )
         self.engine.check(request)
 
-    def generate(self, request: ChatRequest, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
-        """Writes one answer."""
-        masked = Masked(self._words if request.sfw_mode else _NO_WORDS)
-        with self.engine.start(request, run.cancel) as stream:
-            for piece in stream:
-                masked.add(piece.text)
-                run.report(piece.tokens, request.max_tokens, text=masked.shown if self._shows(request) else None)
-            done = stream.finished
-        # Those who watch get what was held back.
-        if self._shows(request):
-            run.report(done.completion_tokens, request.max_tokens, text=masked.final)
-        yield Text(masked.final, _facts(request, done, self.engine))
+    def generate(self, request: ChatRequest, references: Mapping[str, Image.Image], run: JobRun) -> Generator[Output]:
+        """Generates one completion and reports the masked text as it grows."""
+        masker = IncrementalMasker(self._words if request.sfw_mode else _NO_WORDS)
+        shows_text = request.stream or not self._settings.streams
+        with self.engine.submit(request, run.cancel) as stream:
+            for delta in stream:
+                masker.add(delta.text)
+                run.report(delta.completion_tokens, request.max_tokens, text=masker.stable_text if shows_text else None)
+            completion = stream.completion
+        if shows_text:  # flush the text that was held back
+            run.report(completion.completion_tokens, request.max_tokens, text=masker.text)
+        yield TextOutput(masker.text, _metadata(request, completion, self.engine))
 
-    def summarize(self, request: ChatRequest, products: Sequence[Product]) -> Summary:
-        """Says what was done, for the payload and for the callers that read its top level."""
-        (text,) = (product for product in products if isinstance(product, Text))
+    def summarize(self, request: ChatRequest, outputs: Sequence[Output]) -> Summary:
+        """Returns the chat fields of the payload: metadata, and the keys at its top level."""
+        (text,) = (output for output in outputs if isinstance(output, TextOutput))
         prompt_tokens, tokens = int(str(text.metadata["prompt_tokens"])), int(str(text.metadata["tokens_generated"]))
         custom = any(message.role == "system" for message in request.messages)
         top_level: dict[str, Any] = {
@@ -96,27 +98,23 @@ class ChatRecipe:
             "system_prompt_used": "custom" if custom else "none",
             "vram_used": self.engine.vram_used_mb,
         }
-        repeated = ("The model had begun to repeat itself; the answer ends there.",) if text.metadata.get("repeats") else ()
-        return Summary(metadata, top_level, repeated)
-
-    def _shows(self, request: ChatRequest) -> bool:
-        """Without streaming, progress updates carry the text so far; with it, those who did not ask get the payload alone."""
-        return request.stream or not self._settings.streams
+        warnings = ("Generation stopped early: the model had started to repeat itself.",) if text.metadata.get("repeats") else ()
+        return Summary(metadata, top_level, warnings)
 
 
-def _facts(request: ChatRequest, done: Finished, engine: TextEngine) -> dict[str, Any]:
-    """How the answer came about. What is not known is left out."""
+def _metadata(request: ChatRequest, completion: Completion, engine: InferenceEngine) -> dict[str, Any]:
+    """Returns the asset's metadata. Unknown values are omitted."""
     revision = engine.models[request.model].revision
     return {
-        "tokens_generated": done.completion_tokens,
-        "prompt_tokens": done.prompt_tokens,
-        "cached_tokens": done.cached_tokens,
+        "tokens_generated": completion.completion_tokens,
+        "prompt_tokens": completion.prompt_tokens,
+        "cached_tokens": completion.cached_tokens,
         "model_used": request.model,
         **({"revision": revision} if revision else {}),
-        "generation_time": round(done.seconds, 3),
-        "time_to_first_token": round(done.time_to_first_token, 3),
-        "tokens_per_second": round(done.completion_tokens / max(done.seconds, 1e-6), 1),
-        "finish_reason": done.finish_reason,
+        "generation_time": round(completion.seconds, 3),
+        "time_to_first_token": round(completion.time_to_first_token, 3),
+        "tokens_per_second": round(completion.completion_tokens / max(completion.seconds, 1e-6), 1),
+        "finish_reason": completion.finish_reason,
         "seed": request.seed,
-        **({"repeats": True} if done.repeats else {}),
+        **({"repeats": True} if completion.repetition_detected else {}),
     }

@@ -1,4 +1,4 @@
-"""Why a request is refused before any work, in the words that every engine uses."""
+"""Errors for requests that are rejected before any work is done, with the same wording in every engine."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ from shared.contract.names import quote_name
 from shared.errors import ContextLengthExceeded, ModelUnavailable
 
 
-def no_such_model(request: ChatRequest, names: Iterable[str]) -> ModelUnavailable:
-    """The model that is asked for is not on this worker.
+def unknown_model(request: ChatRequest, available: Iterable[str]) -> ModelUnavailable:
+    """Returns the error for a model that is not on this worker.
 
     Args:
-        request: What was asked.
-        names: The models that are.
+        request: The rejected request.
+        available: The names of the models on this worker.
     """
-    return ModelUnavailable(f"This worker has no model {quote_name(request.model)}; it has {', '.join(sorted(names))}.")
+    return ModelUnavailable(f"Model {quote_name(request.model)} is not installed. Available: {', '.join(sorted(available))}.")
 
 
-def too_long(request: ChatRequest, prompt: int | None, window: int) -> ContextLengthExceeded:
-    """Prompt and answer are longer than the model's context window.
+def context_length_exceeded(request: ChatRequest, prompt_tokens: int | None, context_length: int) -> ContextLengthExceeded:
+    """Returns the error for a prompt and completion that exceed the model's context window.
 
     Args:
-        request: What was asked.
-        prompt: The conversation's tokens, where they could be counted.
-        window: How many tokens the model holds.
+        request: The rejected request.
+        prompt_tokens: The length of the prompt; None if it could not be counted.
+        context_length: The context window in tokens.
     """
-    if prompt is None:
+    if prompt_tokens is None:
         return ContextLengthExceeded(
-            f"The conversation and the {request.max_tokens} tokens that max_tokens asks for are more than the {window} that "
-            f"{request.model} holds. Shorten the conversation, or ask for fewer tokens."
+            f"The conversation and `max_tokens` ({request.max_tokens}) exceed the context window of {request.model} "
+            f"({context_length} tokens). Shorten the conversation or reduce `max_tokens`."
         )
+    remaining = context_length - prompt_tokens
+    remedy = f" or reduce `max_tokens` to {remaining}" if remaining > 0 else ""
     return ContextLengthExceeded(
-        f"The conversation has {prompt} tokens and max_tokens asks for {request.max_tokens} more, but {request.model} holds "
-        f"{window}. Shorten the conversation, or ask for at most {max(window - prompt, 0)} tokens."
+        f"The conversation ({prompt_tokens} tokens) and `max_tokens` ({request.max_tokens}) exceed the context window of {request.model} "
+        f"({context_length} tokens). Shorten the conversation{remedy}."
     )

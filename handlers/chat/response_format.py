@@ -1,4 +1,4 @@
-"""In which form a chat answers: text, any JSON, or JSON of a given schema."""
+"""The response format of a chat request: text, any JSON object, or JSON that conforms to a schema."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, ValidationInfo, field_validator
 
-from shared.contract.field_location import refuse
 from shared.contract.fields import Text, ensure_valid_text
 from shared.contract.nested import NestedModel
+from shared.contract.rejections import refuse, requires
 
-_DEEPEST = 32
-_MOST_VALUES = 5_000
+_MAX_DEPTH = 32
+_MAX_VALUES = 5_000
 
 
-def _ensure_modest(schema: object) -> object:
-    """Refuses what is too deep or too large to be compiled, before anything recurses into it."""
+def _limit_size(schema: object) -> object:
+    """Rejects a schema that is too deep or too large to be compiled. Iterative, because a deep one would overflow the stack."""
     level: list[object] = [schema]
     count = 0
-    for _ in range(_DEEPEST):
-        level = [inner for value in level for inner in _inside(value)]
+    for _ in range(_MAX_DEPTH):
+        level = [child for value in level for child in _children(value)]
         count += len(level)
-        if not level or count > _MOST_VALUES:
+        if not level or count > _MAX_VALUES:
             break
     if level:
-        raise refuse(f"a JSON Schema of at most {_DEEPEST} levels and {_MOST_VALUES} values")
+        raise refuse(f"a JSON Schema of at most {_MAX_DEPTH} levels and {_MAX_VALUES} values")
     return schema
 
 
-def _inside(value: object) -> Iterator[object]:
+def _children(value: object) -> Iterator[object]:
     if isinstance(value, str):
         ensure_valid_text(value)
     elif isinstance(value, dict):
@@ -40,28 +40,28 @@ def _inside(value: object) -> Iterator[object]:
 
 
 class JsonSchemaFormat(NestedModel):
-    """The schema that the answer has to fit."""
+    """The schema that the completion must conform to."""
 
     location: ClassVar[str] = "response_format.json_schema"
 
-    name: Annotated[Text | None, Field(repr=False, description="Accepted for other clients' sake; means nothing here.")] = None
-    strict: Annotated[bool | None, Field(description="Accepted for other clients' sake; the answer always fits.")] = None
+    name: Annotated[Text | None, Field(repr=False, description="Accepted for compatibility. No effect.")] = None
+    strict: Annotated[bool | None, Field(description="Accepted for compatibility. No effect: the completion always conforms.")] = None
     definition: Annotated[
-        dict[str, JsonValue], BeforeValidator(_ensure_modest), Field(alias="schema", repr=False, description="A JSON Schema.")
+        dict[str, JsonValue], BeforeValidator(_limit_size), Field(alias="schema", repr=False, description="A JSON Schema.")
     ]
 
 
 class ResponseFormat(NestedModel):
-    """The form of the answer."""
+    """The form of the completion."""
 
     location: ClassVar[str] = "response_format"
 
-    type: Annotated[Literal["text", "json_object", "json_schema"], Field(description="Which form.")]
+    type: Annotated[Literal["text", "json_object", "json_schema"], Field(description="The form.")]
     json_schema: Annotated[JsonSchemaFormat | None, Field(validate_default=True, description="With type `json_schema`: the schema.")] = None
 
     @field_validator("json_schema")
     @classmethod
-    def _goes_with_the_type(cls, json_schema: JsonSchemaFormat | None, info: ValidationInfo) -> JsonSchemaFormat | None:
+    def _is_given_with_json_schema(cls, json_schema: JsonSchemaFormat | None, info: ValidationInfo) -> JsonSchemaFormat | None:
         if info.data.get("type") == "json_schema" and json_schema is None:
-            raise refuse('given with type "json_schema": an object with the field schema')
+            raise requires('response_format.type: "json_schema"', "response_format.json_schema")
         return json_schema

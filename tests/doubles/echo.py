@@ -1,6 +1,6 @@
-"""A chat worker without a model: it says again what the user said, token by token, through the real tokenizer, decoder and recipe.
+"""A chat worker with a fake engine that echoes the last message token by token, through the real tokenizer, detokenizer and recipe.
 
-`python -m tests.doubles.echo` serves it in the real SDK. A message that ends with `FAIL_MARKER` fails when all of it is written.
+`python -m tests.doubles.echo` serves it with the real SDK. A message that ends with `FAIL_MARKER` fails after its last token.
 """
 
 from __future__ import annotations
@@ -24,52 +24,52 @@ from shared.jobs.execution.cancel import CancelToken
 from shared.serverless import serve
 from shared.settings import Settings
 
-FAIL_MARKER = "[break]"
-CLOSED_LOG = Path("left.log")
-"""One line per answer that is no longer written, in the worker's folder: when it was left, and `whole` or `broken off`."""
+FAIL_MARKER = "[fail]"
+CLOSED_LOG = Path("closed.log")
+"""A file in the worker's folder with one line per closed stream: the time, and `complete` or `aborted`."""
 TOKEN_SECONDS = 0.002
 
 
 class EchoStream:
-    """One message, said again."""
+    """The echo of one message."""
 
     def __init__(self, tokenizer: Any, text: str, cancel: CancelToken) -> None:
         self._tokenizer = tokenizer
         self._text = text
         self._cancel = cancel
-        self._finished: Completion | None = None
+        self._completion: Completion | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with CLOSED_LOG.open("a") as log:
-            log.write(f"{time.monotonic()} {'whole' if self._finished else 'broken off'}\n")
+            log.write(f"{time.monotonic()} {'complete' if self._completion else 'aborted'}\n")
 
     @property
-    def finished(self) -> Completion:
-        assert self._finished is not None
-        return self._finished
+    def completion(self) -> Completion:
+        assert self._completion is not None
+        return self._completion
 
     def __iter__(self) -> Iterator[Delta]:
-        answer, shown = IncrementalDetokenizer(self._tokenizer, ()), 0
+        detokenizer, emitted = IncrementalDetokenizer(self._tokenizer, ()), 0
         ids = self._tokenizer(self._text, add_special_tokens=False, split_special_tokens=True).input_ids
-        for written, token in enumerate(ids, start=1):
+        for count, token in enumerate(ids, start=1):
             self._cancel.check()
             time.sleep(TOKEN_SECONDS)
-            answer.add(token)
-            yield Delta(answer.shown[shown:], written)
-            shown = len(answer.shown)
+            detokenizer.add(token)
+            yield Delta(detokenizer.stable_text[emitted:], count)
+            emitted = len(detokenizer.stable_text)
         if self._text.endswith(FAIL_MARKER):
-            raise GenerationError("The echo died away. Send the job again.")
-        yield Delta(answer.final[shown:], len(ids))
-        self._finished = Completion(answer.final, "stop", len(ids), len(ids), 1.0, 0.1)
+            raise GenerationError("The echo has failed. Send the job again.")
+        yield Delta(detokenizer.text[emitted:], len(ids))
+        self._completion = Completion(detokenizer.text, "stop", len(ids), len(ids), 1.0, 0.1)
 
 
 class EchoEngine:
-    """Says again what the user said last."""
+    """An `InferenceEngine` that echoes the last message."""
 
-    concurrency = 64
+    max_concurrency = 64
     vram_used_mb = 0
     models: Mapping[str, ModelInfo] = {"qwen_instruct": ModelInfo(1_000_000)}
 
@@ -77,13 +77,13 @@ class EchoEngine:
         self._tokenizer = tokenizer
 
     def check(self, request: ChatRequest) -> None:
-        """Everything can be said again."""
+        """Accepts every request."""
 
-    def start(self, request: ChatRequest, cancel: CancelToken) -> EchoStream:
+    def submit(self, request: ChatRequest, cancel: CancelToken) -> EchoStream:
         return EchoStream(self._tokenizer, request.messages[-1].content, cancel)
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Holds no resources."""
 
 
 def load(settings: Settings) -> ChatRecipe:

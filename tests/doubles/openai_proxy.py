@@ -1,7 +1,7 @@
-"""`/openai/v1/…` on loopback, as RunPod offers it to clients of OpenAI's API: a call becomes a job of a gateway.
+"""A fake of RunPod's `/openai/v1/…` proxy on loopback: every HTTP call becomes a job of a fake RunPod API.
 
-The pieces of a stream are handed on as they come, an output as one object. What RunPod answers for a job that failed was not observed: here
-it is status 500 with the job's error as its body.
+Streamed outputs are passed through as they arrive, other outputs as one JSON object. RunPod's response to a failed job is not documented;
+this proxy returns status 500 with the job's error as the body.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from tests.doubles.fake_runpod import FakeRunPodAPI
 
 
 class OpenAIProxy(LoopbackServer):
-    """Makes jobs of calls, and answers of what comes back.
+    """Submits a job per HTTP call and returns its output.
 
     Attributes:
-        jobs: The ids of the jobs that it has made, in order.
+        jobs: The ids of the submitted jobs, in order.
+        runpod_api: The API that runs the jobs.
     """
 
     def __init__(self, runpod_api: FakeRunPodAPI) -> None:
@@ -32,23 +33,23 @@ class OpenAIProxy(LoopbackServer):
 
     @property
     def url(self) -> str:
-        """The base URL for a client."""
+        """The base URL for OpenAI clients."""
         return f"{super().url}/v2/endpoint/openai/v1"
 
-    def ask(self, path: str, body: Any) -> str:
-        """Queues the job of a call and returns its id."""
+    def submit(self, path: str, body: Any) -> str:
+        """Submits the job of a call and returns its id."""
         job_id = f"openai-{next(self._numbers)}"
         self.jobs.append(job_id)
         self.runpod_api.submit({"id": job_id, "input": {"openai_route": path.partition("/openai")[2], "openai_input": body}})
         return job_id
 
-    def pieces(self, job_id: str) -> Iterator[str]:
-        """The texts of a stream as they arrive, until the job has its result."""
-        runpod_api, sent, ended = self.runpod_api, 0, False
+    def stream(self, job_id: str) -> Iterator[str]:
+        """Yields a job's streamed text outputs as they arrive, until the job has ended."""
+        sent, ended = 0, False
         while not ended:
-            runpod_api.wait_for(partial(self._has_more, job_id, sent), what=job_id)
-            ended, streamed = bool(runpod_api.results(job_id)), runpod_api.streamed(job_id)
-            yield from (piece for piece in streamed[sent:] if isinstance(piece, str))
+            self.runpod_api.wait_for(partial(self._has_more, job_id, sent), what=job_id)
+            ended, streamed = bool(self.runpod_api.results(job_id)), self.runpod_api.streamed(job_id)
+            yield from (output for output in streamed[sent:] if isinstance(output, str))
             sent = len(streamed)
 
     def _has_more(self, job_id: str, sent: int) -> bool:
@@ -57,26 +58,26 @@ class OpenAIProxy(LoopbackServer):
 
 class _Request(RequestHandler[OpenAIProxy]):
     def do_GET(self) -> None:
-        self._whole(self.service.ask(self.path, {}))
+        self._send_result(self.service.submit(self.path, {}))
 
     def do_POST(self) -> None:
         body = json.loads(self.body())
-        job_id = self.service.ask(self.path, body)
-        self._stream(job_id) if body.get("stream") else self._whole(job_id)
+        job_id = self.service.submit(self.path, body)
+        self._send_stream(job_id) if body.get("stream") else self._send_result(job_id)
 
-    def _whole(self, job_id: str) -> None:
+    def _send_result(self, job_id: str) -> None:
         result = self.service.runpod_api.result(job_id)
         failed, output = "error" in result, result.get("output")
         content = result["error"] if failed else json.dumps(output[0] if isinstance(output, list) else output)
-        self._begin(500 if failed else 200, "application/json")
+        self._send_head(500 if failed else 200, "application/json")
         self.wfile.write(content.encode())
 
-    def _stream(self, job_id: str) -> None:
-        self._begin(200, "text/event-stream")
+    def _send_stream(self, job_id: str) -> None:
+        self._send_head(200, "text/event-stream")
         with contextlib.suppress(ConnectionError):
-            for piece in self.service.pieces(job_id):
-                self.wfile.write(piece.encode())
+            for event in self.service.stream(job_id):
+                self.wfile.write(event.encode())
 
-    def _begin(self, status: int, content_type: str) -> None:
+    def _send_head(self, status: int, content_type: str) -> None:
         self.close_connection = True
         self.send_head(status, {"Content-Type": content_type, "Connection": "close"})

@@ -1,4 +1,4 @@
-"""How a job's end, and the text on the way there, look to whoever asked for it: as payloads, or as OpenAI's objects."""
+"""Presents chat jobs in OpenAI's form: completions, server-sent events, errors, and the list of models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from handlers.chat.openai.request import Look
+from handlers.chat.openai.request import OpenAIResponseOptions
 from handlers.chat.openai.response import (
     DONE,
     OpenAIChunk,
@@ -21,96 +21,96 @@ from handlers.chat.openai.response import (
     error,
     event,
     last_chunk,
-    to_text,
+    to_json,
     usage_of,
 )
 from shared.jobs.lifecycle import Completed, Failed
-from shared.jobs.presentation import Output, PayloadPresentation, Presentation
+from shared.jobs.presentation import HandlerResponse, PayloadPresentation, Presentation
 
 if TYPE_CHECKING:
     from handlers.chat.recipe import ChatRecipe
 
 
 def present(job_id: str, raw: object) -> Presentation:
-    """Chooses the form that a job's input asks for.
+    """Chooses a job's presentation: OpenAI's for calls to `/openai/v1/…`, else payloads.
 
     Args:
-        job_id: The job whose outputs are rendered.
+        job_id: RunPod's id of the job.
         raw: The job's input, which may be invalid.
     """
-    look = Look.of(raw)
-    return PayloadPresentation() if look is None else OpenAIObjects(job_id, look)
+    options = OpenAIResponseOptions.of(raw)
+    return PayloadPresentation() if options is None else OpenAIPresentation(job_id, options)
 
 
-def answer_without_job(raw: object, recipe: ChatRecipe, since: int) -> Output | None:
-    """Answers `GET /openai/v1/models`, which needs no job; returns None for any other input.
+def answer_without_job(raw: object, recipe: ChatRecipe, started: int) -> HandlerResponse | None:
+    """Answers `/openai/v1/models`, which needs no inference; returns None for any other input.
 
     Args:
         raw: The job's input, which may be invalid.
-        recipe: The loaded models.
-        since: When the worker started, in seconds since 1970.
+        recipe: The loaded recipe.
+        started: When the worker started, as a Unix timestamp in seconds.
     """
-    look = Look.of(raw)
-    return list_models(recipe.model_names, since) if look is not None and look.lists_models else None
+    options = OpenAIResponseOptions.of(raw)
+    return list_models(recipe.model_names, started) if options is not None and options.lists_models else None
 
 
-class OpenAIObjects:
-    """OpenAI's form: a completion, or server-sent events with chunks, as RunPod's proxy hands them on.
+class OpenAIPresentation:
+    """Renders one job as a completion or, if it is streamed, as server-sent events, which RunPod's proxy passes through.
 
     Args:
-        job_id: Whose answer it is.
-        look: What the request says about its answer. Nothing of it is repeated before the request was found to be valid.
+        job_id: RunPod's id of the job.
+        options: The requested form. `model` only appears in chunks, and thus not before the request has been validated.
     """
 
-    def __init__(self, job_id: str, look: Look) -> None:
+    def __init__(self, job_id: str, options: OpenAIResponseOptions) -> None:
         self._id = completion_id(job_id)
-        self._look = look
+        self._options = options
         self._created = int(time.time())
-        self._begun = False
+        self._sent_role = False
 
-    def piece(self, text: str) -> Output:
-        """A chunk with a piece of text; the first one has the role, too."""
-        return event(self._chunk(OpenAIDelta(role=None if self._begun else "assistant", content=text)))
+    def delta(self, text: str) -> HandlerResponse:
+        """Renders new text as a chunk; the first chunk also carries the role."""
+        return event(self._chunk(text))
 
-    def result(self, end: Completed | Failed) -> Output:
-        """The completion; of a failed job OpenAI's error, as a string of JSON."""
-        if isinstance(end, Failed):
-            return {"error": to_text(error(end.error))}
-        answer: dict[str, JsonValue] = completion(end.payload, self._created).model_dump(mode="json")
-        return answer
+    def result(self, outcome: Completed | Failed) -> HandlerResponse:
+        """Renders a completion, or the error object: as a string of JSON, because RunPod requires `error` to be a string."""
+        if isinstance(outcome, Failed):
+            return {"error": to_json(error(outcome.error))}
+        rendered: dict[str, JsonValue] = completion(outcome.payload, self._created).model_dump(mode="json")
+        return rendered
 
-    def last(self, end: Completed | Failed) -> Iterator[Output]:
-        """The completion, or the events that end a stream: those of a failed job tell it to the reader before RunPod is told."""
-        if not self._look.streams:
-            yield self.result(end)
-        elif isinstance(end, Failed):
-            yield event(error(end.error))
-            yield self.result(end)
+    def final(self, outcome: Completed | Failed) -> Iterator[HandlerResponse]:
+        """Yields the completion, or the events that end a stream. An error is sent to the client before RunPod learns of it."""
+        if not self._options.stream:
+            yield self.result(outcome)
+        elif isinstance(outcome, Failed):
+            yield event(error(outcome.error))
+            yield self.result(outcome)
         else:
-            yield "".join(self._ending(end))
+            yield "".join(self._final_events(outcome))
 
-    def _ending(self, end: Completed) -> Iterator[str]:
-        if not self._begun:
-            yield event(self._chunk(OpenAIDelta(role="assistant", content="")))
-        chunk = last_chunk(end.payload, self._created)
+    def _final_events(self, outcome: Completed) -> Iterator[str]:
+        if not self._sent_role:
+            yield event(self._chunk(""))
+        chunk = last_chunk(outcome.payload, self._created)
         yield event(chunk)
-        if self._look.counts:
-            yield event(chunk.model_copy(update={"choices": (), "usage": usage_of(end.payload), "warnings": None}))
+        if self._options.include_usage:
+            yield event(chunk.model_copy(update={"choices": (), "usage": usage_of(outcome.payload), "warnings": None}))
         yield DONE
 
-    def _chunk(self, delta: OpenAIDelta) -> OpenAIChunk:
-        self._begun = True
-        choices = (OpenAIChunkChoice(delta=delta),)
-        return OpenAIChunk(id=self._id, created=self._created, model=self._look.model, choices=choices)
+    def _chunk(self, text: str) -> OpenAIChunk:
+        role, self._sent_role = None if self._sent_role else "assistant", True
+        choice = OpenAIChunkChoice(delta=OpenAIDelta(role=role, content=text))
+        return OpenAIChunk(id=self._id, created=self._created, model=self._options.model, choices=(choice,))
 
 
-def list_models(names: Sequence[str], since: int) -> Output:
-    """The models of a worker in OpenAI's form.
+def list_models(names: Sequence[str], started: int) -> HandlerResponse:
+    """Renders the models of a worker.
 
     Args:
-        names: What requests may name.
-        since: When the worker started, in seconds since 1970.
+        names: The names that requests may use.
+        started: When the worker started, as a Unix timestamp in seconds.
     """
-    models = OpenAIModels(data=tuple(OpenAIModel(id=name, created=since) for name in names))
-    listed: dict[str, JsonValue] = models.model_dump(mode="json")
-    return listed
+    models = OpenAIModels(data=tuple(OpenAIModel(id=name, created=started) for name in names))
+    rendered: dict[str, JsonValue] = models.model_dump(mode="json")
+    return rendered

@@ -1,4 +1,4 @@
-"""Answers in OpenAI's form, made of payloads and of the table of errors: completions, chunks, the list of models, errors.
+"""Response objects in OpenAI's form: completions, chunks, the list of models and errors, built from payloads and job errors.
 
 OpenAI's API reference, "Chat": https://platform.openai.com/docs/api-reference/chat
 """
@@ -10,18 +10,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from handlers.chat.payload import ChatTopLevel, Usage
 from shared.contract.assets import ClosedModel, omitted_if_none
-from shared.contract.callback import CompletedPayload, Usage
+from shared.contract.callback import CompletedPayload
 from shared.errors import JobError, ValidationError
 
 DONE = "data: [DONE]\n\n"
-"""The end of a streamed answer."""
+"""The event that ends a stream."""
 
 FinishReason = Literal["stop", "length"]
 
 
 class OpenAIMessage(ClosedModel):
-    """What the model said."""
+    """The assistant message of a completion."""
 
     role: Literal["assistant"] = "assistant"
     content: Annotated[str, Field(repr=False)]
@@ -29,7 +30,7 @@ class OpenAIMessage(ClosedModel):
 
 
 class OpenAIChoice(ClosedModel):
-    """One answer; there is never a second."""
+    """The only choice of a completion."""
 
     index: int = 0
     message: OpenAIMessage
@@ -37,17 +38,17 @@ class OpenAIChoice(ClosedModel):
     finish_reason: Annotated[FinishReason, Field(description="`stop`, or `length` when `max_tokens` was reached.")]
 
 
-class _Answer(ClosedModel):
-    id: Annotated[str, Field(description="`chatcmpl-` and the job's id.")]
-    created: Annotated[int, Field(description="When the answer began, in seconds since 1970.")]
-    model: Annotated[str, Field(description="The model that answered.")]
+class _CompletionBase(ClosedModel):
+    id: Annotated[str, Field(description="`chatcmpl-` and the job id.")]
+    created: Annotated[int, Field(description="When the job started, as a Unix timestamp in seconds.")]
+    model: Annotated[str, Field(description="The model that generated the completion.")]
 
 
-Warnings = Annotated[tuple[str, ...] | None, Field(description="Not of OpenAI: what the caller should know, such as ignored names.")]
+Warnings = Annotated[tuple[str, ...] | None, Field(description="An extension of OpenAI's form: warnings, such as ignored parameters.")]
 
 
-class OpenAICompletion(_Answer):
-    """A whole answer."""
+class OpenAICompletion(_CompletionBase):
+    """A completion."""
 
     object: Literal["chat.completion"] = "chat.completion"
     choices: Annotated[tuple[OpenAIChoice, ...], Field(description="One.")]
@@ -56,14 +57,14 @@ class OpenAICompletion(_Answer):
 
 
 class OpenAIDelta(ClosedModel):
-    """What a chunk adds to the answer."""
+    """The part of the message that a chunk adds."""
 
     role: Literal["assistant"] | None = omitted_if_none
     content: Annotated[str | None, Field(repr=False)] = omitted_if_none
 
 
 class OpenAIChunkChoice(ClosedModel):
-    """A piece of the answer."""
+    """The choice of a chunk."""
 
     index: int = 0
     delta: OpenAIDelta
@@ -71,8 +72,8 @@ class OpenAIChunkChoice(ClosedModel):
     finish_reason: Annotated[FinishReason | None, Field(description="`null` in all chunks but the last with a choice.")] = None
 
 
-class OpenAIChunk(_Answer):
-    """A piece of a streamed answer."""
+class OpenAIChunk(_CompletionBase):
+    """A chunk of a streamed completion."""
 
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     choices: Annotated[tuple[OpenAIChunkChoice, ...], Field(description="One; none in the chunk that has the usage.")]
@@ -81,50 +82,50 @@ class OpenAIChunk(_Answer):
 
 
 class OpenAIModel(ClosedModel):
-    """A model that this worker has."""
+    """A model that this worker serves."""
 
-    id: Annotated[str, Field(description="What `model` of a request may be.")]
+    id: Annotated[str, Field(description="The name that requests use for the model.")]
     object: Literal["model"] = "model"
-    created: Annotated[int, Field(description="When the worker started, in seconds since 1970.")]
+    created: Annotated[int, Field(description="When the worker started, as a Unix timestamp in seconds.")]
     owned_by: Literal["worker"] = "worker"
 
 
 class OpenAIModels(ClosedModel):
-    """The models that this worker has."""
+    """The models that this worker serves."""
 
     object: Literal["list"] = "list"
     data: tuple[OpenAIModel, ...]
 
 
 class OpenAIErrorBody(ClosedModel):
-    """What went wrong."""
+    """The details of an error."""
 
-    message: Annotated[str, Field(description="One sentence for a person.")]
+    message: Annotated[str, Field(description="A human-readable message.")]
     type: Annotated[
-        Literal["invalid_request_error", "server_error"], Field(description="`server_error` where the same request may succeed later.")
+        Literal["invalid_request_error", "server_error"], Field(description="`server_error` if the same request may succeed later.")
     ]
-    param: Annotated[str | None, Field(description="The first field that is wrong, where it is a field.")]
-    code: Annotated[str, Field(description="The code of the table of errors in lower case: `context_length_exceeded`.")]
+    param: Annotated[str | None, Field(description="The first invalid parameter, if the error is about one.")]
+    code: Annotated[str, Field(description="The error code in lower case: `context_length_exceeded`.")]
 
 
 class OpenAIError(ClosedModel):
-    """A request without an answer."""
+    """The response to a request that failed."""
 
     error: OpenAIErrorBody
 
 
-AnyAnswer = OpenAICompletion | OpenAIChunk | OpenAIModels | OpenAIError
-"""Every object that goes out in OpenAI's form."""
+OpenAIResponse = OpenAICompletion | OpenAIChunk | OpenAIModels | OpenAIError
+"""Every response object."""
 
 
 def completion(payload: CompletedPayload, created: int) -> OpenAICompletion:
-    """A completed chat as one object.
+    """Builds the completion of a completed chat job.
 
     Args:
-        payload: The job's payload, of a chat.
-        created: When the job began, in seconds since 1970.
+        payload: The job's payload.
+        created: When the job started, as a Unix timestamp in seconds.
     """
-    choice = OpenAIChoice(message=OpenAIMessage(content=payload.response or ""), finish_reason=_finish_reason(payload))
+    choice = OpenAIChoice(message=OpenAIMessage(content=ChatTopLevel.of(payload).response), finish_reason=_finish_reason(payload))
     return OpenAICompletion(
         id=completion_id(payload.job_id),
         created=created,
@@ -136,19 +137,17 @@ def completion(payload: CompletedPayload, created: int) -> OpenAICompletion:
 
 
 def completion_id(job_id: str) -> str:
-    """The id of an answer."""
+    """Returns the id of a job's completion."""
     return f"chatcmpl-{job_id}"
 
 
 def usage_of(payload: CompletedPayload) -> Usage:
-    """What a completed chat has used."""
-    if payload.usage is None:
-        raise ValueError("not the payload of a chat")
-    return payload.usage
+    """Returns the token usage of a completed chat job."""
+    return ChatTopLevel.of(payload).usage
 
 
 def error(failure: JobError) -> OpenAIError:
-    """A row of the table of errors as OpenAI words it."""
+    """Builds the error object of a failed job."""
     param = failure.problems[0].field if isinstance(failure, ValidationError) and failure.problems else None
     return OpenAIError(
         error=OpenAIErrorBody(
@@ -161,7 +160,7 @@ def error(failure: JobError) -> OpenAIError:
 
 
 def last_chunk(payload: CompletedPayload, created: int) -> OpenAIChunk:
-    """The chunk that says how the answer ended."""
+    """Builds the chunk with the finish reason."""
     choice = OpenAIChunkChoice(delta=OpenAIDelta(), finish_reason=_finish_reason(payload))
     return OpenAIChunk(
         id=completion_id(payload.job_id),
@@ -172,18 +171,18 @@ def last_chunk(payload: CompletedPayload, created: int) -> OpenAIChunk:
     )
 
 
-def to_text(answer: AnyAnswer) -> str:
-    """An object as strict, compact JSON in ASCII: nobody on its way cuts a character in two, or takes one for the end of a line.
+def to_json(response: OpenAIResponse) -> str:
+    """Serialises a response object as strict, compact JSON in ASCII, so that no intermediary can split a character or misread a line end.
 
     Raises:
         ValueError: A number is not finite.
     """
-    return json.dumps(answer.model_dump(mode="json"), allow_nan=False, separators=(",", ":"))
+    return json.dumps(response.model_dump(mode="json"), allow_nan=False, separators=(",", ":"))
 
 
-def event(answer: OpenAIChunk | OpenAIError) -> str:
-    """An object as one server-sent event."""
-    return f"data: {to_text(answer)}\n\n"
+def event(response: OpenAIChunk | OpenAIError) -> str:
+    """Serialises a response object as one server-sent event."""
+    return f"data: {to_json(response)}\n\n"
 
 
 def _finish_reason(payload: CompletedPayload) -> FinishReason:

@@ -1,4 +1,4 @@
-"""Engines of small models for tests, and conversations that are answered at once."""
+"""Engines with small models, requests, and functions that complete requests one at a time or concurrently."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import torch
 
-from handlers.chat.engine import Finished
-from handlers.chat.engines.transformers.chat_format import Source
-from handlers.chat.engines.transformers.engine import BatchingEngine
+from handlers.chat.engine import Completion
+from handlers.chat.engines.transformers.chat_format import ModelSpec
+from handlers.chat.engines.transformers.engine import TransformersEngine
 from handlers.chat.engines.transformers.load import ChatModel, load_chat
-from handlers.chat.prompts import render_template
+from handlers.chat.prompts import render_chat_template
 from handlers.chat.request import ChatRequest
 from shared.errors import JobError
 from shared.jobs.execution.cancel import CancelToken
@@ -23,18 +23,13 @@ CPU = torch.device("cpu")
 
 
 @contextmanager
-def engine_of(
-    *models: ChatModel,
-    resident: Literal["both", "one"] = "both",
-    budget: int | None = None,
-    names: Sequence[str] = ("qwen_instruct", "qwen_base"),
-) -> Iterator[BatchingEngine]:
-    """An engine of these models, the second of which is a base model."""
-    sources = [
-        Source(name, lambda model=model: model, transcript=index > 0)  # type: ignore[misc]
+def engine_of(*models: ChatModel, resident: Literal["both", "one"] = "both", budget: int | None = None) -> Iterator[TransformersEngine]:
+    """An engine with an instruct model and, if there is a second model, a base model."""
+    specs = [
+        ModelSpec(name, lambda model=model: model, transcript=index > 0)  # type: ignore[misc]
         for index, (name, model) in enumerate(zip(("qwen_instruct", "qwen_base"), models, strict=False))
     ]
-    engine = BatchingEngine(sources, resident=resident, budget=budget)
+    engine = TransformersEngine(specs, resident=resident, budget=budget)
     try:
         yield engine
     finally:
@@ -42,7 +37,7 @@ def engine_of(
 
 
 def ask(content: str = "hello", *, system: str | None = None, **fields: Any) -> ChatRequest:
-    """A greedy request of 24 tokens, unless told otherwise."""
+    """Returns a request, by default greedy with 24 tokens."""
     messages = [{"role": "system", "content": system}] if system is not None else []
     return ChatRequest.parse(
         {"messages": [*messages, {"role": "user", "content": content}], "max_tokens": 24, "temperature": 0, **fields}, job_id="j"
@@ -52,53 +47,53 @@ def ask(content: str = "hello", *, system: str | None = None, **fields: Any) -> 
 WORDS = ("hello", "a heron", "over the bay", "why?", "tell me more", "one two three four", "and then", "snow falls at night on the hills")
 EIGHT = [ask(words, max_tokens=10 + 5 * index) for index, words in enumerate(WORDS)]
 ENDLESS = ask(max_tokens=1900, repetition_penalty=0.5)
-"""Words that are there are made likelier, so that it goes on and on."""
-PER_TOKEN = 768
-"""What a token takes in the small model: 2 × 3 layers × 2 heads × 16 × 4 bytes."""
+"""Runs until `max_tokens`: the penalty makes repetition more likely."""
+BYTES_PER_TOKEN = 768
+"""KV-cache bytes per token of the small model: 2 × 3 layers × 2 heads × 16 × 4 bytes."""
 
 
-def cost(rows: int, columns: int) -> int:
-    """A budget for exactly so many rows of so many columns."""
-    return ((rows + 1) * columns + 1) * PER_TOKEN * 16 // 15
+def budget_for(sequences: int, positions: int) -> int:
+    """Returns a KV-cache budget that admits exactly so many sequences of so many positions."""
+    return ((sequences + 1) * positions + 1) * BYTES_PER_TOKEN * 16 // 15
 
 
-def answer(engine: BatchingEngine, request: ChatRequest, cancel: CancelToken | None = None) -> Finished:
-    """The answer to one request."""
+def complete(engine: TransformersEngine, request: ChatRequest, cancel: CancelToken | None = None) -> Completion:
+    """Completes one request, and checks that its deltas add up."""
     engine.check(request)
-    with engine.start(request, cancel or CancelToken(60)) as stream:
-        pieces = [piece.text for piece in stream]
-        assert "".join(pieces) == stream.finished.text
-        return stream.finished
+    with engine.submit(request, cancel or CancelToken(60)) as stream:
+        deltas = [delta.text for delta in stream]
+        assert "".join(deltas) == stream.completion.text
+        return stream.completion
 
 
-def outcome(engine: BatchingEngine, request: ChatRequest, cancel: CancelToken | None = None) -> Finished | JobError:
-    """The answer, or why there is none."""
+def complete_or_error(engine: TransformersEngine, request: ChatRequest, cancel: CancelToken | None = None) -> Completion | JobError:
+    """Completes one request, and returns an error instead of raising it."""
     try:
-        return answer(engine, request, cancel)
+        return complete(engine, request, cancel)
     except JobError as error:
         return error
 
 
-def together(engine: BatchingEngine, requests: Sequence[ChatRequest]) -> list[Finished | JobError]:
-    """What becomes of requests that are sent at once."""
+def complete_concurrently(engine: TransformersEngine, requests: Sequence[ChatRequest]) -> list[Completion | JobError]:
+    """Completes requests at the same time."""
     with ThreadPoolExecutor(len(requests)) as threads:
-        return list(threads.map(lambda request: outcome(engine, request), requests))
+        return list(threads.map(lambda request: complete_or_error(engine, request), requests))
 
 
-def texts(outcomes: Sequence[Finished | JobError]) -> list[str]:
-    """The texts of answers that all exist."""
-    assert all(isinstance(end, Finished) for end in outcomes), outcomes
-    return [end.text for end in outcomes if isinstance(end, Finished)]
+def texts(ends: Sequence[Completion | JobError]) -> list[str]:
+    """Returns the texts of completions, none of which failed."""
+    assert all(isinstance(end, Completion) for end in ends), ends
+    return [end.text for end in ends if isinstance(end, Completion)]
 
 
-def own_copy(models: Path, name: str = "qwen_instruct") -> ChatModel:
-    """A model of a test's own, which it may damage."""
+def load_copy(models: Path, name: str = "qwen_instruct") -> ChatModel:
+    """Loads a model that the test may modify."""
     return load_chat(models / name, CPU, torch.float32)
 
 
-def generated(model: ChatModel, request: ChatRequest) -> str:
-    """What the library's own greedy search makes of a request. Rows of the embedding that are no tokens are never chosen."""
-    prompt = torch.tensor([render_template(model.tokenizer, request.messages)])
+def generate_with_transformers(model: ChatModel, request: ChatRequest) -> str:
+    """Returns the greedy completion by `generate`, with padding rows of the embedding suppressed."""
+    prompt = torch.tensor([render_chat_template(model.tokenizer, request.messages)])
     padding = list(range(len(model.tokenizer), model.model.config.vocab_size)) or None
     greedy: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0, "temperature": None, "top_p": None, "top_k": None}
     generate: Any = model.model.generate
@@ -106,16 +101,16 @@ def generated(model: ChatModel, request: ChatRequest) -> str:
     return str(model.tokenizer.decode(out[0, prompt.shape[1] :], skip_special_tokens=True))
 
 
-def passes_of(model: ChatModel) -> list[int]:
-    """Gets the number of rows of each forward pass from now on."""
-    rows: list[int] = []
-    model.model.register_forward_pre_hook(lambda _module, _args, fields: rows.append(len(fields["input_ids"])), with_kwargs=True)
-    return rows
+def record_batch_sizes(model: ChatModel) -> list[int]:
+    """Returns a list that receives the batch size of every forward pass from now on."""
+    sizes: list[int] = []
+    model.model.register_forward_pre_hook(lambda _module, _args, fields: sizes.append(len(fields["input_ids"])), with_kwargs=True)
+    return sizes
 
 
-def favouring(models: Path, word: str, name: str = "qwen_base") -> ChatModel:
-    """A model that would rather write one token than any other, whatever it reads."""
-    model = own_copy(models, name)
+def biased_towards(models: Path, word: str, name: str = "qwen_base") -> ChatModel:
+    """Loads a model whose most likely token is always the same."""
+    model = load_copy(models, name)
     (token,) = model.tokenizer(word, add_special_tokens=False).input_ids
     model.model.register_forward_hook(lambda _module, _args, out: out.logits[..., token].fill_(1e4) and None)
     return model

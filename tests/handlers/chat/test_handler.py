@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from transformers import MambaConfig, MambaForCausalLM
 
-from handlers.chat.engines.transformers.memory import Demand, fits, longest_alone, rows_at_once
+from handlers.chat.engines.transformers.memory import CacheDemand, fits, max_model_len, max_num_seqs
 from handlers.chat.handler import load
 from handlers.chat.recipe import ChatRecipe
 from handlers.chat.request import ChatOperator, ChatRequest
 from shared.settings import Settings, SettingsError
-from tests.handlers.conftest import chat, make, text
+from tests.handlers.conftest import chat, generate, text
 
 
 @pytest.fixture
@@ -42,34 +42,34 @@ def recipe(own_models: Path, tmp_path: Path) -> Iterator[ChatRecipe]:
     made.engine.close()
 
 
-def test_an_operators_own_models_answer_under_their_names_in_the_form_that_each_is_taught(recipe: ChatRecipe) -> None:
+def test_custom_models_are_served_under_the_configured_names_with_their_own_prompt_formats(recipe: ChatRecipe) -> None:
     own = ChatOperator(models=("heron-chat", "heron-base"))
     raw = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
     said = {}
     for name in ("heron-chat", "heron-base"):
         request = ChatRequest.parse({**raw, "model": name}, job_id="j", operator=own)
-        products = make(recipe, request)
-        assert recipe.summarize(request, products).top_level["model_info"] == {"model": name, "context_length": 511}
-        said[name] = text(products)
-    assert [product.metadata["model_used"] for product in said.values()] == list(said)
+        outputs = generate(recipe, request)
+        assert recipe.summarize(request, outputs).top_level["model_info"] == {"model": name, "context_length": 511}
+        said[name] = text(outputs)
+    assert [output.metadata["model_used"] for output in said.values()] == list(said)
     assert said["heron-chat"].metadata["prompt_tokens"] != said["heron-base"].metadata["prompt_tokens"]
 
 
-def test_the_revision_is_reported_where_it_is_known(recipe: ChatRecipe) -> None:
+def test_the_revision_of_a_cache_snapshot_is_reported(recipe: ChatRecipe) -> None:
     revisions = {name: facts.revision for name, facts in recipe.engine.models.items()}
     assert revisions == {"heron-chat": "0123456789" * 4, "heron-base": None}
     own = ChatOperator(models=("heron-chat", "heron-base"))
     request = ChatRequest.parse({"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}, job_id="j", operator=own)
-    assert text(make(recipe, request)).metadata["revision"] == "0123456789" * 4
+    assert text(generate(recipe, request)).metadata["revision"] == "0123456789" * 4
 
 
-def test_memory_that_the_operator_sets_limits_contexts_and_answers_at_once(recipe: ChatRecipe) -> None:
+def test_a_configured_cache_size_limits_context_length_and_concurrency(recipe: ChatRecipe) -> None:
     assert recipe.engine.concurrency == 1
     assert {facts.context_length for facts in recipe.engine.models.values()} == {511}
 
 
-def test_what_an_answer_took_is_reported_and_adds_up(chat_recipe: ChatRecipe) -> None:
-    facts = text(make(chat_recipe, chat("hello", max_tokens=30))).metadata
+def test_reported_timings_and_token_counts_are_consistent(chat_recipe: ChatRecipe) -> None:
+    facts = text(generate(chat_recipe, chat("hello", max_tokens=30))).metadata
     generation, first, rate = (float(str(facts[key])) for key in ("generation_time", "time_to_first_token", "tokens_per_second"))
     assert (facts["tokens_generated"], facts["finish_reason"]) == (30, "length")
     assert 0 < first < generation
@@ -86,30 +86,30 @@ def left_for_rows(card: float, models: float) -> int:
     return int((card - models - 2 * GB) * 7 / 8)
 
 
-def test_two_models_of_7b_on_48_gb_leave_room_for_many_conversations() -> None:
+def test_two_7b_models_on_48_gb_leave_memory_for_many_sequences() -> None:
     left = left_for_rows(48e9, 2 * 15.24e9)
-    assert rows_at_once(PER_TOKEN, 32768, left) == 56
-    assert longest_alone(PER_TOKEN, left) >= 32768
-    assert [fits([Demand(PER_TOKEN, rows, 30_000)], left) for rows in (6, 7)] == [True, False]
-    assert fits([Demand(PER_TOKEN, 56, 4000)], left)
+    assert max_num_seqs(PER_TOKEN, 32768, left) == 56
+    assert max_model_len(PER_TOKEN, left) >= 32768
+    assert [fits([CacheDemand(PER_TOKEN, rows, 30_000)], left) for rows in (6, 7)] == [True, False]
+    assert fits([CacheDemand(PER_TOKEN, 56, 4000)], left)
 
 
-def test_one_model_on_24_gb_leaves_room_for_some() -> None:
+def test_one_7b_model_on_24_gb_leaves_memory_for_some_sequences() -> None:
     left = left_for_rows(24e9, 15.24e9)
-    assert rows_at_once(PER_TOKEN, 32768, left) == 23
-    assert longest_alone(PER_TOKEN, left) >= 32768
-    assert [fits([Demand(PER_TOKEN, rows, 30_000)], left) for rows in (2, 3)] == [True, False]
+    assert max_num_seqs(PER_TOKEN, 32768, left) == 23
+    assert max_model_len(PER_TOKEN, left) >= 32768
+    assert [fits([CacheDemand(PER_TOKEN, rows, 30_000)], left) for rows in (2, 3)] == [True, False]
 
 
-def test_conversations_of_both_models_share_the_memory() -> None:
-    one = Demand(100, 3, 1023)
+def test_sequences_of_both_models_share_the_budget() -> None:
+    one = CacheDemand(100, 3, 1023)
     assert one.bytes == 4 * 1024 * 100
     assert fits([one, one], 2 * one.bytes)
     assert not fits([one, one], 2 * one.bytes - 1)
-    assert Demand(100, 0, 0).bytes == 0
+    assert CacheDemand(100, 0, 0).bytes == 0
 
 
-def test_a_model_without_a_template_is_no_chat_model_but_may_be_a_base_model(own_models: Path, tmp_path: Path) -> None:
+def test_a_model_without_a_chat_template_can_only_serve_as_a_base_model(own_models: Path, tmp_path: Path) -> None:
     config = own_models / "tokenizer_config.json"
     content = {key: value for key, value in json.loads(config.read_text()).items() if key != "chat_template"}
     config.write_text(json.dumps(content))
@@ -120,7 +120,7 @@ def test_a_model_without_a_template_is_no_chat_model_but_may_be_a_base_model(own
     load(both).engine.close()
 
 
-def test_a_model_that_keeps_more_than_keys_and_values_is_refused_at_the_start(own_models: Path, tmp_path: Path) -> None:
+def test_a_model_without_a_plain_kv_cache_is_rejected_at_start_up(own_models: Path, tmp_path: Path) -> None:
     config = MambaConfig(vocab_size=480, hidden_size=32, num_hidden_layers=2, state_size=4)
     for old in own_models.glob("model*"):
         old.unlink()

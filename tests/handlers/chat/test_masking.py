@@ -1,4 +1,4 @@
-"""Masked words never show, not even while they are written, and no other word suffers."""
+"""IncrementalMasker words never show, not even while they are written, and no other word suffers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from handlers.chat.masking import Masked, WordList
+from handlers.chat.masking import IncrementalMasker, WordList
 
 
 def write(text: str, masked: Sequence[str]) -> str:
@@ -26,7 +26,7 @@ def cut(text: str, size: int) -> list[str]:
 
 def shown(pieces: Sequence[str], words: Sequence[str]) -> list[str]:
     """Everything that a reader sees, the whole text last."""
-    masked, seen = Masked(WordList(words)), [""]
+    masked, seen = IncrementalMasker(WordList(words)), [""]
     for piece in pieces:
         masked.add(piece)
         seen.append(masked.shown)
@@ -36,23 +36,23 @@ def shown(pieces: Sequence[str], words: Sequence[str]) -> list[str]:
     return seen
 
 
-def test_a_masked_word_is_masked_in_any_case_and_only_as_a_whole() -> None:
+def test_matching_is_case_insensitive_and_whole_word() -> None:
     assert write("Her heron, HER herons; her.", ["her"]) == "*** heron, *** herons; ***."
 
 
 @pytest.mark.parametrize("town", ["Scunthorpe", "Penistone", "Essex", "Cockermouth", "Lightwater"])
-def test_innocent_words_are_left_alone(town: str) -> None:
+def test_words_that_contain_a_listed_word_are_not_masked(town: str) -> None:
     listed = ["cunt", "penis", "sex", "cock", "twat", "ass"]
     text = f"{town}, the classic passage to {town.lower()}shire's assassin and {town.upper()}"
     assert write(text, listed) == text
 
 
-def test_a_word_that_begins_like_a_masked_one_is_not_masked_while_it_is_written() -> None:
+def test_a_word_that_starts_with_a_listed_word_is_not_masked() -> None:
     for length in range(1, 7):
         assert write("so beautiful", ["beautiful"[:length]]) == "so beautiful"
 
 
-def test_a_word_that_begins_with_two_masked_ones_is_none_of_them() -> None:
+def test_a_concatenation_of_listed_words_is_not_masked() -> None:
     assert write("foobaz foo bar foobar", ["foo", "bar"]) == "foobaz *** *** foobar"
 
 
@@ -66,24 +66,24 @@ def test_a_word_that_begins_with_two_masked_ones_is_none_of_them() -> None:
         ("(a|b) [", "(a|b)", "***** ["),
     ],
 )
-def test_a_masked_word_with_signs_in_it_is_taken_literally(text: str, word: str, expected: str) -> None:
+def test_punctuation_in_a_listed_word_is_literal(text: str, word: str, expected: str) -> None:
     assert write(text, [word]) == expected
 
 
-def test_what_sets_a_word_off_is_no_part_of_it() -> None:
+def test_punctuation_around_a_word_is_a_boundary() -> None:
     assert write("_damn_ (damn) `damn` damn's damn-it “damn”", ["damn"]) == "_****_ (****) `****` ****'s ****-it “****”"
 
 
-def test_a_phrase_is_masked_however_its_words_are_set_apart() -> None:
+def test_a_phrase_matches_with_any_whitespace() -> None:
     assert write("New York, new\n  york; new yorker, newyork new", ["new york"]) == "*** ****, ***\n  ****; new yorker, newyork new"
 
 
-def test_of_two_that_begin_together_the_longer_counts() -> None:
+def test_the_longest_match_at_a_position_wins() -> None:
     for words in (["new york", "new york city"], ["new york city", "new york"]):
         assert write("new york city new york cit", words) == "*** **** **** *** **** cit"
 
 
-def test_of_two_that_overlap_the_first_counts() -> None:
+def test_the_first_of_overlapping_matches_wins() -> None:
     assert write("a b c d", ["a b", "b c", "c d"]) == "* * * *"
     assert write("a b c", ["a b", "b c"]) == "* * c"
     assert write("a b c", ["a b c", "b"]) == "* * *"
@@ -102,21 +102,21 @@ def test_of_two_that_overlap_the_first_counts() -> None:
         ("คุณโง่มาก", "โง่", "คุณ***มาก"),
     ],
 )
-def test_words_of_every_script(text: str, word: str, expected: str) -> None:
+def test_words_of_many_scripts_are_masked(text: str, word: str, expected: str) -> None:
     assert write(text, [word]) == expected
 
 
-def test_an_accent_may_be_a_character_of_its_own() -> None:
+def test_composed_and_decomposed_accents_match() -> None:
     apart = unicodedata.normalize("NFD", "café")
     assert write(f"café {apart} {apart}s", ["café"]) == f"**** ***** {apart}s"
     assert write(f"cafe café {apart}", ["cafe"]) == f"**** café {apart}", "another word"
 
 
-def test_without_words_everything_is_shown_at_once() -> None:
+def test_an_empty_word_list_holds_nothing_back() -> None:
     assert shown(["a", "b c"], []) == ["", "a", "ab c", "ab c"]
 
 
-def test_only_what_may_become_a_masked_word_is_held_back() -> None:
+def test_only_a_possible_prefix_of_a_listed_word_is_held_back() -> None:
     assert shown(["so be", "au", "ty ", "beau", "x"], ["beau"]) == [
         "",
         "so ",
@@ -137,9 +137,7 @@ WORDS = st.lists(st.text(LETTERS, min_size=1, max_size=4).filter(lambda word: wo
 @given(text=st.text(LETTERS, max_size=24), words=WORDS, data=st.data())
 @example(text="kiſs", words=["kiss"], data=None)
 @example(text="a b", words=["a b c", "b"], data=None)
-def test_however_a_text_is_cut_a_reader_sees_the_same_and_nothing_is_taken_back(
-    text: str, words: list[str], data: st.DataObject | None
-) -> None:
+def test_masking_does_not_depend_on_how_the_text_is_split(text: str, words: list[str], data: st.DataObject | None) -> None:
     whole = shown([text], words)[-1]
     borders = [] if data is None else sorted(data.draw(st.sets(st.integers(0, len(text)))))
     pieces = [text[start:end] for start, end in zip([0, *borders], [*borders, len(text)], strict=True)]

@@ -7,34 +7,34 @@ from typing import Any
 import pytest
 import torch
 
-from handlers.chat.engine import TextEngine
-from handlers.chat.engines.transformers.chat_format import Source
-from handlers.chat.engines.transformers.engine import BatchingEngine
+from handlers.chat.engine import InferenceEngine
+from handlers.chat.engines.transformers.chat_format import ModelSpec
+from handlers.chat.engines.transformers.engine import TransformersEngine
 from handlers.chat.engines.transformers.load import ChatModel
-from handlers.chat.prompts import render_template
+from handlers.chat.prompts import render_chat_template
 from handlers.chat.recipe import ChatRecipe, ChatSettings
 from handlers.chat.request import ChatRequest
 from shared.errors import Cancelled, ContextLengthExceeded, ModelUnavailable
-from shared.jobs.recipe import Recipe, Text
-from tests.handlers.conftest import Watched, chat, make, text
+from shared.jobs.recipe import Recipe, TextOutput
+from tests.handlers.conftest import RecordedRun, chat, generate, text
 
 Chat = Recipe[ChatRequest]
 
 
-def say(recipe: Chat, request: ChatRequest) -> Text:
-    return text(make(recipe, request))
+def say(recipe: Chat, request: ChatRequest) -> TextOutput:
+    return text(generate(recipe, request))
 
 
-def engine(recipe: Chat) -> TextEngine:
+def engine(recipe: Chat) -> InferenceEngine:
     assert isinstance(recipe, ChatRecipe)
     return recipe.engine
 
 
 def rendered(model: ChatModel, request: ChatRequest) -> list[int]:
-    return render_template(model.tokenizer, request.messages)
+    return render_chat_template(model.tokenizer, request.messages)
 
 
-def test_temperature_0_is_the_librarys_greedy_search(chat_recipe: Chat, instruct: ChatModel) -> None:
+def test_temperature_0_matches_greedy_search_of_transformers(chat_recipe: Chat, instruct: ChatModel) -> None:
     request = chat("hello there", max_tokens=24)
     prompt = torch.tensor([rendered(instruct, request)])
     greedy: Any = instruct.model.generate
@@ -43,7 +43,7 @@ def test_temperature_0_is_the_librarys_greedy_search(chat_recipe: Chat, instruct
     assert say(chat_recipe, request).content.rstrip("�") == expected.rstrip("�")
 
 
-def test_the_models_own_sampling_defaults_have_no_say(chat_recipe: Chat, instruct: ChatModel) -> None:
+def test_the_sampling_defaults_of_the_generation_config_are_not_used(chat_recipe: Chat, instruct: ChatModel) -> None:
     """The small model's generation config asks for a repetition penalty and a top-k, as Qwen's does; a request that does not gets none."""
     own = instruct.model.generation_config
     assert own.repetition_penalty != 1.0
@@ -51,19 +51,19 @@ def test_the_models_own_sampling_defaults_have_no_say(chat_recipe: Chat, instruc
     assert plain.content != say(chat_recipe, chat("hello there", max_tokens=64, repetition_penalty=own.repetition_penalty + 0.5)).content
 
 
-def test_a_seed_makes_the_same_text_and_another_seed_another(chat_recipe: Chat) -> None:
+def test_sampling_is_reproducible_for_a_seed(chat_recipe: Chat) -> None:
     one, same, other = (say(chat_recipe, chat("hello", temperature=1.0, top_p=1.0, seed=seed)).content for seed in (7, 7, 8))
     assert one == same
     assert one != other
 
 
-def test_a_seed_that_was_drawn_is_reported(chat_recipe: Chat) -> None:
+def test_a_randomly_chosen_seed_is_reported(chat_recipe: Chat) -> None:
     drawn = say(chat_recipe, chat("hello", temperature=1.0))
     again = say(chat_recipe, chat("hello", temperature=1.0, seed=drawn.metadata["seed"]))
     assert again.content == drawn.content
 
 
-def test_temperature_acts_from_the_likeliest_word_to_all_of_them(chat_recipe: Chat) -> None:
+def test_a_higher_temperature_gives_more_varied_completions(chat_recipe: Chat) -> None:
     greedy = say(chat_recipe, chat("hello", max_tokens=32)).content
     cold, warm, hot = (say(chat_recipe, chat("hello", max_tokens=32, temperature=t, top_p=1.0, seed=7)).content for t in (0.001, 0.7, 2.0))
     assert cold == greedy
@@ -71,22 +71,22 @@ def test_temperature_acts_from_the_likeliest_word_to_all_of_them(chat_recipe: Ch
 
 
 @pytest.mark.parametrize("temperature", [1e-5, 1e-39, 1e-300, 5e-324])
-def test_a_temperature_that_is_almost_0_is_almost_greedy(chat_recipe: Chat, temperature: float) -> None:
+def test_a_temperature_near_0_converges_to_greedy_decoding(chat_recipe: Chat, temperature: float) -> None:
     assert say(chat_recipe, chat("hello", temperature=temperature)).content == say(chat_recipe, chat("hello")).content
 
 
-def test_the_strongest_penalties_leave_a_text(chat_recipe: Chat) -> None:
+def test_the_strongest_penalties_still_give_a_completion(chat_recipe: Chat) -> None:
     strong = {"repetition_penalty": 0.1, "presence_penalty": -2.0, "frequency_penalty": 2.0}
     assert say(chat_recipe, chat("hello", temperature=2.0, max_tokens=32, **strong)).metadata["tokens_generated"]
 
 
-def test_top_p_0_keeps_only_the_likeliest_token(chat_recipe: Chat) -> None:
+def test_top_p_0_keeps_only_the_most_likely_token(chat_recipe: Chat) -> None:
     greedy = say(chat_recipe, chat("hello"))
     assert say(chat_recipe, chat("hello", temperature=2.0, top_p=0.0, seed=3)).content == greedy.content
 
 
 @pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty"])
-def test_a_penalty_keeps_words_from_coming_back(chat_recipe: Chat, instruct: ChatModel, penalty: str) -> None:
+def test_penalties_reduce_repetition(chat_recipe: Chat, instruct: ChatModel, penalty: str) -> None:
     request = chat("hello", max_tokens=64, **{penalty: 2.0})
     plain, varied = (say(chat_recipe, wanted).content for wanted in (chat("hello", max_tokens=64), request))
     kinds = [len(set(instruct.tokenizer(content).input_ids)) for content in (plain, varied)]
@@ -94,7 +94,7 @@ def test_a_penalty_keeps_words_from_coming_back(chat_recipe: Chat, instruct: Cha
     assert varied != plain
 
 
-def test_a_text_stops_before_a_stop_that_is_spread_over_tokens(chat_recipe: Chat) -> None:
+def test_a_stop_string_that_spans_several_tokens_ends_the_completion(chat_recipe: Chat) -> None:
     whole = say(chat_recipe, chat("hello", max_tokens=40)).content
     stop = whole[9:14]
     stopped = say(chat_recipe, chat("hello", max_tokens=40, stop=stop))
@@ -102,72 +102,72 @@ def test_a_text_stops_before_a_stop_that_is_spread_over_tokens(chat_recipe: Chat
     assert stopped.metadata["finish_reason"] == "stop"
 
 
-def test_length_ends_a_text_at_exactly_max_tokens(chat_recipe: Chat) -> None:
+def test_the_finish_reason_is_length_after_exactly_max_tokens(chat_recipe: Chat) -> None:
     said = say(chat_recipe, chat("hello", max_tokens=5))
     assert (said.metadata["tokens_generated"], said.metadata["finish_reason"]) == (5, "length")
 
 
-def test_the_text_so_far_only_grows_and_never_shows_a_part_of_a_stop(chat_recipe: Chat) -> None:
+def test_reported_text_only_grows_and_never_shows_part_of_a_stop_string(chat_recipe: Chat) -> None:
     whole = say(chat_recipe, chat("hello", max_tokens=40)).content
-    watched = Watched()
-    end = text(make(chat_recipe, chat("hello", max_tokens=40, stop=whole[9:14]), watched)).content
-    for earlier, later in zip(watched.texts, [*watched.texts[1:], end], strict=True):
+    recorded = RecordedRun()
+    end = text(generate(chat_recipe, chat("hello", max_tokens=40, stop=whole[9:14]), recorded)).content
+    for earlier, later in zip(recorded.texts, [*recorded.texts[1:], end], strict=True):
         assert later.startswith(earlier)
 
 
-def test_masked_words_never_show_while_they_are_written(settings: object, chat_recipe: Chat) -> None:
+def test_masked_words_never_appear_in_reported_text(settings: object, chat_recipe: Chat) -> None:
     whole = say(chat_recipe, chat("hello", max_tokens=60)).content
     word = max((part for part in whole.split() if part.isalpha() and part.isascii()), key=len)
     recipe = ChatRecipe(engine(chat_recipe), ChatSettings(sfw_words=(word,)))
-    watched = Watched()
-    said = text(make(recipe, chat("hello", max_tokens=60, sfw_mode=True), watched)).content
+    recorded = RecordedRun()
+    said = text(generate(recipe, chat("hello", max_tokens=60, sfw_mode=True), recorded)).content
     assert word not in said.split()
     assert "*" * len(word) in said
-    assert not any(word in shown.split() for shown in watched.texts)
-    assert said.startswith(watched.texts[-1])
+    assert not any(word in shown.split() for shown in recorded.texts)
+    assert said.startswith(recorded.texts[-1])
 
 
-def test_a_stopped_job_ends_at_its_token(chat_recipe: Chat) -> None:
-    watched = Watched(stop_at=3)
+def test_a_cancelled_job_ends_within_one_step(chat_recipe: Chat) -> None:
+    recorded = RecordedRun(stop_at=3)
     with pytest.raises(Cancelled):
-        make(chat_recipe, chat("hello", max_tokens=200), watched)
-    assert len(watched.steps) <= 4
+        generate(chat_recipe, chat("hello", max_tokens=200), recorded)
+    assert len(recorded.steps) <= 4
 
 
-def test_a_conversation_that_does_not_fit_is_refused_with_both_lengths(chat_recipe: Chat, instruct: ChatModel) -> None:
+def test_a_conversation_that_exceeds_the_context_window_is_rejected_with_both_lengths(chat_recipe: Chat, instruct: ChatModel) -> None:
     window = instruct.context_length
     with pytest.raises(ContextLengthExceeded, match=rf"asks for 100 more.*{window}"):
-        make(chat_recipe, chat("word " * window, max_tokens=100))
+        generate(chat_recipe, chat("word " * window, max_tokens=100))
 
 
-def test_what_just_fits_is_written(chat_recipe: Chat, instruct: ChatModel) -> None:
+def test_a_conversation_that_exactly_fits_is_completed(chat_recipe: Chat, instruct: ChatModel) -> None:
     window = engine(chat_recipe).models["qwen_instruct"].context_length
     prompt = len(rendered(instruct, chat("hello")))
-    chat_recipe.accept(chat("hello", max_tokens=min(window - prompt, 4096)))
+    chat_recipe.check(chat("hello", max_tokens=min(window - prompt, 4096)))
 
 
-def test_sfw_mode_without_words_is_refused_by_name(chat_recipe: Chat) -> None:
+def test_sfw_mode_requires_a_word_list(chat_recipe: Chat) -> None:
     with pytest.raises(ModelUnavailable, match="sfw_mode"):
-        make(chat_recipe, chat("hello", sfw_mode=True))
+        generate(chat_recipe, chat("hello", sfw_mode=True))
 
 
-def test_a_model_that_is_not_loaded_is_refused_with_those_that_are(chat_recipe: Chat, instruct: ChatModel) -> None:
-    only = ChatRecipe(BatchingEngine([Source("qwen_instruct", lambda: instruct)]), ChatSettings())
+def test_an_unavailable_model_is_rejected_with_the_available_ones(chat_recipe: Chat, instruct: ChatModel) -> None:
+    only = ChatRecipe(TransformersEngine([ModelSpec("qwen_instruct", lambda: instruct)]), ChatSettings())
     with pytest.raises(ModelUnavailable, match=r"qwen_base.*it has qwen_instruct"):
-        make(only, chat("hello", model="qwen_base"))
+        generate(only, chat("hello", model="qwen_base"))
 
 
-def test_the_base_model_answers_too_and_without_a_leading_space(chat_recipe: Chat) -> None:
+def test_the_base_model_completes_without_a_leading_space(chat_recipe: Chat) -> None:
     said = say(chat_recipe, chat("hello", model="qwen_base", max_tokens=12))
     assert said.metadata["model_used"] == "qwen_base"
     assert said.content == said.content.lstrip()
 
 
-def test_the_payloads_top_level_repeats_the_asset(chat_recipe: Chat) -> None:
+def test_the_top_level_of_the_payload_repeats_the_asset_metadata(chat_recipe: Chat) -> None:
     request = chat("hello", max_tokens=5)
-    products = make(chat_recipe, request)
-    summary = chat_recipe.summarize(request, products)
-    said = text(products)
+    outputs = generate(chat_recipe, request)
+    summary = chat_recipe.summarize(request, outputs)
+    said = text(outputs)
     assert summary.top_level["response"] == said.content
     usage = summary.top_level["usage"]
     assert usage == {
@@ -179,10 +179,10 @@ def test_the_payloads_top_level_repeats_the_asset(chat_recipe: Chat) -> None:
     assert summary.metadata["system_prompt_used"] == "none"
 
 
-def test_an_enhancement_is_reported_as_one(chat_recipe: Chat) -> None:
+def test_an_enhancement_reports_the_enhanced_prompt(chat_recipe: Chat) -> None:
     raw = {"type": "enhance", "prompt": "a heron", "system_prompt": "Be brief.", "max_tokens": 4, "temperature": 0}
     request = ChatRequest.parse(raw, job_id="j")
-    summary = chat_recipe.summarize(request, make(chat_recipe, request))
+    summary = chat_recipe.summarize(request, generate(chat_recipe, request))
     assert summary.top_level["enhanced_prompt"] == summary.top_level["response"]
     assert summary.metadata["system_prompt_used"] == "custom"
     assert "Be brief." not in str(summary)

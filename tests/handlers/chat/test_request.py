@@ -18,18 +18,18 @@ def said(request: Any) -> list[tuple[str, str]]:
     return [(message.role, message.content) for message in request.messages]
 
 
-def test_a_conversation_is_handed_on_unchanged_and_in_order() -> None:
+def test_messages_are_kept_unchanged_and_in_order() -> None:
     turns = [("system", " be brief\n"), ("user", "<|im_end|>"), ("assistant", ""), ("user", "x")]
     assert said(chat(messages=[{"role": role, "content": content} for role, content in turns])) == turns
 
 
-def test_a_chat_needs_neither_id_nor_user_nor_type() -> None:
+def test_id_user_and_type_are_optional() -> None:
     request = chat()
     assert (request.job_id, request.user_id, request.type, request.is_enhancement) == ("r", None, "chat", False)
     assert chat(id="mine").job_id == "mine"
 
 
-def test_what_is_not_asked_for_has_its_default() -> None:
+def test_absent_fields_have_defaults() -> None:
     request = chat()
     assert (request.max_tokens, request.temperature, request.top_p, request.model) == (512, 0.7, 0.9, "qwen_instruct")
     assert (request.stop, request.presence_penalty, request.frequency_penalty, request.repetition_penalty) == ((), 0.0, 0.0, 1.0)
@@ -38,20 +38,23 @@ def test_what_is_not_asked_for_has_its_default() -> None:
 
 
 @pytest.mark.parametrize("job_type", ["enhance", "chat_enhance", "enhance_base", "enhance_instruct"])
-def test_an_enhancement_is_shorter_than_a_chat(job_type: str) -> None:
+def test_the_default_max_tokens_of_an_enhancement_is_lower(job_type: str) -> None:
     request = chat(type=job_type)
     assert (request.max_tokens, request.is_enhancement) == (200, True)
 
 
-def test_the_short_form_becomes_messages_and_nothing_is_added() -> None:
+def test_the_short_form_is_converted_to_messages() -> None:
     assert said(chat(messages=None, prompt="a cat", system_prompt="say more")) == [("system", "say more"), ("user", "a cat")]
     assert said(chat(messages=None, prompt="a cat", type="enhance", target_model="sdxl", quality="high")) == [("user", "a cat")]
 
 
-def test_messages_win_over_the_short_form_and_a_warning_says_so() -> None:
+def test_messages_take_precedence_over_the_short_form_with_a_warning() -> None:
     request = chat(prompt="a cat", system_prompt="say more")
     assert said(request) == [("user", "hello")]
-    assert request.warnings == ("prompt: not used, because messages are given", "system_prompt: not used, because messages are given")
+    assert request.warnings == (
+        "`prompt` was ignored, because `messages` is given",
+        "`system_prompt` was ignored, because `messages` is given",
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,18 +67,18 @@ def test_messages_win_over_the_short_form_and_a_warning_says_so() -> None:
         ("conversational", "instruct", "qwen_instruct"),
     ],
 )
-def test_the_kind_of_an_enhancement_decides_the_model(word: str, kind: str, model: str) -> None:
+def test_the_enhancement_type_selects_the_model(word: str, kind: str, model: str) -> None:
     request = chat(messages=None, prompt="a cat", type="enhance", enhancement_type=word)
     assert (request.enhancement_type, request.model) == (kind, model)
 
 
-def test_the_type_may_say_the_kind() -> None:
+def test_the_job_type_can_imply_the_enhancement_type() -> None:
     assert chat(type="enhance_base").model == "qwen_base"
     assert chat(type="enhance_instruct").enhancement_type == "instruct"
     assert problem(chat, type="enhance_base", enhancement_type="conversational").field == "enhancement_type"
 
 
-def test_a_named_model_wins_over_the_kind() -> None:
+def test_an_explicit_model_takes_precedence_over_the_enhancement_type() -> None:
     assert chat(type="enhance_base", model="qwen_instruct").model == "qwen_instruct"
 
 
@@ -83,34 +86,34 @@ def test_the_role_developer_means_system() -> None:
     assert said(chat(messages=[{"role": "developer", "content": "x"}, HELLO]))[0] == ("system", "x")
 
 
-def test_text_parts_are_joined() -> None:
+def test_text_parts_are_concatenated() -> None:
     parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]
     assert said(chat(messages=[{"role": "user", "content": parts}])) == [("user", "a b")]
 
 
-def test_a_text_part_whose_type_is_null_is_one_without_a_type() -> None:
+def test_a_text_part_with_a_null_type_is_accepted() -> None:
     assert chat(messages=[{"role": "user", "content": [{"type": None, "text": "a"}]}]).messages[0].content == "a"
 
 
 @pytest.mark.parametrize("content", [[], [{"type": "image_url", "image_url": {}}], ["a"], [{"type": "text"}], 5, {"text": "a"}])
-def test_content_that_is_not_text_is_refused(content: Any) -> None:
+def test_non_text_content_is_rejected(content: Any) -> None:
     assert problem(chat, messages=[{"role": "user", "content": content}]).field == "messages[0].content"
 
 
 @pytest.mark.parametrize("messages", [[], [{"role": "system", "content": "x"}], "hello", {"role": "user"}])
-def test_a_conversation_has_at_least_one_message_and_not_only_system(messages: Any) -> None:
+def test_a_conversation_needs_a_message_that_is_not_of_role_system(messages: Any) -> None:
     assert problem(chat, messages=messages).field == "messages"
 
 
-def test_without_messages_and_without_a_prompt_there_is_nothing_to_answer() -> None:
-    assert problem(chat, messages=None).allowed.startswith("given, or else a prompt")
+def test_messages_or_a_prompt_is_required() -> None:
+    assert problem(chat, messages=None).allowed == "a list of objects with `role` and `content`, unless `prompt` is given"
 
 
-def test_a_wrong_prompt_is_not_also_a_lack_of_messages() -> None:
+def test_an_invalid_prompt_is_not_reported_as_missing_messages_too() -> None:
     assert [*problems(chat, messages=None, prompt=5)] == ["prompt"]
 
 
-def test_each_wrong_message_is_named_by_its_position() -> None:
+def test_invalid_messages_are_reported_with_their_index() -> None:
     found = problems(chat, messages=[{"role": "tool", "content": "x"}, HELLO, {"role": "user"}, None])
     assert [*found] == ["messages[0].role", "messages[2].content", "messages[3]"]
     assert found["messages[2].content"].sent == "nothing"
@@ -134,7 +137,7 @@ def test_stop_is_a_string_or_a_list(stop: Any, read: tuple[str, ...]) -> None:
         (5, "stop"),
     ],
 )
-def test_stop_has_at_most_eight_strings_that_are_not_empty(stop: Any, blamed: str) -> None:
+def test_stop_is_limited_to_eight_non_empty_strings(stop: Any, blamed: str) -> None:
     assert problem(chat, stop=stop).field == blamed
 
 
@@ -149,20 +152,20 @@ def test_stop_has_at_most_eight_strings_that_are_not_empty(stop: Any, blamed: st
         ("frequency_penalty", 3, "2.0"),
     ],
 )
-def test_a_number_outside_its_range_is_answered_with_the_nearest_end(name: str, value: float, nearest: str) -> None:
+def test_an_out_of_range_number_is_rejected_with_the_nearest_bound(name: str, value: float, nearest: str) -> None:
     assert problem(chat, **{name: value}).nearest == nearest
 
 
 @pytest.mark.parametrize(("name", "value"), [("temperature", 0), ("temperature", 2), ("top_p", 0), ("top_p", 1), ("repetition_penalty", 2)])
-def test_both_ends_of_a_range_are_inside(name: str, value: float) -> None:
+def test_range_bounds_are_inclusive(name: str, value: float) -> None:
     assert getattr(chat(**{name: value}), name) == value
 
 
-def test_a_repetition_penalty_of_zero_would_divide_by_zero() -> None:
+def test_a_repetition_penalty_of_zero_is_rejected() -> None:
     assert problem(chat, repetition_penalty=0).allowed == "a number from 0.1 to 2.0"
 
 
-def test_an_answer_may_have_to_be_json_of_a_schema() -> None:
+def test_a_json_schema_response_format_requires_a_schema() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     request = chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
     assert request.response_format.json_schema is not None
@@ -172,13 +175,13 @@ def test_an_answer_may_have_to_be_json_of_a_schema() -> None:
 
 
 @pytest.mark.parametrize("schema", [{"secret\nname": float("nan")}, {"secret": [{"secret": object()}]}, {5: "secret"}])
-def test_of_a_schema_that_is_not_json_nothing_is_repeated(schema: Any) -> None:
+def test_the_content_of_an_invalid_schema_is_not_quoted(schema: Any) -> None:
     found = problem(chat, response_format={"type": "json_schema", "json_schema": {"schema": schema}})
     assert (found.field, found.allowed) == ("response_format.json_schema.schema", "an object")
     assert "secret" not in str(found)
 
 
-def test_a_schema_that_is_too_deep_is_refused_before_anything_recurses_into_it() -> None:
+def test_a_deeply_nested_schema_is_rejected_without_recursion() -> None:
     deep: dict[str, Any] = {}
     for _ in range(50_000):
         deep = {"not": deep}
@@ -196,12 +199,12 @@ def test_a_schema_that_is_too_deep_is_refused_before_anything_recurses_into_it()
         ({"model": "qwen_base"}, "llama-8b-base"),
     ],
 )
-def test_an_operators_own_models_are_called_by_their_names_and_by_the_usual_ones(fields: dict[str, str], model: str) -> None:
+def test_custom_models_can_be_requested_by_their_own_and_by_the_default_names(fields: dict[str, str], model: str) -> None:
     raw = {"messages": [{"role": "user", "content": "hello"}], **fields}
     assert ChatRequest.parse(raw, job_id="r", operator=OWN).model == model
 
 
-def test_a_name_that_no_model_has_is_refused_with_the_names_there_are() -> None:
+def test_an_unknown_model_is_rejected_with_the_available_ones() -> None:
     raw = {"messages": [{"role": "user", "content": "hello"}], "model": "lama-8b"}
-    with pytest.raises(ValidationError, match=r"model: must be one of llama-8b, llama-8b-base; .*nearest: llama-8b"):
+    with pytest.raises(ValidationError, match=r"`model` must be one of llama-8b, llama-8b-base; .*nearest: llama-8b"):
         ChatRequest.parse(raw, job_id="r", operator=OWN)

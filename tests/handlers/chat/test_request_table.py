@@ -73,12 +73,12 @@ def blames(found: Sequence[Problem], field: str) -> bool:
     return bool(found) and all(problem.field.startswith(field) for problem in found)
 
 
-def test_every_row_of_the_table_is_here() -> None:
+def test_the_table_covers_every_field() -> None:
     assert set(WRONG) == {location.name for location in field_locations(ChatRequest).values()} - {"job_id"}
 
 
 @pytest.mark.parametrize(("name", "value"), ROWS)
-def test_a_wrong_value_is_refused_and_its_field_alone_is_blamed(name: str, value: Any) -> None:
+def test_an_invalid_value_is_rejected_and_only_its_field_is_reported(name: str, value: Any) -> None:
     other = {"prompt": "hello"} if name in ("prompt", "system_prompt") else {"messages": HELLO}
     found = problems(other | {name: value})
     assert blames(found, name), found
@@ -86,7 +86,7 @@ def test_a_wrong_value_is_refused_and_its_field_alone_is_blamed(name: str, value
 
 
 @pytest.mark.parametrize(("name", "value"), [row for row in ROWS if row.values[0] in IN_OPENAIS_FORM])
-def test_the_same_is_refused_in_openais_form_under_openais_name(name: str, value: Any) -> None:
+def test_the_same_value_is_rejected_in_openais_form_under_openais_name(name: str, value: Any) -> None:
     body = {"model": "qwen_instruct", "messages": HELLO} | {IN_OPENAIS_FORM[name]: value}
     found = problems({"openai_route": "/v1/chat/completions", "openai_input": body})
     assert blames(found, IN_OPENAIS_FORM[name]), found
@@ -99,24 +99,24 @@ def test_null_means_absent(name: str) -> None:
     assert one == other
 
 
-def test_a_whole_number_may_stand_for_a_number() -> None:
+def test_an_integer_is_accepted_for_a_float() -> None:
     request = ChatRequest.parse(
         {"messages": HELLO, "temperature": 1, "top_p": 0, "presence_penalty": -2, "repetition_penalty": 1}, job_id="r"
     )
     assert (request.temperature, request.top_p, request.presence_penalty, request.repetition_penalty) == (1.0, 0.0, -2.0, 1.0)
 
 
-def test_all_problems_of_a_request_are_named_at_once() -> None:
+def test_all_problems_of_a_request_are_reported_at_once() -> None:
     wrong = {"messages": [turn("tool")], "temperature": 3, "max_tokens": 0, "stop": ["a"] * 9, "seed": -1, "sfw_mode": "yes", "model": "x"}
     assert {problem.field.partition("[")[0] for problem in problems(wrong)} == set(wrong)
 
 
-def test_all_problems_of_openais_form_are_named_at_once() -> None:
+def test_all_problems_of_openais_form_are_reported_at_once() -> None:
     wrong = {"n": 2, "tools": [{}], "logprobs": True, "temperature": 3, "stop": [""], "stream_options": 5, "top_logprobs": 3}
     found = problems({"openai_route": "/v1/chat/completions", "openai_input": {"messages": HELLO, "stream": True} | wrong})
     assert {problem.field.partition("[")[0] for problem in found} == {*wrong, "model"}
 
 
 @pytest.mark.parametrize("raw", [None, [], "hello", 5, {"messages": HELLO, "config": 5}, {"messages": HELLO, "metadata": "x"}])
-def test_what_is_no_request_at_all_is_refused(raw: object) -> None:
+def test_input_that_is_not_a_request_is_rejected(raw: object) -> None:
     assert problems(raw)

@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from handlers.chat.engines.transformers.engine import BatchingEngine
+from handlers.chat.engines.transformers.engine import TransformersEngine
 from handlers.chat.engines.transformers.load import ChatModel
-from tests.handlers.chat.engine_fixtures import answer, ask, engine_of, generated, own_copy, texts, together
+from tests.handlers.chat.engine_fixtures import (
+    ask,
+    complete,
+    complete_concurrently,
+    engine_of,
+    generate_with_transformers,
+    load_copy,
+    texts,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -29,24 +37,24 @@ SEEDED = [ask(question, max_tokens=12, temperature=0.8, top_p=0.95, seed=index) 
 
 @pytest.fixture(scope="module")
 def talker(models: Path) -> ChatModel:
-    return own_copy(models)
+    return load_copy(models)
 
 
 @pytest.fixture(scope="module")
-def engine(talker: ChatModel) -> Iterator[BatchingEngine]:
+def engine(talker: ChatModel) -> Iterator[TransformersEngine]:
     with engine_of(talker) as made:
         yield made
 
 
 @pytest.mark.timeout(600)
-def test_greedy_answers_are_the_librarys_alone_and_with_seven_others(engine: BatchingEngine, talker: ChatModel) -> None:
-    expected = [generated(talker, request).rstrip("�") for request in GREEDY]
+def test_greedy_completions_match_transformers_alone_and_in_a_batch_of_eight(engine: TransformersEngine, talker: ChatModel) -> None:
+    expected = [generate_with_transformers(talker, request).rstrip("�") for request in GREEDY]
     assert "Paris" in expected[0]
-    assert [answer(engine, request).text for request in GREEDY] == expected
-    assert texts(together(engine, GREEDY)) == expected
+    assert [complete(engine, request).text for request in GREEDY] == expected
+    assert texts(complete_concurrently(engine, GREEDY)) == expected
 
 
 @pytest.mark.timeout(600)
-def test_seeded_answers_are_the_same_next_to_others(engine: BatchingEngine) -> None:
-    alone = [answer(engine, request).text for request in SEEDED]
-    assert texts(together(engine, [*SEEDED, *GREEDY]))[: len(SEEDED)] == alone
+def test_seeded_completions_do_not_depend_on_the_batch(engine: TransformersEngine) -> None:
+    alone = [complete(engine, request).text for request in SEEDED]
+    assert texts(complete_concurrently(engine, [*SEEDED, *GREEDY]))[: len(SEEDED)] == alone

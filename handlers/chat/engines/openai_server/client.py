@@ -1,4 +1,4 @@
-"""The engine beside this process: any server on this machine that speaks OpenAI's protocol, such as vLLM in an image of its own."""
+"""An inference engine that delegates to an OpenAI-compatible server on this machine, such as vLLM."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from handlers.chat.engine import ModelFacts
-from handlers.chat.engines.openai_server.protocol import completion_body, messages_of
-from handlers.chat.engines.openai_server.stream import Asked, HttpStream
-from handlers.chat.refusals import no_such_model, too_long
+from handlers.chat.engine import ModelInfo
+from handlers.chat.engines.openai_server.protocol import build_request_body, to_messages
+from handlers.chat.engines.openai_server.stream import CompletionRequest, OpenAIServerStream
+from handlers.chat.refusals import context_length_exceeded, unknown_model
 from handlers.chat.request import ChatRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.execution.cancel import CancelToken
@@ -23,160 +23,162 @@ from shared.network import is_loopback
 from shared.settings import Settings, SettingsError
 from shared.telemetry import logger
 
-_CONNECT_SECONDS = 5.0
-_ASK_SECONDS = 30.0
-# Seconds between two looks at whether the server is ready.
-_LOOK = 0.5
+_CONNECT_TIMEOUT = 5.0
+_REQUEST_TIMEOUT = 30.0
+# Seconds between two health checks at start-up.
+_HEALTH_INTERVAL = 0.5
 
 
 @dataclass(frozen=True)
-class Served:
-    """A server's model.
+class ServedModel:
+    """The model of a server.
 
     Attributes:
-        model: What the server calls it.
-        context_length: How many tokens it holds.
-        extensions: Whether the server knows the fields that vLLM has beside OpenAI's.
+        name: The server's name for it.
+        context_length: Its context window in tokens.
+        extensions: Whether the server supports vLLM's extensions of OpenAI's protocol.
     """
 
-    model: str
+    name: str
     context_length: int
     extensions: bool = True
 
 
-class HttpEngine:
-    """Writes answers through a server.
+class OpenAIServerEngine:
+    """Generates completions through a server.
 
     Args:
-        url: Where it listens.
-        served: What is known of it.
-        concurrency: How many answers are asked for at once.
-        name: What requests call its model.
+        url: The server's base URL.
+        served: The server's model.
+        max_concurrency: The number of completions to request at once.
+        name: The name that requests use for the model.
     """
 
-    def __init__(self, url: str, served: Served, concurrency: int, *, name: str = "qwen_instruct") -> None:
+    def __init__(self, url: str, served: ServedModel, max_concurrency: int, *, name: str = "qwen_instruct") -> None:
         self._name = name
         self._served = served
-        self.concurrency = concurrency
-        self._counts = True  # until the server shows that it cannot count tokens
-        self._asking = _client(url)
+        self.max_concurrency = max_concurrency
+        self._has_tokenize_route = True  # until the server proves otherwise
+        self._client = _create_client(url)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="chat-engine", daemon=True)
         self._thread.start()
-        self._places = asyncio.Semaphore(concurrency)
-        # Between two tokens a busy server may take its time: how long a job waits is its own deadline's to say.
-        timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
-        # A connection of its own for each answer: a kept one may be closed by the server just when it is used again.
+        self._slots = asyncio.Semaphore(max_concurrency)
+        # No read timeout: a busy server may pause between two tokens, and the job's own deadline limits the wait.
+        timeout = httpx.Timeout(None, connect=_CONNECT_TIMEOUT)
+        # A new connection per completion: a pooled one may be closed by the server at the moment it is reused.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._writing = httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, trust_env=False)
+        self._streaming_client = httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, trust_env=False)
 
     @property
-    def models(self) -> Mapping[str, ModelFacts]:
+    def models(self) -> Mapping[str, ModelInfo]:
         """The one model that the server is used for."""
-        return {self._name: ModelFacts(self._served.context_length)}
+        return {self._name: ModelInfo(self._served.context_length)}
 
     @property
     def vram_used_mb(self) -> int:
-        """Not known: the memory is the server's."""
+        """Unknown: the memory is the server's."""
         return 0
 
     def check(self, request: ChatRequest) -> None:
-        """Refuses, before any work, what can never be written. Whether a server can follow a form or a schema, only it can say."""
+        """Rejects a request that can never be completed. Whether a response format is supported is left to the server."""
         if request.model != self._name:
-            raise no_such_model(request, self.models)
+            raise unknown_model(request, self.models)
         if request.repetition_penalty != 1.0 and not self._served.extensions:
-            raise ModelUnavailable("The engine beside this worker has no repetition_penalty. Leave it out, or set it to 1.")
-        prompt, window = self._count(request), self._served.context_length
-        if request.max_tokens + (prompt or 0) > window:
-            raise too_long(request, prompt, window)
+            raise ModelUnavailable("The inference server does not support `repetition_penalty`. Omit it or set it to 1.")
+        prompt_tokens, context_length = self._count_tokens(request), self._served.context_length
+        if request.max_tokens + (prompt_tokens or 0) > context_length:
+            raise context_length_exceeded(request, prompt_tokens, context_length)
 
-    def start(self, request: ChatRequest, cancel: CancelToken) -> HttpStream:
-        """Asks the server for an answer."""
-        body = completion_body(request, self._served.model, extensions=self._served.extensions)
-        # A stop of the caller's may end JSON in its middle.
-        is_json = request.response_format.type != "text" and not request.stop
-        asked = Asked(body, too_long(request, None, self._served.context_length), is_json)
-        return HttpStream(asked, cancel, self._loop, self._writing, self._places)
+    def submit(self, request: ChatRequest, cancel: CancelToken) -> OpenAIServerStream:
+        """Requests a completion from the server."""
+        completion_request = CompletionRequest(
+            build_request_body(request, self._served.name, extensions=self._served.extensions),
+            too_long=context_length_exceeded(request, None, self._served.context_length),
+            # A stop string may truncate valid JSON.
+            ensure_json=request.response_format.type != "text" and not request.stop,
+        )
+        return OpenAIServerStream(completion_request, cancel, self._loop, self._streaming_client, self._slots)
 
     def close(self) -> None:
-        """Closes every connection."""
-        asyncio.run_coroutine_threadsafe(self._writing.aclose(), self._loop).result(_CONNECT_SECONDS)
+        """Closes all connections."""
+        asyncio.run_coroutine_threadsafe(self._streaming_client.aclose(), self._loop).result(_CONNECT_TIMEOUT)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._asking.close()
+        self._client.close()
 
-    def _count(self, request: ChatRequest) -> int | None:
-        """The tokens of a conversation, where the server counts them, as vLLM does at `/tokenize`."""
-        if not self._counts:
+    def _count_tokens(self, request: ChatRequest) -> int | None:
+        """Returns the prompt's length in tokens, if the server has vLLM's `/tokenize` route."""
+        if not self._has_tokenize_route:
             return None
-        body = {"model": self._served.model, "messages": messages_of(request)}
+        body = {"model": self._served.name, "messages": to_messages(request)}
         try:
-            answer = self._asking.post("/tokenize", json=body)
+            response = self._client.post("/tokenize", json=body)
         except httpx.TransportError:
-            return None  # the answer itself will say what is wrong
-        self._counts = answer.status_code not in (404, 405, 501)
-        count = _json(answer).get("count") if answer.status_code == httpx.codes.OK else None
+            return None  # the completion request will report the failure
+        self._has_tokenize_route = response.status_code not in (404, 405, 501)
+        count = _json_object(response).get("count") if response.status_code == httpx.codes.OK else None
         return count if isinstance(count, int) else None
 
 
-def connect(settings: Settings) -> HttpEngine:
-    """Waits until the server is ready, and looks at what it serves.
+def connect(settings: Settings) -> OpenAIServerEngine:
+    """Waits until the server is ready, and discovers its model.
 
     Raises:
-        SettingsError: It is not on this machine, does not become ready, or does not serve what is configured.
+        SettingsError: The server is not on this machine, does not become ready, or does not serve the configured model.
     """
     url = (settings.chat_engine_url or "").removesuffix("/v1")
     if not is_loopback(urlsplit(url).hostname or ""):
         raise SettingsError(
-            "CHAT_ENGINE_URL does not lead to this machine. Conversations go there in the clear: use http://127.0.0.1:PORT."
+            "CHAT_ENGINE_URL must point to this machine, such as http://127.0.0.1:PORT: conversations are sent to it unencrypted."
         )
-    with _client(url) as client:
-        _wait(client, settings.chat_engine_start)
-        listed = _list_models(client)
-    model = settings.chat_engine_model or (next(iter(listed)) if len(listed) == 1 else None)
-    if model is None or (listed and model not in listed):
-        raise SettingsError(f"CHAT_ENGINE_MODEL must be one of the models that the engine serves: {', '.join(listed) or 'it has none'}.")
-    window = settings.chat_engine_context or listed.get(model, {}).get("max_model_len")
-    if not isinstance(window, int):
-        raise SettingsError("The engine does not say how many tokens its model holds. Please set CHAT_ENGINE_CONTEXT.")
-    served = Served(model, window, extensions=settings.chat_engine_extensions)
-    return HttpEngine(url, served, settings.chat_engine_concurrency, name=settings.chat_instruct_name)
+    with _create_client(url) as client:
+        _wait_until_ready(client, settings.chat_engine_start)
+        available = _list_models(client)
+    model = settings.chat_engine_model or (next(iter(available)) if len(available) == 1 else None)
+    if model is None or (available and model not in available):
+        raise SettingsError(f"CHAT_ENGINE_MODEL must be one of the models that the server lists: {', '.join(available) or 'none'}.")
+    context_length = settings.chat_engine_context or available.get(model, {}).get("max_model_len")
+    if not isinstance(context_length, int):
+        raise SettingsError("The inference server does not report its context window. Set CHAT_ENGINE_CONTEXT.")
+    served = ServedModel(model, context_length, extensions=settings.chat_engine_extensions)
+    return OpenAIServerEngine(url, served, settings.chat_engine_concurrency, name=settings.chat_instruct_name)
 
 
 def _list_models(client: httpx.Client) -> dict[str, dict[str, Any]]:
     try:
-        models = _json(client.get("/v1/models")).get("data") or ()
+        models = _json_object(client.get("/v1/models")).get("data") or ()
     except httpx.TransportError:
-        raise SettingsError("The engine at CHAT_ENGINE_URL is ready, but does not list its models at /v1/models.") from None
+        raise SettingsError("The inference server at CHAT_ENGINE_URL is ready, but does not list its models at /v1/models.") from None
     return {str(model.get("id")): model for model in models if isinstance(model, dict)}
 
 
-def _wait(client: httpx.Client, seconds: float) -> None:
-    """Returns when the server's `/health` says that it is ready."""
-    ends, status = time.monotonic() + seconds, None
-    while time.monotonic() < ends:
+def _wait_until_ready(client: httpx.Client, timeout: float) -> None:
+    """Polls the server's `/health` until it returns 200."""
+    deadline, status = time.monotonic() + timeout, None
+    while time.monotonic() < deadline:
         try:
             status = client.get("/health").status_code
         except httpx.TransportError:
-            status = None  # it does not listen yet
+            status = None  # not listening yet
         if status == httpx.codes.OK:
-            logger().info("the chat engine is ready", waited=round(seconds - (ends - time.monotonic()), 1))
+            logger().info("inference server ready", waited=round(timeout - (deadline - time.monotonic()), 1))
             return
-        time.sleep(_LOOK)
+        time.sleep(_HEALTH_INTERVAL)
     raise SettingsError(
-        f"The engine at CHAT_ENGINE_URL was not ready within {seconds:g} seconds "
-        f"({'it does not answer' if status is None else f'/health answers {status}'}). Start it, or raise CHAT_ENGINE_START."
+        f"The inference server at CHAT_ENGINE_URL was not ready within {timeout:g} seconds "
+        f"({'no response' if status is None else f'/health returned {status}'}). Start it or increase CHAT_ENGINE_START."
     )
 
 
-def _client(url: str) -> httpx.Client:
-    return httpx.Client(base_url=url, timeout=httpx.Timeout(_ASK_SECONDS, connect=_CONNECT_SECONDS), trust_env=False)
+def _create_client(url: str) -> httpx.Client:
+    return httpx.Client(base_url=url, timeout=httpx.Timeout(_REQUEST_TIMEOUT, connect=_CONNECT_TIMEOUT), trust_env=False)
 
 
-def _json(answer: httpx.Response) -> dict[str, Any]:
+def _json_object(response: httpx.Response) -> dict[str, Any]:
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}

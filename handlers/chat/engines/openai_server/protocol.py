@@ -1,61 +1,71 @@
-"""What goes to an OpenAI-compatible server and what comes back: bodies, chunks, refusals."""
+"""OpenAI's chat completion protocol, as spoken with an inference server: request bodies, stream chunks, error responses."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel, Field
 
+from handlers.chat.engine import FinishReason
 from handlers.chat.request import ChatRequest
 from shared.contract.names import show_name
 from shared.errors import ContextLengthExceeded, GenerationError, InternalError, JobError, ModelUnavailable, Problem, ValidationError
 from shared.telemetry import logger
 
-# Statuses of a server that may answer the next time.
+# Statuses with which the same request may succeed later.
 _BUSY = frozenset({408, 409, 425, 429})
-# Statuses that say that the server does not have what the operator has configured, or not for this worker.
+# Statuses of a server that does not serve the configured model, or not to this worker.
 _NOT_SERVED = frozenset({401, 403, 404, 405})
 
 
-class _Details(BaseModel):
+@dataclass(frozen=True, slots=True)
+class ServerRejection(Problem):
+    """A field that the inference server rejected. `sent` is the HTTP status; the server's reason may quote the conversation."""
+
+    def __str__(self) -> str:
+        return f"{self.field}: rejected by the inference server ({self.sent})"
+
+
+class _PromptTokensDetails(BaseModel):
     cached_tokens: int | None = None
 
 
 class Usage(BaseModel):
-    """Tokens that were read and written."""
+    """Token counts of a completion."""
 
     prompt_tokens: int
     completion_tokens: int
-    prompt_tokens_details: _Details | None = None
+    prompt_tokens_details: _PromptTokensDetails | None = None
 
 
-class _Delta(BaseModel):
+class _ChunkDelta(BaseModel):
     content: str | None = Field(None, repr=False)
 
 
 class _Choice(BaseModel):
-    delta: _Delta = _Delta()
+    delta: _ChunkDelta = _ChunkDelta()
     finish_reason: str | None = None
 
 
 class Chunk(BaseModel):
-    """One chunk of a streamed answer."""
+    """One chunk of a streamed completion."""
 
     choices: list[_Choice] = []
     usage: Usage | None = None
 
     @property
     def text(self) -> str:
-        """What it adds."""
+        """The text that the chunk adds."""
         return "".join(choice.delta.content or "" for choice in self.choices)
 
     @property
-    def finish_reason(self) -> Literal["stop", "length"] | None:
-        """How the answer ended, where it did.
+    def finish_reason(self) -> FinishReason | None:
+        """The finish reason, in the last chunk of a choice.
 
         Raises:
-            GenerationError: In a way that is no end of a text.
+            GenerationError: The server aborted the completion.
         """
         reasons = [choice.finish_reason for choice in self.choices if choice.finish_reason is not None]
         match reasons:
@@ -63,28 +73,28 @@ class Chunk(BaseModel):
                 return None
             case ["stop" | "length" as reason]:
                 return reason
-        raise GenerationError("The engine beside this worker broke the answer off. Send the job again.")
+        raise GenerationError("The inference server aborted the completion. Send the job again.")
 
 
-def messages_of(request: ChatRequest) -> list[dict[str, str]]:
-    """The conversation as servers want it."""
+def to_messages(request: ChatRequest) -> list[dict[str, str]]:
+    """Returns the conversation in OpenAI's form."""
     return [{"role": message.role, "content": message.content} for message in request.messages]
 
 
-def completion_body(request: ChatRequest, model: str, *, extensions: bool = True) -> dict[str, Any]:
-    """A chat request as the server is asked for it. Every field that chooses tokens is there: a server has defaults of its own otherwise.
+def build_request_body(request: ChatRequest, model: str, *, extensions: bool = True) -> dict[str, Any]:
+    """Returns the body of a chat completion request, with every sampling parameter set: servers have defaults of their own.
 
-    `top_p` 0, which keeps only the likeliest token, is sent as `temperature` 0, which takes it: servers want `top_p` above 0.
+    `top_p` 0 is sent as `temperature` 0: both mean greedy decoding, and servers require `top_p` above 0.
 
     Args:
-        request: What to write.
-        model: What the server calls the model.
-        extensions: Whether it knows the fields that vLLM has beside OpenAI's.
+        request: The request.
+        model: The server's name for the model.
+        extensions: Whether the server supports vLLM's extensions of OpenAI's protocol.
     """
     greedy = request.top_p == 0.0 or request.temperature == 0.0
     body: dict[str, Any] = {
         "model": model,
-        "messages": messages_of(request),
+        "messages": to_messages(request),
         "max_tokens": request.max_tokens,
         "temperature": 0.0 if greedy else request.temperature,
         "top_p": 1.0 if greedy else request.top_p,
@@ -96,7 +106,7 @@ def completion_body(request: ChatRequest, model: str, *, extensions: bool = True
         "stream_options": {"include_usage": True},
     }
     if extensions:
-        # Models bring values of their own for these, which vLLM takes from their generation config.
+        # vLLM otherwise takes these from the model's generation config.
         body |= {"top_k": -1, "min_p": 0.0, "repetition_penalty": request.repetition_penalty}
     if request.stop:
         body["stop"] = list(request.stop)
@@ -108,62 +118,62 @@ def completion_body(request: ChatRequest, model: str, *, extensions: bool = True
     return body
 
 
-def read_chunk(data: str, too_long: ContextLengthExceeded) -> Chunk:
-    """Reads one event of a stream.
+def parse_chunk(data: str, too_long: ContextLengthExceeded) -> Chunk:
+    """Parses one server-sent event.
 
     Args:
-        data: What the event holds.
-        too_long: As for `refusal`.
+        data: The event's data.
+        too_long: As for `to_job_error`.
 
     Raises:
-        GenerationError: It is no chunk.
-        JobError: It is an error, as `refusal` says.
+        GenerationError: The event is not a chunk.
+        JobError: The event is an error, as `to_job_error` maps it.
     """
     try:
         content = json.loads(data)
         if isinstance(content, dict) and ("error" in content or content.get("object") == "error"):
-            code = _said(content).get("code")
-            raise refusal(code if isinstance(code, int) else 500, data, too_long)
+            code = _error_object(content).get("code")
+            raise to_job_error(code if isinstance(code, int) else 500, data, too_long)
         return Chunk.model_validate(content)
-    except ValueError:  # pydantic's errors are of this kind, too
-        raise broken_off() from None
+    except ValueError:  # the base class of JSON and pydantic errors
+        raise stream_interrupted() from None
 
 
-def broken_off() -> GenerationError:
-    """The stream has ended before the answer had."""
-    return GenerationError("The engine beside this worker broke off in the middle of the answer. Send the job again.")
+def stream_interrupted() -> GenerationError:
+    """Returns the error for a stream that ended before the completion did."""
+    return GenerationError("The inference server broke off in the middle of the completion. Send the job again.")
 
 
 def ensure_json(text: str) -> None:
-    """Refuses an answer that has not the form that was asked for.
+    """Checks that a completion is JSON, as its response format requires.
 
     Raises:
-        GenerationError: It is not JSON.
+        GenerationError: It is not.
     """
     if _parsed(text) is None and text.strip() != "null":
-        raise GenerationError("The engine beside this worker has not kept to response_format.", retryable=False)
+        raise GenerationError("The inference server does not support `response_format`: the completion is not JSON.", retryable=False)
 
 
-def refusal(status: int, content: str | bytes, too_long: ContextLengthExceeded) -> JobError:
-    """Says why a server has not answered. Its own words may repeat the conversation: they stay in the log, at DEBUG.
+def to_job_error(status: int, content: str | bytes, too_long: ContextLengthExceeded) -> JobError:
+    """Maps a server's error response to a job error. The server's message may quote the conversation, so it is only logged, at DEBUG.
 
     Args:
-        status: The HTTP status, or the code within a stream.
+        status: The HTTP status, or the code of an error event.
         content: The body.
-        too_long: What to say where the conversation does not fit.
+        too_long: Returned if the conversation exceeds the context window.
     """
-    logger().debug("the engine refused", http_status=status, body=str(content))
+    logger().debug("inference server error", http_status=status, body=str(content))
     if status in _BUSY:
-        return InternalError("The engine beside this worker is busy. Send the job again.")
+        return InternalError("The inference server is busy. Send the job again.")
     if not 400 <= status < 500:
-        return InternalError("The engine beside this worker failed. Send the job again.")
+        return InternalError("The inference server failed. Send the job again.")
     if status in _NOT_SERVED:
-        return ModelUnavailable("The engine beside this worker does not serve what is asked of it. Its operator should look at its log.")
-    said = _said(_parsed(content))
-    if said.get("code") == "context_length_exceeded" or "context length" in str(said.get("message")).lower():
+        return ModelUnavailable("The inference server does not serve the configured model to this worker. Its log says more.")
+    details = _error_object(_parsed(content))
+    if details.get("code") == "context_length_exceeded" or "context length" in str(details.get("message")).lower():
         return too_long
-    field = show_name(said["param"]) if isinstance(said.get("param"), str) else "input"
-    return ValidationError([Problem(field, "what it refuses", "what the engine beside this worker accepts")])
+    field = show_name(details["param"]) if isinstance(details.get("param"), str) else "input"
+    return ValidationError([ServerRejection(field, sent=f"HTTP {status}", allowed="a value that the inference server accepts")])
 
 
 def _parsed(content: str | bytes) -> object:
@@ -173,7 +183,7 @@ def _parsed(content: str | bytes) -> object:
         return None
 
 
-def _said(body: object) -> dict[str, Any]:
-    """The object that says what is wrong, in either of the two shapes that servers use."""
+def _error_object(body: object) -> dict[str, Any]:
+    """Returns the error details, from either of the two forms that servers use; empty if there are none."""
     inner = body.get("error", body) if isinstance(body, dict) else None
     return inner if isinstance(inner, dict) else {}

@@ -1,4 +1,7 @@
-"""The conversations that one model writes: prompts are read in bounded pieces, answers are written together, one token of each per step."""
+"""The running batch of one model: continuous batching with chunked prefill.
+
+A step prefills a bounded chunk of waiting prompts and then decodes one token of every running sequence in one forward pass.
+"""
 
 from __future__ import annotations
 
@@ -9,219 +12,226 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from handlers.chat.engines.transformers.kv_cache import RowCache, forward
+from handlers.chat.engines.transformers.kv_cache import KVCache, forward
 from handlers.chat.engines.transformers.load import ChatModel
-from handlers.chat.engines.transformers.prefix_cache import Ids, Prefixes
-from handlers.chat.engines.transformers.sampler import choose
-from handlers.chat.engines.transformers.sequence import Row
+from handlers.chat.engines.transformers.prefix_cache import PrefixCache, TokenIds
+from handlers.chat.engines.transformers.sampler import sample
+from handlers.chat.engines.transformers.sequence import SequenceState
 from shared.errors import OutOfMemory
 
-# Tokens of prompts that are read between two steps of those who are being answered: about as long as some steps take.
-_CHUNK = {"cuda": 512, "cpu": 128}
+# The prefill token budget of a step, by device: about the time of a few decode steps.
+_PREFILL_TOKENS = {"cuda": 512, "cpu": 128}
 
 
 @dataclass
-class _Beginning:
-    """What some prompts begin with, while it is read for all of them."""
+class SharedPrefix:
+    """A prompt prefix that is prefilled once for all sequences that wait for it."""
 
-    ids: Ids
-    waiting: list[Row]
+    ids: TokenIds
+    waiting: list[SequenceState]
     length: int = 0
 
     @property
-    def unread(self) -> Sequence[int]:
+    def remaining_prompt(self) -> Sequence[int]:
+        """The part of the prefix that has not been prefilled."""
         return self.ids[self.length :]
 
 
-@dataclass
-class _Reading:
-    """Prompts that are read together: several short ones in one piece, or one in several."""
+Prefillable = SequenceState | SharedPrefix
 
-    readers: Sequence[Row | _Beginning]
-    cache: RowCache | None = None
+
+@dataclass
+class PrefillGroup:
+    """Prompts that are prefilled in the same forward passes: several short ones in one pass, or a long one in several."""
+
+    members: Sequence[Prefillable]
+    cache: KVCache | None = None
 
 
 class Batch:
-    """All rows of one model.
+    """The sequences of one model that have been admitted.
 
     Args:
-        model: The model; what its rows take is beside it.
-        prefixes: What prompts begin with.
+        model: The model.
+        prefixes: The model's prefix cache.
     """
 
-    def __init__(self, model: ChatModel, prefixes: Prefixes) -> None:
+    def __init__(self, model: ChatModel, prefixes: PrefixCache) -> None:
         self._model = model.model
-        self._vocabulary = len(model.tokenizer)  # ids from here on are padding of the embedding and never chosen
+        self._vocabulary_size = len(model.tokenizer)  # ids from here on are padding of the embedding and never sampled
         self._layers = model.layers
-        self._chunk = _CHUNK.get(self._model.device.type, _CHUNK["cpu"])
+        self._prefill_tokens = _PREFILL_TOKENS.get(self._model.device.type, _PREFILL_TOKENS["cpu"])
         self._prefixes = prefixes
-        self._readings: deque[_Reading] = deque()
-        self._beginnings: dict[Ids, _Beginning] = {}
-        self._writing: list[Row] = []
-        self._cache = RowCache(self._layers, 0, 0)
+        self._prefill_queue: deque[PrefillGroup] = deque()
+        self._shared_prefixes: dict[TokenIds, SharedPrefix] = {}
+        self._running: list[SequenceState] = []  # in decode; the index is the row of the cache
+        self._cache = KVCache(self._layers, 0, 0)
 
     @property
-    def rows(self) -> list[Row]:
-        """All of them, those whose prompts are still being read included."""
-        reading = [reader for group in self._readings for reader in group.readers if isinstance(reader, Row)]
-        return [*self._writing, *reading, *(row for beginning in self._beginnings.values() for row in beginning.waiting)]
+    def sequences(self) -> list[SequenceState]:
+        """All sequences, in prefill or in decode."""
+        prefilling = [member for group in self._prefill_queue for member in group.members if isinstance(member, SequenceState)]
+        return [*self._running, *prefilling, *(sequence for prefix in self._shared_prefixes.values() for sequence in prefix.waiting)]
 
-    def join(self, rows: Iterable[Row]) -> None:
-        """Takes rows in. Those that begin alike wait until that beginning has been read."""
+    def add(self, sequences: Iterable[SequenceState]) -> None:
+        """Adds sequences. Those with the same uncached prefix wait until it has been prefilled."""
         ready = []
-        for row in rows:
-            ids = tuple(row.prompt[: row.shared]) if row.shared <= self._prefixes.room else ()
-            if ids and (held := self._prefixes.get(ids)) is not None:
-                row.begin(held, cached=True)
-            if row.beginning is not None or not ids:
-                ready.append(row)
-            elif ids in self._beginnings:
-                self._beginnings[ids].waiting.append(row)
+        for sequence in sequences:
+            ids = tuple(sequence.prompt[: sequence.prefix_length]) if sequence.prefix_length <= self._prefixes.capacity else ()
+            if ids and (cached := self._prefixes.get(ids)) is not None:
+                sequence.attach_prefix(cached, cached=True)
+            if sequence.prefix is not None or not ids:
+                ready.append(sequence)
+            elif ids in self._shared_prefixes:
+                self._shared_prefixes[ids].waiting.append(sequence)
             else:
-                self._beginnings[ids] = _Beginning(ids, [row])
-                self._readings.append(_Reading([self._beginnings[ids]]))
-        self._read_together(ready)
+                self._shared_prefixes[ids] = SharedPrefix(ids, [sequence])
+                self._prefill_queue.append(PrefillGroup([self._shared_prefixes[ids]]))
+        self._enqueue_prefill(ready)
 
-    def leave(self, gone: Callable[[Row], bool]) -> None:
-        """Lets rows go that end otherwise than by their own tokens. Their places are free when it returns.
+    def remove(self, has_ended: Callable[[SequenceState], bool]) -> None:
+        """Removes sequences that ended for another reason than their own tokens, and frees their rows.
 
         Args:
-            gone: Says of a row whether it has ended. Asked once of each.
+            has_ended: Called once for each sequence.
         """
-        for beginning in self._beginnings.values():
-            beginning.waiting = [row for row in beginning.waiting if not gone(row)]
-        for group in self._readings:
-            # A group that has been read in part is one row.
-            group.readers = [reader for reader in group.readers if isinstance(reader, _Beginning) or not gone(reader)]
-        self._drop([index for index, row in enumerate(self._writing) if gone(row)])
+        for prefix in self._shared_prefixes.values():
+            prefix.waiting = [sequence for sequence in prefix.waiting if not has_ended(sequence)]
+        for group in self._prefill_queue:
+            # Members of a group that has a cache already keep their rows: such a group has one member.
+            group.members = [member for member in group.members if isinstance(member, SharedPrefix) or not has_ended(member)]
+        self._remove_rows([index for index, sequence in enumerate(self._running) if has_ended(sequence)])
 
     def trim(self) -> None:
-        """Gives back memory that is not needed for what is being written now."""
-        self._cache.trim(len(self._writing), self._width())
+        """Frees KV-cache memory that the running sequences do not need."""
+        self._cache.trim(len(self._running), self._width())
 
-    def turn(self) -> None:
-        """Reads a bounded piece of the prompts, and writes one token of each answer."""
-        read = 0
-        while self._readings and read < self._chunk:
-            # It stays the first meanwhile: were the GPU lost now, its rows would be among those who are told.
-            read += self._read(self._readings[0])
-            self._readings.popleft()
-        if self._writing:
-            self._write()
+    def step(self) -> None:
+        """Prefills prompts up to the token budget, and decodes one token of every running sequence."""
+        prefilled = 0
+        while self._prefill_queue and prefilled < self._prefill_tokens:
+            # Popped only after the pass: if the device fails, the engine still finds these sequences and fails their streams.
+            prefilled += self._prefill(self._prefill_queue[0])
+            self._prefill_queue.popleft()
+        if self._running:
+            self._decode()
 
     def _width(self) -> int:
-        return max((row.length for row in self._writing), default=-1) + 1
+        return max((sequence.length for sequence in self._running), default=-1) + 1
 
-    # Reading
+    # Prefill
 
-    def _read_together(self, rows: Iterable[Row]) -> None:
-        group: list[Row] = []
-        for row in rows:
-            longest = max(len(member.unread) for member in (*group, row))
-            if group and longest * (len(group) + 1) > self._chunk:
-                self._readings.append(_Reading(group))
+    def _enqueue_prefill(self, sequences: Iterable[SequenceState]) -> None:
+        """Groups short prompts, so that a padded group fits the token budget."""
+        group: list[SequenceState] = []
+        for sequence in sequences:
+            longest = max(len(member.remaining_prompt) for member in (*group, sequence))
+            if group and longest * (len(group) + 1) > self._prefill_tokens:
+                self._prefill_queue.append(PrefillGroup(group))
                 group = []
-            group.append(row)
+            group.append(sequence)
         if group:
-            self._readings.append(_Reading(group))
+            self._prefill_queue.append(PrefillGroup(group))
 
-    def _read(self, group: _Reading) -> int:
-        """Reads a piece of a group's prompts, and returns how many tokens that was."""
-        if not group.readers:
+    def _prefill(self, group: PrefillGroup) -> int:
+        """Prefills one chunk of each member's prompt. Returns the number of tokens."""
+        if not group.members:
             return 0
-        pieces = [reader.unread[: self._chunk] for reader in group.readers]
+        chunks = [member.remaining_prompt[: self._prefill_tokens] for member in group.members]
         try:
-            cache = group.cache = group.cache or self._begun(group.readers)
-            logits = forward(self._model, cache, pieces, [reader.length for reader in group.readers])
+            cache = group.cache = group.cache or self._prefill_cache(group.members)
+            logits = forward(self._model, cache, chunks, [member.length for member in group.members])
         except torch.OutOfMemoryError:
-            self._refuse(group)
+            self._fail_out_of_memory(group)
             return 0
-        for reader, piece in zip(group.readers, pieces, strict=True):
-            reader.length += len(piece)
-        if group.readers[0].unread:
-            self._readings.append(group)  # behind the others, so that they are not held back by a long one
+        for member, chunk in zip(group.members, chunks, strict=True):
+            member.length += len(chunk)
+        if group.members[0].remaining_prompt:
+            self._prefill_queue.append(group)  # to the back, so that a long prompt does not delay the others
         else:
-            self._done(group.readers, cache, logits)
-        return sum(map(len, pieces))
+            self._finish_prefill(group.members, cache, logits)
+        return sum(map(len, chunks))
 
-    def _begun(self, readers: Sequence[Row | _Beginning]) -> RowCache:
-        # One column more than the longest, for padding.
-        cache = RowCache(self._layers, len(readers), 1 + max(reader.length + len(reader.unread) for reader in readers))
-        for index, reader in enumerate(readers):
-            if isinstance(reader, Row) and reader.beginning is not None:
-                cache.take(index, reader.beginning, 0, reader.length)
-                reader.beginning = None
+    def _prefill_cache(self, members: Sequence[Prefillable]) -> KVCache:
+        # One position more than the longest, for padding.
+        cache = KVCache(self._layers, len(members), 1 + max(member.length + len(member.remaining_prompt) for member in members))
+        for row, member in enumerate(members):
+            if isinstance(member, SequenceState) and member.prefix is not None:
+                cache.copy_row(row, member.prefix, 0, member.length)
+                member.prefix = None
         return cache
 
-    def _done(self, readers: Sequence[Row | _Beginning], cache: RowCache, logits: Tensor) -> None:
-        if isinstance(beginning := readers[0], _Beginning):
-            self._remember(beginning, cache, sound=bool(logits.isfinite().all()))
+    def _finish_prefill(self, members: Sequence[Prefillable], cache: KVCache, logits: Tensor) -> None:
+        if isinstance(prefix := members[0], SharedPrefix):
+            self._release_waiting(prefix, cache, cacheable=bool(logits.isfinite().all()))
             return
-        rows = [reader for reader in readers if isinstance(reader, Row)]
-        tokens = choose(logits[:, : self._vocabulary], [row.chooser for row in rows])
-        for index, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-            if not row.take(token):
-                self._adopt(row, cache, index)
+        sequences = [member for member in members if isinstance(member, SequenceState)]
+        tokens = sample(logits[:, : self._vocabulary_size], [sequence.sampler for sequence in sequences])
+        for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
+            if not sequence.append(token):
+                self._start_decoding(sequence, cache, row)
 
-    def _remember(self, beginning: _Beginning, cache: RowCache, *, sound: bool) -> None:
-        if sound:
-            self._prefixes.put(beginning.ids, cache)
-        for index, row in enumerate(beginning.waiting):
-            row.begin(cache, cached=index > 0)
-        del self._beginnings[beginning.ids]
-        self._read_together(beginning.waiting)
+    def _release_waiting(self, prefix: SharedPrefix, cache: KVCache, *, cacheable: bool) -> None:
+        """Continues the sequences that waited for a prefix."""
+        if cacheable:
+            self._prefixes.put(prefix.ids, cache)
+        for index, sequence in enumerate(prefix.waiting):
+            sequence.attach_prefix(cache, cached=index > 0)
+        del self._shared_prefixes[prefix.ids]
+        self._enqueue_prefill(prefix.waiting)
 
-    def _refuse(self, group: _Reading) -> None:
-        """There is no memory for these prompts: the others go on."""
-        for reader in group.readers:
-            rows = [reader]
-            if isinstance(reader, _Beginning):
-                rows = [*self._beginnings.pop(reader.ids).waiting]
-            for row in rows:
-                row.fail(_out_of_memory())  # type: ignore[union-attr]
+    def _fail_out_of_memory(self, group: PrefillGroup) -> None:
+        """Fails the sequences of a group whose prefill ran out of memory; the others continue."""
+        for member in group.members:
+            sequences = self._shared_prefixes.pop(member.ids).waiting if isinstance(member, SharedPrefix) else [member]
+            for sequence in sequences:
+                sequence.fail(_out_of_memory())
 
-    # Writing
+    # Decode
 
-    def _adopt(self, row: Row, cache: RowCache, index: int) -> None:
-        place = len(self._writing)
+    def _start_decoding(self, sequence: SequenceState, cache: KVCache, row: int) -> None:
+        """Copies a prefilled sequence into the batch's own cache."""
+        new_row = len(self._running)
         try:
-            self._cache.grow(place + 1, max(row.length + 1, self._width()))
-            self._cache.take(place, cache, index, row.length)
+            self._cache.grow(new_row + 1, max(sequence.length + 1, self._width()))
+            self._cache.copy_row(new_row, cache, row, sequence.length)
         except torch.OutOfMemoryError:
-            row.fail(_out_of_memory())
+            sequence.fail(_out_of_memory())
         else:
-            self._writing.append(row)
+            self._running.append(sequence)
 
-    def _write(self) -> None:
-        rows = self._writing
+    def _decode(self) -> None:
+        """Decodes one token of every running sequence. On out-of-memory the longest one fails and the others retry at the next step."""
+        running = self._running
         try:
-            self._cache.grow(len(rows), self._width())
-            logits = forward(self._model, self._cache, [(row.last,) for row in rows], [row.length for row in rows])
+            self._cache.grow(len(running), self._width())
+            inputs = [(sequence.last_token,) for sequence in running]
+            logits = forward(self._model, self._cache, inputs, [sequence.length for sequence in running])
         except torch.OutOfMemoryError:
-            longest = max(range(len(rows)), key=lambda index: rows[index].length)
-            rows[longest].fail(_out_of_memory())
-            self._drop([longest])
+            longest = max(range(len(running)), key=lambda row: running[row].length)
+            running[longest].fail(_out_of_memory())
+            self._remove_rows([longest])
             self.trim()
             return
-        for row in rows:
-            row.length += 1
-        tokens = choose(logits[:, : self._vocabulary], [row.chooser for row in rows])
-        gone = [index for index, (row, token) in enumerate(zip(rows, tokens, strict=True)) if row.take(token)]
-        for index in gone:
-            if tokens[index] is None:
-                self._cache.wipe(index)
-        self._drop(gone)
+        for sequence in running:
+            sequence.length += 1
+        tokens = sample(logits[:, : self._vocabulary_size], [sequence.sampler for sequence in running])
+        ended = [row for row, (sequence, token) in enumerate(zip(running, tokens, strict=True)) if sequence.append(token)]
+        for row in ended:
+            if tokens[row] is None:
+                self._cache.zero_row(row)
+        self._remove_rows(ended)
 
-    def _drop(self, indices: Sequence[int]) -> None:
-        """Takes rows out; the last one moves to where one was."""
-        for index in sorted(indices, reverse=True):
-            last = self._writing.pop()
-            if index < len(self._writing):
-                self._cache.take(index, self._cache, len(self._writing), last.length)
-                self._writing[index] = last
-        if not self._writing:
-            self._cache = RowCache(self._layers, 0, 0)
+    def _remove_rows(self, rows: Sequence[int]) -> None:
+        """Removes running sequences; the last row moves into each gap."""
+        for row in sorted(rows, reverse=True):
+            last = self._running.pop()
+            if row < len(self._running):
+                self._cache.copy_row(row, self._cache, len(self._running), last.length)
+                self._running[row] = last
+        if not self._running:
+            self._cache = KVCache(self._layers, 0, 0)
 
 
 def _out_of_memory() -> OutOfMemory:
-    return OutOfMemory("Memory did not suffice for this conversation: shorten it, or ask for a smaller max_tokens.")
+    return OutOfMemory("There was not enough memory for this conversation. Shorten it or reduce `max_tokens`.")

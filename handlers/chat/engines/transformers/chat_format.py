@@ -1,34 +1,37 @@
-"""How a model is written to and how its tokens are read: everything about it that needs no GPU."""
+"""The text side of a chat model: prompt rendering, decoding parameters and grammars. Nothing here uses the GPU."""
 
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from handlers.chat.detokenizer import Answer
-from handlers.chat.engines.transformers.grammar import Grammars
+from handlers.chat.detokenizer import IncrementalDetokenizer
+from handlers.chat.engines.transformers.grammar import GrammarCompiler
 from handlers.chat.engines.transformers.load import ChatModel
-from handlers.chat.engines.transformers.repetition import Repetition
-from handlers.chat.engines.transformers.sampler import Chooser
-from handlers.chat.engines.transformers.sequence import Manner, Prompt
-from handlers.chat.prompts import BASE_STOPS, render_template, render_transcript, shared_beginning
+from handlers.chat.engines.transformers.repetition import RepetitionDetector
+from handlers.chat.engines.transformers.sampler import Sampler
+from handlers.chat.engines.transformers.sequence import DecodingParams, Prompt
+from handlers.chat.prompts import BASE_MODEL_STOPS, render_chat_template, render_transcript, shared_prefix_length
 from handlers.chat.request import ChatRequest, Message
 from shared.settings import SettingsError
 
-# Below this, reading a beginning in a pass of its own costs more than it can save.
-_LEAST_SHARED = 64
+# Tokens. Prefilling a shorter prefix in a pass of its own costs more than a cache hit saves.
+_MIN_SHARED_PREFIX = 64
+# As many as a worker can have jobs that are validated and not yet submitted. A job that ends in between leaves its prompt to be evicted.
+_MAX_KEPT_PROMPTS = 64
 
 
 @dataclass(frozen=True)
-class Source:
-    """A model that an engine offers.
+class ModelSpec:
+    """A model that an engine serves, and how to load it.
 
     Attributes:
-        name: What requests call it.
-        load: Loads it; raises `SettingsError` when it cannot.
-        transcript: Whether it is a base model: written to in transcripts, not in its template.
-        revision: The commit of its weights, where it is known.
+        name: The name that requests use.
+        load: Loads the model; raises `WeightsError` if it cannot.
+        transcript: Whether it is a base model, prompted with a transcript instead of a chat template.
+        revision: The commit of its weights, if known.
     """
 
     name: str
@@ -37,52 +40,63 @@ class Source:
     revision: str | None = None
 
 
-class Voice:
-    """One model's tokenizer and what belongs to it.
+class ChatFormat:
+    """One model's tokenizer, prompt format and grammar compiler. Thread-safe.
 
     Args:
         loaded: The model; only its tokenizer and its configuration are kept.
         transcript: Whether it is a base model.
 
     Raises:
-        SettingsError: The tokenizer cannot be used: it is a slow one, or has no template for conversations.
+        SettingsError: The tokenizer is not a fast one, or has no chat template although the model is not a base model.
     """
 
     def __init__(self, loaded: ChatModel, *, transcript: bool) -> None:
         if not loaded.tokenizer.is_fast or not (transcript or loaded.tokenizer.chat_template):
-            raise SettingsError("A chat model needs a tokenizer.json and, unless it is a base model, a chat template beside its weights.")
+            raise SettingsError("A chat model needs a tokenizer.json and, unless it is a base model, a chat template in its folder.")
         self._tokenizer = loaded.tokenizer
         self._transcript = transcript
-        # A base model was never taught what comes after a control token, so every one of them ends its text.
+        # A base model was not trained on what follows a control token, so each of them ends its completion.
         special = frozenset(loaded.tokenizer.all_special_ids) if transcript else frozenset()
-        self._ends = loaded.end_ids | special
-        self._grammars = Grammars(loaded.tokenizer, loaded.model.config.vocab_size, self._ends)
-        # Requests come on many threads, and a fast tokenizer is not to be changed while it is used.
-        self._rendering = threading.Lock()
-
-    def prompt(self, messages: Sequence[Message]) -> Prompt:
-        """What the model reads."""
-        render = render_transcript if self._transcript else render_template
-        with self._rendering:
-            ids = render(self._tokenizer, messages)
-            shared = shared_beginning(render, self._tokenizer, messages, ids)
-        return Prompt(ids, shared if shared >= _LEAST_SHARED else 0)
+        self._eos_token_ids = loaded.eos_token_ids | special
+        self._grammars = GrammarCompiler(loaded.tokenizer, loaded.model.config.vocab_size, self._eos_token_ids)
+        # Requests arrive on many threads, and a fast tokenizer must not be reconfigured while it encodes.
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[Message, ...], Prompt] = OrderedDict()
 
     def check(self, request: ChatRequest) -> None:
-        """Refuses a form of answers that cannot be followed.
+        """Rejects a response format that cannot be compiled.
 
         Raises:
-            ValidationError: The schema cannot be followed.
+            ValidationError: The schema is not supported.
         """
-        self._grammars.make(request.response_format)
+        self._grammars.compile(request.response_format)
 
-    def manner(self, request: ChatRequest, prompt: Prompt) -> Manner:
-        """How the answer is written."""
-        stops = request.stop + (BASE_STOPS if self._transcript else ())
-        return Manner(
-            chooser=Chooser(request, prompt.ids, self._grammars.make(request.response_format)),
-            answer=Answer(self._tokenizer, stops, strips=self._transcript),
-            ends=self._ends,
+    def render(self, messages: Sequence[Message]) -> Prompt:
+        """Tokenises a conversation, or returns the prompt that `keep` has kept for it and releases that."""
+        with self._lock:
+            return self._kept.pop(tuple(messages), None) or self._render(messages)
+
+    def keep(self, messages: Sequence[Message], prompt: Prompt) -> None:
+        """Keeps the prompt of a validated request until it is submitted, so that a job's conversation is tokenised once."""
+        with self._lock:
+            self._kept[tuple(messages)] = prompt
+            if len(self._kept) > _MAX_KEPT_PROMPTS:
+                self._kept.popitem(last=False)
+
+    def _render(self, messages: Sequence[Message]) -> Prompt:
+        render = render_transcript if self._transcript else render_chat_template
+        ids = render(self._tokenizer, messages)
+        shared = shared_prefix_length(render, self._tokenizer, messages, ids)
+        return Prompt(ids, shared if shared >= _MIN_SHARED_PREFIX else 0)
+
+    def decoding_params(self, request: ChatRequest, prompt: Prompt) -> DecodingParams:
+        """Returns the decoding parameters of a request."""
+        stop = request.stop + (BASE_MODEL_STOPS if self._transcript else ())
+        return DecodingParams(
+            sampler=Sampler(request, prompt.ids, self._grammars.compile(request.response_format)),
+            detokenizer=IncrementalDetokenizer(self._tokenizer, stop, strip_leading_space=self._transcript),
+            eos_token_ids=self._eos_token_ids,
             max_tokens=request.max_tokens,
-            repetition=Repetition() if self._transcript else None,
+            repetition=RepetitionDetector() if self._transcript else None,
         )

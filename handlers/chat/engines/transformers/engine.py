@@ -1,4 +1,4 @@
-"""The thread that writes: it takes conversations in as memory allows and goes on with all of them together."""
+"""An in-process inference engine: continuous batching of one or more transformers models on one thread."""
 
 from __future__ import annotations
 
@@ -12,173 +12,176 @@ from typing import Literal
 
 import torch
 
-from handlers.chat.engine import ModelFacts
-from handlers.chat.engines.transformers.chat_format import Source
-from handlers.chat.engines.transformers.model_pool import Models
-from handlers.chat.engines.transformers.sequence import Row
-from handlers.chat.engines.transformers.stream import RowStream
-from handlers.chat.refusals import no_such_model, too_long
+from handlers.chat.engine import ModelInfo
+from handlers.chat.engines.transformers.chat_format import ModelSpec
+from handlers.chat.engines.transformers.model_pool import ModelPool
+from handlers.chat.engines.transformers.sequence import SequenceState
+from handlers.chat.engines.transformers.stream import SequenceStream
+from handlers.chat.refusals import context_length_exceeded, unknown_model
 from handlers.chat.request import ChatRequest
 from shared.errors import Cancelled, DeviceError, JobError
 from shared.jobs.execution.cancel import CancelToken
 from shared.telemetry import log_error
 
-# A network volume gives 15 GB within one to three minutes. One that gives nothing would keep everybody waiting for ever.
-_PATIENCE = 600.0
+# Seconds. A network volume delivers 15 GB within one to three minutes; one that hangs must not block the worker for ever.
+_SWAP_TIMEOUT = 600.0
 
 
-class BatchingEngine:
-    """Writes answers of one or more models, many at once, on one thread that nothing else computes on.
+class TransformersEngine:
+    """Generates completions with continuous batching, on a thread that is the only one to compute on the device.
 
     Args:
-        sources: The models it offers.
-        resident: `both` keeps all in memory; `one` keeps the one that is needed, at first the first.
-        budget: Bytes for keys and values; None: what the device has left.
-        patience: Seconds that a model may take to be loaded in the place of another. Then the engine fails.
+        specs: The models to serve.
+        resident: `both` keeps all models in memory; `one` swaps them on demand and starts with the first.
+        budget: Bytes for the KV cache; None: the device's free memory.
+        swap_timeout: Seconds that swapping a model in may take before the engine fails.
 
     Raises:
-        SettingsError: A model cannot be loaded, or there is no memory beside them.
+        WeightsError: A model cannot be loaded.
+        SettingsError: A model is not supported, or no memory is left for the KV cache.
     """
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        specs: Sequence[ModelSpec],
         *,
         resident: Literal["both", "one"] = "both",
         budget: int | None = None,
-        patience: float = _PATIENCE,
+        swap_timeout: float = _SWAP_TIMEOUT,
     ) -> None:
-        self._models = Models(sources, keeps_all=resident == "both", budget=budget)
-        self._patience = patience
-        self._waiting: deque[Row] = deque()
-        self._arrived: list[Row] = []
-        self._changed = threading.Condition()
+        self._pool = ModelPool(specs, keep_all=resident == "both", budget=budget)
+        self._swap_timeout = swap_timeout
+        self._waiting: deque[SequenceState] = deque()  # owned by the engine thread
+        self._submitted: list[SequenceState] = []
+        self._changed = threading.Condition()  # guards `_submitted`, `_closing` and `_error`
         self._closing = False
-        self._over: JobError | None = None
-        # A daemon: a process that ends does not wait for conversations that may come.
+        self._error: JobError | None = None
+        # A daemon, because it waits for requests for ever and must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
-        # It ends its step, all the same: the interpreter aborts when a thread comes back from torch to find it gone.
+        # The interpreter aborts if a daemon thread returns from torch during finalisation, so the running step is awaited.
         atexit.register(self.close)
 
     @property
-    def models(self) -> Mapping[str, ModelFacts]:
-        """The models that requests may name, by name."""
-        return self._models.facts
+    def models(self) -> Mapping[str, ModelInfo]:
+        """The models that requests may name."""
+        return self._pool.models
 
     @property
-    def concurrency(self) -> int:
-        """How many answers of usual length there is memory for at once."""
-        return self._models.concurrency
+    def max_concurrency(self) -> int:
+        """The number of completions of typical length that fit the KV-cache budget."""
+        return self._pool.max_num_seqs
 
     @property
     def vram_used_mb(self) -> int:
-        """MiB of the GPU's memory that were in use at most."""
-        return self._models.vram_used_mb
+        """Peak GPU memory use in MiB."""
+        return self._pool.vram_used_mb
 
     def check(self, request: ChatRequest) -> None:
-        """Refuses, before any work, what can never be written.
+        """Rejects a request that this engine can never complete, before any work is done.
 
         Raises:
             ModelUnavailable: The model is not on this worker.
-            ContextLengthExceeded: Prompt and answer do not fit; names both lengths.
-            ValidationError: The schema of the answer cannot be followed.
+            ContextLengthExceeded: Prompt and `max_tokens` exceed the context window; the message gives both lengths.
+            ValidationError: The JSON Schema of the response format is not supported.
         """
         if request.model not in self.models:
-            raise no_such_model(request, self.models)
-        voice, window = self._models.voice(request.model), self.models[request.model].context_length
-        prompt = len(voice.prompt(request.messages).ids)
-        if prompt + request.max_tokens > window:
-            raise too_long(request, prompt, window)
-        voice.check(request)
+            raise unknown_model(request, self.models)
+        chat_format, context_length = self._pool.chat_format(request.model), self.models[request.model].context_length
+        prompt = chat_format.render(request.messages)
+        if len(prompt.ids) + request.max_tokens > context_length:
+            raise context_length_exceeded(request, len(prompt.ids), context_length)
+        chat_format.check(request)
+        chat_format.keep(request.messages, prompt)
 
-    def start(self, request: ChatRequest, cancel: CancelToken) -> RowStream:
-        """Takes a request that `check` has let pass. Returns at once; where there is no place, the stream waits for one.
+    def submit(self, request: ChatRequest, cancel: CancelToken) -> SequenceStream:
+        """Queues a request that `check` has accepted. Returns immediately; the stream waits for admission if the engine is full.
 
         Raises:
             DeviceError: The engine has failed.
-            Cancelled: It was closed.
+            Cancelled: The engine is closed.
         """
-        voice = self._models.voice(request.model)
-        prompt = voice.prompt(request.messages)
-        row = Row(request.model, prompt, voice.manner(request, prompt), cancel)
+        chat_format = self._pool.chat_format(request.model)
+        prompt = chat_format.render(request.messages)
+        sequence = SequenceState(request.model, prompt, chat_format.decoding_params(request, prompt), cancel)
         with self._changed:
-            if self._over is not None:
-                raise self._over
-            self._arrived.append(row)
+            if self._error is not None:
+                raise self._error
+            self._submitted.append(sequence)
             self._changed.notify()
-        return row.stream
+        return sequence.stream
 
     def close(self) -> None:
-        """Ends what is being written and lets go of the models."""
+        """Cancels running sequences and releases the models."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join()
         atexit.unregister(self.close)
 
-    # On the engine's thread
+    # Engine thread
 
     def _run(self) -> None:
         with contextlib.ExitStack() as stack:
-            stack.push(self._end)
+            stack.push(self._shut_down)
             with torch.inference_mode():
-                while self._listen():
-                    self._let_go()
-                    self._switch()
-                    self._take_in()
-                    for batch in self._models.batches.values():
-                        batch.turn()
+                while self._wait_for_work():
+                    self._reap_cancelled()
+                    self._swap_model()
+                    self._admit()
+                    for batch in self._pool.batches.values():
+                        batch.step()
 
-    def _listen(self) -> bool:
-        """Waits for something to do. False when the engine is closed."""
+    def _wait_for_work(self) -> bool:
+        """Blocks while there are no sequences. Returns False once the engine is closing."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._arrived or self._waiting or self._models.rows)
+            self._changed.wait_for(lambda: self._closing or self._submitted or self._waiting or self._pool.sequences)
             return not self._closing
 
-    def _let_go(self) -> None:
-        """Between two steps: ends those whose jobs were stopped, waiting or not."""
+    def _reap_cancelled(self) -> None:
+        """Queues submitted sequences, and ends the cancelled ones, queued or running, between two steps."""
         with self._changed:
-            self._waiting.extend(self._arrived)
-            self._arrived.clear()
-        self._waiting = deque(row for row in self._waiting if not row.stopped())
-        for batch in self._models.batches.values():
-            batch.leave(Row.stopped)
+            self._waiting.extend(self._submitted)
+            self._submitted.clear()
+        self._waiting = deque(sequence for sequence in self._waiting if not sequence.reap_if_cancelled())
+        for batch in self._pool.batches.values():
+            batch.remove(SequenceState.reap_if_cancelled)
 
-    def _switch(self) -> None:
-        """Brings the model that the first of those who wait asks for, once the one in memory has ended what it has begun."""
-        if not self._waiting or self._models.rows or (name := self._waiting[0].model) in self._models.batches:
+    def _swap_model(self) -> None:
+        """Swaps in the model of the first waiting sequence, once the resident model has no running sequences."""
+        if not self._waiting or self._pool.sequences or (name := self._waiting[0].model) in self._pool.batches:
             return
-        self._models.bring(name, meanwhile=self._let_go, patience=self._patience)
-        # Those who wait for the same model come with it, so that models take turns as seldom as can be.
-        self._waiting = deque(sorted(self._waiting, key=lambda row: row.model != name))
+        self._pool.swap_in(name, poll=self._reap_cancelled, timeout=self._swap_timeout)
+        # Sequences for this model move to the front of the queue, to minimise the number of swaps.
+        self._waiting = deque(sorted(self._waiting, key=lambda sequence: sequence.model != name))
 
-    def _take_in(self) -> None:
-        """Takes in those who wait, in their order, as far as there is memory."""
-        joining: list[Row] = []
-        while self._waiting and self._has_place(self._waiting[0], joining):
-            joining.append(self._waiting.popleft())
-        for name, batch in self._models.batches.items():
-            if joining:
+    def _admit(self) -> None:
+        """Admits waiting sequences in order, as far as the KV-cache budget allows."""
+        admitted: list[SequenceState] = []
+        while self._waiting and self._can_admit(self._waiting[0], admitted):
+            admitted.append(self._waiting.popleft())
+        for name, batch in self._pool.batches.items():
+            if admitted:
                 batch.trim()
-            batch.join(row for row in joining if row.model == name)
+            batch.add(sequence for sequence in admitted if sequence.model == name)
 
-    def _has_place(self, row: Row, joining: Sequence[Row]) -> bool:
-        if row.model not in self._models.batches:
+    def _can_admit(self, sequence: SequenceState, admitted: Sequence[SequenceState]) -> bool:
+        if sequence.model not in self._pool.batches:
             return False
-        return len(self._models.rows) + len(joining) < self.concurrency and self._models.have_room([*joining, row])
+        has_row = len(self._pool.sequences) + len(admitted) < self.max_concurrency
+        return has_row and self._pool.has_memory_for([*admitted, sequence])
 
-    def _end(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
-        """Nobody waits for an engine that has ended, however it has ended."""
-        over: JobError = Cancelled("The worker is being shut down.")
+    def _shut_down(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        """Fails every remaining sequence, after an error or on `close`: otherwise their consumers would block for ever."""
+        reason: JobError = Cancelled("The worker is shutting down.")
         if error is not None:
-            over = DeviceError("The engine that writes answers has failed; the worker is replaced. Send the job again.")
+            reason = DeviceError("The inference engine has failed; the worker is replaced. Send the job again.")
             log_error("engine failed", error)
         with self._changed:
-            self._over = over
-            rows = [*self._arrived, *self._waiting, *self._models.rows]
-        for row in rows:
-            row.fail(over)
-        if error is None:  # a GPU that is lost would refuse to give its memory back
-            self._models.close()
+            self._error = reason
+            sequences = [*self._submitted, *self._waiting, *self._pool.sequences]
+        for sequence in sequences:
+            sequence.fail(reason)
+        if error is None:  # a lost GPU cannot release memory
+            self._pool.close()
         return isinstance(error, Exception)

@@ -1,4 +1,4 @@
-"""The forms that an answer may have: JSON, any or of a schema. What does not fit is never written."""
+"""Constrained decoding: grammars that only allow tokens of a JSON value, optionally one that conforms to a schema."""
 
 from __future__ import annotations
 
@@ -14,76 +14,76 @@ from torch import Tensor
 from handlers.chat.response_format import ResponseFormat
 from shared.errors import Problem, ValidationError
 
-_MOST_OF_A_REASON = 200  # characters
-# As much white space as people write. Without a limit a model may go on with nothing else until `max_tokens`.
-_SPACE = r"[ \t\n\r]{0,20}"
+_MAX_REASON_LENGTH = 200  # characters
+# Limits the whitespace between values. Without a limit a model may generate nothing else until `max_tokens`.
+_WHITESPACE = r"[ \t\n\r]{0,20}"
 
 
 class Grammar:
-    """What one answer may go on with.
+    """The grammar state of one completion.
 
     Args:
-        matcher: Of llguidance.
+        matcher: An `llguidance.LLMatcher`.
     """
 
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
 
-    def allowed(self, vocabulary: int) -> Tensor:
-        """Which tokens may come next, as booleans on the CPU."""
+    def allowed_tokens(self, vocabulary_size: int) -> Tensor:
+        """Returns which tokens may come next, a boolean tensor on the CPU."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        return torch.from_numpy(np.unpackbits(bits, count=vocabulary, bitorder="little").view(np.bool_))
+        return torch.from_numpy(np.unpackbits(bits, count=vocabulary_size, bitorder="little").view(np.bool_))
 
-    def take(self, token: int) -> None:
-        """Goes on by one of the allowed tokens."""
+    def accept(self, token: int) -> None:
+        """Advances by one of the allowed tokens."""
         self._matcher.consume_token(token)
 
     @property
     def complete(self) -> bool:
-        """Whether nothing can follow."""
+        """Whether no token can follow."""
         return bool(self._matcher.is_stopped())
 
 
-class Grammars:
-    """The forms that answers of one model can be given.
+class GrammarCompiler:
+    """Compiles response formats for one model.
 
     Args:
-        tokenizer: The model's, a fast one.
-        rows: How many tokens the model knows, padding included.
-        ends: Tokens that end an answer.
+        tokenizer: The model's fast tokenizer.
+        vocabulary_size: The number of token ids of the model, including padding of the embedding.
+        eos_token_ids: Tokens that end a completion.
     """
 
-    def __init__(self, tokenizer: Any, rows: int, ends: Collection[int]) -> None:
+    def __init__(self, tokenizer: Any, vocabulary_size: int, eos_token_ids: Collection[int]) -> None:
         self._tokenizer = tokenizer
-        self._rows = rows
-        self._ends = sorted(ends)
-        self._made: Any = None
-        self._making = threading.Lock()
+        self._vocabulary_size = vocabulary_size
+        self._eos_token_ids = sorted(eos_token_ids)
+        self._ll_tokenizer: Any = None
+        self._lock = threading.Lock()
 
-    def make(self, form: ResponseFormat) -> Grammar | None:
-        """Makes the form's grammar; None where the answer is plain text.
+    def compile(self, form: ResponseFormat) -> Grammar | None:
+        """Compiles a response format; returns None for plain text.
 
         Raises:
-            ValidationError: The schema cannot be followed.
+            ValidationError: The schema is not supported.
         """
         if form.type == "text":
             return None
-        # Imported, and the tokenizer translated, when it is first needed: a second or two that most workers never spend.
+        # Imported and initialised lazily: it takes a second or two, and most workers never need it.
         from llguidance import LLMatcher
 
         schema: object = {"type": "object"} if form.json_schema is None else form.json_schema.definition
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_pattern": _SPACE})
-        matcher = LLMatcher(self._translated(), grammar, log_level=0)
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_pattern": _WHITESPACE})
+        matcher = LLMatcher(self._initialized_tokenizer(), grammar, log_level=0)
         if matcher.is_error():
-            reason = (str(matcher.get_error()).splitlines() or ["unknown"])[0][:_MOST_OF_A_REASON]
-            field, sent = "response_format.json_schema.schema", f"one that cannot be followed ({reason})"
-            raise ValidationError([Problem(field, sent, "a JSON Schema whose keywords can be followed token by token")])
+            reason = (str(matcher.get_error()).splitlines() or ["unknown"])[0][:_MAX_REASON_LENGTH]
+            field, sent = "response_format.json_schema.schema", f"an unsupported schema ({reason})"
+            raise ValidationError([Problem(field, sent, "a JSON Schema that constrained decoding supports")])
         return Grammar(matcher)
 
-    def _translated(self) -> Any:
+    def _initialized_tokenizer(self) -> Any:
         from llguidance.hf import from_tokenizer
 
-        with self._making:
-            if self._made is None:
-                self._made = from_tokenizer(self._tokenizer, n_vocab=self._rows, eos_token=self._ends)
-            return self._made
+        with self._lock:
+            if self._ll_tokenizer is None:
+                self._ll_tokenizer = from_tokenizer(self._tokenizer, n_vocab=self._vocabulary_size, eos_token=self._eos_token_ids)
+            return self._ll_tokenizer

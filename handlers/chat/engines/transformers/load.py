@@ -1,4 +1,4 @@
-"""A language model and its tokenizer from their transformers folder. Nothing here needs diffusers."""
+"""Loads a causal language model and its tokenizer from a transformers folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shared.models.load import load_network, load_tokenizer, quiet
+from shared.models.load import load_network, load_tokenizer, silence
 from shared.models.prefetch import prefetched
 from shared.weights.folders import weight_files
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatModel:
-    """A model that continues a text.
+    """A causal language model with its tokenizer.
 
     Attributes:
-        model: The network, frozen. Its own generation config holds sampling defaults that no caller asked for: set every field.
+        model: The network, frozen. The sampling defaults in its generation config are not used.
         tokenizer: Its tokenizer.
     """
 
@@ -31,63 +31,65 @@ class ChatModel:
 
     @property
     def context_length(self) -> int:
-        """How many tokens fit, prompt and answer together. A tokenizer's own limit is not it.
+        """The context window in tokens, prompt and completion together. Independent of the tokenizer's `model_max_length`.
 
-        Where a model's attention looks back through a window only, that window: within it, the model looks at everything. Where its rotary
-        embedding depends on the length of what is read, the length that it was first trained with: up to there it does not. Beyond, the
-        longest conversation would decide for all that are read with it, and for what was read before.
+        With sliding-window attention it is the window, within which attention is full. With a rotary embedding that depends on the
+        sequence length it is the length up to which the embedding is constant: beyond that, the longest sequence of a batch would change
+        the results of the others, and cached keys would no longer be valid.
         """
         config = self.model.config
-        length = min([int(config.max_position_embeddings), *_unscaled(config)])
+        length = min([int(config.max_position_embeddings), *_constant_rotary_lengths(config)])
         window = getattr(config, "sliding_window", None)
         slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
         return min(length, window) if window and slides else length
 
     @property
     def layers(self) -> int:
-        """How many of its layers have keys and values."""
+        """The number of layers with keys and values."""
         layers: int = self.model.config.num_hidden_layers
         return layers
 
     @property
-    def end_ids(self) -> frozenset[int]:
-        """The tokens that end a text, as the model's own generation config names them, or else its tokenizer."""
+    def eos_token_ids(self) -> frozenset[int]:
+        """The tokens that end a completion, from the generation config, else from the tokenizer."""
         config = self.model.generation_config
-        named = config.eos_token_id if config is not None else None
-        named = self.tokenizer.eos_token_id if named is None else named
-        return frozenset([named] if isinstance(named, int) else named or ())
+        ids = config.eos_token_id if config is not None else None
+        ids = self.tokenizer.eos_token_id if ids is None else ids
+        return frozenset([ids] if isinstance(ids, int) else ids or ())
 
 
-def _unscaled(config: PreTrainedConfig) -> Iterator[int]:
-    """Up to which lengths rotary embeddings stay the same, where it is not the whole context.
+def _constant_rotary_lengths(config: PreTrainedConfig) -> Iterator[int]:
+    """Yields the lengths up to which rotary embeddings are constant, where that is less than the whole context.
 
-    Of the kinds in transformers' `modeling_rope_utils`, `longrope` changes beyond the length it was first trained with; `dynamic` beyond
-    `max_position_embeddings`, which is never passed. The others do not change.
+    Of the types in transformers' `modeling_rope_utils`, `longrope` changes beyond the length of the original training, and `dynamic` beyond
+    `max_position_embeddings`, which is never exceeded. The others are constant.
     """
     parameters = getattr(config, "rope_parameters", None) or {}
-    # Models with several kinds of layers may have one for each kind.
+    # Models with several layer types may have one set of parameters for each.
     for rope in (parameters, *parameters.values()):
         if isinstance(rope, dict) and rope.get("rope_type") == "longrope":
             yield int(rope["original_max_position_embeddings"])
 
 
 def load_chat(folder: Path, device: torch.device, dtype: torch.dtype, *, name: str = "chat") -> ChatModel:
-    """Loads a language model.
+    """Loads a causal language model.
 
     Args:
         folder: A complete transformers folder.
-        device: Where it goes.
-        dtype: Its precision.
-        name: What messages and log lines call it.
+        device: The target device.
+        dtype: The precision.
+        name: Its name in messages and log lines.
 
     Raises:
-        SettingsError: The folder is damaged, incomplete or holds another kind of model.
+        WeightsError: The folder is damaged, incomplete or holds another kind of model.
     """
     with prefetched(weight_files(folder, half=False)):
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
-        quiet(logging)
+        silence(logging)
         model = load_network(AutoModelForCausalLM, folder, name=name, device=device, dtype=dtype, trust_remote_code=False)
-    tokenizer = load_tokenizer(AutoTokenizer, folder, name=f"{name} tokenizer", rows=model.config.vocab_size, needs=("eos",))
+    tokenizer = load_tokenizer(
+        AutoTokenizer, folder, name=f"{name} tokenizer", vocabulary_size=model.config.vocab_size, required_tokens=("eos",)
+    )
     return ChatModel(model, tokenizer)

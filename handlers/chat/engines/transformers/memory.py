@@ -1,4 +1,4 @@
-"""How many conversations fit in memory, and how long they may be."""
+"""The KV-cache memory budget: how many sequences fit, and how long they may be."""
 
 from __future__ import annotations
 
@@ -9,60 +9,60 @@ from typing import Literal
 
 import torch
 
-from handlers.chat.engines.transformers.kv_cache import COLUMNS, RowCache, forward, round_up
+from handlers.chat.engines.transformers.kv_cache import BLOCK_SIZE, KVCache, forward, round_up_to_block
 from handlers.chat.engines.transformers.load import ChatModel
 from shared.models.device import free_vram
 from shared.settings import SettingsError
 from shared.weights.folders import weight_files
 
-# What a pass needs beside keys and values: activations of a piece of a prompt, logits and copies of them, a layer that is being resized.
+# Reserved for a forward pass: activations of a prefill chunk, logits and copies of them, and a layer that is being reallocated.
 _WORKSPACE = 2 * 2**30
-# On a CPU, where models are tried and tested.
+# For development and tests.
 _CPU_BUDGET = 2 * 2**30
-# What must be left beside two models for both to stay: less would be too short or too few conversations.
-_LEFT = 4 * 2**30
-# A usual conversation, prompt and answer. A cache of so many tokens for each is what the number of conversations at once is chosen by.
-_USUAL = 4096
-_MOST_ROWS = 64
+# Memory that must be free after loading both models for both to stay resident: with less, contexts would be too short or too few.
+_MIN_FREE_WITH_BOTH = 4 * 2**30
+# Tokens of a typical conversation, prompt and completion. The maximum number of sequences is derived from it.
+_TYPICAL_LENGTH = 4096
+_MAX_NUM_SEQS = 64
 
 
 @dataclass(frozen=True)
-class Demand:
-    """What the conversations of one model may come to need.
+class CacheDemand:
+    """The KV-cache memory that the sequences of one model may come to need.
 
     Attributes:
-        bytes_per_token: Keys and values of one token.
-        rows: How many conversations.
-        longest: Prompt and `max_tokens` of the longest.
+        bytes_per_token: Bytes of keys and values per token.
+        sequences: The number of sequences.
+        longest: The maximum length of the longest, prompt and `max_tokens`.
     """
 
     bytes_per_token: int
-    rows: int
+    sequences: int
     longest: int
 
     @property
     def bytes(self) -> int:
-        """All rows as long as the longest may become, and one more: a prompt that is being read is not yet among the others."""
-        return (self.rows + 1) * round_up(self.longest + 1) * self.bytes_per_token if self.rows else 0
+        """The memory for all rows at the maximum length, and one more: the prefill cache, which is separate from the batch's own."""
+        return (self.sequences + 1) * round_up_to_block(self.longest + 1) * self.bytes_per_token if self.sequences else 0
 
 
-def fits(demands: Iterable[Demand], budget: int) -> bool:
-    """Whether there is memory for conversations until each has its greatest length."""
+def fits(demands: Iterable[CacheDemand], budget: int) -> bool:
+    """Returns whether the budget suffices even if every sequence reaches its maximum length."""
     return sum(demand.bytes for demand in demands) <= budget
 
 
-def longest_alone(bytes_per_token: int, budget: int) -> int:
-    """How many tokens a conversation may have that has all the memory."""
-    return budget // (2 * bytes_per_token) // COLUMNS * COLUMNS - 1
+def max_model_len(bytes_per_token: int, budget: int) -> int:
+    """Returns the maximum length in tokens of a sequence that has the whole budget to itself."""
+    return budget // (2 * bytes_per_token) // BLOCK_SIZE * BLOCK_SIZE - 1
 
 
-def rows_at_once(bytes_per_token: int, context_length: int, budget: int) -> int:
-    """How many conversations of usual length there is memory for: at least 1, at most 64."""
-    return max(1, min(_MOST_ROWS, budget // (bytes_per_token * min(_USUAL, context_length)) - 1))
+def max_num_seqs(bytes_per_token: int, context_length: int, budget: int) -> int:
+    """Returns the number of sequences of typical length that fit the budget, 1 to 64."""
+    return max(1, min(_MAX_NUM_SEQS, budget // (bytes_per_token * min(_TYPICAL_LENGTH, context_length)) - 1))
 
 
-def cache_budget(device: torch.device) -> int:
-    """Bytes for keys and values: what is free beside the models, less what passes need. 2 GiB on a CPU.
+def kv_cache_budget(device: torch.device) -> int:
+    """Returns the bytes available for the KV cache: free memory once the models are loaded, less the workspace. 2 GiB on a CPU.
 
     Raises:
         SettingsError: Nothing is left.
@@ -71,36 +71,36 @@ def cache_budget(device: torch.device) -> int:
     if free is None:
         return _CPU_BUDGET
     if free <= _WORKSPACE:
-        raise SettingsError(f"The models leave {free / 2**30:.1f} GiB of the GPU's memory. Set CHAT_RESIDENT=one, or take a larger GPU.")
+        raise SettingsError(f"The models leave only {free / 2**30:.1f} GiB of GPU memory free. Set CHAT_RESIDENT=one or use a larger GPU.")
     return free - _WORKSPACE
 
 
-def bytes_per_token(loaded: ChatModel, name: str) -> int:
-    """Bytes that a token takes in a model's cache, measured by a first pass, which also shows that the model can be served so.
+def measure_bytes_per_token(loaded: ChatModel, name: str) -> int:
+    """Measures the KV-cache bytes per token with a trial forward pass, which also verifies that the engine supports the model.
 
     Raises:
-        SettingsError: It cannot: it keeps something else than keys and values of each token.
+        SettingsError: The model's cache is not keys and values per token.
     """
-    cache = RowCache(loaded.layers, 1, 4)
+    cache = KVCache(loaded.layers, 1, 4)
     try:
         with torch.inference_mode():
             forward(loaded.model, cache, [[0, 0]], [0])
             forward(loaded.model, cache, [[0]], [2])
         return cache.bytes_per_token
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        raise SettingsError(f"The model {name!r} cannot be served: it keeps more than keys and values of each token.") from error
+        raise SettingsError(f"The model {name!r} cannot be served: its cache is not keys and values of each token.") from error
 
 
 def choose_residency(wanted: Literal["auto", "both", "one"], folders: Iterable[Path], device: torch.device) -> Literal["both", "one"]:
-    """Decides whether all models stay in memory.
+    """Decides whether all models stay resident in memory.
 
     Args:
-        wanted: What the operator wants; `auto`: both where `_LEFT` bytes are left beside them, always on a CPU.
-        folders: The models' weights, as large on the device as on disk.
-        device: Where they go.
+        wanted: The operator's setting. `auto` means `both` if 4 GiB are left once both are loaded, and always on a CPU.
+        folders: The models' folders; weights take as much memory on the device as on disk.
+        device: Where the models go.
     """
     if wanted != "auto":
         return wanted
     free = free_vram(device)
     size = sum(path.stat().st_size for folder in folders for path in weight_files(folder, half=False))
-    return "both" if free is None or free - size >= _LEFT else "one"
+    return "both" if free is None or free - size >= _MIN_FREE_WITH_BOTH else "one"

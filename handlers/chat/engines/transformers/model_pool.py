@@ -1,4 +1,4 @@
-"""The models of an engine: all of them in memory, or the one that is needed."""
+"""The models of an engine: all resident in memory, or one at a time, swapped in on demand."""
 
 from __future__ import annotations
 
@@ -10,141 +10,150 @@ from dataclasses import dataclass
 
 import torch
 
-from handlers.chat.engine import ModelFacts
+from handlers.chat.engine import ModelInfo
 from handlers.chat.engines.transformers.batch import Batch
-from handlers.chat.engines.transformers.chat_format import Source, Voice
+from handlers.chat.engines.transformers.chat_format import ChatFormat, ModelSpec
 from handlers.chat.engines.transformers.load import ChatModel
-from handlers.chat.engines.transformers.memory import Demand, bytes_per_token, cache_budget, fits, longest_alone, rows_at_once
-from handlers.chat.engines.transformers.prefix_cache import Prefixes
-from handlers.chat.engines.transformers.sequence import Row
+from handlers.chat.engines.transformers.memory import (
+    CacheDemand,
+    fits,
+    kv_cache_budget,
+    max_model_len,
+    max_num_seqs,
+    measure_bytes_per_token,
+)
+from handlers.chat.engines.transformers.prefix_cache import PrefixCache
+from handlers.chat.engines.transformers.sequence import SequenceState
 from shared.errors import DeviceError
 from shared.models.device import vram_used_mb
 from shared.telemetry import logger
 
-# The share of the memory for keys and values that the beginnings of one model's prompts may take.
-_PREFIXES = 1 / 16
-# Seconds between two looks at those who wait while a model is being loaded.
-_LOOK = 0.1
+# The fraction of the KV-cache budget that each model's prefix cache may take.
+_PREFIX_CACHE_FRACTION = 1 / 16
+# Seconds between two calls of `poll` while a model is being loaded.
+_POLL_INTERVAL = 0.1
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What stays known of a model that is not in memory."""
+class _PoolEntry:
+    """What is kept of a model while it is not in memory."""
 
-    source: Source
-    voice: Voice
+    spec: ModelSpec
+    chat_format: ChatFormat
     context_length: int
     bytes_per_token: int
 
 
-class Models:
-    """The models, and what is being written by each.
+class ModelPool:
+    """Loads and swaps models, and accounts for their KV-cache memory. Not thread-safe, except for reading `models` and `chat_format`.
 
     Args:
-        sources: The models. Each is loaded once at the beginning, so that none turns out to be damaged later.
-        keeps_all: Whether all stay in memory; otherwise one does, at first the first.
-        budget: Bytes for keys and values; None: what the device has left.
+        specs: The models. Each is loaded once at start-up, so that a damaged one is found then.
+        keep_all: Whether all stay resident; otherwise one does, initially the first.
+        budget: Bytes for the KV cache; None: the device's free memory.
 
     Raises:
-        SettingsError: A model cannot be loaded, or there is no memory beside them.
+        WeightsError: A model cannot be loaded.
+        SettingsError: A model is not supported, or no memory is left for the KV cache.
 
     Attributes:
-        batches: What is being written, by the names of the models that are in memory.
+        batches: The running batch of each resident model, by name.
     """
 
-    def __init__(self, sources: Sequence[Source], *, keeps_all: bool, budget: int | None = None) -> None:
+    def __init__(self, specs: Sequence[ModelSpec], *, keep_all: bool, budget: int | None = None) -> None:
         self.batches: dict[str, Batch] = {}
-        self._known: dict[str, _Known] = {}
+        self._entries: dict[str, _PoolEntry] = {}
         self._device = torch.device("cpu")
         loaded: dict[str, ChatModel] = {}
-        left = []
-        for source in reversed(sources):
-            if not keeps_all:
+        budgets = []
+        for spec in reversed(specs):
+            if not keep_all:
                 loaded.clear()
-                _collect()
-            loaded[source.name] = model = source.load()
+                _free_memory()
+            loaded[spec.name] = model = spec.load()
             self._device = model.model.device
-            token = bytes_per_token(model, source.name)
-            self._known[source.name] = _Known(source, Voice(model, transcript=source.transcript), model.context_length, token)
-            left.append(cache_budget(self._device) if budget is None else budget)
-        whole = left[-1] if keeps_all else min(left)
-        self._for_prefixes = int(whole * _PREFIXES)
-        self._for_rows = whole - self._for_prefixes * len(sources)
+            chat_format = ChatFormat(model, transcript=spec.transcript)
+            bytes_per_token = measure_bytes_per_token(model, spec.name)
+            self._entries[spec.name] = _PoolEntry(spec, chat_format, model.context_length, bytes_per_token)
+            budgets.append(kv_cache_budget(self._device) if budget is None else budget)
+        total = budgets[-1] if keep_all else min(budgets)
+        self._prefix_budget = int(total * _PREFIX_CACHE_FRACTION)
+        self._sequence_budget = total - self._prefix_budget * len(specs)
         for name, model in loaded.items():
-            self._open(name, model)
+            self._create_batch(name, model)
 
     @property
-    def facts(self) -> dict[str, ModelFacts]:
-        """What is known of each. A context is no longer than there is memory for."""
+    def models(self) -> dict[str, ModelInfo]:
+        """The models by name. A context window is no longer than the KV-cache budget allows."""
         return {
-            name: ModelFacts(min(known.context_length, longest_alone(known.bytes_per_token, self._for_rows)), known.source.revision)
-            for name, known in self._known.items()
+            name: ModelInfo(min(entry.context_length, max_model_len(entry.bytes_per_token, self._sequence_budget)), entry.spec.revision)
+            for name, entry in self._entries.items()
         }
 
     @property
-    def concurrency(self) -> int:
-        """How many answers of usual length there is memory for at once."""
-        return min(rows_at_once(known.bytes_per_token, known.context_length, self._for_rows) for known in self._known.values())
+    def max_num_seqs(self) -> int:
+        """The number of sequences of typical length that fit the KV-cache budget."""
+        return min(max_num_seqs(entry.bytes_per_token, entry.context_length, self._sequence_budget) for entry in self._entries.values())
 
     @property
     def vram_used_mb(self) -> int:
-        """MiB of the GPU's memory that were in use at most."""
+        """Peak GPU memory use in MiB."""
         return vram_used_mb(self._device)
 
     @property
-    def rows(self) -> list[Row]:
-        """Everything that is being written."""
-        return [row for batch in self.batches.values() for row in batch.rows]
+    def sequences(self) -> list[SequenceState]:
+        """All admitted sequences."""
+        return [sequence for batch in self.batches.values() for sequence in batch.sequences]
 
-    def voice(self, name: str) -> Voice:
-        """How a model is written to."""
-        return self._known[name].voice
+    def chat_format(self, name: str) -> ChatFormat:
+        """Returns a model's chat format, whether the model is resident or not."""
+        return self._entries[name].chat_format
 
-    def have_room(self, joining: Iterable[Row]) -> bool:
-        """Whether there is memory for these rows beside those that are being written."""
-        rows = [*self.rows, *joining]
+    def has_memory_for(self, new: Iterable[SequenceState]) -> bool:
+        """Whether the KV-cache budget admits these sequences in addition to those that are running."""
+        sequences = [*self.sequences, *new]
         demands = []
-        for name, known in self._known.items():
-            own = [row.most for row in rows if row.model == name]
-            demands.append(Demand(known.bytes_per_token, len(own), max(own, default=0)))
-        return fits(demands, self._for_rows)
+        for name, entry in self._entries.items():
+            lengths = [sequence.max_length for sequence in sequences if sequence.model == name]
+            demands.append(CacheDemand(entry.bytes_per_token, len(lengths), max(lengths, default=0)))
+        return fits(demands, self._sequence_budget)
 
-    def bring(self, name: str, *, meanwhile: Callable[[], None], patience: float) -> None:
-        """Puts a model in the place of the one that is in memory. Nothing may be being written.
+    def swap_in(self, name: str, *, poll: Callable[[], None], timeout: float) -> None:
+        """Replaces the resident model by another one. No sequence may be running.
 
         Args:
-            name: Which.
-            meanwhile: Called every tenth of a second while another thread loads it: those who wait may be stopped.
-            patience: Seconds that it may take.
+            name: The model to load.
+            poll: Called every tenth of a second while another thread loads the model, to reap cancelled sequences.
+            timeout: Seconds that loading may take.
 
         Raises:
-            SettingsError: It cannot be loaded any more.
-            DeviceError: It has not been loaded in time.
+            WeightsError: The model can no longer be loaded.
+            DeviceError: Loading has timed out.
         """
         self.batches.clear()
-        _collect()
-        reader = ThreadPoolExecutor(1, thread_name_prefix="load")
-        loading = reader.submit(self._known[name].source.load)
-        reader.shutdown(wait=False)
-        ends = time.monotonic() + patience
-        while not wait([loading], timeout=_LOOK).done:
-            meanwhile()
-            if time.monotonic() > ends:
+        _free_memory()
+        loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        loading = loader.submit(self._entries[name].spec.load)
+        loader.shutdown(wait=False)
+        deadline = time.monotonic() + timeout
+        while not wait([loading], timeout=_POLL_INTERVAL).done:
+            poll()
+            if time.monotonic() > deadline:
                 raise DeviceError("The model could not be loaded in time; the worker is replaced. Send the job again.")
-        self._open(name, loading.result())
-        logger().info("model switched", model=name)
+        self._create_batch(name, loading.result())
+        logger().info("model swapped in", model=name)
 
     def close(self) -> None:
-        """Lets go of the models."""
+        """Releases the models."""
         self.batches.clear()
-        _collect()
+        _free_memory()
 
-    def _open(self, name: str, model: ChatModel) -> None:
-        self.batches[name] = Batch(model, Prefixes(self._for_prefixes // self._known[name].bytes_per_token))
+    def _create_batch(self, name: str, model: ChatModel) -> None:
+        self.batches[name] = Batch(model, PrefixCache(self._prefix_budget // self._entries[name].bytes_per_token))
 
 
-def _collect() -> None:
-    """Frees what nobody holds any more, at once: a model's parts refer to each other."""
+def _free_memory() -> None:
+    """Frees unreferenced models at once: their modules form reference cycles."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

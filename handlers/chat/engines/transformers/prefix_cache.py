@@ -1,36 +1,36 @@
-"""What several prompts begin with, read once: the keys and values of system prompts."""
+"""The prefix cache: keys and values of system prompts, computed once and reused by later prompts."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
-from handlers.chat.engines.transformers.kv_cache import RowCache
+from handlers.chat.engines.transformers.kv_cache import KVCache
 
-Ids = tuple[int, ...]
+TokenIds = tuple[int, ...]
 
 
-class Prefixes:
-    """The latest used beginnings.
+class PrefixCache:
+    """An LRU cache of shared prompt prefixes.
 
-    They are exact: a prompt with a beginning is always read in two parts, that beginning and the rest, whether the first is remembered
-    or not. So what is written does not depend on what is remembered.
+    A prompt with a shared prefix is always prefilled in two passes, the prefix and the rest, on a hit and on a miss alike. Completions
+    therefore do not depend on the content of the cache.
 
     Args:
-        room: How many tokens it holds at most, all beginnings together.
+        capacity: The total number of tokens it may hold.
     """
 
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self._held: OrderedDict[Ids, RowCache] = OrderedDict()
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._entries: OrderedDict[TokenIds, KVCache] = OrderedDict()
 
-    def get(self, beginning: Ids) -> RowCache | None:
-        """Its keys and values, a cache of one row, if they are remembered."""
-        if beginning in self._held:
-            self._held.move_to_end(beginning)
-        return self._held.get(beginning)
+    def get(self, prefix: TokenIds) -> KVCache | None:
+        """Returns the keys and values of a prefix, a cache of one row, or None on a miss."""
+        if prefix in self._entries:
+            self._entries.move_to_end(prefix)
+        return self._entries.get(prefix)
 
-    def put(self, beginning: Ids, cache: RowCache) -> None:
-        """Remembers a beginning, and forgets those that were not used for longest."""
-        self._held[beginning] = cache
-        while sum(map(len, self._held)) > self.room:
-            self._held.popitem(last=False)
+    def put(self, prefix: TokenIds, cache: KVCache) -> None:
+        """Adds a prefix, and evicts the least recently used ones beyond the capacity."""
+        self._entries[prefix] = cache
+        while sum(map(len, self._entries)) > self.capacity:
+            self._entries.popitem(last=False)

@@ -1,36 +1,36 @@
-"""Notices when a base model goes round in circles: it was never taught to end an answer, and would do so until `max_tokens`."""
+"""Detects that a base model has started to repeat itself: it has no end-of-turn token and would go on until `max_tokens`."""
 
 from __future__ import annotations
 
 from collections import deque
 
-_WINDOW = 40  # tokens: nobody writes so many twice by chance
+_WINDOW = 40  # tokens: long enough not to recur by chance
 _LINES = 3
 
 
-class Repetition:
-    """Watches one answer.
+class RepetitionDetector:
+    """Watches the tokens of one completion.
 
     Attributes:
-        found: Whether its last tokens stood in it before, or its last lines are all the same.
+        detected: Whether the last 40 tokens have occurred before, or the last three complete lines are equal.
     """
 
     def __init__(self) -> None:
-        self.found = False
-        self._last: deque[int] = deque(maxlen=_WINDOW)
+        self.detected = False
+        self._recent: deque[int] = deque(maxlen=_WINDOW)
         self._windows: set[tuple[int, ...]] = set()
 
     def add(self, token: int, text: str) -> bool:
-        """Looks at the answer after its next token. Returns `found`.
+        """Adds a token and returns `detected`.
 
         Args:
-            token: The token.
-            text: The whole answer.
+            token: The new token's id.
+            text: The whole completion so far.
         """
-        self._last.append(token)
-        window = tuple(self._last)
-        lines = text.rsplit("\n", _LINES + 1)[-_LINES - 1 : -1]  # without the one that is still being written
-        alike = len(lines) == _LINES and len(set(lines)) == 1 and bool(lines[0].strip())
-        self.found = alike or (len(window) == _WINDOW and window in self._windows)
+        self._recent.append(token)
+        window = tuple(self._recent)
+        lines = text.rsplit("\n", _LINES + 1)[-_LINES - 1 : -1]  # without the incomplete last line
+        equal_lines = len(lines) == _LINES and len(set(lines)) == 1 and bool(lines[0].strip())
+        self.detected = equal_lines or (len(window) == _WINDOW and window in self._windows)
         self._windows.add(window)
-        return self.found
+        return self.detected

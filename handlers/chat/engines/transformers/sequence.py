@@ -1,167 +1,169 @@
-"""One conversation that is being written: a row of the batch."""
+"""The state of one sequence, from its prompt to its finished completion."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
-from handlers.chat.detokenizer import Answer
-from handlers.chat.engine import Finished, Piece
-from handlers.chat.engines.transformers.kv_cache import RowCache
-from handlers.chat.engines.transformers.repetition import Repetition
-from handlers.chat.engines.transformers.sampler import Chooser
-from handlers.chat.engines.transformers.stream import RowStream
+from handlers.chat.detokenizer import IncrementalDetokenizer
+from handlers.chat.engine import Completion, Delta, FinishReason
+from handlers.chat.engines.transformers.kv_cache import KVCache
+from handlers.chat.engines.transformers.repetition import RepetitionDetector
+from handlers.chat.engines.transformers.sampler import Sampler
+from handlers.chat.engines.transformers.stream import SequenceStream
 from shared.errors import Cancelled, GenerationError, JobError
 from shared.jobs.execution.cancel import CancelToken
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model reads.
+    """A tokenised prompt.
 
     Attributes:
         ids: Token ids.
-        shared: How many of them, from the first on, other requests may begin with, too; 0 for none.
+        prefix_length: Leading tokens that other requests may share, for the prefix cache; 0 for none.
     """
 
     ids: Sequence[int] = field(repr=False)
-    shared: int = 0
+    prefix_length: int = 0
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How an answer is written.
+class DecodingParams:
+    """How tokens are sampled, detokenised and ended.
 
     Attributes:
-        chooser: How its tokens are chosen.
-        answer: What they mean.
-        ends: Tokens that end it.
-        max_tokens: Its greatest length.
-        repetition: Ends it when it repeats itself, where that is wanted.
+        sampler: Samples the next token.
+        detokenizer: Turns tokens into text and finds stop strings.
+        eos_token_ids: Tokens that end the completion.
+        max_tokens: The maximum length of the completion.
+        repetition: Ends the completion once it repeats itself; None disables this.
     """
 
-    chooser: Chooser
-    answer: Answer
-    ends: Collection[int]
+    sampler: Sampler
+    detokenizer: IncrementalDetokenizer
+    eos_token_ids: Collection[int]
     max_tokens: int
-    repetition: Repetition | None = None
+    repetition: RepetitionDetector | None = None
 
 
-class Row:
-    """One answer, from its prompt to its end.
+class SequenceState:
+    """A sequence that is waiting, in prefill or in decode. Owned by the engine thread once submitted.
 
     Args:
-        model: Which model writes it, by name.
-        prompt: What the model reads.
-        manner: How it is written.
-        cancel: The job's token.
+        model: The name of the model that generates it.
+        prompt: The tokenised prompt.
+        params: The decoding parameters.
+        cancel: The job's cancel token.
 
     Attributes:
-        length: How many tokens of prompt and answer the model has read.
-        cached: How many of them were read for another request.
-        last: The token that was written last.
-        beginning: The keys and values of the prompt's beginning, until they have been copied.
+        prompt: The prompt's token ids.
+        prefix_length: Leading prompt tokens that form its shared prefix; 0 for none.
+        sampler: Samples its next token.
+        stream: Where its deltas go.
+        length: Tokens of prompt and completion whose keys and values are computed.
+        last_token: The token that was generated last, the input of the next decode step.
+        prefix: The keys and values of the shared prefix, until they have been copied to a prefill cache.
     """
 
-    def __init__(self, model: str, prompt: Prompt, manner: Manner, cancel: CancelToken) -> None:
+    def __init__(self, model: str, prompt: Prompt, params: DecodingParams, cancel: CancelToken) -> None:
         self.model = model
         self.prompt = prompt.ids
-        self.shared = prompt.shared
-        self.chooser = manner.chooser
-        self.stream = RowStream()
+        self.prefix_length = prompt.prefix_length
+        self.sampler = params.sampler
+        self.stream = SequenceStream()
         self.length = 0
-        self.cached = 0
-        self.beginning: RowCache | None = None
-        self.last = -1
-        self._max_tokens = manner.max_tokens
-        self._answer = manner.answer
-        self._ends = manner.ends
-        self._repetition = manner.repetition
+        self.last_token = -1
+        self.prefix: KVCache | None = None
+        self._params = params
         self._cancel = cancel
-        self._written = 0
-        self._shown = 0
-        self._started = time.perf_counter()
-        self._first: float | None = None
+        self._cached_tokens = 0
+        self._completion_tokens = 0
+        self._emitted = 0  # characters
+        self._submitted = time.perf_counter()
+        self._time_to_first_token: float | None = None
 
     @property
-    def most(self) -> int:
-        """How many columns it may come to need."""
-        return len(self.prompt) + self._max_tokens
+    def max_length(self) -> int:
+        """The positions that it may come to occupy in the KV cache."""
+        return len(self.prompt) + self._params.max_tokens
 
     @property
-    def unread(self) -> Sequence[int]:
-        """What of the prompt the model has not read yet."""
+    def remaining_prompt(self) -> Sequence[int]:
+        """The part of the prompt that has not been prefilled."""
         return self.prompt[self.length :]
 
-    def begin(self, beginning: RowCache, *, cached: bool) -> None:
-        """Goes on from the keys and values of its beginning.
+    def attach_prefix(self, prefix: KVCache, *, cached: bool) -> None:
+        """Skips the prefill of the shared prefix.
 
         Args:
-            beginning: A cache of one row.
-            cached: Whether they were read for another request.
+            prefix: Its keys and values, a cache of one row.
+            cached: Whether another request computed them.
         """
-        self.beginning = beginning
-        self.length = self.shared
-        self.cached = self.shared if cached else 0
+        self.prefix = prefix
+        self.length = self.prefix_length
+        self._cached_tokens = self.prefix_length if cached else 0
 
-    def stopped(self) -> bool:
-        """Whether the job was stopped, or nobody reads what is written. If so, it has ended."""
+    def reap_if_cancelled(self) -> bool:
+        """Ends the sequence if its job was cancelled or has timed out, or its stream was abandoned. Returns whether it did."""
         try:
-            if self.stream.left:
-                raise Cancelled("Nobody reads the answer any more.")
+            if self.stream.abandoned:
+                raise Cancelled("The stream was closed.")
             self._cancel.check()
         except JobError as error:
-            self.stream.end(error)
+            self.fail(error)
             return True
         return False
 
-    def take(self, token: int | None) -> bool:
-        """Goes on by one token. Returns whether it has ended.
+    def append(self, token: int | None) -> bool:
+        """Appends a sampled token. Returns whether the sequence has ended.
 
         Args:
-            token: Its id; None when the model's output was not finite.
+            token: Its id; None if the logits were not finite.
         """
         if token is None:
             self.fail(GenerationError("The model's output is not finite. Send the job again."))
             return True
-        self._first = self._first or time.perf_counter() - self._started
-        if token in self._ends:
-            return self._end("stop")
-        self.last = token
-        self._written += 1
-        self._answer.add(token)
-        if (reason := self._reason(token)) is not None:
-            return self._end(reason)
-        shown = self._answer.shown
-        self.stream.put(Piece(shown[self._shown :], self._written))
-        self._shown = len(shown)
+        if self._time_to_first_token is None:
+            self._time_to_first_token = time.perf_counter() - self._submitted
+        if token in self._params.eos_token_ids:
+            return self._complete("stop")
+        self.last_token = token
+        self._completion_tokens += 1
+        self._params.detokenizer.add(token)
+        if (reason := self._finish_reason(token)) is not None:
+            return self._complete(reason)
+        self._emit(self._params.detokenizer.stable_text)
         return False
 
     def fail(self, error: JobError) -> None:
-        """Ends it without an answer."""
-        self.stream.end(error)
+        """Ends the sequence with an error."""
+        self.stream.fail(error)
 
-    def _reason(self, token: int) -> Literal["stop", "length"] | None:
-        grammar = self.chooser.grammar
-        repeats = self._repetition is not None and self._repetition.add(token, self._answer.final)
-        if self._answer.stopped or repeats or (grammar is not None and grammar.complete):
+    def _finish_reason(self, token: int) -> FinishReason | None:
+        detokenizer, repetition, grammar = self._params.detokenizer, self._params.repetition, self.sampler.grammar
+        repeats = repetition is not None and repetition.add(token, detokenizer.text)
+        if detokenizer.stopped or repeats or (grammar is not None and grammar.complete):
             return "stop"
-        return "length" if self._written == self._max_tokens else None
+        return "length" if self._completion_tokens == self._params.max_tokens else None
 
-    def _end(self, reason: Literal["stop", "length"]) -> bool:
-        text = self._answer.final
-        self.stream.put(Piece(text[self._shown :], self._written))
-        finished = Finished(
+    def _emit(self, text: str) -> None:
+        self.stream.put(Delta(text[self._emitted :], self._completion_tokens))
+        self._emitted = len(text)
+
+    def _complete(self, reason: FinishReason) -> bool:
+        text, repetition = self._params.detokenizer.text, self._params.repetition
+        self._emit(text)
+        completion = Completion(
             text=text,
             finish_reason=reason,
             prompt_tokens=len(self.prompt),
-            completion_tokens=self._written,
-            seconds=time.perf_counter() - self._started,
-            time_to_first_token=self._first or 0.0,
-            cached_tokens=self.cached,
-            repeats=self._repetition is not None and self._repetition.found,
+            completion_tokens=self._completion_tokens,
+            seconds=time.perf_counter() - self._submitted,
+            time_to_first_token=self._time_to_first_token or 0.0,
+            cached_tokens=self._cached_tokens,
+            repetition_detected=repetition is not None and repetition.detected,
         )
-        self.stream.end(finished)
+        self.stream.complete(completion)
         return True

@@ -1,77 +1,66 @@
-"""An answer on its way from the engine's thread to whoever reads it."""
+"""The stream of deltas from the engine thread to the consumer of one sequence."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from queue import Empty, SimpleQueue
-from threading import Event
 from types import TracebackType
 from typing import Self
 
-from handlers.chat.engine import Finished, Piece
+from handlers.chat.engine import Completion, Delta
 from shared.errors import JobError
+from shared.jobs.streaming.queue import StreamQueue
 
-# Seconds between two pieces. A reader sees no difference below this, and a thread that wakes for every token takes time from the engine.
+# Seconds between two deltas. A shorter interval is not visible to a reader, and a thread that wakes for every token slows the engine down.
 _INTERVAL = 0.03
 
 
-class RowStream:
-    """One answer while it is written. The engine's thread puts, another reads."""
+class SequenceStream:
+    """The completion of one sequence while it is generated, as an engine's `CompletionStream`."""
 
     def __init__(self) -> None:
-        self._pieces: SimpleQueue[Piece | Finished | JobError] = SimpleQueue()
-        self._over = Event()
-        self._left = Event()
-        self._finished: Finished | None = None
+        self._deltas: StreamQueue[Delta] = StreamQueue()
+        self._completion: Completion | None = None
 
-    # What the engine does
+    # Engine thread
 
-    def put(self, piece: Piece) -> None:
-        """Hands over the next piece."""
-        self._pieces.put(piece)
+    def put(self, delta: Delta) -> None:
+        """Appends a delta."""
+        self._deltas.put(delta)
 
-    def end(self, end: Finished | JobError) -> None:
-        """Ends the stream, with the answer or with the reason why there is none."""
-        self._pieces.put(end)
-        self._over.set()
+    def complete(self, completion: Completion) -> None:
+        """Ends the stream with the finished completion."""
+        self._completion = completion
+        self._deltas.close()
+
+    def fail(self, error: JobError) -> None:
+        """Ends the stream with an error."""
+        self._deltas.close(error)
 
     @property
-    def left(self) -> bool:
-        """Whether the reader has gone: what is still to be written would be written for nobody."""
-        return self._left.is_set()
+    def abandoned(self) -> bool:
+        """Whether the consumer has exited the context: further tokens would be wasted work."""
+        return self._deltas.abandoned
 
-    # What the reader does
+    # Consumer
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._left.set()
+        self._deltas.abandon()
 
     @property
-    def finished(self) -> Finished:
-        """The whole answer."""
-        if self._finished is None:
-            raise RuntimeError("the answer is not finished")
-        return self._finished
+    def completion(self) -> Completion:
+        """The finished completion."""
+        if self._completion is None:
+            raise RuntimeError("the completion is not finished")
+        return self._completion
 
-    def __iter__(self) -> Iterator[Piece]:
-        """Yields what is there as soon as there is something, to the end."""
-        while self._finished is None:
-            arrived = [self._pieces.get(), *self._waiting()]
-            pieces = [part for part in arrived if isinstance(part, Piece)]
-            if pieces:
-                yield Piece("".join(piece.text for piece in pieces), pieces[-1].tokens)
-            if isinstance(end := arrived[-1], JobError):
-                raise end
-            if isinstance(end, Finished):
-                self._finished = end
-            else:
-                self._over.wait(_INTERVAL)
+    def __iter__(self) -> Iterator[Delta]:
+        """Yields deltas as they become available, merging those that arrive within the same interval.
 
-    def _waiting(self) -> Iterator[Piece | Finished | JobError]:
-        while True:
-            try:
-                yield self._pieces.get_nowait()
-            except Empty:
-                return
+        Raises:
+            JobError: The sequence was cancelled or has failed.
+        """
+        for deltas in self._deltas.batches(_INTERVAL):
+            yield Delta("".join(delta.text for delta in deltas), deltas[-1].completion_tokens)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.chat.openai.request import OPENAI_REFUSED, Look
+from handlers.chat.openai.request import OPENAI_REFUSED, OpenAIResponseOptions
 from handlers.chat.request import ChatOperator, ChatRequest
 from shared.contract.request import identify
 from shared.errors import ValidationError
@@ -26,7 +26,7 @@ def ask(*, streams: Any = False, **changes: Any) -> ChatRequest:
     return ChatRequest.parse(job(**changes), job_id="r", operator=ChatOperator(streams=streams))
 
 
-def test_a_request_of_each_form_means_the_same() -> None:
+def test_both_forms_parse_to_the_same_request() -> None:
     fields: dict[str, Any] = {
         "messages": [{"role": "developer", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]}, HELLO],
         "model": "qwen_base", "temperature": 0.3, "top_p": 0.5, "stop": "END", "seed": 7, "presence_penalty": 1, "frequency_penalty": -1,
@@ -35,44 +35,44 @@ def test_a_request_of_each_form_means_the_same() -> None:
     assert ask(streams=True, max_completion_tokens=9, **fields) == ChatRequest.parse(fields | {"max_tokens": 9}, job_id="r")
 
 
-def test_absent_values_have_this_contracts_defaults_and_not_openais() -> None:
+def test_defaults_are_this_contracts_and_not_openais() -> None:
     request, native = ask(seed=7), ChatRequest.parse({"messages": [HELLO], "seed": 7}, job_id="r")
     assert request == native
     assert (request.temperature, request.top_p, request.max_tokens) == (0.7, 0.9, 512)
 
 
-def test_it_belongs_to_nobody_and_calls_nobody_back() -> None:
+def test_a_request_in_openais_form_has_no_user_and_no_callback() -> None:
     identity = identify(job(user="u", metadata={"user_id": "u"}, callback_url="https://x.example/"), job_id="r")
     assert (identity.job_id, identity.user_id, identity.callback_url) == ("r", None, None)
     assert ask(callback_url="https://x.example/").callback_url is None
 
 
 @pytest.mark.parametrize(("name", "harmless"), [(name, value) for name, values in OPENAI_REFUSED.items() for value in (None, *values)])
-def test_a_value_that_asks_for_nothing_is_no_problem(name: str, harmless: Any) -> None:
+def test_values_without_effect_are_accepted(name: str, harmless: Any) -> None:
     assert ask(**{name: harmless}).warnings == ()
 
 
 @pytest.mark.parametrize("name", OPENAI_REFUSED)
 @pytest.mark.parametrize("value", [2, 0.5, "auto", ["x"], {"x": 1}, True])
-def test_what_the_models_cannot_do_is_refused_by_name(name: str, value: Any) -> None:
+def test_unsupported_parameters_are_rejected(name: str, value: Any) -> None:
     found = problem(ask, **{name: value})
     assert found.field == name
-    assert "left out" in found.allowed
+    assert "omitted" in found.allowed
 
 
 @pytest.mark.parametrize("name", ["user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier"])
-def test_what_changes_no_answer_is_accepted_without_a_word(name: str) -> None:
+def test_parameters_without_influence_are_accepted_without_a_warning(name: str) -> None:
     assert ask(**{name: "x"}).warnings == ()
 
 
-def test_a_name_that_means_nothing_is_named_and_so_is_the_one_that_was_meant() -> None:
+def test_an_unknown_parameter_gives_a_warning_with_the_nearest_name() -> None:
     assert ask(temprature=0, foo=1).warnings == (
-        "temprature: not a known field, ignored; did you mean temperature?",
-        "foo: not a known field, ignored",
+        "`temprature` is not a known field and was ignored; did you mean `temperature`?",
+        "`foo` is not a known field and was ignored",
     )
 
 
-def test_streaming_is_refused_where_the_operator_has_not_allowed_it() -> None:
+def test_streaming_is_rejected_unless_the_operator_allows_it() -> None:
     assert problem(ask, stream=True).field == "stream"
     assert ask(streams=True, stream=True).stream
 
@@ -80,7 +80,7 @@ def test_streaming_is_refused_where_the_operator_has_not_allowed_it() -> None:
 @pytest.mark.parametrize(
     ("options", "field"), [(5, "stream_options"), ([], "stream_options"), ({"include_usage": 1}, "stream_options.include_usage")]
 )
-def test_wrong_options_of_a_stream_are_refused(options: Any, field: str) -> None:
+def test_invalid_stream_options_are_rejected(options: Any, field: str) -> None:
     assert problem(ask, streams=True, stream=True, stream_options=options).field == field
 
 
@@ -94,7 +94,7 @@ def test_wrong_options_of_a_stream_are_refused(options: Any, field: str) -> None
         ({"openai_route": "/v1/chat/completions", "openai_input": [1]}, "openai_input"),
     ],
 )
-def test_another_call_is_refused(raw: dict[str, Any], field: str) -> None:
+def test_unsupported_routes_and_bodies_are_rejected(raw: dict[str, Any], field: str) -> None:
     with pytest.raises(ValidationError) as caught:
         ChatRequest.parse(raw, job_id="r")
     assert [problem.field for problem in caught.value.problems] == [field]
@@ -108,9 +108,9 @@ def test_another_call_is_refused(raw: dict[str, Any], field: str) -> None:
         JSON,
     ),
 )
-def test_anything_is_read_or_refused_in_words(route: Any, body: Any) -> None:
+def test_any_input_is_parsed_or_rejected_with_a_message(route: Any, body: Any) -> None:
     raw = {"openai_route": route, "openai_input": body}
-    assert Look.of(raw) is not None
+    assert OpenAIResponseOptions.of(raw) is not None
     try:
         said = ChatRequest.parse(raw, job_id="r").warnings
     except ValidationError as error:

@@ -11,9 +11,9 @@ from jsonschema import Draft202012Validator
 from openai.types import Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from handlers.chat.openai.presentation import OpenAIObjects, list_models
-from handlers.chat.openai.request import Look
-from handlers.chat.openai.response import completion, error, last_chunk, to_text
+from handlers.chat.openai.presentation import OpenAIPresentation, list_models
+from handlers.chat.openai.request import OpenAIResponseOptions
+from handlers.chat.openai.response import completion, error, last_chunk, to_json
 from shared.contract.assets import TextAsset
 from shared.contract.callback import CompletedPayload
 from shared.errors import ERRORS, ContextLengthExceeded, JobError, Problem, ValidationError
@@ -29,11 +29,13 @@ def payload(*warnings: str, text: TextAsset | None = None) -> CompletedPayload:
 
 def stream(**body: Any) -> list[str]:
     """What a streamed job yields when its text comes in two pieces."""
-    look = Look.of({"openai_route": "/v1/chat/completions", "openai_input": {"model": "qwen_instruct", "stream": True} | body})
+    look = OpenAIResponseOptions.of(
+        {"openai_route": "/v1/chat/completions", "openai_input": {"model": "qwen_instruct", "stream": True} | body}
+    )
     assert look is not None
-    presentation = OpenAIObjects("J", look)
+    presentation = OpenAIPresentation("J", look)
     return [
-        str(output) for output in (presentation.piece("Par"), presentation.piece("is."), *presentation.last(Completed(payload("note"))))
+        str(output) for output in (presentation.delta("Par"), presentation.delta("is."), *presentation.final(Completed(payload("note"))))
     ]
 
 
@@ -41,7 +43,7 @@ def events(pieces: list[str]) -> list[str]:
     return [event.removeprefix("data: ") for event in "".join(pieces).split("\n\n") if event]
 
 
-def test_a_completion_is_what_openais_own_types_expect() -> None:
+def test_a_completion_parses_with_openais_own_types() -> None:
     answer = completion(payload(), 5).model_dump(mode="json")
     SCHEMA.validate(answer)
     read = ChatCompletion.model_validate(answer, strict=True)
@@ -50,12 +52,12 @@ def test_a_completion_is_what_openais_own_types_expect() -> None:
     assert "warnings" not in answer
 
 
-def test_warnings_are_there_where_there_are_some() -> None:
+def test_warnings_are_included_if_there_are_any() -> None:
     assert completion(payload("note"), 5).model_dump(mode="json")["warnings"] == ["note"]
     assert last_chunk(payload("note"), 5).model_dump(mode="json")["warnings"] == ["note"]
 
 
-def test_chunks_are_what_openais_own_types_expect() -> None:
+def test_chunks_parse_with_openais_own_types() -> None:
     *chunks, done = events(stream(stream_options={"include_usage": True}))
     assert done == "[DONE]"
     for chunk in chunks:
@@ -70,15 +72,15 @@ def test_chunks_are_what_openais_own_types_expect() -> None:
     assert len(events(stream())) == 4
 
 
-def test_a_stream_is_ascii_so_that_nobody_on_its_way_cuts_a_character() -> None:
-    look = Look(lists_models=False, model="qwen_instruct", streams=True, counts=False)
-    piece = OpenAIObjects("J", look).piece("🦢 \u2028 中")
+def test_events_are_ascii() -> None:
+    look = OpenAIResponseOptions(lists_models=False, model="qwen_instruct", streams=True, counts=False)
+    piece = OpenAIPresentation("J", look).delta("🦢 \u2028 中")
     assert isinstance(piece, str)
     assert piece.isascii()
     assert json.loads(piece.removeprefix("data: "))["choices"][0]["delta"]["content"] == "🦢 \u2028 中"
 
 
-def test_the_list_of_models_is_what_openais_own_types_expect() -> None:
+def test_the_list_of_models_parses_with_openais_own_types() -> None:
     listed = list_models(["qwen_instruct", "qwen_base"], 5)
     SCHEMA.validate(listed)
     assert isinstance(listed, dict)
@@ -88,9 +90,9 @@ def test_the_list_of_models_is_what_openais_own_types_expect() -> None:
 
 
 @pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.code)
-def test_every_row_of_the_table_of_errors_has_openais_shape(kind: type[JobError]) -> None:
+def test_every_job_error_has_an_openai_error_object(kind: type[JobError]) -> None:
     failure = ValidationError([Problem("temperature", "3", "less"), Problem("stop", "x", "y")]) if kind is ValidationError else kind("No.")
-    answer = json.loads(to_text(error(failure)))
+    answer = json.loads(to_json(error(failure)))
     SCHEMA.validate(answer)
     assert answer["error"]["message"] == failure.message
     assert answer["error"]["code"] == kind.code.lower()
@@ -98,5 +100,5 @@ def test_every_row_of_the_table_of_errors_has_openais_shape(kind: type[JobError]
     assert answer["error"]["param"] == ("temperature" if kind is ValidationError else None)
 
 
-def test_the_code_of_a_conversation_that_does_not_fit_is_openais_own() -> None:
+def test_the_context_length_error_has_openais_own_code() -> None:
     assert error(ContextLengthExceeded("No.")).error.code == "context_length_exceeded"

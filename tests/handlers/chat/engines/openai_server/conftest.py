@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from handlers.chat.engine import Finished
-from handlers.chat.engines.openai_server.client import HttpEngine, connect
+from handlers.chat.engine import Completion
+from handlers.chat.engines.openai_server.client import OpenAIServerEngine, connect
 from handlers.chat.request import ChatRequest
 from shared.jobs.execution.cancel import CancelToken
 from shared.settings import Settings
-from tests.doubles.openai_server import Asked, OpenAIServer
+from tests.doubles.openai_server import OpenAIServer, ScriptedRequest
 from tests.handlers.conftest import chat
 
 
@@ -23,7 +23,7 @@ def server() -> Iterator[OpenAIServer]:
 
 
 @pytest.fixture
-def engine(server: OpenAIServer) -> Iterator[HttpEngine]:
+def engine(server: OpenAIServer) -> Iterator[OpenAIServerEngine]:
     engine = connect(configured(server))
     yield engine
     engine.close()
@@ -34,7 +34,9 @@ def configured(server: OpenAIServer, **changes: Any) -> Settings:
     return Settings(**settings | changes)
 
 
-def write(engine: HttpEngine, request: ChatRequest | None = None, cancel: CancelToken | None = None) -> tuple[list[str], Finished]:
+def write(
+    engine: OpenAIServerEngine, request: ChatRequest | None = None, cancel: CancelToken | None = None
+) -> tuple[list[str], Completion]:
     asked = request or chat("hello")
     engine.check(asked)
     with engine.start(asked, cancel or CancelToken(30)) as stream:
@@ -42,7 +44,7 @@ def write(engine: HttpEngine, request: ChatRequest | None = None, cancel: Cancel
         return texts, stream.finished
 
 
-def started(asked: Asked) -> Asked:
+def started(asked: ScriptedRequest) -> ScriptedRequest:
     asked.begin()
     asked.chunk("some ")
     return asked

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from handlers.chat.engines.openai_server.client import HttpEngine, Served, connect
+from handlers.chat.engines.openai_server.client import OpenAIServerEngine, ServedModel, connect
 from shared.errors import Cancelled, ContextLengthExceeded, DeviceError, JobTimeout, ModelUnavailable
 from shared.jobs.execution.cancel import CancelToken
-from tests.doubles.openai_server import MODEL, Asked, OpenAIServer, say
+from tests.doubles.openai_server import MODEL, OpenAIServer, ScriptedRequest, reply
 from tests.handlers.chat.engines.openai_server.conftest import configured, started, write
 from tests.handlers.conftest import chat
 
 
-def test_an_answer_arrives_piece_by_piece_with_all_that_is_known_of_it(engine: HttpEngine, server: OpenAIServer) -> None:
-    def script(asked: Asked) -> None:
+def test_a_completion_is_streamed_with_its_usage(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
+    def script(asked: ScriptedRequest) -> None:
         asked.begin()
         asked.event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
         asked.chunk("The ")
@@ -36,13 +36,13 @@ def test_an_answer_arrives_piece_by_piece_with_all_that_is_known_of_it(engine: H
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_characters_are_whole_wherever_the_network_cuts(engine: HttpEngine, server: OpenAIServer, size: int) -> None:
+def test_characters_that_are_split_between_packets_are_reassembled(engine: OpenAIServerEngine, server: OpenAIServer, size: int) -> None:
     texts = ["🦢🏽 中", "文 \u2028 e\u0301", "\x85\r\n", "नमस्ते"]
-    server.scripts.append(say(*texts, size=size))
+    server.scripts.append(reply(*texts, size=size))
     assert write(engine)[0] == texts
 
 
-def test_every_field_that_chooses_tokens_is_sent(engine: HttpEngine, server: OpenAIServer) -> None:
+def test_every_sampling_parameter_is_sent(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     asked: dict[str, Any] = {
         "temperature": 0.3, "top_p": 0.8, "seed": 5, "stop": ["a", "b"], "max_tokens": 7, "presence_penalty": 1, "frequency_penalty": -1,
@@ -64,16 +64,16 @@ def test_every_field_that_chooses_tokens_is_sent(engine: HttpEngine, server: Ope
     ]  # fmt: skip
 
 
-def test_what_keeps_only_the_likeliest_token_is_sent_as_greedy(engine: HttpEngine, server: OpenAIServer) -> None:
+def test_top_p_0_and_temperature_0_are_sent_as_greedy_decoding(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
     write(engine, chat("hello", temperature=1.5, top_p=0))
-    server.scripts.append(say("{}"))
+    server.scripts.append(reply("{}"))
     write(engine, chat("hello", temperature=0, top_p=0.5, response_format={"type": "json_object"}))
     assert [(body["temperature"], body["top_p"]) for body in server.asked] == [(0.0, 1.0), (0.0, 1.0)]
     assert [body.get("response_format") for body in server.asked] == [None, {"type": "json_object"}]
     assert [body.get("stop") for body in server.asked] == [None, None]
 
 
-def test_a_server_without_extensions_is_sent_none(server: OpenAIServer) -> None:
+def test_extensions_are_not_sent_to_a_server_without_them(server: OpenAIServer) -> None:
     engine = connect(configured(server, chat_engine_extensions=False))
     write(engine)
     assert not {"top_k", "min_p", "repetition_penalty"} & server.asked[0].keys()
@@ -88,13 +88,13 @@ class Silent:
     def __init__(self) -> None:
         self.left = threading.Event()
 
-    def __call__(self, asked: Asked) -> None:
+    def __call__(self, asked: ScriptedRequest) -> None:
         started(asked)
         if asked.wait_for_leave():
             self.left.set()
 
 
-def test_a_stopped_job_closes_the_connection(engine: HttpEngine, server: OpenAIServer) -> None:
+def test_cancelling_a_job_closes_the_connection(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
     silent, token = Silent(), CancelToken(30)
     server.scripts.append(silent)
     threading.Timer(0.3, token.cancel).start()
@@ -103,7 +103,7 @@ def test_a_stopped_job_closes_the_connection(engine: HttpEngine, server: OpenAIS
     assert silent.left.wait(5)
 
 
-def test_a_server_that_says_nothing_runs_into_the_jobs_deadline(engine: HttpEngine, server: OpenAIServer) -> None:
+def test_a_silent_server_runs_into_the_jobs_deadline(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
     silent = Silent()
     server.scripts.append(silent)
     with pytest.raises(JobTimeout) as caught:
@@ -112,7 +112,7 @@ def test_a_server_that_says_nothing_runs_into_the_jobs_deadline(engine: HttpEngi
     assert silent.left.wait(5)
 
 
-def test_a_reader_who_goes_frees_his_place(server: OpenAIServer) -> None:
+def test_an_abandoned_stream_frees_its_slot(server: OpenAIServer) -> None:
     engine, silent = connect(configured(server, chat_engine_concurrency=1)), Silent()
     server.scripts.append(silent)
     with engine.start(chat("hello"), CancelToken(30)) as stream:
@@ -122,12 +122,12 @@ def test_a_reader_who_goes_frees_his_place(server: OpenAIServer) -> None:
     engine.close()
 
 
-def test_many_are_answered_at_once_and_no_more_than_there_are_places(engine: HttpEngine, server: OpenAIServer) -> None:
+def test_concurrency_is_limited_to_the_number_of_slots(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
     four = threading.Barrier(4)
 
-    def together(asked: Asked) -> None:
+    def together(asked: ScriptedRequest) -> None:
         four.wait(20)
-        say(asked.body["messages"][0]["content"])(asked)
+        reply(asked.body["messages"][0]["content"])(asked)
 
     server.scripts.extend([together] * 12)
     with ThreadPoolExecutor(12) as threads:
@@ -136,18 +136,18 @@ def test_many_are_answered_at_once_and_no_more_than_there_are_places(engine: Htt
     assert server.most == 4
 
 
-def test_a_server_that_is_gone_replaces_the_worker() -> None:
+def test_an_unreachable_server_replaces_the_worker() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    engine = HttpEngine(url, Served(MODEL, 1000), 1)
+    engine = OpenAIServerEngine(url, ServedModel(MODEL, 1000), 1)
     with pytest.raises(DeviceError) as caught:
         write(engine)
     assert caught.value.replaces_worker
     engine.close()
 
 
-def test_a_server_that_counts_tokens_refuses_with_both_lengths(engine: HttpEngine, server: OpenAIServer) -> None:
+def test_a_conversation_counted_by_the_server_is_rejected_with_both_lengths(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
     server.counts = 901
     with pytest.raises(ContextLengthExceeded, match=r"has 901 tokens and max_tokens asks for 100 more.* holds 1000.*at most 99 tokens"):
         engine.check(chat("hello", max_tokens=100))
@@ -155,7 +155,7 @@ def test_a_server_that_counts_tokens_refuses_with_both_lengths(engine: HttpEngin
     assert server.asked == [], "before any work"
 
 
-def test_a_server_that_does_not_count_is_asked_once(engine: HttpEngine, server: OpenAIServer) -> None:
+def test_the_tokenize_route_is_tried_once(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
     engine.check(chat("hello"))
     server.counts = 5000
     engine.check(chat("hello"))
@@ -163,6 +163,6 @@ def test_a_server_that_does_not_count_is_asked_once(engine: HttpEngine, server: 
         engine.check(chat("hello", max_tokens=1001))
 
 
-def test_the_base_model_is_not_there(engine: HttpEngine) -> None:
+def test_the_base_model_is_unavailable(engine: OpenAIServerEngine) -> None:
     with pytest.raises(ModelUnavailable, match="it has qwen_instruct"):
         engine.check(chat("hello", model="qwen_base"))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from handlers.chat.engines.openai_server.client import HttpEngine
+from handlers.chat.engines.openai_server.client import OpenAIServerEngine
 from shared.errors import GenerationError, JobError
-from tests.doubles.openai_server import Asked, OpenAIServer, Script, say
+from tests.doubles.openai_server import OpenAIServer, Script, ScriptedRequest, reply
 from tests.handlers.chat.engines.openai_server.conftest import started, write
 from tests.handlers.conftest import chat
 
 CANARY = "canary-prompt-of-the-caller"
 
 
-def failure(engine: HttpEngine, server: OpenAIServer, script: Script) -> JobError:
+def failure(engine: OpenAIServerEngine, server: OpenAIServer, script: Script) -> JobError:
     server.scripts.append(script)
     with pytest.raises(JobError) as caught:
         write(engine, chat(CANARY))
@@ -39,59 +39,59 @@ def failure(engine: HttpEngine, server: OpenAIServer, script: Script) -> JobErro
         (302, "", "INTERNAL_ERROR", True),
     ],
 )
-def test_a_refusal_is_a_row_of_our_table(
-    engine: HttpEngine, server: OpenAIServer, status: int, body: object, code: str, retryable: bool
+def test_an_error_status_maps_to_a_job_error(
+    engine: OpenAIServerEngine, server: OpenAIServer, status: int, body: object, code: str, retryable: bool
 ) -> None:
     error = failure(engine, server, lambda asked: asked.refuse(status, body))
     assert (error.code, error.retryable, error.replaces_worker) == (code, retryable, False)
 
 
-def test_a_refused_field_is_named(engine: HttpEngine, server: OpenAIServer) -> None:
+def test_a_rejected_parameter_is_named(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
     error = failure(engine, server, lambda asked: asked.refuse(400, {"error": {"message": CANARY, "param": "stop"}}))
     assert "stop: must be what the engine beside this worker accepts" in error.message
 
 
-def ends_early(asked: Asked) -> None:
+def ends_early(asked: ScriptedRequest) -> None:
     started(asked).end()
 
 
-def is_cut_off(asked: Asked) -> None:
+def is_cut_off(asked: ScriptedRequest) -> None:
     started(asked).send(b'data: {"choices": [{"del')
     asked.hang_up()
 
 
-def talks_nonsense(asked: Asked) -> None:
+def talks_nonsense(asked: ScriptedRequest) -> None:
     started(asked).send(b"data: {no json\n\n")
     asked.end()
 
 
-def has_another_shape(asked: Asked) -> None:
+def has_another_shape(asked: ScriptedRequest) -> None:
     started(asked).event({"choices": "none"})
     asked.end()
 
 
-def says_done_too_early(asked: Asked) -> None:
+def says_done_too_early(asked: ScriptedRequest) -> None:
     started(asked).done()
 
 
-def counts_nothing(asked: Asked) -> None:
+def counts_nothing(asked: ScriptedRequest) -> None:
     started(asked).chunk(finish_reason="stop")
     asked.done()
 
 
-def gives_up(asked: Asked) -> None:
+def gives_up(asked: ScriptedRequest) -> None:
     started(asked).chunk(finish_reason="abort")
     asked.usage()
     asked.done()
 
 
-def is_no_stream(asked: Asked) -> None:
+def is_no_stream(asked: ScriptedRequest) -> None:
     asked.begin("application/json")
     asked.send(b'{"choices": []}')
     asked.end()
 
 
-def hangs_up_at_once(asked: Asked) -> None:
+def hangs_up_at_once(asked: ScriptedRequest) -> None:
     asked.hang_up()
 
 
@@ -110,7 +110,7 @@ def hangs_up_at_once(asked: Asked) -> None:
     ],
     ids=lambda script: script.__name__,
 )
-def test_a_broken_stream_is_no_answer_and_may_be_tried_again(engine: HttpEngine, server: OpenAIServer, script: Script) -> None:
+def test_a_broken_stream_is_a_retryable_generation_error(engine: OpenAIServerEngine, server: OpenAIServer, script: Script) -> None:
     error = failure(engine, server, script)
     assert isinstance(error, GenerationError)
     assert error.retryable
@@ -125,17 +125,17 @@ def test_a_broken_stream_is_no_answer_and_may_be_tried_again(engine: HttpEngine,
         ({"error": CANARY}, "INTERNAL_ERROR"),
     ],
 )
-def test_an_error_within_a_stream_is_one(engine: HttpEngine, server: OpenAIServer, event: object, code: str) -> None:
-    def script(asked: Asked) -> None:
+def test_an_error_event_in_a_stream_maps_to_a_job_error(engine: OpenAIServerEngine, server: OpenAIServer, event: object, code: str) -> None:
+    def script(asked: ScriptedRequest) -> None:
         started(asked).event(event)
         asked.done()
 
     assert failure(engine, server, script).code == code
 
 
-def test_a_server_that_does_not_keep_to_the_form_has_given_no_answer(engine: HttpEngine, server: OpenAIServer) -> None:
+def test_a_completion_that_ignores_the_response_format_is_an_error(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
     form = chat("hello", response_format={"type": "json_object"})
-    server.scripts.extend([say('{"a": ', "1}"), say("Sure! {}"), say("Sure! {}", reason="length")])
+    server.scripts.extend([reply('{"a": ', "1}"), reply("Sure! {}"), reply("Sure! {}", reason="length")])
     assert write(engine, form)[1].text == '{"a": 1}'
     with pytest.raises(GenerationError, match="response_format") as caught:
         write(engine, form)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from handlers.chat.engine import ModelFacts
+from handlers.chat.engine import ModelInfo
 from handlers.chat.engines.openai_server.client import connect
 from shared.settings import Settings, SettingsError
 from tests.doubles.openai_server import OpenAIServer
@@ -15,15 +15,15 @@ from tests.doubles.worker import ROOT, clean_environment
 from tests.handlers.chat.engines.openai_server.conftest import configured, write
 
 
-def test_it_waits_until_the_server_is_ready(server: OpenAIServer) -> None:
+def test_connect_waits_until_the_server_is_ready(server: OpenAIServer) -> None:
     server.health.extendleft([503, 503])
     engine = connect(configured(server))
     assert list(server.health) == [200]
-    assert dict(engine.models) == {"qwen_instruct": ModelFacts(1000)}
+    assert dict(engine.models) == {"qwen_instruct": ModelInfo(1000)}
     engine.close()
 
 
-def test_a_server_that_is_not_ready_in_time_is_named_with_its_last_answer(server: OpenAIServer) -> None:
+def test_a_start_up_timeout_reports_the_last_health_status(server: OpenAIServer) -> None:
     server.health.append(503)
     server.health.popleft()
     with pytest.raises(SettingsError, match=r"not ready within 0.1 seconds .*health answers 503.*CHAT_ENGINE_START"):
@@ -31,12 +31,12 @@ def test_a_server_that_is_not_ready_in_time_is_named_with_its_last_answer(server
 
 
 @pytest.mark.parametrize("url", ["http://example.com:8000", "http://10.0.0.1", "http://0.0.0.0:8000"])
-def test_conversations_go_to_no_other_machine(url: str) -> None:
+def test_a_server_on_another_machine_is_rejected(url: str) -> None:
     with pytest.raises(SettingsError, match="does not lead to this machine"):
         connect(Settings(chat_engine_url=url))
 
 
-def test_conversations_go_through_no_proxy_that_the_machine_has(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_environment_variables_are_ignored(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     engine = connect(configured(server))
@@ -44,7 +44,7 @@ def test_conversations_go_through_no_proxy_that_the_machine_has(server: OpenAISe
     engine.close()
 
 
-def test_of_several_models_one_is_named(server: OpenAIServer) -> None:
+def test_one_of_several_models_must_be_configured(server: OpenAIServer) -> None:
     server.models = [{"id": "a", "max_model_len": 10}, {"id": "b", "max_model_len": 20}]
     for wrong in (None, "c"):
         with pytest.raises(SettingsError, match=r"CHAT_ENGINE_MODEL must be one of .*: a, b"):
@@ -54,16 +54,16 @@ def test_of_several_models_one_is_named(server: OpenAIServer) -> None:
     engine.close()
 
 
-def test_a_server_that_lists_nothing_is_believed_to_have_what_is_configured(server: OpenAIServer) -> None:
+def test_a_server_that_lists_no_models_is_assumed_to_serve_the_configured_one(server: OpenAIServer) -> None:
     server.models = []
     with pytest.raises(SettingsError, match="CHAT_ENGINE_MODEL"):
         connect(configured(server))
     engine = connect(configured(server, chat_engine_model="a", chat_engine_context=9, chat_instruct_name="mine"))
-    assert dict(engine.models) == {"mine": ModelFacts(9)}
+    assert dict(engine.models) == {"mine": ModelInfo(9)}
     engine.close()
 
 
-def test_a_server_that_does_not_say_how_much_it_holds_needs_to_be_told(server: OpenAIServer) -> None:
+def test_a_context_window_that_the_server_does_not_report_must_be_configured(server: OpenAIServer) -> None:
     server.models = [{"id": "a"}]
     with pytest.raises(SettingsError, match="CHAT_ENGINE_CONTEXT"):
         connect(configured(server))
@@ -72,7 +72,7 @@ def test_a_server_that_does_not_say_how_much_it_holds_needs_to_be_told(server: O
     engine.close()
 
 
-def test_it_needs_no_torch() -> None:
+def test_the_client_imports_no_torch() -> None:
     """So that the image of such a server may have a build of its own."""
     code = (
         "import sys, handlers.chat.handler, handlers.chat.recipe, handlers.chat.engines.openai_server.client;"

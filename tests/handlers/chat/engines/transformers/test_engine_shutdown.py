@@ -1,4 +1,4 @@
-"""How an engine ends: everybody who waits for it is told."""
+"""Engine failure and shutdown: every stream is ended, so that no consumer blocks."""
 
 from __future__ import annotations
 
@@ -9,84 +9,84 @@ from pathlib import Path
 
 import pytest
 
-from handlers.chat.engines.transformers.engine import BatchingEngine
+from handlers.chat.engines.transformers.engine import TransformersEngine
 from handlers.chat.engines.transformers.load import ChatModel
 from shared.errors import Cancelled, DeviceError, JobError
 from shared.jobs.execution.cancel import CancelToken
 from tests.handlers.chat.engine_fixtures import (
     ENDLESS,
     WORDS,
-    answer,
     ask,
+    complete,
+    complete_concurrently,
     engine_of,
-    own_copy,
-    together,
+    load_copy,
 )
 
 
-def test_when_the_engine_fails_everybody_is_told_and_the_worker_is_replaced(tiny_models: Path) -> None:
-    model = own_copy(tiny_models)
+def test_an_engine_failure_fails_every_sequence_and_replaces_the_worker(tiny_models: Path) -> None:
+    model = load_copy(tiny_models)
     with engine_of(model) as engine:
         passes = 0
 
-        def fails(_module: object, _args: object) -> None:
+        def fail(_module: object, _args: object) -> None:
             nonlocal passes
             passes += 1
             if passes > 12:
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-        model.model.register_forward_pre_hook(fails)
-        ends = together(engine, [ask(words, max_tokens=200) for words in WORDS])
+        model.model.register_forward_pre_hook(fail)
+        ends = complete_concurrently(engine, [ask(words, max_tokens=200) for words in WORDS])
         assert [type(end) for end in ends] == [DeviceError] * len(WORDS)
         assert all(end.replaces_worker for end in ends if isinstance(end, JobError))
         with pytest.raises(DeviceError):
-            engine.start(ask(), CancelToken(60))
+            engine.submit(ask(), CancelToken(60))
 
 
-def test_when_the_engine_fails_while_it_reads_those_who_are_read_are_told(tiny_models: Path) -> None:
-    model = own_copy(tiny_models)
+def test_an_engine_failure_during_prefill_fails_the_sequences_in_prefill(tiny_models: Path) -> None:
+    model = load_copy(tiny_models)
 
-    def fails(_module: object, _args: object) -> None:
+    def fail(_module: object, _args: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    def read(engine: BatchingEngine) -> None:
+    def consume(engine: TransformersEngine) -> None:
         with pytest.raises(DeviceError):
-            answer(engine, ask())
+            complete(engine, ask())
 
     with engine_of(model) as engine:
-        model.model.register_forward_pre_hook(fails)
-        reader = threading.Thread(target=read, args=(engine,), daemon=True)  # a test that fails does not wait for it
-        reader.start()
-        reader.join(20)
-        assert not reader.is_alive(), "nobody has told who waits"
+        model.model.register_forward_pre_hook(fail)
+        consumer = threading.Thread(target=consume, args=(engine,), daemon=True)  # must not block a failing test
+        consumer.start()
+        consumer.join(20)
+        assert not consumer.is_alive(), "the stream was not ended"
 
 
-def test_an_engine_that_is_closed_ends_what_it_writes_and_takes_nothing_more(instruct: ChatModel) -> None:
+def test_closing_the_engine_cancels_running_sequences_and_rejects_new_ones(instruct: ChatModel) -> None:
     with engine_of(instruct) as engine:
-        with engine.start(ENDLESS, CancelToken(60)) as stream:
-            pieces = iter(stream)
-            next(pieces)
+        with engine.submit(ENDLESS, CancelToken(60)) as stream:
+            deltas = iter(stream)
+            next(deltas)
             engine.close()
             with pytest.raises(Cancelled):
-                list(pieces)
+                list(deltas)
         with pytest.raises(Cancelled):
-            engine.start(ask(), CancelToken(60))
+            engine.submit(ask(), CancelToken(60))
 
 
-def test_a_process_that_ends_while_it_writes_ends_well(tiny_models: Path) -> None:
+def test_a_process_can_exit_while_a_sequence_is_running(tiny_models: Path) -> None:
     program = """if True:
         import sys
         from pathlib import Path
 
-        from handlers.chat.engines.transformers.engine import BatchingEngine
-        from handlers.chat.engines.transformers.chat_format import Source
+        from handlers.chat.engines.transformers.engine import TransformersEngine
+        from handlers.chat.engines.transformers.chat_format import ModelSpec
         from shared.jobs.execution.cancel import CancelToken
         from handlers.chat.engines.transformers.load import load_chat
         from tests.handlers.chat.engine_fixtures import CPU, ask
 
         model = load_chat(Path(sys.argv[1]), CPU, __import__("torch").float32)
-        engine = BatchingEngine([Source("qwen_instruct", lambda: model)])
-        next(iter(engine.start(ask(max_tokens=1900, repetition_penalty=0.5), CancelToken(60))))
+        engine = TransformersEngine([ModelSpec("qwen_instruct", lambda: model)])
+        next(iter(engine.submit(ask(max_tokens=1900, repetition_penalty=0.5), CancelToken(60))))
     """
     done = subprocess.run([sys.executable, "-c", program, tiny_models / "qwen_instruct"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

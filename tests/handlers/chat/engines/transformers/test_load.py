@@ -1,3 +1,5 @@
+"""Loading chat models from transformers folders."""
+
 from __future__ import annotations
 
 import json
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from handlers.chat.engines.transformers.load import ChatModel, load_chat
-from shared.settings import SettingsError
+from shared.weights.errors import WeightsError
 
 CPU = torch.device("cpu")
 
@@ -37,22 +39,22 @@ def test_instruct_and_base_are_different_models(chat: ChatModel, tiny_models: Pa
     assert (base.tokenizer.eos_token, chat.tokenizer.eos_token) == ("<|endoftext|>", "<|im_end|>")
 
 
-def test_the_context_length_is_the_models_own(chat: ChatModel) -> None:
+def test_the_context_length_is_read_from_the_model_config(chat: ChatModel) -> None:
     assert chat.context_length == 2048
 
 
-def test_code_in_the_folder_is_not_run(tiny_models: Path, tmp_path: Path) -> None:
+def test_remote_code_in_the_folder_is_not_executed(tiny_models: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_models / "qwen_base", tmp_path / "model"))
     ran = tmp_path / "ran"
     (folder / "theirs.py").write_text(f"open({str(ran)!r}, 'w')\n", encoding="utf-8")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config |= {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"}}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(SettingsError, match="The weights of chat cannot be used"):
+    with pytest.raises(WeightsError, match="The weights of chat cannot be used"):
         load_chat(folder, CPU, torch.float32)
     assert not ran.exists()
 
 
-def test_a_diffusion_model_is_refused(tiny_models: Path) -> None:
-    with pytest.raises(SettingsError, match="The weights of helper cannot be used"):
+def test_a_diffusion_model_is_rejected(tiny_models: Path) -> None:
+    with pytest.raises(WeightsError, match="The weights of helper cannot be used"):
         load_chat(tiny_models / "sdxl", CPU, torch.float32, name="helper")

@@ -1,4 +1,4 @@
-"""Two models: both in memory, or the one that is needed, and whoever asks gets the one that was asked for."""
+"""The model pool: two models resident together, or swapped in on demand."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from handlers.chat.engine import Finished
-from handlers.chat.engines.transformers.chat_format import Source
-from handlers.chat.engines.transformers.engine import BatchingEngine
+from handlers.chat.engine import Completion
+from handlers.chat.engines.transformers.chat_format import ModelSpec
+from handlers.chat.engines.transformers.engine import TransformersEngine
 from handlers.chat.engines.transformers.load import ChatModel
 from handlers.chat.engines.transformers.memory import choose_residency
-from handlers.chat.engines.transformers.stream import RowStream
+from handlers.chat.engines.transformers.stream import SequenceStream
 from handlers.chat.request import ChatRequest
 from shared.errors import Cancelled, DeviceError, JobError, JobTimeout
 from shared.jobs.execution.cancel import CancelToken
-from tests.handlers.chat.engine_fixtures import answer, ask, engine_of, own_copy, texts, together
+from tests.handlers.chat.engine_fixtures import ask, complete, complete_concurrently, engine_of, load_copy, texts
 
 Alone = Callable[[Sequence[ChatRequest]], list[str]]
 
@@ -34,121 +34,123 @@ def enhancement(kind: str) -> ChatRequest:
 
 @pytest.fixture(scope="module")
 def base(tiny_models: Path) -> ChatModel:
-    return own_copy(tiny_models, "qwen_base")
+    return load_copy(tiny_models, "qwen_base")
 
 
 @pytest.fixture(scope="module")
-def both(instruct: ChatModel, base: ChatModel) -> Iterator[BatchingEngine]:
+def both(instruct: ChatModel, base: ChatModel) -> Iterator[TransformersEngine]:
     with engine_of(instruct, base) as engine:
         yield engine
 
 
 @pytest.fixture(scope="module")
-def one(instruct: ChatModel, base: ChatModel) -> Iterator[BatchingEngine]:
+def one(instruct: ChatModel, base: ChatModel) -> Iterator[TransformersEngine]:
     with engine_of(instruct, base, resident="one") as engine:
         yield engine
 
 
 @pytest.fixture(params=["both", "one"])
-def engine(request: pytest.FixtureRequest) -> BatchingEngine:
-    made: BatchingEngine = request.getfixturevalue(request.param)
+def engine(request: pytest.FixtureRequest) -> TransformersEngine:
+    made: TransformersEngine = request.getfixturevalue(request.param)
     return made
 
 
 @pytest.fixture(scope="module")
-def alone(both: BatchingEngine) -> Alone:
-    """What each answer is when nothing else is being written and nothing was switched."""
+def alone(both: TransformersEngine) -> Alone:
+    """Completes requests one at a time with both models resident, as the expected result of other runs."""
     known: dict[str, str] = {}
 
-    def look_up(requests: Sequence[ChatRequest]) -> list[str]:
+    def complete_alone(requests: Sequence[ChatRequest]) -> list[str]:
         for request in requests:
             if (key := request.model_dump_json()) not in known:
-                known[key] = answer(both, request).text
+                known[key] = complete(both, request).text
         return [known[request.model_dump_json()] for request in requests]
 
-    return look_up
+    return complete_alone
 
 
-def test_chat_then_an_enhancement_by_the_base_model_then_chat(engine: BatchingEngine, alone: Alone) -> None:
+def test_requests_alternate_between_the_models(engine: TransformersEngine, alone: Alone) -> None:
     requests = [CHAT, enhancement("enhance_base"), CHAT]
     assert [request.model for request in requests] == ["qwen_instruct", "qwen_base", "qwen_instruct"]
-    assert [answer(engine, request).text for request in requests] == alone(requests)
+    assert [complete(engine, request).text for request in requests] == alone(requests)
 
 
 @pytest.mark.parametrize("order", list(permutations([CHAT, SEEDED, enhancement("enhance_instruct")])))
-def test_every_order_of_switching(engine: BatchingEngine, alone: Alone, order: Sequence[ChatRequest]) -> None:
-    assert [answer(engine, request).text for request in order] == alone(order)
+def test_completions_do_not_depend_on_the_order_of_model_swaps(
+    engine: TransformersEngine, alone: Alone, order: Sequence[ChatRequest]
+) -> None:
+    assert [complete(engine, request).text for request in order] == alone(order)
 
 
-def test_both_models_under_load_at_once(engine: BatchingEngine, alone: Alone) -> None:
+def test_concurrent_requests_to_both_models(engine: TransformersEngine, alone: Alone) -> None:
     requests = [CHAT, BASE, SEEDED, enhancement("enhance_base"), enhancement("enhance_instruct"), CHAT, BASE, CHAT] * 2
-    assert texts(together(engine, requests)) == alone(requests)
+    assert texts(complete_concurrently(engine, requests)) == alone(requests)
 
 
-def test_one_model_in_memory_is_one(one: BatchingEngine, both: BatchingEngine) -> None:
-    assert set(both._models.batches) == {"qwen_instruct", "qwen_base"}
+def test_with_resident_one_a_single_model_is_in_memory(one: TransformersEngine, both: TransformersEngine) -> None:
+    assert set(both._pool.batches) == {"qwen_instruct", "qwen_base"}
     for request in (BASE, CHAT):
-        answer(one, request)
-        assert list(one._models.batches) == [request.model]
+        complete(one, request)
+        assert list(one._pool.batches) == [request.model]
 
 
-def test_a_model_that_is_asked_for_all_the_time_does_not_keep_the_other_waiting_for_ever(one: BatchingEngine) -> None:
-    answer(one, CHAT)
-    first, *rest = together(one, [ask("hello", max_tokens=200), BASE, *[ask("hello", max_tokens=100)] * 8])
-    assert all(isinstance(end, Finished) for end in (first, *rest))
+def test_a_busy_model_does_not_starve_the_other(one: TransformersEngine) -> None:
+    complete(one, CHAT)
+    first, *rest = complete_concurrently(one, [ask("hello", max_tokens=200), BASE, *[ask("hello", max_tokens=100)] * 8])
+    assert all(isinstance(end, Completion) for end in (first, *rest))
 
 
-def test_what_is_kept_in_memory_is_what_the_operator_says_and_both_on_a_cpu(tiny_models: Path) -> None:
+def test_residency_follows_the_setting_and_auto_keeps_both_on_a_cpu(tiny_models: Path) -> None:
     folders = [tiny_models / "qwen_instruct", tiny_models / "qwen_base"]
     cpu = torch.device("cpu")
     assert [choose_residency(wanted, folders, cpu) for wanted in ("auto", "both", "one")] == ["both", "both", "one"]
 
 
-# While the other model is being loaded
+# During a swap
 
 
 class Gate:
-    """A model's weights on a volume that gives them only when it is told to, from the second time on.
+    """A model whose loads block until the test opens the gate, except for the first one.
 
     Attributes:
-        asked: Set when they are read again.
-        opened: Lets them through.
-        broken: Whether they are gone then.
+        requested: Set when the model is loaded again.
+        opened: Lets the load proceed.
+        broken: Whether that load fails.
     """
 
     def __init__(self, models: Path, name: str) -> None:
-        self.asked, self.opened = threading.Event(), threading.Event()
+        self.requested, self.opened = threading.Event(), threading.Event()
         self.broken = False
         self._models, self._name = models, name
         self._first = True
 
     def load(self) -> ChatModel:
         if not self._first:
-            self.asked.set()
+            self.requested.set()
             assert self.opened.wait(60)
         self._first = False
-        return own_copy(self._models, "nowhere" if self.broken else self._name)
+        return load_copy(self._models, "nowhere" if self.broken else self._name)
 
 
 @pytest.fixture
 def gate(tiny_models: Path) -> Iterator[Gate]:
-    made = Gate(tiny_models, "qwen_base")
-    yield made
-    made.opened.set()
+    gate = Gate(tiny_models, "qwen_base")
+    yield gate
+    gate.opened.set()
 
 
 @pytest.fixture
-def gated(instruct: ChatModel, gate: Gate) -> Iterator[BatchingEngine]:
-    """An engine that has to load its base model through the gate."""
-    sources = [Source("qwen_instruct", lambda: instruct), Source("qwen_base", gate.load, transcript=True)]
-    engine = BatchingEngine(sources, resident="one")
+def gated(instruct: ChatModel, gate: Gate) -> Iterator[TransformersEngine]:
+    """An engine that loads its base model through the gate."""
+    specs = [ModelSpec("qwen_instruct", lambda: instruct), ModelSpec("qwen_base", gate.load, transcript=True)]
+    engine = TransformersEngine(specs, resident="one")
     yield engine
     gate.opened.set()
     engine.close()
 
 
-def ending(stream: RowStream) -> type[JobError] | None:
-    """How a stream ends: by an error of which kind, or well."""
+def error_type(stream: SequenceStream) -> type[JobError] | None:
+    """Consumes a stream, and returns the class of the error that ended it."""
     try:
         list(stream)
     except JobError as error:
@@ -156,67 +158,65 @@ def ending(stream: RowStream) -> type[JobError] | None:
     return None
 
 
-def test_conversations_end_before_their_model_makes_room_and_who_waits_for_the_other_gets_it(
-    gated: BatchingEngine, gate: Gate, alone: Alone
-) -> None:
+def test_running_sequences_finish_before_their_model_is_swapped_out(gated: TransformersEngine, gate: Gate, alone: Alone) -> None:
     running = [ask("hello", max_tokens=120), ask("a heron", max_tokens=200)]
-    with gated.start(running[0], CancelToken(60)) as first, gated.start(running[1], CancelToken(60)) as second:
+    with gated.submit(running[0], CancelToken(60)) as first, gated.submit(running[1], CancelToken(60)) as second:
         next(iter(second))
-        with gated.start(BASE, CancelToken(60)) as waits:
-            assert [ending(first), ending(second)] == [None, None]
-            assert gate.asked.wait(60)
+        with gated.submit(BASE, CancelToken(60)) as waiting:
+            assert [error_type(first), error_type(second)] == [None, None]
+            assert gate.requested.wait(60)
             gate.opened.set()
-            assert ending(waits) is None
-            assert [stream.finished.text for stream in (first, second, waits)] == alone([*running, BASE])
+            assert error_type(waiting) is None
+            assert [stream.completion.text for stream in (first, second, waiting)] == alone([*running, BASE])
 
 
-def test_who_waits_while_a_model_is_loaded_can_be_stopped_and_has_a_deadline(gated: BatchingEngine, gate: Gate, alone: Alone) -> None:
-    stopped, stays = CancelToken(60), gated.start(BASE, CancelToken(60))
-    assert gate.asked.wait(60)
-    others = [gated.start(request, token) for request, token in ((BASE, stopped), (SEEDED, CancelToken(0.1)), (CHAT, stopped))]
-    stopped.cancel()
-    assert [ending(stream) for stream in others] == [Cancelled, JobTimeout, Cancelled]
-    assert not gate.opened.is_set(), "all of that while the model was still being loaded"
+def test_sequences_waiting_for_a_swap_can_be_cancelled_and_time_out(gated: TransformersEngine, gate: Gate, alone: Alone) -> None:
+    cancel, kept = CancelToken(60), gated.submit(BASE, CancelToken(60))
+    assert gate.requested.wait(60)
+    others = [gated.submit(request, token) for request, token in ((BASE, cancel), (SEEDED, CancelToken(0.1)), (CHAT, cancel))]
+    cancel.cancel()
+    assert [error_type(stream) for stream in others] == [Cancelled, JobTimeout, Cancelled]
+    assert not gate.opened.is_set(), "while the model was still being loaded"
     gate.opened.set()
-    assert ending(stays) is None
-    assert [stays.finished.text] == alone([BASE])
+    assert error_type(kept) is None
+    assert [kept.completion.text] == alone([BASE])
 
 
-def test_a_model_that_nobody_waits_for_any_more_keeps_nobody_from_the_other(gated: BatchingEngine, gate: Gate, alone: Alone) -> None:
-    stopped = CancelToken(60)
-    leaves = gated.start(BASE, stopped)
-    assert gate.asked.wait(60)
-    comes = gated.start(CHAT, CancelToken(60))
-    stopped.cancel()
-    assert ending(leaves) is Cancelled
+def test_a_swap_whose_requests_were_cancelled_does_not_block_the_other_model(gated: TransformersEngine, gate: Gate, alone: Alone) -> None:
+    cancel = CancelToken(60)
+    cancelled = gated.submit(BASE, cancel)
+    assert gate.requested.wait(60)
+    other = gated.submit(CHAT, CancelToken(60))
+    cancel.cancel()
+    assert error_type(cancelled) is Cancelled
     gate.opened.set()
-    assert ending(comes) is None
-    assert [comes.finished.text] == alone([CHAT])
+    assert error_type(other) is None
+    assert [other.completion.text] == alone([CHAT])
 
 
-def test_an_engine_that_is_closed_while_it_loads_ends_those_who_wait(gated: BatchingEngine, gate: Gate) -> None:
-    waits = gated.start(BASE, CancelToken(60))
-    assert gate.asked.wait(60)
+def test_closing_the_engine_during_a_swap_cancels_waiting_sequences(gated: TransformersEngine, gate: Gate) -> None:
+    waiting = gated.submit(BASE, CancelToken(60))
+    assert gate.requested.wait(60)
     closing = threading.Thread(target=gated.close)
     closing.start()
     gate.opened.set()
     closing.join()
-    assert ending(waits) is Cancelled
+    assert error_type(waiting) is Cancelled
 
 
-def test_weights_that_are_gone_when_a_model_is_needed_again_replace_the_worker(gated: BatchingEngine, gate: Gate) -> None:
+def test_weights_that_disappear_before_a_swap_replace_the_worker(gated: TransformersEngine, gate: Gate) -> None:
     gate.broken = True
     gate.opened.set()
     with pytest.raises(DeviceError) as failed:
-        answer(gated, BASE)
+        complete(gated, BASE)
     assert failed.value.replaces_worker
 
 
-def test_a_volume_that_gives_nothing_replaces_the_worker_instead_of_keeping_everybody_waiting(instruct: ChatModel, gate: Gate) -> None:
-    sources = [Source("qwen_instruct", lambda: instruct), Source("qwen_base", gate.load, transcript=True)]
-    engine = BatchingEngine(sources, resident="one", patience=0.2)
+def test_a_hanging_volume_replaces_the_worker_after_the_swap_timeout(instruct: ChatModel, gate: Gate) -> None:
+    specs = [ModelSpec("qwen_instruct", lambda: instruct), ModelSpec("qwen_base", gate.load, transcript=True)]
+    engine = TransformersEngine(specs, resident="one", swap_timeout=0.2)
     with pytest.raises(DeviceError):
-        answer(engine, BASE)
+        complete(engine, BASE)
     with pytest.raises(DeviceError):
-        engine.start(CHAT, CancelToken(60))
+        engine.submit(CHAT, CancelToken(60))
     engine.close()

@@ -1,4 +1,4 @@
-"""Models whose rotary embedding depends on how much is read: nobody's answer depends on how long a neighbour's is."""
+"""Context windows of models whose rotary embedding depends on the sequence length: completions stay independent of the batch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 from handlers.chat.engines.transformers.load import ChatModel, load_chat
 from shared.errors import ContextLengthExceeded
-from tests.handlers.chat.engine_fixtures import CPU, answer, ask, engine_of, generated, texts, together
+from tests.handlers.chat.engine_fixtures import CPU, ask, complete, complete_concurrently, engine_of, generate_with_transformers, texts
 
 TRAINED = 256
-"""So many tokens these models were first trained with."""
+"""The original training length of these models, in tokens."""
 LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 10_000.0,
@@ -30,7 +30,7 @@ LONG = [ask("hello " * 25, max_tokens=145), ask("snow falls " * 12, max_tokens=7
 
 
 def scaled(tiny_models: Path, folder: Path, rope: dict[str, Any], positions: int) -> ChatModel:
-    """The small instruct model with another rotary embedding."""
+    """Loads the small instruct model with another rotary embedding."""
     shutil.copytree(tiny_models / "qwen_instruct", folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config |= {"rope_parameters": rope, "max_position_embeddings": positions}
@@ -45,35 +45,35 @@ def model(request: pytest.FixtureRequest, tiny_models: Path, tmp_path: Path) -> 
 
 
 def logits(model: ChatModel, *lengths: int) -> torch.Tensor:
-    """What the library makes of the first of some rows that are read together."""
+    """Returns the logits of the first row of a batch of these lengths, computed by transformers alone."""
     ids = torch.arange(max(lengths)).expand(len(lengths), -1) % 100 + 5
     positions = torch.stack([torch.arange(max(lengths)).clamp(max=length - 1) for length in lengths])
     with torch.inference_mode():
-        read: torch.Tensor = model.model(input_ids=ids, position_ids=positions, use_cache=False).logits
-    return read[0, : lengths[0]]
+        logits: torch.Tensor = model.model(input_ids=ids, position_ids=positions, use_cache=False).logits
+    return logits[0, : lengths[0]]
 
 
-def test_the_library_lets_the_longest_row_decide_for_all(model: ChatModel) -> None:
-    """Why the context ends where it does. A library that has changed this allows longer ones."""
+def test_in_transformers_the_longest_row_changes_the_rotary_embedding_of_all(model: ChatModel) -> None:
+    """The reason for the limit. If transformers changes this, longer contexts become possible."""
     alone = logits(model, TRAINED)
     assert torch.allclose(alone, logits(model, TRAINED, TRAINED)[:TRAINED], atol=1e-4)
     assert not torch.allclose(alone, logits(model, TRAINED, TRAINED + 8), atol=1e-2)
 
 
-def test_the_context_is_the_length_up_to_which_nothing_depends_on_lengths(model: ChatModel) -> None:
+def test_the_context_window_ends_where_the_rotary_embedding_would_change(model: ChatModel) -> None:
     assert model.context_length == TRAINED
 
 
-def test_answers_up_to_the_end_of_the_context_are_the_librarys_alone_and_together(model: ChatModel) -> None:
+def test_completions_up_to_the_context_window_match_transformers_alone_and_batched(model: ChatModel) -> None:
     requests = [SHORT, *LONG]
-    expected = [generated(model, request).rstrip("�") for request in requests]
+    expected = [generate_with_transformers(model, request).rstrip("�") for request in requests]
     with engine_of(model) as engine:
-        ends = [answer(engine, request) for request in requests]
+        ends = [complete(engine, request) for request in requests]
         assert TRAINED - 10 < max(end.prompt_tokens + end.completion_tokens for end in ends) <= TRAINED
-        assert [text.rstrip("�") for text in texts(together(engine, requests))] == expected
+        assert [text.rstrip("�") for text in texts(complete_concurrently(engine, requests))] == expected
         with pytest.raises(ContextLengthExceeded, match=str(TRAINED)):
             engine.check(ask("hello", max_tokens=TRAINED))
 
 
-def test_an_embedding_that_is_scaled_once_and_for_all_keeps_its_whole_context(tiny_models: Path, tmp_path: Path) -> None:
+def test_a_constant_rotary_scaling_keeps_the_whole_context_window(tiny_models: Path, tmp_path: Path) -> None:
     assert scaled(tiny_models, tmp_path / "model", YARN, 8 * TRAINED).context_length == 8 * TRAINED
