@@ -1,4 +1,4 @@
-"""A lifecycle without RunPod and without a model: recipes are made by the tests."""
+"""The lifecycle without RunPod and without models: tests script the recipe."""
 
 from __future__ import annotations
 
@@ -28,52 +28,58 @@ from shared.storage.protocol import StoredObject
 from shared.webhooks import Webhook
 from tests.doubles.jobs import sdxl_job
 
-Making = Callable[[SdxlRequest, JobRun], Generator[Output]]
+Generate = Callable[[SdxlRequest, JobRun], Generator[Output]]
 References = Mapping[str, Image.Image]
 
 
-def nothing(done: int, total: int, *, text: str | None = None, preview: str | None = None) -> None:
-    """Progress that nobody looks at."""
+def ignore_progress(done: int, total: int, *, text: str | None = None, preview: str | None = None) -> None:
+    """A progress reporter that does nothing."""
 
 
-def picture(seed: int = 0) -> ImageOutput:
-    """A grey picture."""
+def image_output(seed: int = 0) -> ImageOutput:
+    """A grey image."""
     return ImageOutput(np.full((64, 64, 3), 128, dtype=np.uint8), seed)
 
 
 def job(job_id: str = "job", **config: Any) -> Job:
-    """A small SDXL job."""
+    """A small valid SDXL job."""
     return Job(job_id, sdxl_job(job_id, **config)["input"])
 
 
 def run(job_id: str = "job", deadline: float = 60.0) -> JobRun:
-    """A run that nobody stops."""
-    return JobRun(job_id, CancelToken(deadline), nothing)
+    """The run of a job that is not cancelled."""
+    return JobRun(job_id, CancelToken(deadline), ignore_progress)
 
 
 @dataclass
-class Made:
-    """A recipe that makes what a test says."""
+class ScriptedRecipe:
+    """A recipe whose outputs a test scripts.
 
-    making: Making
-    seen: list[References] = field(default_factory=list)
-    judging: float = 0.0
+    Attributes:
+        script: Generates the outputs.
+        received: The references of each call.
+        check_seconds: Duration of `check`.
+    """
+
+    script: Generate
+    received: list[References] = field(default_factory=list)
+    check_seconds: float = 0.0
 
     def check(self, request: SdxlRequest) -> None:
-        """Takes everything, after as many seconds as it is told."""
-        time.sleep(self.judging)
+        """Accepts every request."""
+        time.sleep(self.check_seconds)
 
     def generate(self, request: SdxlRequest, references: References, run: JobRun) -> Generator[Output]:
-        self.seen.append(references)
-        yield from self.making(request, run)
+        self.received.append(references)
+        yield from self.script(request, run)
 
     def summarize(self, request: SdxlRequest, outputs: Sequence[Output]) -> Summary:
-        return Summary({"model_used": "made"})
+        return Summary({"model_used": "scripted"})
 
 
 @dataclass
-class WatchedDisk:
-    """Local disk that tells a test when something is about to be stored."""
+class ObservedDisk:
+    """Local storage that calls `before_put` with each key, and records the keys that were stored."""
 
     disk: LocalDisk
     before_put: Callable[[str], None] = field(default=lambda key: None)
@@ -91,21 +97,21 @@ class WatchedDisk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> WatchedDisk:
-    return WatchedDisk(LocalDisk(tmp_path))
+def disk(tmp_path: Path) -> ObservedDisk:
+    return ObservedDisk(LocalDisk(tmp_path))
 
 
-Workers = Callable[[Making], Worker[SdxlRequest]]
+MakeWorker = Callable[[Generate], Worker[SdxlRequest]]
 
 
 @pytest.fixture
-def worker(disk: WatchedDisk, tmp_path: Path) -> Iterator[Workers]:
-    """Makes a worker of a recipe's `generate`."""
+def make_worker(disk: ObservedDisk, tmp_path: Path) -> Iterator[MakeWorker]:
+    """A factory of workers with a scripted recipe."""
     settings = Settings(output_dir=tmp_path)
     with GpuThread() as gpu, ThreadPoolExecutor(8) as threads:
         callbacks = CallbackDispatcher(disk, Webhook(settings), threads, always_callback=True, send_processing=False)
 
-        def make(making: Making) -> Worker[SdxlRequest]:
-            return Worker("test_worker", SdxlRequest, Made(making), Operator(), disk, Fetcher(settings), callbacks, gpu)
+        def make(generate: Generate) -> Worker[SdxlRequest]:
+            return Worker("test_worker", SdxlRequest, ScriptedRecipe(generate), Operator(), disk, Fetcher(settings), callbacks, gpu)
 
         yield make

@@ -1,4 +1,4 @@
-"""A failed encoder stops the producer of its frames."""
+"""Storing an output: a failed encoder stops the producer of its frames."""
 
 from __future__ import annotations
 

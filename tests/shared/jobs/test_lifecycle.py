@@ -1,4 +1,4 @@
-"""The job's whole life, with the steps that overlap and the ways that it ends."""
+"""The lifecycle of a job: overlapping steps, and every outcome."""
 
 from __future__ import annotations
 
@@ -16,178 +16,178 @@ from handlers.sdxl.request import SdxlRequest
 from shared.errors import GenerationError, UploadError
 from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, run_job
 from shared.jobs.recipe import JobRun, Output
-from tests.shared.jobs.conftest import Made, WatchedDisk, Workers, job, picture, run
+from tests.shared.jobs.conftest import MakeWorker, ObservedDisk, ScriptedRecipe, image_output, job, run
 
 SOURCES = Path(__file__).parents[3]
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
-def test_outputs_are_uploaded_while_the_next_one_is_generated(worker: Workers, disk: WatchedDisk) -> None:
+def test_outputs_are_uploaded_while_the_next_one_is_generated(make_worker: MakeWorker, disk: ObservedDisk) -> None:
     uploading = threading.Event()
     disk.before_put = lambda key: uploading.set()
 
-    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
-        yield picture()
-        assert uploading.wait(PATIENCE), "the first picture waits for the second"
-        yield picture()
-        yield picture()
+    def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+        yield image_output()
+        assert uploading.wait(TIMEOUT), "the first upload waits for the second output"
+        yield image_output()
+        yield image_output()
 
-    end = asyncio.run(run_job(job(num_images=3), worker(making), run()))
-    assert isinstance(end, Completed)
+    outcome = asyncio.run(run_job(job(num_images=3), make_worker(generate), run()))
+    assert isinstance(outcome, Completed)
 
 
-def test_outputs_are_uploaded_concurrently_and_listed_in_order(worker: Workers, disk: WatchedDisk) -> None:
-    together = threading.Barrier(3)
+def test_outputs_are_uploaded_concurrently_and_listed_in_order(make_worker: MakeWorker, disk: ObservedDisk) -> None:
+    barrier = threading.Barrier(3)
 
-    def meet(key: str) -> None:
+    def wait_for_the_others(key: str) -> None:
         if key.endswith(".png"):
-            together.wait(PATIENCE)
+            barrier.wait(TIMEOUT)
 
-    disk.before_put = meet
+    disk.before_put = wait_for_the_others
 
-    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
-        yield from (picture(), picture(), picture())
+    def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+        yield from (image_output(), image_output(), image_output())
 
-    end = asyncio.run(run_job(job(num_images=3), worker(making), run()))
-    assert isinstance(end, Completed)
-    assert [asset.asset_index for asset in end.payload.assets] == [0, 1, 2]
+    outcome = asyncio.run(run_job(job(num_images=3), make_worker(generate), run()))
+    assert isinstance(outcome, Completed)
+    assert [asset.asset_index for asset in outcome.payload.assets] == [0, 1, 2]
 
 
-def test_failed_upload_stops_generation(worker: Workers, disk: WatchedDisk) -> None:
+def test_failed_upload_stops_generation(make_worker: MakeWorker, disk: ObservedDisk) -> None:
     def refuse(key: str) -> None:
         if key.endswith(".png"):
             raise UploadError("Storage refused.", retryable=False)
 
     disk.before_put = refuse
-    made, closed = [], []
+    generated_on, closed_on = [], []
 
-    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+    def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         try:
             for number in range(1000):
-                made.append(threading.current_thread())
-                yield picture(number)
+                generated_on.append(threading.current_thread())
+                yield image_output(number)
                 threading.Event().wait(0.01)
         finally:
-            closed.append(threading.current_thread())
+            closed_on.append(threading.current_thread())
 
-    end = asyncio.run(run_job(job(), worker(making), run()))
-    assert isinstance(end, Failed)
-    assert (end.error.code, end.error.retryable) == ("UPLOAD_ERROR", False)
-    assert len(made) < 1000
-    assert closed == made[:1], "the recipe is closed on the thread that owns the GPU"
+    outcome = asyncio.run(run_job(job(), make_worker(generate), run()))
+    assert isinstance(outcome, Failed)
+    assert (outcome.error.code, outcome.error.retryable) == ("UPLOAD_ERROR", False)
+    assert len(generated_on) < 1000
+    assert closed_on == generated_on[:1], "the generator is closed on the GPU thread"
 
 
-def test_every_step_is_timed_including_skipped_ones(worker: Workers) -> None:
-    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+def test_every_step_is_timed_including_skipped_ones(make_worker: MakeWorker) -> None:
+    def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         time.sleep(0.01)
-        yield picture()
+        yield image_output()
 
-    end = asyncio.run(run_job(job(), worker(making), run()))
-    assert list(end.payload.metadata.timings) == ["validate", "fetch", "generate", "encode", "upload"]
-    assert end.payload.metadata.timings["fetch"] == 0.0
-    assert end.payload.metadata.timings["generate"] >= 0.01
+    outcome = asyncio.run(run_job(job(), make_worker(generate), run()))
+    assert list(outcome.payload.metadata.timings) == ["validate", "fetch", "generate", "encode", "upload"]
+    assert outcome.payload.metadata.timings["fetch"] == 0.0
+    assert outcome.payload.metadata.timings["generate"] >= 0.01
 
 
-@pytest.mark.parametrize("when", ["before the first picture", "between two pictures"])
-def test_failing_recipe_is_closed_and_its_error_reported(worker: Workers, when: str) -> None:
-    closed = []
+@pytest.mark.parametrize("when", ["before the first output", "between two outputs"])
+def test_failing_recipe_is_closed_and_its_error_reported(make_worker: MakeWorker, when: str) -> None:
+    closed_on = []
 
-    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+    def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         try:
-            if when == "between two pictures":
-                yield picture()
+            if when == "between two outputs":
+                yield image_output()
             raise GenerationError("The output is not finite.")
         finally:
-            closed.append(threading.current_thread())
+            closed_on.append(threading.current_thread())
 
-    end = asyncio.run(run_job(job(), worker(making), run()))
-    assert isinstance(end, Failed)
-    assert end.payload.error_message == "The output is not finite."
-    assert end.payload.assets == ()
-    assert len(closed) == 1
+    outcome = asyncio.run(run_job(job(), make_worker(generate), run()))
+    assert isinstance(outcome, Failed)
+    assert outcome.payload.error_message == "The output is not finite."
+    assert outcome.payload.assets == ()
+    assert len(closed_on) == 1
 
 
-def test_cancelled_job_waits_for_its_work_to_end(worker: Workers) -> None:
-    began, over = threading.Event(), threading.Event()
+def test_cancelled_job_waits_for_its_work_to_end(make_worker: MakeWorker) -> None:
+    started, finished = threading.Event(), threading.Event()
 
-    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+    def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         try:
             for _ in range(1000):
-                began.set()
+                started.set()
                 threading.Event().wait(0.1)
                 run.cancel.check()
         finally:
-            over.set()
-        yield picture()
+            finished.set()
+        yield image_output()
 
-    async def stop_after_a_while() -> Completed | Failed | Stopped:
-        task = asyncio.ensure_future(run_job(job(), worker(making), run()))
-        await asyncio.to_thread(began.wait, PATIENCE)
+    async def cancel_once_started() -> Completed | Failed | Stopped:
+        task = asyncio.ensure_future(run_job(job(), make_worker(generate), run()))
+        await asyncio.to_thread(started.wait, TIMEOUT)
         task.cancel()
-        end = await task
-        assert over.is_set(), "the job ended before its work"
-        return end
+        outcome = await task
+        assert finished.is_set(), "the job ended before its work"
+        return outcome
 
-    end = asyncio.run(stop_after_a_while())
-    assert isinstance(end, Stopped)
-    assert end.payload.metadata.error_code == "CANCELLED"
+    outcome = asyncio.run(cancel_once_started())
+    assert isinstance(outcome, Stopped)
+    assert outcome.payload.metadata.error_code == "CANCELLED"
 
 
-def test_job_cancelled_while_queued_for_the_gpu_never_starts(worker: Workers) -> None:
+def test_job_cancelled_while_queued_for_the_gpu_never_starts(make_worker: MakeWorker) -> None:
     started: list[str] = []
     release, busy = threading.Event(), threading.Event()
 
-    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+    def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         started.append(run.job_id)
         busy.set()
-        assert release.wait(PATIENCE)
-        yield picture()
+        assert release.wait(TIMEOUT)
+        yield image_output()
 
-    async def stop_the_second() -> tuple[object, object]:
+    async def cancel_the_second() -> tuple[object, object]:
         first = asyncio.ensure_future(run_job(job("first"), own, run("first")))
-        await asyncio.to_thread(busy.wait, PATIENCE)
+        await asyncio.to_thread(busy.wait, TIMEOUT)
         second = asyncio.ensure_future(run_job(job("second"), own, run("second")))
         await asyncio.sleep(0.05)
         second.cancel()
-        ended = await second
+        outcome = await second
         release.set()
-        return await first, ended
+        return await first, outcome
 
-    own = worker(making)
-    first, second = asyncio.run(stop_the_second())
+    own = make_worker(generate)
+    first, second = asyncio.run(cancel_the_second())
     assert isinstance(first, Completed)
     assert isinstance(second, Stopped)
     assert started == ["first"]
 
 
-def test_cancellation_after_completion_does_not_change_the_outcome(worker: Workers, disk: WatchedDisk, tmp_path: Path) -> None:
-    """Its callback is on its way and says completed; nothing may say something else."""
+def test_cancellation_after_completion_does_not_change_the_outcome(make_worker: MakeWorker, disk: ObservedDisk, tmp_path: Path) -> None:
+    """Its callback is being delivered and reports `completed`, so the result must not contradict it."""
     delivering, release = threading.Event(), threading.Event()
 
     def hold(key: str) -> None:
         if key.endswith("callback.json"):
             delivering.set()
-            assert release.wait(PATIENCE)
+            assert release.wait(TIMEOUT)
 
     disk.before_put = hold
 
-    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
-        yield picture()
+    def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+        yield image_output()
 
-    async def stop_while_delivering() -> object:
-        task = asyncio.ensure_future(run_job(job(), worker(making), run()))
-        await asyncio.to_thread(delivering.wait, PATIENCE)
+    async def cancel_during_delivery() -> object:
+        task = asyncio.ensure_future(run_job(job(), make_worker(generate), run()))
+        await asyncio.to_thread(delivering.wait, TIMEOUT)
         task.cancel()
         await asyncio.sleep(0.05)
         release.set()
         return await task
 
-    assert isinstance(asyncio.run(stop_while_delivering()), Completed)
+    assert isinstance(asyncio.run(cancel_during_delivery()), Completed)
     assert json.loads((tmp_path / "user-1/job/callback.json").read_bytes())["status"] == "completed"
 
 
-def test_slow_validation_does_not_block_the_event_loop(worker: Workers) -> None:
-    async def judge_and_tick() -> tuple[object, int]:
+def test_slow_validation_does_not_block_the_event_loop(make_worker: MakeWorker) -> None:
+    async def run_and_tick() -> tuple[object, int]:
         task = asyncio.ensure_future(run_job(job(), own, run()))
         ticks = 0
         while not task.done():
@@ -195,77 +195,77 @@ def test_slow_validation_does_not_block_the_event_loop(worker: Workers) -> None:
             ticks += 1
         return await task, ticks
 
-    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
-        yield picture()
+    def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+        yield image_output()
 
-    own = worker(making)
-    assert isinstance(own.recipe, Made)
-    own.recipe.judging = 0.5
-    end, ticks = asyncio.run(judge_and_tick())
-    assert isinstance(end, Completed)
+    own = make_worker(generate)
+    assert isinstance(own.recipe, ScriptedRecipe)
+    own.recipe.check_seconds = 0.5
+    outcome, ticks = asyncio.run(run_and_tick())
+    assert isinstance(outcome, Completed)
     assert ticks > 10
 
 
-def test_deadline_covers_uploads(worker: Workers, disk: WatchedDisk) -> None:
+def test_deadline_covers_uploads(make_worker: MakeWorker, disk: ObservedDisk) -> None:
     disk.before_put = lambda key: time.sleep(0.3)
 
-    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
-        yield picture()
+    def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+        yield image_output()
 
-    end = asyncio.run(run_job(job(), worker(making), run(deadline=0.2)))
-    assert isinstance(end, Failed)
-    assert end.error.code == "JOB_TIMEOUT"
+    outcome = asyncio.run(run_job(job(), make_worker(generate), run(deadline=0.2)))
+    assert isinstance(outcome, Failed)
+    assert outcome.error.code == "JOB_TIMEOUT"
 
 
-def test_upload_that_fails_after_the_deadline_is_reported_as_a_timeout(worker: Workers, disk: WatchedDisk) -> None:
-    def too_late(key: str) -> None:
+def test_upload_that_fails_after_the_deadline_is_reported_as_a_timeout(make_worker: MakeWorker, disk: ObservedDisk) -> None:
+    def fail_late(key: str) -> None:
         time.sleep(0.3)
         raise UploadError("Storage did not answer in time.")
 
-    disk.before_put = too_late
+    disk.before_put = fail_late
 
-    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
-        yield picture()
+    def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+        yield image_output()
 
-    end = asyncio.run(run_job(job(), worker(making), run(deadline=0.2)))
-    assert isinstance(end, Failed)
-    assert end.error.code == "JOB_TIMEOUT"
+    outcome = asyncio.run(run_job(job(), make_worker(generate), run(deadline=0.2)))
+    assert isinstance(outcome, Failed)
+    assert outcome.error.code == "JOB_TIMEOUT"
 
 
-def test_failed_jobs_report_warnings(worker: Workers) -> None:
-    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+def test_failed_jobs_report_warnings(make_worker: MakeWorker) -> None:
+    def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         yield from ()
         raise GenerationError("The output is not finite.")
 
     misspelt = asyncio.run(
-        run_job(Job("job", {"id": "job", "user_id": "u", "type": "sdxl_image_fast", "promt": "x"}), worker(making), run())
+        run_job(Job("job", {"id": "job", "user_id": "u", "type": "sdxl_image_fast", "promt": "x"}), make_worker(generate), run())
     )
     assert any("did you mean `prompt`" in warning for warning in misspelt.payload.metadata.warnings)
-    later = asyncio.run(run_job(job(widht=3), worker(making), run()))
+    later = asyncio.run(run_job(job(widht=3), make_worker(generate), run()))
     assert isinstance(later, Failed)
     assert any("did you mean `config.width`" in warning for warning in later.payload.metadata.warnings)
 
 
-def test_passed_deadline_is_reported_as_a_retryable_timeout(worker: Workers) -> None:
-    def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+def test_passed_deadline_is_reported_as_a_retryable_timeout(make_worker: MakeWorker) -> None:
+    def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         while not threading.Event().wait(0.01):
             run.cancel.check()
-        yield picture()
+        yield image_output()
 
-    end = asyncio.run(run_job(job(), worker(making), run(deadline=0.1)))
-    assert isinstance(end, Failed)
-    assert (end.error.code, end.error.retryable) == ("JOB_TIMEOUT", True)
-    assert not end.error.replaces_worker, "the work has ended by itself"
+    outcome = asyncio.run(run_job(job(), make_worker(generate), run(deadline=0.1)))
+    assert isinstance(outcome, Failed)
+    assert (outcome.error.code, outcome.error.retryable) == ("JOB_TIMEOUT", True)
+    assert not outcome.error.replaces_worker, "the work has ended in time"
 
 
 def test_each_outcome_is_constructed_once_and_there_is_one_blind_except() -> None:
-    made: dict[str, int] = {"Completed": 0, "Failed": 0, "Stopped": 0}
+    constructed: dict[str, int] = {"Completed": 0, "Failed": 0, "Stopped": 0}
     blind = []
     for path in [*SOURCES.glob("shared/**/*.py"), *SOURCES.glob("handlers/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in made:
-                made[node.func.id] += 1
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in constructed:
+                constructed[node.func.id] += 1
             if isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) in {"Exception", "BaseException"}):
                 blind.append(path.relative_to(SOURCES).as_posix())
-    assert made == {"Completed": 1, "Failed": 1, "Stopped": 1}
+    assert constructed == {"Completed": 1, "Failed": 1, "Stopped": 1}
     assert blind == ["shared/jobs/lifecycle.py"]

@@ -1,4 +1,4 @@
-"""How a job's end reaches those who wait for it."""
+"""CallbackDispatcher: processing and final callbacks, `callback.json`, and unavailable receivers."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, Worker, run_j
 from shared.jobs.recipe import JobRun, Output
 from shared.settings import Settings
 from shared.webhooks import Webhook
-from tests.shared.jobs.conftest import WatchedDisk, Workers, job, picture, run
+from tests.shared.jobs.conftest import MakeWorker, ObservedDisk, image_output, job, run
 
 SECRET = "a-secret-for-tests"
 
 
-def making(request: SdxlRequest, run: JobRun) -> Generator[Output]:
-    yield picture()
+def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+    yield image_output()
 
 
-def calling_back(worker: Worker[SdxlRequest], receiver: CallbackReceiver, **choices: Any) -> Worker[SdxlRequest]:
-    """The worker with callbacks to an inbox, which it may also be asked for by a request."""
+def with_callbacks(worker: Worker[SdxlRequest], receiver: CallbackReceiver, **overrides: Any) -> Worker[SdxlRequest]:
+    """Returns the worker with callbacks to a receiver, which a request may also name as its `callback_url`."""
     settings = Settings(job_callback_url=receiver.url, job_callback_secret=SecretStr(SECRET), callback_allowed_hosts=("127.0.0.1",))
-    options = {"always_callback": True, "send_processing": False} | choices
+    options = {"always_callback": True, "send_processing": False} | overrides
     callbacks = CallbackDispatcher(worker.storage, Webhook(settings), ThreadPoolExecutor(1), **options)
     return replace(worker, callbacks=callbacks, operator=Operator(callback_hosts=frozenset({"127.0.0.1"})))
 
@@ -45,111 +45,111 @@ def statuses(receiver: CallbackReceiver) -> list[str]:
     return [payload["status"] for payload in receiver.payloads]
 
 
-def test_processing_callback_is_optional_and_precedes_the_final_one(worker: Workers) -> None:
+def test_processing_callback_is_optional_and_precedes_the_final_one(make_worker: MakeWorker) -> None:
     with CallbackReceiver(SECRET) as receiver:
-        asyncio.run(run_job(job(), calling_back(worker(making), receiver, send_processing=True), run()))
+        asyncio.run(run_job(job(), with_callbacks(make_worker(generate), receiver, send_processing=True), run()))
         assert statuses(receiver) == ["processing", "completed"]
         assert len({message.headers["webhook-id"] for message in receiver.messages}) == 2
     with CallbackReceiver(SECRET) as receiver:
-        asyncio.run(run_job(job(), calling_back(worker(making), receiver), run()))
+        asyncio.run(run_job(job(), with_callbacks(make_worker(generate), receiver), run()))
         assert statuses(receiver) == ["completed"]
 
 
-def test_job_cancelled_during_its_processing_callback_never_starts(worker: Workers) -> None:
-    made: list[int] = []
+def test_job_cancelled_during_its_processing_callback_never_starts(make_worker: MakeWorker) -> None:
+    generated: list[int] = []
 
-    def counting(request: SdxlRequest, run: JobRun) -> Generator[Output]:
-        made.append(1)
-        yield picture()
+    def generate_and_count(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+        generated.append(1)
+        yield image_output()
 
-    async def stop_early() -> object:
-        task = asyncio.ensure_future(run_job(job(), own, run()))
+    async def cancel_early() -> object:
+        task = asyncio.ensure_future(run_job(job(), worker, run()))
         await asyncio.to_thread(receiver.wait_for, 1)
         task.cancel()
         return await task
 
     with CallbackReceiver(SECRET, responses=[CannedResponse(delay=0.3)]) as receiver:
-        own = calling_back(worker(counting), receiver, send_processing=True)
-        assert isinstance(asyncio.run(stop_early()), Stopped)
-        assert made == []
+        worker = with_callbacks(make_worker(generate_and_count), receiver, send_processing=True)
+        assert isinstance(asyncio.run(cancel_early()), Stopped)
+        assert generated == []
         assert statuses(receiver) == ["processing", "failed"]
 
 
-def test_cancelled_job_gives_up_early_on_an_unavailable_receiver(worker: Workers) -> None:
-    began = threading.Event()
+def test_cancelled_job_gives_up_early_on_an_unavailable_receiver(make_worker: MakeWorker) -> None:
+    started = threading.Event()
 
-    def endless(request: SdxlRequest, run: JobRun) -> Generator[Output]:
-        began.set()
+    def generate_until_cancelled(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+        started.set()
         while not threading.Event().wait(0.01):
             run.cancel.check()
-        yield picture()
+        yield image_output()
 
-    async def stop() -> object:
-        task = asyncio.ensure_future(run_job(job(), own, run()))
-        await asyncio.to_thread(began.wait, 10)
+    async def cancel() -> object:
+        task = asyncio.ensure_future(run_job(job(), worker, run()))
+        await asyncio.to_thread(started.wait, 10)
         task.cancel()
         return await task
 
     with CallbackReceiver(SECRET, responses=[CannedResponse(503)] * 20) as receiver, stamina.set_testing(True, attempts=10, cap=True):
-        own = calling_back(worker(endless), receiver)
-        assert isinstance(asyncio.run(stop()), Stopped)
+        worker = with_callbacks(make_worker(generate_until_cancelled), receiver)
+        assert isinstance(asyncio.run(cancel()), Stopped)
         assert len(receiver.messages) == 2
 
 
-def test_webhook_id_replaces_invalid_characters_of_the_job_id(worker: Workers) -> None:
+def test_webhook_id_replaces_invalid_characters_of_the_job_id(make_worker: MakeWorker) -> None:
     with CallbackReceiver(SECRET) as receiver:
-        asyncio.run(run_job(Job("sync.1", None), calling_back(worker(making), receiver), run()))
+        asyncio.run(run_job(Job("sync.1", None), with_callbacks(make_worker(generate), receiver), run()))
         (message,) = receiver.messages
         assert message.verified
         assert message.headers["webhook-id"] == "sync-1_failed"
         assert message.payload["job_id"] == "sync.1"
 
 
-def test_invalid_request_sends_no_processing_callback(worker: Workers) -> None:
+def test_invalid_request_sends_no_processing_callback(make_worker: MakeWorker) -> None:
     with CallbackReceiver(SECRET) as receiver:
-        asyncio.run(run_job(job(steps=99), calling_back(worker(making), receiver, send_processing=True), run()))
+        asyncio.run(run_job(job(steps=99), with_callbacks(make_worker(generate), receiver, send_processing=True), run()))
         assert statuses(receiver) == ["failed"]
 
 
-def test_processing_callback_is_attempted_once(worker: Workers) -> None:
+def test_processing_callback_is_attempted_once(make_worker: MakeWorker) -> None:
     with CallbackReceiver(SECRET, responses=[CannedResponse(503)]) as receiver:
-        end = asyncio.run(run_job(job(), calling_back(worker(making), receiver, send_processing=True), run()))
-        assert isinstance(end, Completed)
-        assert statuses(receiver) == ["processing", "completed"], "the start was tried once"
+        outcome = asyncio.run(run_job(job(), with_callbacks(make_worker(generate), receiver, send_processing=True), run()))
+        assert isinstance(outcome, Completed)
+        assert statuses(receiver) == ["processing", "completed"], "one attempt for the first"
 
 
-def test_unavailable_receiver_does_not_fail_a_completed_job(worker: Workers, tmp_path: Path) -> None:
+def test_unavailable_receiver_does_not_fail_a_completed_job(make_worker: MakeWorker, tmp_path: Path) -> None:
     with CallbackReceiver(SECRET, responses=[CannedResponse(503)] * 20) as receiver, stamina.set_testing(True, attempts=3):
-        end = asyncio.run(run_job(job(), calling_back(worker(making), receiver), run()))
-        assert isinstance(end, Completed)
+        outcome = asyncio.run(run_job(job(), with_callbacks(make_worker(generate), receiver), run()))
+        assert isinstance(outcome, Completed)
         assert len(receiver.messages) == 3
     stored = json.loads((tmp_path / "user-1/job/callback.json").read_bytes())
-    assert stored["status"] == "completed", "the payload lies beside the assets"
+    assert stored["status"] == "completed"
 
 
-@pytest.mark.parametrize(("asked", "expected"), [(True, ["completed"]), (False, [])])
-def test_without_always_callback_only_a_callback_url_is_called_back(worker: Workers, asked: bool, expected: list[str]) -> None:
+@pytest.mark.parametrize(("named", "expected"), [(True, ["completed"]), (False, [])])
+def test_without_always_callback_only_a_callback_url_is_called_back(make_worker: MakeWorker, named: bool, expected: list[str]) -> None:
     with CallbackReceiver(SECRET) as receiver:
-        wanted = job()
-        assert isinstance(wanted.input, dict)
-        fields = wanted.input | ({"callback_url": receiver.url} if asked else {})
-        asyncio.run(run_job(Job("job", fields), calling_back(worker(making), receiver, always_callback=False), run()))
+        plain = job()
+        assert isinstance(plain.input, dict)
+        fields = plain.input | ({"callback_url": receiver.url} if named else {})
+        asyncio.run(run_job(Job("job", fields), with_callbacks(make_worker(generate), receiver, always_callback=False), run()))
         assert statuses(receiver) == expected
 
 
-def test_callback_is_sent_although_callback_json_was_not_stored(worker: Workers, disk: WatchedDisk) -> None:
+def test_callback_is_sent_although_callback_json_was_not_stored(make_worker: MakeWorker, disk: ObservedDisk) -> None:
     def refuse(key: str) -> None:
         if key.endswith("callback.json"):
             raise UploadError("Storage refused.")
 
     disk.before_put = refuse
     with CallbackReceiver(SECRET) as receiver:
-        end = asyncio.run(run_job(job(), calling_back(worker(making), receiver), run()))
-        assert isinstance(end, Completed)
+        outcome = asyncio.run(run_job(job(), with_callbacks(make_worker(generate), receiver), run()))
+        assert isinstance(outcome, Completed)
         assert statuses(receiver) == ["completed"]
 
 
-def test_invalid_request_without_a_user_stores_nothing(worker: Workers, disk: WatchedDisk) -> None:
-    end = asyncio.run(run_job(Job("job", {"id": "job", "user_id": "../other"}), worker(making), run()))
-    assert isinstance(end, Failed)
+def test_invalid_request_without_a_user_stores_nothing(make_worker: MakeWorker, disk: ObservedDisk) -> None:
+    outcome = asyncio.run(run_job(Job("job", {"id": "job", "user_id": "../other"}), make_worker(generate), run()))
+    assert isinstance(outcome, Failed)
     assert disk.keys == []

@@ -1,4 +1,4 @@
-"""What waits in the outbox: whole or not at all, bounded, and without secrets."""
+"""The outbox: atomic entries, one per job, bounded in size and age, redelivered at least once."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ def outbox_in(folder: Path, *, max_bytes: int = 10_000, max_age: float = 3600.0)
     return Outbox(folder / "outbox", max_bytes=max_bytes, max_age=max_age)
 
 
-def a_payload(text: str = "Storage was away.") -> FailedPayload:
+def failed_payload(message: str = "Storage was unavailable.") -> FailedPayload:
     metadata = {"error_code": "UPLOAD_ERROR", "error_type": "UploadError", "retryable": True, "processing_time": 1.0, "timings": {}}
-    fields = {"job_id": "job", "worker_id": "w", "completed_at": datetime.now(UTC), "error_message": text, "metadata": metadata}
+    fields = {"job_id": "job", "worker_id": "w", "completed_at": datetime.now(UTC), "error_message": message, "metadata": metadata}
     return FailedPayload.model_validate(fields)
 
 
-def fill(outbox: Outbox, content: bytes = b"pixels", identity: Identity = IDENTITY) -> None:
+def add_entry(outbox: Outbox, content: bytes = b"pixels", identity: Identity = IDENTITY) -> None:
     writer = outbox.writer(identity)
     writer.add(KEY, content, "image/png")
-    writer.commit(identity, a_payload(), webhook_id="job_failed", calls_back=False)
+    writer.commit(identity, failed_payload(), webhook_id="job_failed", calls_back=False)
 
 
-def delivering(outbox: Outbox, folder: Path) -> Redelivery:
+def redelivery(outbox: Outbox, folder: Path) -> Redelivery:
     return Redelivery(outbox, LocalDisk(folder / "out"), Webhook(Settings()))
 
 
 def test_pending_entry_is_delivered_and_removed(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
-    fill(outbox, b"all of it")
-    assert delivering(outbox, tmp_path).run() == RedeliveryResult(delivered=1)
-    assert (tmp_path / "out" / KEY).read_bytes() == b"all of it"
+    add_entry(outbox, b"pixels")
+    assert redelivery(outbox, tmp_path).run() == RedeliveryResult(delivered=1)
+    assert (tmp_path / "out" / KEY).read_bytes() == b"pixels"
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
@@ -62,7 +62,7 @@ def test_uncommitted_entry_is_never_delivered(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     outbox.writer(IDENTITY).add(KEY, b"half a job", "image/png")
     assert outbox.pending() == []
-    assert delivering(outbox, tmp_path).run() == RedeliveryResult()
+    assert redelivery(outbox, tmp_path).run() == RedeliveryResult()
     assert not (tmp_path / "out" / KEY).exists()
 
 
@@ -75,42 +75,42 @@ def test_discarded_entry_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_damaged_file_is_not_delivered(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
-    fill(outbox)
+    add_entry(outbox)
     (entry,) = outbox.pending()
     (entry / "0.png").write_bytes(b"pixelz")
-    assert delivering(outbox, tmp_path).run() == RedeliveryResult(pending=1)
+    assert redelivery(outbox, tmp_path).run() == RedeliveryResult(pending=1)
     assert not (tmp_path / "out" / KEY).exists()
 
 
 def test_manifest_cannot_name_a_path_outside_its_folder(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
-    fill(outbox)
+    add_entry(outbox)
     (entry,) = outbox.pending()
     manifest = entry / MANIFEST
     manifest.write_bytes(manifest.read_bytes().replace(KEY.encode(), b"user-1/job/../../0.png"))
     assert read_entry(entry) is None
-    assert delivering(outbox, tmp_path).run() == RedeliveryResult(pending=1)
+    assert redelivery(outbox, tmp_path).run() == RedeliveryResult(pending=1)
 
 
 def test_newest_entry_of_a_job_supersedes_earlier_ones(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     for content in (b"first", b"second"):
-        fill(outbox, content)
+        add_entry(outbox, content)
     assert len(outbox.pending()) == 1
-    delivering(outbox, tmp_path).run()
+    redelivery(outbox, tmp_path).run()
     assert (tmp_path / "out" / KEY).read_bytes() == b"second"
-    assert list((tmp_path / "outbox").iterdir()) == [], "the first would be delivered over it the next time"
+    assert list((tmp_path / "outbox").iterdir()) == [], "a leftover entry would later overwrite the newer file"
 
 
 def test_entry_committed_last_wins_even_if_started_first(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     result = outbox.writer(IDENTITY)
-    result.add(KEY, b"a result of many pictures", "image/png")
-    outbox.writer(IDENTITY).commit(IDENTITY, a_payload("Another run has failed."), webhook_id="job_failed", calls_back=False)
-    result.commit(IDENTITY, a_payload(), webhook_id="job_failed", calls_back=False)
+    result.add(KEY, b"pixels", "image/png")
+    outbox.writer(IDENTITY).commit(IDENTITY, failed_payload("Another delivery has failed."), webhook_id="job_failed", calls_back=False)
+    result.commit(IDENTITY, failed_payload(), webhook_id="job_failed", calls_back=False)
     (entry,) = outbox.pending()
     assert [file.name for file in entry.glob("*.png")] == ["0.png"]
-    assert delivering(outbox, tmp_path).run() == RedeliveryResult(delivered=1)
+    assert redelivery(outbox, tmp_path).run() == RedeliveryResult(delivered=1)
 
 
 @pytest.mark.parametrize("order", [("result", "failure"), ("failure", "result")], ids=" then ".join)
@@ -119,14 +119,14 @@ def test_failure_never_supersedes_a_result(tmp_path: Path, order: tuple[str, str
     writers = {"result": outbox.writer(IDENTITY), "failure": outbox.writer(IDENTITY)}
     writers["result"].add(KEY, b"pixels", "image/png")
     for name in order:
-        said = completed(image()) if name == "result" else a_payload("Another run has failed.")
-        writers[name].commit(IDENTITY, said, webhook_id=f"job_{said.status}", calls_back=False)
+        payload = completed(image()) if name == "result" else failed_payload("Another delivery has failed.")
+        writers[name].commit(IDENTITY, payload, webhook_id=f"job_{payload.status}", calls_back=False)
     (entry,) = outbox.pending()
-    said_then = read_entry(entry)
-    assert said_then is not None
-    assert json.loads(said_then.payload)["status"] == "completed"
+    manifest = read_entry(entry)
+    assert manifest is not None
+    assert json.loads(manifest.payload)["status"] == "completed"
     assert len(list((tmp_path / "outbox").iterdir())) == 1
-    delivering(outbox, tmp_path).run()
+    redelivery(outbox, tmp_path).run()
     assert (tmp_path / "out" / KEY).read_bytes() == b"pixels"
 
 
@@ -136,15 +136,15 @@ def test_damaged_result_does_not_supersede_a_failure(tmp_path: Path) -> None:
     result.add(KEY, b"pixels", "image/png")
     result.commit(IDENTITY, completed(image()), webhook_id="job_completed", calls_back=False)
     (outbox.pending()[0] / "0.png").write_bytes(b"other")
-    outbox.writer(IDENTITY).commit(IDENTITY, a_payload("Another run has failed."), webhook_id="job_failed", calls_back=False)
+    outbox.writer(IDENTITY).commit(IDENTITY, failed_payload("Another delivery has failed."), webhook_id="job_failed", calls_back=False)
     (entry,) = outbox.pending()
     assert not list(entry.glob("*.png"))
 
 
 def test_discarding_a_job_removes_only_its_own_entries(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
-    fill(outbox)
-    fill(outbox, identity=Identity("other", "user-1", None, None))
+    add_entry(outbox)
+    add_entry(outbox, identity=Identity("other", "user-1", None, None))
     outbox.discard(IDENTITY)
     assert not outbox.contains(IDENTITY)
     assert len(outbox.pending()) == 1
@@ -152,38 +152,38 @@ def test_discarding_a_job_removes_only_its_own_entries(tmp_path: Path) -> None:
 
 def test_full_outbox_refuses_new_files_and_evicts_nothing(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path, max_bytes=2000)
-    fill(outbox, b"x" * 1000)
+    add_entry(outbox, b"x" * 1000)
     with pytest.raises(OSError, match="OUTBOX_MAX_BYTES"):
         outbox.writer(Identity("other", "user-1", None, None)).add(KEY, b"x" * 1000, "image/png")
     assert len(outbox.pending()) == 1
 
 
-class SlowlyRead(type(Path())):  # type: ignore[misc]  # the class of this machine's paths
-    """A file that is read for the second time, to be copied, only when another one was kept or has waited for it for a while."""
+class SlowFile(type(Path())):  # type: ignore[misc]  # the concrete path class of this platform
+    """A file whose second read, the copy, starts only after a concurrent writer has finished or has been blocked for a while."""
 
     def open(self, *how: Any, **more: Any) -> Any:
         self.opened = getattr(self, "opened", 0) + 1
         if self.opened == 2:
-            self.meanwhile.set()
-            self.kept.wait(0.3)
+            self.copying.set()
+            self.other_done.wait(0.3)
         return super().open(*how, **more)
 
 
 def test_concurrent_writers_together_stay_within_the_limit(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path, max_bytes=1500)
     (tmp_path / "clip.mp4").write_bytes(bytes(1000))
-    slow, meanwhile, kept = SlowlyRead(tmp_path / "clip.mp4"), threading.Event(), threading.Event()
-    slow.meanwhile, slow.kept = meanwhile, kept
+    slow, copying, other_done = SlowFile(tmp_path / "clip.mp4"), threading.Event(), threading.Event()
+    slow.copying, slow.other_done = copying, other_done
 
-    def keep_meanwhile() -> None:
-        meanwhile.wait(10)
+    def add_concurrently() -> None:
+        copying.wait(10)
         try:
             outbox.writer(Identity("other", "user-1", None, None)).add(KEY, bytes(1000), "image/png")
         finally:
-            kept.set()
+            other_done.set()
 
     with ThreadPoolExecutor(1) as threads:
-        other = threads.submit(keep_meanwhile)
+        other = threads.submit(add_concurrently)
         outbox.writer(IDENTITY).add("user-1/job/0.mp4", slow, "video/mp4")
         with pytest.raises(OSError, match="OUTBOX_MAX_BYTES"):
             other.result()
@@ -192,7 +192,7 @@ def test_concurrent_writers_together_stay_within_the_limit(tmp_path: Path) -> No
 def test_concurrent_discards_do_not_disturb_writers(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path, max_bytes=2**30)
 
-    def keep_and_drop(number: int) -> None:
+    def add_and_discard(number: int) -> None:
         for _ in range(100):
             writer = outbox.writer(Identity(f"job-{number}", "user-1", None, None))
             writer.add(KEY, b"pixels", "image/png")
@@ -200,15 +200,15 @@ def test_concurrent_discards_do_not_disturb_writers(tmp_path: Path) -> None:
             outbox.expire()
 
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(keep_and_drop, range(4)))  # raises what was raised there
+        list(threads.map(add_and_discard, range(4)))  # raises the first error of a thread
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
 def test_old_entries_expire(tmp_path: Path) -> None:
-    fill(outbox_in(tmp_path))
+    add_entry(outbox_in(tmp_path))
     time.sleep(0.05)
     outbox = outbox_in(tmp_path, max_age=0.01)
-    assert delivering(outbox, tmp_path).run() == RedeliveryResult()
+    assert redelivery(outbox, tmp_path).run() == RedeliveryResult()
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
@@ -220,51 +220,51 @@ def test_uncommitted_leftovers_are_deleted_after_a_day(tmp_path: Path) -> None:
     old = time.time() - 2 * 86400
     os.utime(first, (old, old))
     outbox.expire()
-    assert list((tmp_path / "outbox").iterdir()) == [second], "another worker may still be writing the younger one"
+    assert list((tmp_path / "outbox").iterdir()) == [second], "another worker may still be writing the newer one"
 
 
 def test_unknown_folders_are_kept(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
-    fill(outbox)
+    add_entry(outbox)
     (tmp_path / "outbox/lost+found").mkdir()
     (tmp_path / "outbox/lost+found" / MANIFEST).write_text("{}")
-    assert delivering(outbox, tmp_path).run() == RedeliveryResult(delivered=1)
+    assert redelivery(outbox, tmp_path).run() == RedeliveryResult(delivered=1)
     assert (tmp_path / "outbox/lost+found" / MANIFEST).exists()
 
 
 def test_size_limit_covers_the_manifest(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path, max_bytes=200)
     with pytest.raises(OSError, match="OUTBOX_MAX_BYTES"):
-        outbox.writer(IDENTITY).commit(IDENTITY, a_payload(), webhook_id="job_failed", calls_back=False)
+        outbox.writer(IDENTITY).commit(IDENTITY, failed_payload(), webhook_id="job_failed", calls_back=False)
     assert list((tmp_path / "outbox").rglob("*")) == []
 
 
-LOOKING = """
+PERIODIC_REDELIVERY = """
 import time
 from pathlib import Path
 from shared.contract.request import Identity
-from tests.shared.jobs.delivery.test_outbox import delivering, fill, outbox_in
+from tests.shared.jobs.delivery.test_outbox import add_entry, outbox_in, redelivery
 
 outbox = outbox_in(Path())
-delivering(outbox, Path()).start(interval=0.02)
+redelivery(outbox, Path()).start(interval=0.02)
 for number in range(2):
-    fill(outbox, identity=Identity(f"job-{number}", "user-1", None, None))
-    ends = time.monotonic() + 5
-    while outbox.pending() and time.monotonic() < ends:
+    add_entry(outbox, identity=Identity(f"job-{number}", "user-1", None, None))
+    deadline = time.monotonic() + 5
+    while outbox.pending() and time.monotonic() < deadline:
         time.sleep(0.01)
-print(len(outbox.pending()), "left")
+print(len(outbox.pending()), "pending")
 """
 
 
 def test_running_worker_redelivers_periodically(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", LOOKING]
+    command = [sys.executable, "-c", PERIODIC_REDELIVERY]
     done = subprocess.run(command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout.endswith("0 left\n"), done.stderr
+    assert done.stdout.endswith("0 pending\n"), done.stderr
 
 
 def test_entries_are_accessible_to_their_owner_only(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
-    fill(outbox)
+    add_entry(outbox)
     assert (tmp_path / "outbox").stat().st_mode & 0o077 == 0
     assert all(entry.stat().st_mode & 0o077 == 0 for entry in outbox.pending())
 

@@ -1,4 +1,4 @@
-"""One thread owns the GPU, until the GPU is lost. Then nobody gets it any more, and everybody is told."""
+"""GpuThread runs one piece of work at a time; after the GPU is lost, all queued and new work fails with `DeviceError`."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.execution.gpu import GpuThread
 
 
-def lost() -> torch.AcceleratorError:
-    """As torch raises it."""
+def device_error() -> torch.AcceleratorError:
+    """The error that torch raises for a lost context."""
     error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-    error.error_code = 700  # type: ignore[attr-defined]  # torch sets it where it is raised
+    error.error_code = 700  # type: ignore[attr-defined]  # torch sets it when it raises
     return error
 
 
 def test_queued_work_fails_when_the_gpu_is_lost() -> None:
-    waits, begun = threading.Event(), threading.Event()
+    both_queued, second_ran = threading.Event(), threading.Event()
 
-    def losing() -> None:
-        waits.wait(10)
-        raise lost()
+    def lose_the_gpu() -> None:
+        both_queued.wait(10)
+        raise device_error()
 
-    async def both(gpu: GpuThread) -> tuple[BaseException | None, BaseException | None]:
-        first = asyncio.ensure_future(gpu.run(losing, CancelToken(60)))
-        second = asyncio.ensure_future(gpu.run(begun.set, CancelToken(60)))
+    async def run_both(gpu: GpuThread) -> tuple[BaseException | None, BaseException | None]:
+        first = asyncio.ensure_future(gpu.run(lose_the_gpu, CancelToken(60)))
+        second = asyncio.ensure_future(gpu.run(second_ran.set, CancelToken(60)))
         await asyncio.sleep(0)
-        waits.set()
+        both_queued.set()
         return await asyncio.gather(first, second, return_exceptions=True)
 
     with GpuThread() as gpu:
-        first, second = asyncio.run(both(gpu))
+        first, second = asyncio.run(run_both(gpu))
         assert gpu.is_lost
     assert isinstance(first, torch.AcceleratorError)
     assert isinstance(second, DeviceError)
     assert second.retryable
-    assert not begun.is_set()
+    assert not second_ran.is_set()
 
 
 def test_lost_gpu_refuses_new_work() -> None:
@@ -51,10 +51,10 @@ def test_lost_gpu_refuses_new_work() -> None:
 
 
 def test_ordinary_error_does_not_lose_the_gpu() -> None:
-    def failing() -> None:
+    def fail() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with GpuThread() as gpu:
         with pytest.raises(RuntimeError, match="mat1"):
-            asyncio.run(gpu.run(failing, CancelToken(60)))
+            asyncio.run(gpu.run(fail, CancelToken(60)))
         assert not gpu.is_lost

@@ -1,4 +1,4 @@
-"""A process that has to end does end, with a code that says so."""
+"""GracefulShutdown: the timer ends a process that hangs, with a non-zero exit code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.doubles.worker import clean_environment
 
-HANGING = """
+HANGING_SHUTDOWN = """
 import threading, time
 from shared.jobs.execution.watchdog import GracefulShutdown
 
@@ -17,9 +17,9 @@ shutdown = GracefulShutdown(1.0, end=threading.Event().wait)
 shutdown.start()
 shutdown.start()
 time.sleep(10)
-print("still here")
+print("still running")
 """
-FINISHING = """
+ANSWERED_JOB = """
 import time
 from shared.jobs.execution.watchdog import GracefulShutdown
 
@@ -37,12 +37,12 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_timer_ends_a_shutdown_that_hangs(tmp_path: Path) -> None:
-    done = run(HANGING, tmp_path)
+    done = run(HANGING_SHUTDOWN, tmp_path)
     assert done.returncode == 1
-    assert "still here" not in done.stdout
-    assert "File " not in done.stderr, "no line of code is written down"
+    assert "still running" not in done.stdout
+    assert "File " not in done.stderr, "the traceback of the timer is discarded"
 
 
 def test_timer_is_disarmed_when_the_job_is_answered(tmp_path: Path) -> None:
-    done = run(FINISHING, tmp_path)
+    done = run(ANSWERED_JOB, tmp_path)
     assert (done.returncode, done.stdout) == (0, "done\n")

@@ -1,4 +1,4 @@
-"""Progress is throttled, ordered, and over when it is closed."""
+"""Progress is throttled and ordered, and nothing is sent after it was closed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pydantic import JsonValue
 from shared.jobs.streaming.progress import Progress
 
 
-class Slow:
-    """Delivers updates, each in some milliseconds."""
+class Receiver:
+    """Records updates, and takes a while for each."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.steps: list[int] = []
@@ -25,7 +25,7 @@ class Slow:
 
 
 def test_updates_are_throttled_and_the_last_always_arrives() -> None:
-    receiver = Slow()
+    receiver = Receiver()
     with Progress(receiver, 0.2) as progress:
         for step in range(1, 101):
             progress.report(step, 100)
@@ -36,7 +36,7 @@ def test_updates_are_throttled_and_the_last_always_arrives() -> None:
 
 
 def test_updates_stay_in_order_when_delivery_is_slow() -> None:
-    receiver = Slow(seconds=0.03)
+    receiver = Receiver(seconds=0.03)
     with Progress(receiver, 0.0) as progress:
         for step in range(30):
             progress.report(step, 30)
@@ -46,7 +46,7 @@ def test_updates_stay_in_order_when_delivery_is_slow() -> None:
 
 
 def test_close_waits_for_the_delivery_in_progress() -> None:
-    receiver = Slow(seconds=0.05)
+    receiver = Receiver(seconds=0.05)
     with Progress(receiver, 10.0) as progress:
         progress.report(1, 2)
         time.sleep(0.02)
@@ -58,7 +58,7 @@ def test_close_waits_for_the_delivery_in_progress() -> None:
 
 
 def test_report_never_blocks_on_delivery() -> None:
-    receiver = Slow(seconds=0.5)
+    receiver = Receiver(seconds=0.5)
     with Progress(receiver, 0.0) as progress:
         started = time.perf_counter()
         for step in range(1000):
@@ -68,7 +68,7 @@ def test_report_never_blocks_on_delivery() -> None:
 
 
 def test_repeated_steps_do_not_move_progress_backwards() -> None:
-    receiver = Slow()
+    receiver = Receiver()
     with Progress(receiver, 0.0) as progress:
         for step in (1, 2, 1, 2, 3):
             progress.report(step, 3)
@@ -78,7 +78,7 @@ def test_repeated_steps_do_not_move_progress_backwards() -> None:
 
 
 def test_dropped_update_is_never_sent() -> None:
-    receiver = Slow()
+    receiver = Receiver()
     with Progress(receiver, 10.0) as progress:
         progress.report(1, 3)
         time.sleep(0.05)
@@ -88,7 +88,7 @@ def test_dropped_update_is_never_sent() -> None:
 
 
 def test_update_contains_the_text_so_far() -> None:
-    receiver = Slow()
+    receiver = Receiver()
     with Progress(receiver, 0.0) as progress:
         progress.report(1, 3, text="A heron")
     assert receiver.texts == ["A heron"]

@@ -1,4 +1,4 @@
-"""StreamQueue hands items from one thread to another, with the end of the stream and the producer's error."""
+"""StreamQueue: items in order, the end of the stream, the producer's error, and a consumer that stops early."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_batches_join_the_items_that_have_arrived_and_end_without_delay(queue: S
     assert list(batches) == [[3, 4]]
 
 
-def test_batches_yield_what_preceded_an_error(queue: StreamQueue[int]) -> None:
+def test_batches_yield_the_items_that_precede_an_error(queue: StreamQueue[int]) -> None:
     queue.put(1)
     queue.close(ZeroDivisionError())
     batches = queue.batches(60)

@@ -1,4 +1,4 @@
-"""Neither waits for the other: a text grows as it can, and a reader takes what is new when he comes."""
+"""TextStream: the work and its reader never block each other, and the end of either ends the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared.jobs.streaming.text import TextStream
 
 
 class Writer:
-    """Writes a letter every few milliseconds, up to so many."""
+    """Reports a text that grows by one letter every few milliseconds."""
 
     def __init__(self, letters: int) -> None:
         self.letters = letters
@@ -33,12 +33,12 @@ class Writer:
 
 async def read(writer: Writer, pause: float = 0.0) -> list[str]:
     async with TextStream(writer, 0.01) as text:
-        pieces = []
-        async for piece in text.deltas():
-            pieces.append(piece)
+        deltas = []
+        async for delta in text.deltas():
+            deltas.append(delta)
             await asyncio.sleep(pause)
         assert await text.result == writer.letters
-    return pieces
+    return deltas
 
 
 def test_deltas_add_up_to_the_text() -> None:
@@ -46,12 +46,12 @@ def test_deltas_add_up_to_the_text() -> None:
 
 
 def test_text_that_precedes_the_reader_is_one_delta() -> None:
-    async def late() -> list[str]:
+    async def read_late() -> list[str]:
         async with TextStream(Writer(30), 0.0) as text:
             await text.result
-            return [piece async for piece in text.deltas()]
+            return [delta async for delta in text.deltas()]
 
-    assert asyncio.run(late()) == ["x" * 30]
+    assert asyncio.run(read_late()) == ["x" * 30]
 
 
 def test_slow_reader_gets_fewer_deltas() -> None:
@@ -64,32 +64,32 @@ def test_empty_text_has_no_delta() -> None:
 
 async def stream(writer: Writer) -> AsyncGenerator[str]:
     async with TextStream(writer, 0.01) as text:
-        async for piece in text.deltas():
-            yield piece
+        async for delta in text.deltas():
+            yield delta
 
 
 def test_closing_the_reader_cancels_the_work() -> None:
     writer = Writer(100_000)
 
-    async def leave() -> None:
-        pieces = stream(writer)
-        await anext(pieces)
-        await pieces.aclose()
+    async def scenario() -> None:
+        deltas = stream(writer)
+        await anext(deltas)
+        await deltas.aclose()
         assert writer.ended
 
-    asyncio.run(leave())
+    asyncio.run(scenario())
     assert writer.written < writer.letters
 
 
 def test_end_of_the_reading_task_cancels_the_work() -> None:
-    """As RunPod's SDK is while it hands a piece on. It forgets the generator, which is not told, and may live on for long."""
+    """RunPod's SDK can be cancelled while it posts a delta. It then drops the generator without closing it."""
     writer = Writer(100_000)
 
-    async def leave() -> None:
-        pieces, reading = stream(writer), asyncio.Event()
+    async def scenario() -> None:
+        deltas, reading = stream(writer), asyncio.Event()
 
         async def read_and_wait() -> None:
-            await anext(pieces)
+            await anext(deltas)
             reading.set()
             await asyncio.sleep(60)
 
@@ -99,7 +99,7 @@ def test_end_of_the_reading_task_cancels_the_work() -> None:
         while not writer.ended:
             await asyncio.sleep(0.01)
 
-    asyncio.run(asyncio.wait_for(leave(), 20))
+    asyncio.run(asyncio.wait_for(scenario(), 20))
     assert writer.written < writer.letters
 
 
@@ -109,13 +109,13 @@ def test_error_of_the_work_follows_the_last_delta() -> None:
             progress.report(1, 2, text="half")
         raise ValueError("no more")
 
-    async def read_on() -> list[str]:
-        pieces = []
+    async def read_to_the_end() -> list[str]:
+        deltas = []
         with contextlib.suppress(ValueError):
             async with TextStream(fail, 0.0) as text:
-                pieces = [piece async for piece in text.deltas()]
+                deltas = [delta async for delta in text.deltas()]
                 await text.result
-                pieces.append("not reached")
-        return pieces
+                deltas.append("not reached")
+        return deltas
 
-    assert asyncio.run(read_on()) == ["half"]
+    assert asyncio.run(read_to_the_end()) == ["half"]
