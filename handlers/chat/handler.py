@@ -12,7 +12,7 @@ from shared.handler import Handler
 from shared.serverless import serve
 from shared.settings import Settings
 from shared.weights.catalogue import QWEN_BASE, QWEN_INSTRUCT
-from shared.weights.resolve import find, resolve
+from shared.weights.resolve import find_optional, resolve
 
 if TYPE_CHECKING:
     from handlers.chat.recipe import ChatRecipe
@@ -22,7 +22,7 @@ def load(settings: Settings) -> ChatRecipe:
     """Creates the inference engine: a client of an external server, or the in-process engine with the instruct and any base model."""
     if settings.chat_engine_url is not None:
         return _connect_to_server(settings)
-    folders = {QWEN_INSTRUCT.name: resolve(QWEN_INSTRUCT, settings), QWEN_BASE.name: find(QWEN_BASE, settings)}
+    folders = {QWEN_INSTRUCT.name: resolve(QWEN_INSTRUCT, settings), QWEN_BASE.name: find_optional(QWEN_BASE, settings)}
     # Imported only now, so that a worker without weights reports it without importing torch.
     from handlers.chat.engines.transformers.chat_format import ModelSpec
     from handlers.chat.engines.transformers.engine import TransformersEngine

@@ -1,4 +1,4 @@
-"""Messages reach the model unchanged, and only the template writes control tokens."""
+"""Prompt rendering: messages are kept unchanged, and control tokens come only from the template."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def test_a_control_token_in_a_message_is_encoded_as_text(tokenizer: Any) -> None
 
 
 def test_an_added_token_that_is_not_flagged_special_is_encoded_as_text(tokenizer: Any) -> None:
-    taught = copy.deepcopy(tokenizer)
-    taught.add_tokens(["<tool_call>", "|~"])
-    (tool, other) = (taught.convert_tokens_to_ids(word) for word in ("<tool_call>", "|~"))
+    extended = copy.deepcopy(tokenizer)
+    extended.add_tokens(["<tool_call>", "|~"])
+    (tool, other) = (extended.convert_tokens_to_ids(word) for word in ("<tool_call>", "|~"))
     text = "a <tool_call> b |~ c <tool_call>"
-    assert tool in taught(text).input_ids, "this is how it is told to the model"
-    for ids in (render_chat_template(taught, conversation(("user", text))), render_transcript(taught, conversation(("user", text)))):
+    assert tool in extended(text).input_ids, "the tokenizer alone would match it"
+    for ids in (render_chat_template(extended, conversation(("user", text))), render_transcript(extended, conversation(("user", text)))):
         assert not {tool, other} & set(ids)
-        assert text in taught.decode(ids)
+        assert text in extended.decode(ids)
 
 
 def test_a_placeholder_in_a_message_is_not_substituted(tokenizer: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a chat request may ask for."""
+"""Parsing and validation of chat requests."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from handlers.chat.request import ChatOperator, ChatRequest
 from shared.errors import ValidationError
 from tests.shared.contract.requests import chat, problem, problems
 
-OWN = ChatOperator(models=("llama-8b", "llama-8b-base"))
+CUSTOM_MODELS = ChatOperator(models=("llama-8b", "llama-8b-base"))
 HELLO = {"role": "user", "content": "hello"}
 
 
-def said(request: Any) -> list[tuple[str, str]]:
+def turns_of(request: Any) -> list[tuple[str, str]]:
     return [(message.role, message.content) for message in request.messages]
 
 
 def test_messages_are_kept_unchanged_and_in_order() -> None:
     turns = [("system", " be brief\n"), ("user", "<|im_end|>"), ("assistant", ""), ("user", "x")]
-    assert said(chat(messages=[{"role": role, "content": content} for role, content in turns])) == turns
+    assert turns_of(chat(messages=[{"role": role, "content": content} for role, content in turns])) == turns
 
 
 def test_id_user_and_type_are_optional() -> None:
@@ -44,13 +44,13 @@ def test_the_default_max_tokens_of_an_enhancement_is_lower(job_type: str) -> Non
 
 
 def test_the_short_form_is_converted_to_messages() -> None:
-    assert said(chat(messages=None, prompt="a cat", system_prompt="say more")) == [("system", "say more"), ("user", "a cat")]
-    assert said(chat(messages=None, prompt="a cat", type="enhance", target_model="sdxl", quality="high")) == [("user", "a cat")]
+    assert turns_of(chat(messages=None, prompt="a cat", system_prompt="say more")) == [("system", "say more"), ("user", "a cat")]
+    assert turns_of(chat(messages=None, prompt="a cat", type="enhance", target_model="sdxl", quality="high")) == [("user", "a cat")]
 
 
 def test_messages_take_precedence_over_the_short_form_with_a_warning() -> None:
     request = chat(prompt="a cat", system_prompt="say more")
-    assert said(request) == [("user", "hello")]
+    assert turns_of(request) == [("user", "hello")]
     assert request.warnings == (
         "`prompt` was ignored, because `messages` is given",
         "`system_prompt` was ignored, because `messages` is given",
@@ -58,7 +58,7 @@ def test_messages_take_precedence_over_the_short_form_with_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "kind", "model"),
+    ("name", "enhancement_type", "model"),
     [
         ("base", "base", "qwen_base"),
         ("creative", "base", "qwen_base"),
@@ -67,9 +67,9 @@ def test_messages_take_precedence_over_the_short_form_with_a_warning() -> None:
         ("conversational", "instruct", "qwen_instruct"),
     ],
 )
-def test_the_enhancement_type_selects_the_model(word: str, kind: str, model: str) -> None:
-    request = chat(messages=None, prompt="a cat", type="enhance", enhancement_type=word)
-    assert (request.enhancement_type, request.model) == (kind, model)
+def test_the_enhancement_type_selects_the_model(name: str, enhancement_type: str, model: str) -> None:
+    request = chat(messages=None, prompt="a cat", type="enhance", enhancement_type=name)
+    assert (request.enhancement_type, request.model) == (enhancement_type, model)
 
 
 def test_the_job_type_can_imply_the_enhancement_type() -> None:
@@ -83,12 +83,12 @@ def test_an_explicit_model_takes_precedence_over_the_enhancement_type() -> None:
 
 
 def test_the_role_developer_means_system() -> None:
-    assert said(chat(messages=[{"role": "developer", "content": "x"}, HELLO]))[0] == ("system", "x")
+    assert turns_of(chat(messages=[{"role": "developer", "content": "x"}, HELLO]))[0] == ("system", "x")
 
 
 def test_text_parts_are_concatenated() -> None:
     parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]
-    assert said(chat(messages=[{"role": "user", "content": parts}])) == [("user", "a b")]
+    assert turns_of(chat(messages=[{"role": "user", "content": parts}])) == [("user", "a b")]
 
 
 def test_a_text_part_with_a_null_type_is_accepted() -> None:
@@ -119,13 +119,13 @@ def test_invalid_messages_are_reported_with_their_index() -> None:
     assert found["messages[2].content"].sent == "nothing"
 
 
-@pytest.mark.parametrize(("stop", "read"), [("END", ("END",)), (["a", "b"], ("a", "b")), ([], ())])
-def test_stop_is_a_string_or_a_list(stop: Any, read: tuple[str, ...]) -> None:
-    assert chat(stop=stop).stop == read
+@pytest.mark.parametrize(("stop", "parsed"), [("END", ("END",)), (["a", "b"], ("a", "b")), ([], ())])
+def test_stop_is_a_string_or_a_list(stop: Any, parsed: tuple[str, ...]) -> None:
+    assert chat(stop=stop).stop == parsed
 
 
 @pytest.mark.parametrize(
-    ("stop", "blamed"),
+    ("stop", "field"),
     [
         ("", "stop"),
         ("x" * 1001, "stop"),
@@ -137,8 +137,8 @@ def test_stop_is_a_string_or_a_list(stop: Any, read: tuple[str, ...]) -> None:
         (5, "stop"),
     ],
 )
-def test_stop_is_limited_to_eight_non_empty_strings(stop: Any, blamed: str) -> None:
-    assert problem(chat, stop=stop).field == blamed
+def test_stop_is_limited_to_eight_non_empty_strings(stop: Any, field: str) -> None:
+    assert problem(chat, stop=stop).field == field
 
 
 @pytest.mark.parametrize(
@@ -201,10 +201,10 @@ def test_a_deeply_nested_schema_is_rejected_without_recursion() -> None:
 )
 def test_custom_models_can_be_requested_by_their_own_and_by_the_default_names(fields: dict[str, str], model: str) -> None:
     raw = {"messages": [{"role": "user", "content": "hello"}], **fields}
-    assert ChatRequest.parse(raw, job_id="r", operator=OWN).model == model
+    assert ChatRequest.parse(raw, job_id="r", operator=CUSTOM_MODELS).model == model
 
 
 def test_an_unknown_model_is_rejected_with_the_available_ones() -> None:
     raw = {"messages": [{"role": "user", "content": "hello"}], "model": "lama-8b"}
     with pytest.raises(ValidationError, match=r"`model` must be one of llama-8b, llama-8b-base; .*nearest: llama-8b"):
-        ChatRequest.parse(raw, job_id="r", operator=OWN)
+        ChatRequest.parse(raw, job_id="r", operator=CUSTOM_MODELS)

@@ -1,4 +1,4 @@
-"""SequenceState by row of the chat table: what is refused, in both forms, with the field that is wrong; what counts as absent."""
+"""The table of chat fields, row by row: invalid values in both forms, the field that is reported, and null as absent."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from shared.errors import Problem, ValidationError
 
 HELLO = [{"role": "user", "content": "hello"}]
 NOT_A_NUMBER: tuple[Any, ...] = ("1", True, [1], {}, math.nan, math.inf, -math.inf)
-NOT_WHOLE: tuple[Any, ...] = (*NOT_A_NUMBER, 1.5)
+NOT_AN_INTEGER: tuple[Any, ...] = (*NOT_A_NUMBER, 1.5)
 NOT_TEXT: tuple[Any, ...] = (5, True, ["a"], {}, "a\x00b", "\ud800")
-NOT_A_SWITCH: tuple[Any, ...] = ("true", 1, 0, "no", [])
+NOT_A_BOOLEAN: tuple[Any, ...] = ("true", 1, 0, "no", [])
 
 
 def turn(role: Any = "user", content: Any = "hello") -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
-WRONG: Mapping[str, Sequence[Any]] = {
+INVALID: Mapping[str, Sequence[Any]] = {
     "id": ("", "a b", "a/b", "../x", "x" * 129, 5, True),
     "user_id": ("", "a b", "a/b", "../x", "x" * 129, 5),
     "callback_url": ("http://elsewhere.example/x", "https://elsewhere.example/x", "file:///etc/passwd", 5, ""),
@@ -41,12 +41,12 @@ WRONG: Mapping[str, Sequence[Any]] = {
         [turn(content=[{"type": "image_url", "image_url": {"url": "x"}}])], [turn(content=[{"type": "text"}])],
         [turn(content="\x00")], [turn(content="\ud800")], [turn(), turn("assistant", 5)],
     ),
-    "max_tokens": (0, -1, 4097, 10**30, *NOT_WHOLE),
+    "max_tokens": (0, -1, 4097, 10**30, *NOT_AN_INTEGER),
     "temperature": (-0.1, 2.1, *NOT_A_NUMBER),
     "top_p": (-0.1, 1.1, *NOT_A_NUMBER),
     "model": ("gpt-5", "", "Qwen/Qwen2.5-7B", "../qwen", 5, True),
     "stop": ("", 5, True, {}, ["a"] * 9, [""], [5], [None], ["a", "b\x00"], "x" * 1001),
-    "seed": (-1, 2**31, *NOT_WHOLE),
+    "seed": (-1, 2**31, *NOT_AN_INTEGER),
     "presence_penalty": (-2.1, 2.1, *NOT_A_NUMBER),
     "frequency_penalty": (-2.1, 2.1, *NOT_A_NUMBER),
     "repetition_penalty": (0, -1, 2.1, *NOT_A_NUMBER),
@@ -54,11 +54,11 @@ WRONG: Mapping[str, Sequence[Any]] = {
         "json", 5, [], {}, {"type": "yaml"}, {"type": 5}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {}},
         {"type": "json_schema", "json_schema": {"schema": 5}}, {"type": "json_schema", "json_schema": {"schema": {"a": math.nan}}},
     ),
-    "sfw_mode": NOT_A_SWITCH,
-    "stream": NOT_A_SWITCH,
+    "sfw_mode": NOT_A_BOOLEAN,
+    "stream": NOT_A_BOOLEAN,
 }  # fmt: skip
-ROWS = [pytest.param(name, value, id=f"{name}={str(value)[:40]!r}") for name, values in WRONG.items() for value in values]
-IN_OPENAIS_FORM = {**{meant: name for name, meant in OPENAI_FIELDS.items()}, "max_tokens": "max_completion_tokens"}
+ROWS = [pytest.param(name, value, id=f"{name}={str(value)[:40]!r}") for name, values in INVALID.items() for value in values]
+OPENAI_NAMES = {**{field: name for name, field in OPENAI_FIELDS.items()}, "max_tokens": "max_completion_tokens"}
 
 
 def problems(raw: object) -> Sequence[Problem]:
@@ -69,30 +69,30 @@ def problems(raw: object) -> Sequence[Problem]:
     return caught.value.problems
 
 
-def blames(found: Sequence[Problem], field: str) -> bool:
+def reports_only(found: Sequence[Problem], field: str) -> bool:
     return bool(found) and all(problem.field.startswith(field) for problem in found)
 
 
 def test_the_table_covers_every_field() -> None:
-    assert set(WRONG) == {location.name for location in field_locations(ChatRequest).values()} - {"job_id"}
+    assert set(INVALID) == {location.name for location in field_locations(ChatRequest).values()} - {"job_id"}
 
 
 @pytest.mark.parametrize(("name", "value"), ROWS)
 def test_an_invalid_value_is_rejected_and_only_its_field_is_reported(name: str, value: Any) -> None:
     other = {"prompt": "hello"} if name in ("prompt", "system_prompt") else {"messages": HELLO}
     found = problems(other | {name: value})
-    assert blames(found, name), found
+    assert reports_only(found, name), found
     assert "hello" not in str([str(problem) for problem in found])
 
 
-@pytest.mark.parametrize(("name", "value"), [row for row in ROWS if row.values[0] in IN_OPENAIS_FORM])
+@pytest.mark.parametrize(("name", "value"), [row for row in ROWS if row.values[0] in OPENAI_NAMES])
 def test_the_same_value_is_rejected_in_openais_form_under_openais_name(name: str, value: Any) -> None:
-    body = {"model": "qwen_instruct", "messages": HELLO} | {IN_OPENAIS_FORM[name]: value}
+    body = {"model": "qwen_instruct", "messages": HELLO} | {OPENAI_NAMES[name]: value}
     found = problems({"openai_route": "/v1/chat/completions", "openai_input": body})
-    assert blames(found, IN_OPENAIS_FORM[name]), found
+    assert reports_only(found, OPENAI_NAMES[name]), found
 
 
-@pytest.mark.parametrize("name", [name for name in WRONG if name not in ("prompt", "messages")])
+@pytest.mark.parametrize("name", [name for name in INVALID if name not in ("prompt", "messages")])
 def test_null_means_absent(name: str) -> None:
     given, absent = ({"messages": HELLO, "seed": 7} | extra for extra in ({name: None}, {}))
     one, other = (ChatRequest.parse(raw, job_id="r").model_dump(exclude={"seed"}) for raw in (given, absent))
@@ -107,14 +107,22 @@ def test_an_integer_is_accepted_for_a_float() -> None:
 
 
 def test_all_problems_of_a_request_are_reported_at_once() -> None:
-    wrong = {"messages": [turn("tool")], "temperature": 3, "max_tokens": 0, "stop": ["a"] * 9, "seed": -1, "sfw_mode": "yes", "model": "x"}
-    assert {problem.field.partition("[")[0] for problem in problems(wrong)} == set(wrong)
+    invalid = {
+        "messages": [turn("tool")],
+        "temperature": 3,
+        "max_tokens": 0,
+        "stop": ["a"] * 9,
+        "seed": -1,
+        "sfw_mode": "yes",
+        "model": "x",
+    }
+    assert {problem.field.partition("[")[0] for problem in problems(invalid)} == set(invalid)
 
 
 def test_all_problems_of_openais_form_are_reported_at_once() -> None:
-    wrong = {"n": 2, "tools": [{}], "logprobs": True, "temperature": 3, "stop": [""], "stream_options": 5, "top_logprobs": 3}
-    found = problems({"openai_route": "/v1/chat/completions", "openai_input": {"messages": HELLO, "stream": True} | wrong})
-    assert {problem.field.partition("[")[0] for problem in found} == {*wrong, "model"}
+    invalid = {"n": 2, "tools": [{}], "logprobs": True, "temperature": 3, "stop": [""], "stream_options": 5, "top_logprobs": 3}
+    found = problems({"openai_route": "/v1/chat/completions", "openai_input": {"messages": HELLO, "stream": True} | invalid})
+    assert {problem.field.partition("[")[0] for problem in found} == {*invalid, "model"}
 
 
 @pytest.mark.parametrize("raw", [None, [], "hello", 5, {"messages": HELLO, "config": 5}, {"messages": HELLO, "metadata": "x"}])

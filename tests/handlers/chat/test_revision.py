@@ -1,4 +1,4 @@
-"""Which published commit weights are: said where somebody has written it down, and never guessed."""
+"""The revision of a folder of weights, which is read and never guessed."""
 
 from __future__ import annotations
 

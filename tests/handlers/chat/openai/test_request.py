@@ -1,4 +1,4 @@
-"""What a request in OpenAI's form becomes."""
+"""Parsing of requests in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_a_request_in_openais_form_has_no_user_and_no_callback() -> None:
     assert ask(callback_url="https://x.example/").callback_url is None
 
 
-@pytest.mark.parametrize(("name", "harmless"), [(name, value) for name, values in OPENAI_REFUSED.items() for value in (None, *values)])
-def test_values_without_effect_are_accepted(name: str, harmless: Any) -> None:
-    assert ask(**{name: harmless}).warnings == ()
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in OPENAI_REFUSED.items() for value in (None, *values)])
+def test_values_without_effect_are_accepted(name: str, value: Any) -> None:
+    assert ask(**{name: value}).warnings == ()
 
 
 @pytest.mark.parametrize("name", OPENAI_REFUSED)
@@ -112,7 +112,7 @@ def test_any_input_is_parsed_or_rejected_with_a_message(route: Any, body: Any) -
     raw = {"openai_route": route, "openai_input": body}
     assert OpenAIResponseOptions.of(raw) is not None
     try:
-        said = ChatRequest.parse(raw, job_id="r").warnings
+        messages = ChatRequest.parse(raw, job_id="r").warnings
     except ValidationError as error:
-        said = (error.message, *map(str, error.problems))
-    assert all(text.isprintable() and len(text) < 10_000 for text in said)
+        messages = (error.message, *map(str, error.problems))
+    assert all(message.isprintable() and len(message) < 10_000 for message in messages)

@@ -1,4 +1,4 @@
-"""Answers in OpenAI's form: OpenAI's own types read them, and they are those of the schema."""
+"""Responses in OpenAI's form conform to the schema and parse with OpenAI's own types."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ def payload(*warnings: str, text: TextAsset | None = None) -> CompletedPayload:
 
 
 def stream(**body: Any) -> list[str]:
-    """What a streamed job yields when its text comes in two pieces."""
-    look = OpenAIResponseOptions.of(
+    """Returns the outputs of a streamed job with two deltas."""
+    options = OpenAIResponseOptions.of(
         {"openai_route": "/v1/chat/completions", "openai_input": {"model": "qwen_instruct", "stream": True} | body}
     )
-    assert look is not None
-    presentation = OpenAIPresentation("J", look)
+    assert options is not None
+    presentation = OpenAIPresentation("J", options)
     return [
         str(output) for output in (presentation.delta("Par"), presentation.delta("is."), *presentation.final(Completed(payload("note"))))
     ]
 
 
-def events(pieces: list[str]) -> list[str]:
-    return [event.removeprefix("data: ") for event in "".join(pieces).split("\n\n") if event]
+def events(outputs: list[str]) -> list[str]:
+    return [event.removeprefix("data: ") for event in "".join(outputs).split("\n\n") if event]
 
 
 def test_a_completion_parses_with_openais_own_types() -> None:
-    answer = completion(payload(), 5).model_dump(mode="json")
-    SCHEMA.validate(answer)
-    read = ChatCompletion.model_validate(answer, strict=True)
-    assert (read.id, read.created, read.model) == ("chatcmpl-J", 5, "qwen_instruct")
-    assert (read.choices[0].message.content, read.choices[0].finish_reason) == ("Paris.", "stop")
-    assert "warnings" not in answer
+    response = completion(payload(), 5).model_dump(mode="json")
+    SCHEMA.validate(response)
+    parsed = ChatCompletion.model_validate(response, strict=True)
+    assert (parsed.id, parsed.created, parsed.model) == ("chatcmpl-J", 5, "qwen_instruct")
+    assert (parsed.choices[0].message.content, parsed.choices[0].finish_reason) == ("Paris.", "stop")
+    assert "warnings" not in response
 
 
 def test_warnings_are_included_if_there_are_any() -> None:
@@ -73,11 +73,11 @@ def test_chunks_parse_with_openais_own_types() -> None:
 
 
 def test_events_are_ascii() -> None:
-    look = OpenAIResponseOptions(lists_models=False, model="qwen_instruct", streams=True, counts=False)
-    piece = OpenAIPresentation("J", look).delta("🦢 \u2028 中")
-    assert isinstance(piece, str)
-    assert piece.isascii()
-    assert json.loads(piece.removeprefix("data: "))["choices"][0]["delta"]["content"] == "🦢 \u2028 中"
+    options = OpenAIResponseOptions(lists_models=False, model="qwen_instruct", stream=True, include_usage=False)
+    output = OpenAIPresentation("J", options).delta("🦢 \u2028 中")
+    assert isinstance(output, str)
+    assert output.isascii()
+    assert json.loads(output.removeprefix("data: "))["choices"][0]["delta"]["content"] == "🦢 \u2028 中"
 
 
 def test_the_list_of_models_parses_with_openais_own_types() -> None:
@@ -92,12 +92,12 @@ def test_the_list_of_models_parses_with_openais_own_types() -> None:
 @pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.code)
 def test_every_job_error_has_an_openai_error_object(kind: type[JobError]) -> None:
     failure = ValidationError([Problem("temperature", "3", "less"), Problem("stop", "x", "y")]) if kind is ValidationError else kind("No.")
-    answer = json.loads(to_json(error(failure)))
-    SCHEMA.validate(answer)
-    assert answer["error"]["message"] == failure.message
-    assert answer["error"]["code"] == kind.code.lower()
-    assert answer["error"]["type"] == ("server_error" if failure.retryable else "invalid_request_error")
-    assert answer["error"]["param"] == ("temperature" if kind is ValidationError else None)
+    response = json.loads(to_json(error(failure)))
+    SCHEMA.validate(response)
+    assert response["error"]["message"] == failure.message
+    assert response["error"]["code"] == kind.code.lower()
+    assert response["error"]["type"] == ("server_error" if failure.retryable else "invalid_request_error")
+    assert response["error"]["param"] == ("temperature" if kind is ValidationError else None)
 
 
 def test_the_context_length_error_has_openais_own_code() -> None:

@@ -1,4 +1,4 @@
-"""An engine beside the process, and what it is asked for."""
+"""An engine that is connected to a scripted inference server."""
 
 from __future__ import annotations
 
@@ -24,27 +24,29 @@ def server() -> Iterator[OpenAIServer]:
 
 @pytest.fixture
 def engine(server: OpenAIServer) -> Iterator[OpenAIServerEngine]:
-    engine = connect(configured(server))
+    engine = connect(settings_for(server))
     yield engine
     engine.close()
 
 
-def configured(server: OpenAIServer, **changes: Any) -> Settings:
+def settings_for(server: OpenAIServer, **changes: Any) -> Settings:
     settings: dict[str, Any] = {"chat_engine_url": server.url, "chat_engine_concurrency": 4, "chat_engine_start": 5.0}
     return Settings(**settings | changes)
 
 
-def write(
+def complete(
     engine: OpenAIServerEngine, request: ChatRequest | None = None, cancel: CancelToken | None = None
 ) -> tuple[list[str], Completion]:
-    asked = request or chat("hello")
-    engine.check(asked)
-    with engine.start(asked, cancel or CancelToken(30)) as stream:
-        texts = [piece.text for piece in stream]
-        return texts, stream.finished
+    """Completes one request. Returns the texts of its deltas, and the completion."""
+    request = request or chat("hello")
+    engine.check(request)
+    with engine.submit(request, cancel or CancelToken(30)) as stream:
+        texts = [delta.text for delta in stream]
+        return texts, stream.completion
 
 
-def started(asked: ScriptedRequest) -> ScriptedRequest:
-    asked.begin()
-    asked.chunk("some ")
-    return asked
+def start_streaming(request: ScriptedRequest) -> ScriptedRequest:
+    """Sends the head of a stream and its first chunk."""
+    request.start_stream()
+    request.chunk("some ")
+    return request

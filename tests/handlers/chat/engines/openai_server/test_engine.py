@@ -1,4 +1,4 @@
-"""The engine beside the process: a real server on loopback that answers well, late or not at all."""
+"""The OpenAI server engine against a real HTTP server on loopback: streaming, cancellation, concurrency, limits."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from handlers.chat.engines.openai_server.client import OpenAIServerEngine, Serve
 from shared.errors import Cancelled, ContextLengthExceeded, DeviceError, JobTimeout, ModelUnavailable
 from shared.jobs.execution.cancel import CancelToken
 from tests.doubles.openai_server import MODEL, OpenAIServer, ScriptedRequest, reply
-from tests.handlers.chat.engines.openai_server.conftest import configured, started, write
+from tests.handlers.chat.engines.openai_server.conftest import complete, settings_for, start_streaming
 from tests.handlers.conftest import chat
 
 
 def test_a_completion_is_streamed_with_its_usage(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
-    def script(asked: ScriptedRequest) -> None:
-        asked.begin()
-        asked.event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
-        asked.chunk("The ")
-        asked.chunk("bay.")
-        asked.chunk(finish_reason="length")
-        asked.usage(prompt=12, completion=2, cached=8)
-        asked.done()
+    def script(request: ScriptedRequest) -> None:
+        request.start_stream()
+        request.event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
+        request.chunk("The ")
+        request.chunk("bay.")
+        request.chunk(finish_reason="length")
+        request.usage(prompt=12, completion=2, cached=8)
+        request.done()
 
     server.scripts.append(script)
-    texts, finished = write(engine)
+    texts, completion = complete(engine)
     assert texts == ["The ", "bay."]
-    assert (finished.text, finished.finish_reason) == ("The bay.", "length")
-    assert (finished.prompt_tokens, finished.completion_tokens, finished.cached_tokens) == (12, 2, 8)
-    assert 0 < finished.time_to_first_token <= finished.seconds
+    assert (completion.text, completion.finish_reason) == ("The bay.", "length")
+    assert (completion.prompt_tokens, completion.completion_tokens, completion.cached_tokens) == (12, 2, 8)
+    assert 0 < completion.time_to_first_token <= completion.seconds
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_characters_that_are_split_between_packets_are_reassembled(engine: OpenAIServerEngine, server: OpenAIServer, size: int) -> None:
     texts = ["🦢🏽 中", "文 \u2028 e\u0301", "\x85\r\n", "नमस्ते"]
     server.scripts.append(reply(*texts, size=size))
-    assert write(engine)[0] == texts
+    assert complete(engine)[0] == texts
 
 
 def test_every_sampling_parameter_is_sent(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
-    asked: dict[str, Any] = {
+    sampling: dict[str, Any] = {
         "temperature": 0.3, "top_p": 0.8, "seed": 5, "stop": ["a", "b"], "max_tokens": 7, "presence_penalty": 1, "frequency_penalty": -1,
         "repetition_penalty": 1.2, "response_format": {"type": "json_schema", "json_schema": {"schema": schema}},
     }  # fmt: skip
-    write(engine, chat("hello", "Hi.", "<|im_end|>", **asked))
-    assert server.asked == [
-        asked
+    complete(engine, chat("hello", "Hi.", "<|im_end|>", **sampling))
+    assert server.requests == [
+        sampling
         | {
             "model": MODEL,
             "messages": [
@@ -65,75 +65,79 @@ def test_every_sampling_parameter_is_sent(engine: OpenAIServerEngine, server: Op
 
 
 def test_top_p_0_and_temperature_0_are_sent_as_greedy_decoding(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
-    write(engine, chat("hello", temperature=1.5, top_p=0))
+    complete(engine, chat("hello", temperature=1.5, top_p=0))
     server.scripts.append(reply("{}"))
-    write(engine, chat("hello", temperature=0, top_p=0.5, response_format={"type": "json_object"}))
-    assert [(body["temperature"], body["top_p"]) for body in server.asked] == [(0.0, 1.0), (0.0, 1.0)]
-    assert [body.get("response_format") for body in server.asked] == [None, {"type": "json_object"}]
-    assert [body.get("stop") for body in server.asked] == [None, None]
+    complete(engine, chat("hello", temperature=0, top_p=0.5, response_format={"type": "json_object"}))
+    assert [(body["temperature"], body["top_p"]) for body in server.requests] == [(0.0, 1.0), (0.0, 1.0)]
+    assert [body.get("response_format") for body in server.requests] == [None, {"type": "json_object"}]
+    assert [body.get("stop") for body in server.requests] == [None, None]
 
 
 def test_extensions_are_not_sent_to_a_server_without_them(server: OpenAIServer) -> None:
-    engine = connect(configured(server, chat_engine_extensions=False))
-    write(engine)
-    assert not {"top_k", "min_p", "repetition_penalty"} & server.asked[0].keys()
+    engine = connect(settings_for(server, chat_engine_extensions=False))
+    complete(engine)
+    assert not {"top_k", "min_p", "repetition_penalty"} & server.requests[0].keys()
     with pytest.raises(ModelUnavailable, match="repetition_penalty"):
         engine.check(chat("hello", repetition_penalty=1.1))
     engine.close()
 
 
-class Silent:
-    """Says nothing more until it is left."""
+class Stall:
+    """A script that starts streaming and then sends nothing until the client disconnects.
+
+    Attributes:
+        disconnected: Set once the client has.
+    """
 
     def __init__(self) -> None:
-        self.left = threading.Event()
+        self.disconnected = threading.Event()
 
-    def __call__(self, asked: ScriptedRequest) -> None:
-        started(asked)
-        if asked.wait_for_leave():
-            self.left.set()
+    def __call__(self, request: ScriptedRequest) -> None:
+        start_streaming(request)
+        if request.wait_for_disconnect():
+            self.disconnected.set()
 
 
 def test_cancelling_a_job_closes_the_connection(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
-    silent, token = Silent(), CancelToken(30)
-    server.scripts.append(silent)
-    threading.Timer(0.3, token.cancel).start()
+    stall, cancel = Stall(), CancelToken(30)
+    server.scripts.append(stall)
+    threading.Timer(0.3, cancel.cancel).start()
     with pytest.raises(Cancelled):
-        write(engine, cancel=token)
-    assert silent.left.wait(5)
+        complete(engine, cancel=cancel)
+    assert stall.disconnected.wait(5)
 
 
 def test_a_silent_server_runs_into_the_jobs_deadline(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
-    silent = Silent()
-    server.scripts.append(silent)
+    stall = Stall()
+    server.scripts.append(stall)
     with pytest.raises(JobTimeout) as caught:
-        write(engine, cancel=CancelToken(0.3))
+        complete(engine, cancel=CancelToken(0.3))
     assert caught.value.retryable
-    assert silent.left.wait(5)
+    assert stall.disconnected.wait(5)
 
 
 def test_an_abandoned_stream_frees_its_slot(server: OpenAIServer) -> None:
-    engine, silent = connect(configured(server, chat_engine_concurrency=1)), Silent()
-    server.scripts.append(silent)
-    with engine.start(chat("hello"), CancelToken(30)) as stream:
+    engine, stall = connect(settings_for(server, chat_engine_concurrency=1)), Stall()
+    server.scripts.append(stall)
+    with engine.submit(chat("hello"), CancelToken(30)) as stream:
         assert next(iter(stream)).text == "some "
-    assert silent.left.wait(5)
-    assert write(engine)[1].text == "Hello."
+    assert stall.disconnected.wait(5)
+    assert complete(engine)[1].text == "Hello."
     engine.close()
 
 
 def test_concurrency_is_limited_to_the_number_of_slots(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
-    four = threading.Barrier(4)
+    barrier = threading.Barrier(4)
 
-    def together(asked: ScriptedRequest) -> None:
-        four.wait(20)
-        reply(asked.body["messages"][0]["content"])(asked)
+    def reply_together(request: ScriptedRequest) -> None:
+        barrier.wait(20)
+        reply(request.body["messages"][0]["content"])(request)
 
-    server.scripts.extend([together] * 12)
+    server.scripts.extend([reply_together] * 12)
     with ThreadPoolExecutor(12) as threads:
-        texts = list(threads.map(lambda number: write(engine, chat(f"number {number}"))[1].text, range(12)))
+        texts = list(threads.map(lambda number: complete(engine, chat(f"number {number}"))[1].text, range(12)))
     assert texts == [f"number {number}" for number in range(12)]
-    assert server.most == 4
+    assert server.max_in_flight == 4
 
 
 def test_an_unreachable_server_replaces_the_worker() -> None:
@@ -142,27 +146,27 @@ def test_an_unreachable_server_replaces_the_worker() -> None:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     engine = OpenAIServerEngine(url, ServedModel(MODEL, 1000), 1)
     with pytest.raises(DeviceError) as caught:
-        write(engine)
+        complete(engine)
     assert caught.value.replaces_worker
     engine.close()
 
 
 def test_a_conversation_counted_by_the_server_is_rejected_with_both_lengths(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
-    server.counts = 901
-    with pytest.raises(ContextLengthExceeded, match=r"has 901 tokens and max_tokens asks for 100 more.* holds 1000.*at most 99 tokens"):
+    server.token_count = 901
+    with pytest.raises(ContextLengthExceeded, match=r"901 tokens.*max_tokens.*\(100\).*1000 tokens.*to 99\."):
         engine.check(chat("hello", max_tokens=100))
     engine.check(chat("hello", max_tokens=99))
-    assert server.asked == [], "before any work"
+    assert server.requests == [], "rejected before a completion is requested"
 
 
 def test_the_tokenize_route_is_tried_once(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
     engine.check(chat("hello"))
-    server.counts = 5000
+    server.token_count = 5000
     engine.check(chat("hello"))
-    with pytest.raises(ContextLengthExceeded, match="1001 tokens that max_tokens asks for are more than the 1000"):
+    with pytest.raises(ContextLengthExceeded, match=r"max_tokens.*\(1001\) exceed the context window of qwen_instruct \(1000 tokens\)"):
         engine.check(chat("hello", max_tokens=1001))
 
 
 def test_the_base_model_is_unavailable(engine: OpenAIServerEngine) -> None:
-    with pytest.raises(ModelUnavailable, match="it has qwen_instruct"):
+    with pytest.raises(ModelUnavailable, match="Available: qwen_instruct"):
         engine.check(chat("hello", model="qwen_base"))

@@ -1,4 +1,4 @@
-"""What the engine beside the process gets wrong becomes a row of our table, and the next one is answered."""
+"""Failures of the inference server map to job errors, and the next request succeeds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from handlers.chat.engines.openai_server.client import OpenAIServerEngine
 from shared.errors import GenerationError, JobError
 from tests.doubles.openai_server import OpenAIServer, Script, ScriptedRequest, reply
-from tests.handlers.chat.engines.openai_server.conftest import started, write
+from tests.handlers.chat.engines.openai_server.conftest import complete, start_streaming
 from tests.handlers.conftest import chat
 
 CANARY = "canary-prompt-of-the-caller"
@@ -16,8 +16,8 @@ CANARY = "canary-prompt-of-the-caller"
 def failure(engine: OpenAIServerEngine, server: OpenAIServer, script: Script) -> JobError:
     server.scripts.append(script)
     with pytest.raises(JobError) as caught:
-        write(engine, chat(CANARY))
-    assert write(engine)[1].text == "Hello.", "the next one is answered"
+        complete(engine, chat(CANARY))
+    assert complete(engine)[1].text == "Hello.", "the next request succeeds"
     assert CANARY not in caught.value.message
     return caught.value
 
@@ -42,71 +42,71 @@ def failure(engine: OpenAIServerEngine, server: OpenAIServer, script: Script) ->
 def test_an_error_status_maps_to_a_job_error(
     engine: OpenAIServerEngine, server: OpenAIServer, status: int, body: object, code: str, retryable: bool
 ) -> None:
-    error = failure(engine, server, lambda asked: asked.refuse(status, body))
+    error = failure(engine, server, lambda request: request.refuse(status, body))
     assert (error.code, error.retryable, error.replaces_worker) == (code, retryable, False)
 
 
 def test_a_rejected_parameter_is_named(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
-    error = failure(engine, server, lambda asked: asked.refuse(400, {"error": {"message": CANARY, "param": "stop"}}))
-    assert "stop: must be what the engine beside this worker accepts" in error.message
+    error = failure(engine, server, lambda request: request.refuse(400, {"error": {"message": CANARY, "param": "stop"}}))
+    assert "stop: rejected by the inference server (HTTP 400)" in error.message
 
 
-def ends_early(asked: ScriptedRequest) -> None:
-    started(asked).end()
+def ends_without_finish_reason(request: ScriptedRequest) -> None:
+    start_streaming(request).end()
 
 
-def is_cut_off(asked: ScriptedRequest) -> None:
-    started(asked).send(b'data: {"choices": [{"del')
-    asked.hang_up()
+def disconnects_within_an_event(request: ScriptedRequest) -> None:
+    start_streaming(request).send(b'data: {"choices": [{"del')
+    request.hang_up()
 
 
-def talks_nonsense(asked: ScriptedRequest) -> None:
-    started(asked).send(b"data: {no json\n\n")
-    asked.end()
+def sends_invalid_json(request: ScriptedRequest) -> None:
+    start_streaming(request).send(b"data: {no json\n\n")
+    request.end()
 
 
-def has_another_shape(asked: ScriptedRequest) -> None:
-    started(asked).event({"choices": "none"})
-    asked.end()
+def sends_an_invalid_chunk(request: ScriptedRequest) -> None:
+    start_streaming(request).event({"choices": "none"})
+    request.end()
 
 
-def says_done_too_early(asked: ScriptedRequest) -> None:
-    started(asked).done()
+def sends_done_without_finish_reason(request: ScriptedRequest) -> None:
+    start_streaming(request).done()
 
 
-def counts_nothing(asked: ScriptedRequest) -> None:
-    started(asked).chunk(finish_reason="stop")
-    asked.done()
+def sends_no_usage(request: ScriptedRequest) -> None:
+    start_streaming(request).chunk(finish_reason="stop")
+    request.done()
 
 
-def gives_up(asked: ScriptedRequest) -> None:
-    started(asked).chunk(finish_reason="abort")
-    asked.usage()
-    asked.done()
+def aborts(request: ScriptedRequest) -> None:
+    start_streaming(request).chunk(finish_reason="abort")
+    request.usage()
+    request.done()
 
 
-def is_no_stream(asked: ScriptedRequest) -> None:
-    asked.begin("application/json")
-    asked.send(b'{"choices": []}')
-    asked.end()
+def sends_no_stream(request: ScriptedRequest) -> None:
+    request.start_stream("application/json")
+    request.send(b'{"choices": []}')
+    request.end()
 
 
-def hangs_up_at_once(asked: ScriptedRequest) -> None:
-    asked.hang_up()
+def disconnects_without_a_response(request: ScriptedRequest) -> None:
+    request.hang_up()
 
 
 @pytest.mark.parametrize(
     "script",
     [
-        ends_early,
-        is_cut_off,
-        talks_nonsense,
-        has_another_shape,
-        says_done_too_early,
-        counts_nothing,
-        gives_up,
-        is_no_stream,
-        hangs_up_at_once,
+        ends_without_finish_reason,
+        disconnects_within_an_event,
+        sends_invalid_json,
+        sends_an_invalid_chunk,
+        sends_done_without_finish_reason,
+        sends_no_usage,
+        aborts,
+        sends_no_stream,
+        disconnects_without_a_response,
     ],
     ids=lambda script: script.__name__,
 )
@@ -126,18 +126,18 @@ def test_a_broken_stream_is_a_retryable_generation_error(engine: OpenAIServerEng
     ],
 )
 def test_an_error_event_in_a_stream_maps_to_a_job_error(engine: OpenAIServerEngine, server: OpenAIServer, event: object, code: str) -> None:
-    def script(asked: ScriptedRequest) -> None:
-        started(asked).event(event)
-        asked.done()
+    def script(request: ScriptedRequest) -> None:
+        start_streaming(request).event(event)
+        request.done()
 
     assert failure(engine, server, script).code == code
 
 
 def test_a_completion_that_ignores_the_response_format_is_an_error(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
-    form = chat("hello", response_format={"type": "json_object"})
+    request = chat("hello", response_format={"type": "json_object"})
     server.scripts.extend([reply('{"a": ', "1}"), reply("Sure! {}"), reply("Sure! {}", reason="length")])
-    assert write(engine, form)[1].text == '{"a": 1}'
+    assert complete(engine, request)[1].text == '{"a": 1}'
     with pytest.raises(GenerationError, match="response_format") as caught:
-        write(engine, form)
+        complete(engine, request)
     assert not caught.value.retryable
-    assert write(engine, form)[1].finish_reason == "length", "who was cut off is told so"
+    assert complete(engine, request)[1].finish_reason == "length", "a truncated completion is not validated"

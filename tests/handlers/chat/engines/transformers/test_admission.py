@@ -28,8 +28,8 @@ from tests.handlers.chat.engine_fixtures import (
 
 @pytest.fixture(scope="module")
 def engine(instruct: ChatModel) -> Iterator[TransformersEngine]:
-    with engine_of(instruct) as made:
-        yield made
+    with engine_of(instruct) as engine:
+        yield engine
 
 
 @pytest.mark.parametrize("how", ["cancelled", "abandoned"])

@@ -45,8 +45,8 @@ DIVERSE = [
 
 @pytest.fixture(scope="module")
 def engine(instruct: ChatModel) -> Iterator[TransformersEngine]:
-    with engine_of(instruct) as made:
-        yield made
+    with engine_of(instruct) as engine:
+        yield engine
 
 
 # Independence of completions

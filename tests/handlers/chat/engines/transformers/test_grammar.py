@@ -33,8 +33,8 @@ def json_schema(schema: object) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def engine(instruct: ChatModel, tiny_models: Path) -> Iterator[TransformersEngine]:
-    with engine_of(instruct, load_copy(tiny_models, "qwen_base")) as made:
-        yield made
+    with engine_of(instruct, load_copy(tiny_models, "qwen_base")) as engine:
+        yield engine
 
 
 @pytest.mark.parametrize("model", ["qwen_instruct", "qwen_base"])

@@ -1,4 +1,4 @@
-"""Real text: SmolLM2, which talks. Greedy answers are the library's, alone and with seven others; nobody's changes with its neighbours."""
+"""Continuous batching with SmolLM2, a trained model: greedy completions match transformers, and none depends on its batch."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ SEEDED = [ask(question, max_tokens=12, temperature=0.8, top_p=0.95, seed=index) 
 
 
 @pytest.fixture(scope="module")
-def talker(models: Path) -> ChatModel:
+def smollm2(models: Path) -> ChatModel:
     return load_copy(models)
 
 
 @pytest.fixture(scope="module")
-def engine(talker: ChatModel) -> Iterator[TransformersEngine]:
-    with engine_of(talker) as made:
-        yield made
+def engine(smollm2: ChatModel) -> Iterator[TransformersEngine]:
+    with engine_of(smollm2) as engine:
+        yield engine
 
 
 @pytest.mark.timeout(600)
-def test_greedy_completions_match_transformers_alone_and_in_a_batch_of_eight(engine: TransformersEngine, talker: ChatModel) -> None:
-    expected = [generate_with_transformers(talker, request).rstrip("�") for request in GREEDY]
+def test_greedy_completions_match_transformers_alone_and_in_a_batch_of_eight(engine: TransformersEngine, smollm2: ChatModel) -> None:
+    expected = [generate_with_transformers(smollm2, request).rstrip("�") for request in GREEDY]
     assert "Paris" in expected[0]
     assert [complete(engine, request).text for request in GREEDY] == expected
     assert texts(complete_concurrently(engine, GREEDY)) == expected
