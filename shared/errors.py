@@ -1,4 +1,4 @@
-"""Every way a job can fail, as one table.
+"""The table of errors that a job can fail with.
 
 ============================  =========  ===============  ==========================
 class                         retryable  worker replaced  code
@@ -16,12 +16,12 @@ class                         retryable  worker replaced  code
 `InternalError`               yes        no               `INTERNAL_ERROR`
 ============================  =========  ===============  ==========================
 
-(*) Whoever raises it may say otherwise: a host that answered 503 may answer the next time, a storage that answered 403 will not.
+(*) The code that raises it may override this: after HTTP 503 a retry may succeed, after 403 it will not.
 
-(**) Yes where the work does not end: nothing but the end of its process ends it.
+(**) Yes if the work does not stop: only the end of its process stops it then.
 
-A message is written for the caller: what was wrong, what is allowed, what to do. It never holds a prompt, a token, a key, a local path
-or a traceback, because it leaves the worker.
+Messages are for the caller: what was wrong, what is allowed, what to do. They leave the worker, so they never contain a prompt, a token,
+a key, a local path or a traceback.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a request.
+    """One thing that is wrong with a request: "`config.steps` must be a whole number from 10 to 50; got 99 (nearest: 50)".
 
     Attributes:
-        field: Where it stands, as the caller wrote it: `config.steps`.
-        sent: What was sent, fit to be shown: `99`, `"fats"`, `a string of 10 001 characters`.
-        allowed: What would have been right: `a whole number from 10 to 50`.
+        field: Where the value stands, as the caller wrote it: `config.steps`.
+        sent: The value in a form that is safe to show: `99`, `"fats"`, `a string of 10 001 characters`.
+        allowed: Completes the sentence "must be …": `a whole number from 10 to 50`. Of a `Conflict` the whole sentence.
         nearest: The nearest allowed value or name, if there is one: `50`.
     """
 
@@ -50,16 +50,52 @@ class Problem:
 
     def __str__(self) -> str:
         nearest = f" (nearest: {self.nearest})" if self.nearest is not None else ""
-        return f"{self.field}: must be {self.allowed}; you sent {self.sent}{nearest}"
+        return f"`{self.field}` must be {self.allowed}; got {self.sent}{nearest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict(Problem):
+    """Fields that cannot be combined, or a field that requires another one. The values are not at fault, so the message shows none."""
+
+    def __str__(self) -> str:
+        return self.allowed
+
+    @classmethod
+    def between(cls, subject: str, *others: str, field: str | None = None, sent: str = "given") -> Conflict:
+        """Reports "`config.refiner` cannot be combined with `config.mask`".
+
+        Args:
+            subject: The canonical path of a field.
+            others: The canonical paths of the fields that it cannot be combined with.
+            field: The field to report, if not the subject.
+            sent: Whether that field was `given`, or `nothing`.
+        """
+        return cls(field or subject, sent, f"`{subject}` cannot be combined with {_quoted(others, 'or')}")
+
+    @classmethod
+    def missing(cls, subject: str, *others: str, field: str | None = None, sent: str = "given") -> Conflict:
+        """Reports "`config.mask` requires `metadata.reference_image_url`".
+
+        Args:
+            subject: The canonical path of a field.
+            others: The canonical paths of the fields that it requires, all of them.
+            field: The field to report, if not the subject.
+            sent: Whether that field was `given`, or `nothing`.
+        """
+        return cls(field or subject, sent, f"`{subject}` requires {_quoted(others, 'and')}")
+
+
+def _quoted(paths: Iterable[str], conjunction: str) -> str:
+    return f" {conjunction} ".join(f"`{path}`" for path in paths)
 
 
 class JobError(Exception):
-    """A job ended without its result, for a reason that the caller may know.
+    """A job failed, for a reason that the caller is told.
 
     Args:
-        message: One sentence for the caller.
-        retryable: Whether the same job may succeed later; by default what the table says.
-        replaces_worker: Whether this process can do no more; by default what the table says.
+        message: A message for the caller.
+        retryable: Whether the same job may succeed later; overrides the table.
+        replaces_worker: Whether the process must be replaced; overrides the table.
     """
 
     code: ClassVar[str]
@@ -76,12 +112,12 @@ class JobError(Exception):
 
 
 class ValidationError(JobError):
-    """The request is wrong. All its problems are named at once; nothing was computed.
+    """The request is invalid. All problems are reported at once, before any work.
 
     Args:
-        problems: The problems to be named.
-        more: How many others there are, when naming them all would make too long a message.
-        warnings: What else the caller should know: names that mean nothing may be misspelt ones.
+        problems: The problems to list.
+        more: The number of further problems, if listing all would make the message too long.
+        warnings: The request's warnings: an unknown field may be a misspelt one.
     """
 
     code = "VALIDATION_ERROR"
@@ -94,44 +130,44 @@ class ValidationError(JobError):
 
 
 class ReferenceImageError(JobError):
-    """A reference cannot be fetched, opened or used. Retryable when its host failed with 5xx or timed out."""
+    """A reference cannot be fetched, decoded or used. Retryable if its host failed with 5xx or timed out."""
 
     code = "REFERENCE_IMAGE_ERROR"
 
 
 class ContextLengthExceeded(JobError):
-    """The conversation does not fit the model's context window. Nothing is ever cut."""
+    """The conversation does not fit the model's context window. It is never truncated."""
 
     code = "CONTEXT_LENGTH_EXCEEDED"
 
 
 class ModelUnavailable(JobError):
-    """A named model, LoRA, VAE, ControlNet … is not on this worker. Nothing weaker is used in its place."""
+    """A named model, LoRA, VAE, ControlNet … is not installed on this worker. There is no fallback to another one."""
 
     code = "MODEL_UNAVAILABLE"
 
 
 class OutOfMemory(JobError):
-    """Memory did not suffice even after every remedy was tried."""
+    """Out of memory, even after every fallback."""
 
     code = "OOM_ERROR"
     retryable = True
 
 
 class GenerationError(JobError):
-    """The model ran and its result is unusable: not finite, of a wrong shape, too large to hand over."""
+    """The model's output is unusable: not finite, of an unexpected shape, or too large to return."""
 
     code = "GENERATION_ERROR"
     retryable = True
 
 
 class UploadError(JobError):
-    """Storage refused or stayed away. Nothing is reported as stored that is not. Not retryable when storage answered with 4xx.
+    """Storage rejected an upload or was unavailable. Not retryable after a permanent 4xx.
 
     Args:
-        message: One sentence for the caller.
+        message: A message for the caller.
         retryable: Whether the same job may succeed later.
-        pending: The keys of what is kept on the worker, to be stored later.
+        pending: The keys of assets kept in the worker's outbox, to be stored later.
     """
 
     code = "UPLOAD_ERROR"
@@ -143,20 +179,20 @@ class UploadError(JobError):
 
 
 class JobTimeout(JobError):
-    """The job's own deadline passed. The worker is replaced only where the work does not end."""
+    """The job's deadline passed. The worker is replaced only if the work does not stop."""
 
     code = "JOB_TIMEOUT"
     retryable = True
 
 
 class Cancelled(JobError):
-    """RunPod stopped the job."""
+    """RunPod cancelled the job."""
 
     code = "CANCELLED"
 
 
 class DeviceError(JobError):
-    """The GPU's context is lost; the worker takes no further job and is replaced."""
+    """The CUDA context is lost. The worker takes no further job and is replaced."""
 
     code = "DEVICE_ERROR"
     retryable = True
@@ -164,7 +200,7 @@ class DeviceError(JobError):
 
 
 class InternalError(JobError):
-    """Anything else. The caller gets the job's id, the log gets the rest."""
+    """Any other error. The caller gets the job's id; the details are logged."""
 
     code = "INTERNAL_ERROR"
     retryable = True
@@ -183,41 +219,41 @@ ERRORS: tuple[type[JobError], ...] = (
     DeviceError,
     InternalError,
 )
-"""The table, in the order of the documentation. `docs/errors.md` and the schemas are made from it."""
+"""The table in documentation order. `docs/errors.md` and the schemas are generated from it."""
 
-# CUDA reports these once and then for every later call: the context is lost (CUDA runtime API, cudaError_t). Everything that PyTorch
-# raises as an accelerator error is treated so, except the two that say "this call was wrong" (1) and "no memory" (2).
+# Most CUDA errors are sticky: every later call fails too, because the context is lost (CUDA runtime API, cudaError_t). The exceptions
+# among PyTorch's accelerator errors are cudaErrorInvalidValue (1) and cudaErrorMemoryAllocation (2).
 _RECOVERABLE_CUDA_CODES = frozenset({1, 2})
 
 
 def classify(error: BaseException, job_id: str) -> JobError:
-    """Says which row of the table an exception belongs to.
+    """Maps any exception to an error of the table.
 
-    Torch's exceptions are recognised by name, so that nothing here imports torch.
+    PyTorch's exceptions are recognised by class name, so that this module does not import torch.
 
     Args:
-        error: What was raised while the job ran.
-        job_id: Named in the message of an unexpected error, so that its log lines can be found.
+        error: The exception that the job raised.
+        job_id: Included in the message of an unexpected error, to find its log lines.
     """
     if isinstance(error, JobError):
         return error
     if _is_out_of_memory(error):
-        return OutOfMemory("Memory did not suffice for this job: ask for a smaller size, fewer images or fewer frames.")
+        return OutOfMemory("Out of memory: request a smaller size, fewer images or fewer frames.")
     if _is_lost_device(error):
-        return DeviceError("The GPU failed while the job ran; the worker is replaced. Send the job again.")
-    return InternalError(f"The worker failed unexpectedly. Send the job again, or ask the operator to look for job {job_id} in the log.")
+        return DeviceError("The GPU failed during the job; the worker is being replaced. Send the job again.")
+    return InternalError(f"The worker failed unexpectedly. Send the job again, or ask the operator to search the log for job {job_id}.")
 
 
 def clear_exception_frames(error: BaseException) -> None:
-    """Frees what the frames of an error hold, and those of what it came of. Its traceback stays, and can still be shown.
+    """Clears the local variables of the traceback frames of an exception and its causes. The traceback can still be printed.
 
-    These frames hold the tensors that were being computed with, and what waited for the work holds the error: a circle, which nobody but
-    the collector would undo, and that has so many objects of libraries to look through that it comes many jobs later.
+    The frames keep GPU tensors alive, and the waiting future keeps the exception alive: a reference cycle that the garbage collector may
+    not break for many jobs.
     """
     chain = [error]
-    for each in chain:
-        traceback.clear_frames(each.__traceback__)
-        chain.extend(of for of in (each.__cause__, each.__context__) if of is not None and of not in chain)
+    for link in chain:
+        traceback.clear_frames(link.__traceback__)
+        chain.extend(cause for cause in (link.__cause__, link.__context__) if cause is not None and cause not in chain)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -229,10 +265,10 @@ def _is_lost_device(error: BaseException) -> bool:
     code = getattr(error, "error_code", None)
     if _is_a(error, "AcceleratorError") and code is not None:
         return code not in _RECOVERABLE_CUDA_CODES
-    # Libraries beside torch raise the same as plain errors, told apart by their texts.
+    # Other libraries raise the same errors as RuntimeError, recognisable only by their text.
     text = str(error)
-    said = any(sign in text for sign in ("CUDA error: ", "CUBLAS_STATUS_EXECUTION_FAILED", "CUDNN_STATUS_EXECUTION_FAILED"))
-    return isinstance(error, RuntimeError) and said and "CUDA error: invalid argument" not in text
+    is_cuda = any(sign in text for sign in ("CUDA error: ", "CUBLAS_STATUS_EXECUTION_FAILED", "CUDNN_STATUS_EXECUTION_FAILED"))
+    return isinstance(error, RuntimeError) and is_cuda and "CUDA error: invalid argument" not in text
 
 
 def _is_a(error: BaseException, name: str) -> bool:

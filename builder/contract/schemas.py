@@ -37,11 +37,7 @@ class Endpoint:
     def of(cls, name: str) -> Endpoint:
         """Imports a handler's models by the convention that `handlers/__init__.py` documents."""
         request, payload = (
-            getattr(
-                import_module(f"handlers.{name}.{role}" if role == "request" else "shared.contract.callback"),
-                f"{name.capitalize()}{role.capitalize()}",
-            )
-            for role in ("request", "payload")
+            getattr(import_module(f"handlers.{name}.{role}"), f"{name.capitalize()}{role.capitalize()}") for role in ("request", "payload")
         )
         return cls(name, request, payload)
 

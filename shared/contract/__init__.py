@@ -1,1 +1,1 @@
-"""What a caller sends and what it gets back: pydantic only."""
+"""The contract with callers: requests, payloads, and the messages about invalid requests. Depends on pydantic only."""

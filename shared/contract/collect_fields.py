@@ -1,4 +1,4 @@
-"""From what a caller sends, nested and in two generations of names, to one flat set of values."""
+"""Collects the values of a request from its sections (`config`, top level, `metadata`), resolving aliases and precedence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.contract.names import Vocabulary, show_name
 from shared.contract.problems import show_value
 from shared.errors import Problem, ValidationError
 
-_MOST_UNKNOWN = 12
+_MAX_UNKNOWN_WARNINGS = 12
 _INNER: tuple[Section, ...] = ("config", "metadata")
 _Sections = Mapping[Section, Mapping[object, object]]
 
@@ -23,9 +23,9 @@ class CollectedFields:
     """The values of a request by field.
 
     Attributes:
-        values: What was given, `null` left out.
-        sources: Where each field stands, as the caller wrote it; for absent ones the canonical section.
-        problems: What is already wrong.
+        values: The given values, without `null`.
+        sources: The path of each field as the caller wrote it; of absent ones the canonical path.
+        problems: Problems found so far.
     """
 
     values: dict[str, object] = field(default_factory=dict, repr=False)
@@ -36,13 +36,13 @@ class CollectedFields:
 def collect_fields(
     model: type[BaseModel], raw: object, warnings: RequestWarnings, *, descriptive: frozenset[str] = frozenset()
 ) -> CollectedFields:
-    """Finds the value of every field: `config` before the top level before `metadata`, in each the canonical name before its aliases.
+    """Finds the value of every field. `config` wins over the top level, that over `metadata`; within each, the canonical name wins.
 
     Args:
-        model: The request whose declarations say what stands where.
-        raw: What came as the job's input.
-        warnings: Gets a warning for every name that means nothing, and for every value that another one overrules.
-        descriptive: Names that callers send along and that are known to mean nothing here.
+        model: The request, whose field declarations hold the locations.
+        raw: The job's input.
+        warnings: Receives a warning for every unknown name, and for every value that another one overrides.
+        descriptive: Known names without effect, which callers may send.
 
     Raises:
         ValidationError: The input is not an object.
@@ -50,15 +50,15 @@ def collect_fields(
     if not isinstance(raw, Mapping):
         raise ValidationError([Problem("input", show_value(raw), "an object with the fields of the request")])
     collected = CollectedFields()
-    sections = _open(raw, collected.problems)
+    sections = _open_sections(raw, collected.problems)
     declared = field_locations(model)
     for name, location in declared.items():
         _find(name, location, sections, collected, warnings)
-    _name_unknown(declared.values(), sections, descriptive, warnings)
+    _warn_of_unknown(declared.values(), sections, descriptive, warnings)
     return collected
 
 
-def _open(raw: Mapping[object, object], problems: list[Problem]) -> _Sections:
+def _open_sections(raw: Mapping[object, object], problems: list[Problem]) -> _Sections:
     sections: dict[Section, Mapping[object, object]] = {"top": raw, "config": {}, "metadata": {}}
     for section in _INNER:
         inner = raw.get(section)
@@ -76,24 +76,26 @@ def _find(name: str, location: FieldLocation, sections: _Sections, collected: Co
         return
     collected.values[name] = found[0][2]
     for section, alias, value in found[1:]:
-        if not _contradicts(value, found[0][2]):
+        if not _differs(value, found[0][2]):
             continue
         if location.must_agree:
-            collected.problems.append(Problem(path_of(section, alias), "another value", f"the same as {collected.sources[name]}"))
+            collected.problems.append(Problem(path_of(section, alias), "a different value", f"the same as {collected.sources[name]}"))
         elif section != "metadata":
-            warnings.add(f"{path_of(section, alias)}: not used, because {collected.sources[name]} is given")
+            warnings.add_ignored(path_of(section, alias), f"`{collected.sources[name]}` is given")
 
 
-def _contradicts(value: object, chosen: object) -> bool:
-    # Lists and objects are not compared: what a stranger nests may be too deep for it.
+def _differs(value: object, chosen: object) -> bool:
+    # Lists and objects are not compared: untrusted input may nest too deeply for it.
     return isinstance(value, str | int | float) and isinstance(chosen, str | int | float) and value != chosen
 
 
-def _name_unknown(declared: Iterable[FieldLocation], sections: _Sections, descriptive: frozenset[str], warnings: RequestWarnings) -> None:
+def _warn_of_unknown(
+    declared: Iterable[FieldLocation], sections: _Sections, descriptive: frozenset[str], warnings: RequestWarnings
+) -> None:
     declared = list(declared)
     known: set[tuple[str, object]] = {candidate for location in declared for candidate in location.candidates()}
     known |= {("top", "config"), ("top", "metadata")}
-    # In metadata a caller may keep whatever it likes.
+    # Callers may keep anything in metadata.
     unknown = [
         (section, name)
         for section in SECTIONS
@@ -104,11 +106,9 @@ def _name_unknown(declared: Iterable[FieldLocation], sections: _Sections, descri
     vocabulary = Vocabulary(
         (alias.rpartition(".")[2], location.path) for location in declared for alias in (location.path, *location.aliases)
     )
-    for section, name in unknown[:_MOST_UNKNOWN]:
-        meant = vocabulary.nearest(name)
-        hint = f"; did you mean {meant}?" if meant is not None else ""
-        warnings.add(f"{path_of(section, show_name(name))}: not a known field, ignored{hint}")
-    warnings.add_omitted(max(0, len(unknown) - _MOST_UNKNOWN))
+    for section, name in unknown[:_MAX_UNKNOWN_WARNINGS]:
+        warnings.add_unknown(path_of(section, show_name(name)), vocabulary.nearest(name))
+    warnings.add_omitted(max(0, len(unknown) - _MAX_UNKNOWN_WARNINGS))
 
 
 def _is_unknown(section: Section, name: object, known: Set[tuple[str, object]], descriptive: frozenset[str]) -> bool:

@@ -1,4 +1,4 @@
-"""What a value may be, said in words: read from JSON Schema, so that messages, tables and validators cannot disagree."""
+"""Describes the constraints of a field in words, from its JSON Schema, so that messages, documentation and validators agree."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 Schema = Mapping[str, Any]
 
-# Where a field has no bound of its own; beyond it a float no longer tells neighbours apart.
+# The bound of fields that declare none: beyond it neighbouring integers are the same float.
 _LARGEST = 2**53
 _NUMERAL = re.compile(r"-?\d{1,15}(\.\d{1,15})?")
 
 
 def group_thousands(number: int) -> str:
-    """A number with its thousands apart: `10 000`."""
+    """Formats an integer with spaces between groups of three digits: `10 000`."""
     return f"{number:,}".replace(",", " ")
 
 
 def resolve(node: Schema, schema: Schema) -> Schema:
-    """Follows a reference, and takes the one alternative beside `null`."""
+    """Follows references, and unwraps an optional type."""
     while True:
         options = [option for option in node.get("anyOf", ()) if option.get("type") != "null"]
         if "$ref" in node:
@@ -32,11 +32,11 @@ def resolve(node: Schema, schema: Schema) -> Schema:
 
 
 def describe_constraint(node: Schema, schema: Schema) -> str:
-    """What a piece of JSON Schema allows, as the end of "must be …".
+    """Describes what a JSON Schema node allows, to complete the sentence "must be …".
 
     Args:
-        node: The piece.
-        schema: The whole, for references.
+        node: The node.
+        schema: The whole schema, for references.
     """
     node = resolve(node, schema)
     if "allowed" in node:
@@ -102,11 +102,11 @@ def _items(node: Schema) -> str:
 
 
 def nearest(node: Schema, value: object) -> str | None:
-    """The allowed number or word that comes nearest to a value, if there is one.
+    """Returns the allowed number or word that is nearest to a value, if there is one.
 
     Args:
-        node: A piece of JSON Schema without references.
-        value: Anything.
+        node: A JSON Schema node without references.
+        value: Any value.
     """
     if isinstance(value, str) and _NUMERAL.fullmatch(value) and node.get("type") in ("integer", "number"):
         value = float(value)

@@ -1,4 +1,4 @@
-"""What a request is judged by beside itself, and the warnings that come up on the way."""
+"""The context of a validation: the operator's decisions, the job's id, and the warnings collected on the way."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Self
 
 from pydantic import ValidationInfo
 
-_MOST_NOTES = 20
-_LONGEST_NOTE = 240
+_MAX_WARNINGS = 20
+_MAX_WARNING_LENGTH = 240
 
 
 @dataclass(frozen=True)
 class Operator:
-    """The operator's decisions that requests are validated against. A handler with decisions of its own declares a subclass.
+    """The operator's settings that requests are validated against. Handlers with settings of their own declare a subclass.
 
     Attributes:
         callback_hosts: Lower-case hosts that a request's own `callback_url` may name.
@@ -24,33 +24,41 @@ class Operator:
 
     @classmethod
     def of(cls, operator: Operator) -> Self:
-        """Returns the operator as an instance of this class: itself, or this class's defaults where it is of another."""
+        """Returns the operator as this class: unchanged if it is an instance, else with this class's defaults."""
         return operator if isinstance(operator, cls) else cls(callback_hosts=operator.callback_hosts)
 
 
 DEFAULT_OPERATOR = Operator()
-"""An operator who decided nothing."""
+"""The defaults."""
 
 
 class RequestWarnings:
-    """The warnings about one request: each once, few and short, so that no request can make a large payload."""
+    """The warnings about one request: deduplicated and bounded in number and length, so that no request can inflate its payload."""
 
     def __init__(self) -> None:
         self._texts: dict[str, None] = {}
         self._left_out = 0
 
     def add(self, text: str) -> None:
-        """Adds a sentence unless it is already there. Beyond twenty they are only counted."""
-        short = text[:_LONGEST_NOTE]
+        """Adds a warning unless it is a duplicate. Beyond twenty, warnings are only counted."""
+        short = text[:_MAX_WARNING_LENGTH]
         if short in self._texts:
             return
-        if len(self._texts) < _MOST_NOTES:
+        if len(self._texts) < _MAX_WARNINGS:
             self._texts[short] = None
         else:
             self.add_omitted(1)
 
+    def add_unknown(self, path: str, meant: str | None) -> None:
+        """Warns that a name is unknown, with the known name that it resembles."""
+        self.add(f"`{path}` is not a known field and was ignored" + (f"; did you mean `{meant}`?" if meant is not None else ""))
+
+    def add_ignored(self, path: str, reason: str) -> None:
+        """Warns that a field has no effect."""
+        self.add(f"`{path}` was ignored, because {reason}")
+
     def add_omitted(self, count: int) -> None:
-        """Counts warnings that were not worth writing down."""
+        """Counts warnings that are not written out."""
         self._left_out += count
 
     def __iter__(self) -> Iterator[str]:
@@ -61,13 +69,13 @@ class RequestWarnings:
 
 @dataclass(frozen=True)
 class Context:
-    """Handed to pydantic, so that validators see more than one value.
+    """The validation context that is passed to pydantic.
 
     Attributes:
-        operator: The operator's decisions.
-        job_id: RunPod's id of the job, for requests that may leave their own out.
-        sources: Where each given field stands, as the caller wrote it.
-        warnings: Where validators put warnings.
+        operator: The operator's settings.
+        job_id: RunPod's id of the job, the default for requests whose own id is optional.
+        sources: The path of each given field, as the caller wrote it.
+        warnings: Receives the validators' warnings.
     """
 
     operator: Operator = DEFAULT_OPERATOR
@@ -76,10 +84,10 @@ class Context:
     warnings: RequestWarnings = field(default_factory=RequestWarnings)
 
     def source_of(self, name: str) -> str:
-        """A given field as the caller wrote it: `config.frame_num` for `frames`."""
+        """Returns the path of a given field as the caller wrote it: `config.frame_num` for `frames`."""
         return self.sources.get(name, name)
 
     @classmethod
     def of(cls, info: ValidationInfo) -> Context:
-        """The context of a running validation; an empty one when a request is built directly, as tests do."""
+        """Returns the context of the running validation; an empty one when a request is constructed directly, as in tests."""
         return info.context if isinstance(info.context, cls) else cls()

@@ -1,7 +1,6 @@
-"""What a field's declaration says beside its type: where it stands on the location, and what an absent value counts as.
+"""Field metadata: location in the request body, aliases, computed default.
 
-Adding a field means writing one declaration. The reading of requests, the messages about wrong ones, the schemas, the TypeScript and the
-tables of the documentation all derive from it.
+A field is added with one declaration. Parsing, error messages, schemas, TypeScript types and documentation tables are derived from it.
 """
 
 from __future__ import annotations
@@ -11,28 +10,28 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, GetCoreSchemaHandler, ValidationInfo
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, core_schema
 
 from shared.contract.context import Context
 
 Section = Literal["top", "config", "metadata"]
 
 SECTIONS: tuple[Section, ...] = ("config", "top", "metadata")
-"""Where a value may stand, the section that wins first."""
+"""The sections of a request body, in order of precedence."""
 
 UNSET: Any = None
-"""The default of a field whose absent value is computed by `ComputedDefault`."""
+"""The default of a field that has a `ComputedDefault`."""
 
 
 @dataclass(frozen=True)
 class FieldLocation:
-    """Where a field stands in what a caller sends.
+    """Where a field stands in the request body.
 
     Attributes:
-        path: The canonical section and name: `config.steps`, or `prompt` at the top level.
+        path: The canonical path: `config.steps`, or `prompt` at the top level.
         aliases: Other names, tried after the canonical one in each section; `metadata.x` is tried only there.
-        sections: The sections that are looked through.
-        must_agree: Whether all names that are given must have the same value.
+        sections: The sections that are searched.
+        must_agree: Whether all given names must have the same value.
     """
 
     path: str
@@ -52,14 +51,14 @@ class FieldLocation:
         return self.path.rpartition(".")[2]
 
     def candidates(self) -> Iterator[tuple[Section, str]]:
-        """Every section and name under which the field may stand, the one that wins first."""
+        """Every section and name under which the field may stand, in order of precedence."""
         for section in SECTIONS:
             names = [alias.rpartition(".") for alias in (self.name, *self.aliases)]
             fitting = [name for head, _, name in names if head == section or (not head and section in self.sections)]
             yield from ((section, name) for name in dict.fromkeys(fitting))
 
     def documented_aliases(self) -> Iterator[tuple[Section, str]]:
-        """The aliases with the sections that documentation names for them: their own, else that of the canonical name."""
+        """The aliases with the section that the documentation lists them under: their own, else that of the canonical name."""
         own = {alias.rpartition(".")[2]: _section(alias.rpartition(".")[0]) for alias in self.aliases if "." in alias}
         yield from ((own.get(name, self.section), name) for name in dict.fromkeys(alias.rpartition(".")[2] for alias in self.aliases))
 
@@ -69,12 +68,12 @@ def _section(name: str) -> Section:
 
 
 def path_of(section: Section, name: str) -> str:
-    """A name as a caller would write it: `config.steps`, `prompt`."""
+    """Returns the path of a name: `config.steps`, `prompt`."""
     return name if section == "top" else f"{section}.{name}"
 
 
 def field_locations(model: type[BaseModel]) -> dict[str, FieldLocation]:
-    """The fields of a request that stand on the location, in the order of their declaration."""
+    """Returns the locations of a request's fields, in order of declaration."""
     return {name: part for name, field in model.model_fields.items() for part in field.metadata if isinstance(part, FieldLocation)}
 
 
@@ -83,11 +82,11 @@ Compute = Callable[[Mapping[str, Any], Context], object]
 
 @dataclass(frozen=True)
 class ComputedDefault:
-    """What an absent field counts as, computed from the fields declared before it; those that are wrong are missing there.
+    """A default that is computed from the fields declared before it. Invalid fields are missing from the mapping.
 
     Attributes:
-        compute: Makes the value, or raises what `refuse` returns.
-        text: The default as the documentation says it.
+        compute: Returns the value, or raises an error of `shared.contract.rejections`.
+        text: The default as documented.
     """
 
     compute: Compute
@@ -95,31 +94,19 @@ class ComputedDefault:
 
     @classmethod
     def by_type(cls, values: Mapping[tuple[str, ...], object]) -> ComputedDefault:
-        """A default that depends on the job's type.
+        """Returns a default that depends on the job's type.
 
         Args:
             values: The default for each group of types.
         """
         flat = {job_type: value for types, value in values.items() for job_type in types}
         text = "; ".join(f"{value} for {', '.join(f'`{each}`' for each in types)}" for types, value in values.items())
-        # A job of a wrong type fails anyway: any legal value keeps further messages out of its list of problems.
-        anything = next(iter(flat.values()))
-        return cls(lambda data, _: flat.get(data.get("type", ""), anything), text)
+        # A job of an invalid type fails anyway: any valid value avoids follow-up problems.
+        fallback = next(iter(flat.values()))
+        return cls(lambda data, _: flat.get(data.get("type", ""), fallback), text)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_before_validator_function(self._fill, handler(source))
 
     def _fill(self, value: object, info: ValidationInfo) -> object:
         return self.compute(info.data, Context.of(info)) if value is None else value
-
-
-def refuse(allowed: str, *, sent: str | None = None, nearest: object = None, field: str | None = None) -> PydanticCustomError:
-    """What a validator raises when a value is wrong for a reason that its type does not tell.
-
-    Args:
-        allowed: Completes the sentence "must be …".
-        sent: What was sent, where the value itself does not say it or must not be shown.
-        nearest: The nearest allowed value.
-        field: The name of the field that is to be blamed, if not the validated one.
-    """
-    return PydanticCustomError("refused", "must be {allowed}", {"allowed": allowed, "sent": sent, "nearest": nearest, "field": field})

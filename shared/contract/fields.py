@@ -1,4 +1,4 @@
-"""The types of values that several requests share."""
+"""Field types that several requests share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticKnownError
 
-from shared.contract.field_location import ComputedDefault, FieldLocation, refuse
+from shared.contract.field_location import ComputedDefault, FieldLocation
+from shared.contract.rejections import refuse
 
 LARGEST_SEED = 2_147_483_647
 
@@ -17,7 +18,7 @@ _LONE_SURROGATE_OR_NUL = re.compile("[\x00\ud800-\udfff]")
 
 
 def ensure_valid_text(text: str) -> str:
-    """Refuses text that cannot be written as UTF-8 or stored in a database."""
+    """Rejects text that cannot be encoded as UTF-8 or stored in a database."""
     if _LONE_SURROGATE_OR_NUL.search(text):
         raise refuse("text without NUL characters and unpaired surrogates")
     return text
@@ -28,39 +29,39 @@ def _draw_seed(*_: object) -> int:
 
 
 Text = Annotated[str, AfterValidator(ensure_valid_text)]
-"""A string that is valid UTF-8 and has no NUL."""
+"""A string without unpaired surrogates and NUL characters."""
 
 Id = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$", json_schema_extra={"allowed": "1 to 128 of the characters A–Z, a–z, 0–9, _ and -"})
 ]
-"""An id that becomes part of a storage path."""
+"""An id that becomes a segment of a storage path."""
 
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 """0 … 2147483647."""
 
 random_seed = ComputedDefault(_draw_seed, "drawn, 1 … 2147483647")
-"""An absent seed is drawn from the system's generator."""
+"""The default of a seed: drawn from the operating system's random generator."""
 
 
-def _ensure_whole(value: object) -> object:
+def _ensure_int(value: object) -> object:
     if type(value) is not int:
         raise PydanticKnownError("int_type")
     return value
 
 
-ExactInt = BeforeValidator(_ensure_whole)
-"""For a choice among numbers: there `true` and `1.0` would count as 1."""
+ExactInt = BeforeValidator(_ensure_int)
+"""For literal integers, where pydantic would accept `true` and `1.0` as 1."""
 
 
 _PLAIN = "a plain name of up to 128 letters, digits, spaces and . _ + -, never a path or a URL"
 
-# Never two dots in a row: what a path would climb with.
+# Two dots in a row are excluded, because they climb a path.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_](\.?[A-Za-z0-9_ +-])*\.?$", max_length=128, json_schema_extra={"allowed": _PLAIN})]
-"""The name of something in the operator's catalogue or folders."""
+"""The name of an add-on in the operator's catalogue or folders."""
 
 PreviewFlag = Annotated[
     bool,
     FieldLocation("config.preview"),
-    Field(description="Whether progress updates carry a small picture of what there is so far, as `preview`."),
+    Field(description="Whether progress updates carry a small image of the current state, as `preview`."),
 ]
-"""Whether a caller wants to look on."""
+"""Whether the caller wants latent previews."""

@@ -1,4 +1,4 @@
-"""LoRAs in requests for pictures and clips."""
+"""LoRAs in requests for images and videos."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from shared.contract.nested import NestedModel
 
 
 class Lora(NestedModel):
-    """One LoRA and how strongly it acts."""
+    """One LoRA and its scale."""
 
     location: ClassVar[str] = "config.loras[]"
 
     name: Annotated[Name, Field(description="A name from the operator's folder or catalogue.")]
-    scale: Annotated[float, Field(ge=-2.0, le=2.0, description="How strongly it acts.")] = 1.0
+    scale: Annotated[float, Field(ge=-2.0, le=2.0, description="The weight of the LoRA.")] = 1.0

@@ -1,4 +1,4 @@
-"""From pydantic's errors to sentences for the caller: what is allowed, what was sent, what comes nearest."""
+"""Converts pydantic's errors to messages for the caller: the constraint, the value, the nearest allowed value."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from pydantic import ValidationError as PydanticError
 from pydantic_core import ErrorDetails
 
 from shared.contract.constraints import Schema, describe_constraint, group_thousands, nearest, resolve
+from shared.contract.field_location import field_locations
 from shared.contract.names import looks_like_a_key
-from shared.errors import Problem, ValidationError
+from shared.contract.rejections import CONFLICT, REQUIREMENT, VALUE
+from shared.errors import Conflict, Problem, ValidationError
 
-_MOST = 25
-# Short words are shown as they came. Anything longer or less plain may be a prompt, a token or a URL.
+_MAX_PROBLEMS = 25
+# Short words are shown as sent. Anything longer or less plain may be a prompt, a token or a URL.
 _WORD = re.compile(r"[A-Za-z0-9_+.:*-]{1,32}")
-# Of these kinds only is a string that was sent shown: a prompt or a reference that is wrong is wrong for other reasons.
+# The error types whose string input is shown. Of others, such as a prompt or a reference, only the length is.
 _SHOWN = {"literal_error", "int_type", "float_type", "bool_type", "enum"}
 
 
 def show_value(value: object, *, show_text: bool = True) -> str:
-    """What was sent, fit for a message: numbers and short words as they are, everything else by its kind and size."""
+    """Formats a value for a message: numbers and short words as they are, everything else by its kind and size."""
     match value:
         case None:
             return "nothing"
@@ -51,41 +53,51 @@ def _describe_text(text: str) -> str:
 def validation_error(
     known: Sequence[Problem], more: Iterable[Problem] = (), count: int = 0, warnings: Iterable[str] = ()
 ) -> ValidationError:
-    """The error that names the problems, or the first of very many and how many more there are.
+    """Returns the error that lists the problems, or the first of very many and the number of the others.
 
     Args:
-        known: Problems that were found while values were collected.
-        more: Problems that were found while values were judged; only as many are made as are named.
-        count: How many those are.
-        warnings: What was warned about so far.
+        known: Problems found while collecting values.
+        more: Problems found while validating values; consumed only as far as they are listed.
+        count: The number of `more`.
+        warnings: The warnings so far.
     """
-    named = [*known, *islice(more, max(0, _MOST - len(known)))][:_MOST]
+    named = [*known, *islice(more, max(0, _MAX_PROBLEMS - len(known)))][:_MAX_PROBLEMS]
     return ValidationError(named, more=len(known) + count - len(named), warnings=warnings)
 
 
 def to_problems(model: type[BaseModel], error: PydanticError, sources: Mapping[str, str]) -> Iterator[Problem]:
-    """One problem for each of pydantic's errors.
+    """Converts pydantic's errors, one problem each.
 
     Args:
         model: The request that did not validate.
-        error: What pydantic raised.
-        sources: Where each field stands, as the caller wrote it.
+        error: The error that pydantic raised.
+        sources: The path of each field, as the caller wrote it.
     """
-    return (_explain(_schema(model), detail, sources) for detail in error.errors(include_url=False))
+    return (_to_problem(model, detail, sources) for detail in error.errors(include_url=False))
 
 
-def _explain(schema: Schema, detail: ErrorDetails, sources: Mapping[str, str]) -> Problem:
-    said = detail.get("ctx", {}) if detail["type"] == "refused" else {}
-    location, node = _find(schema, (said["field"],) if said.get("field") else detail["loc"])
-    # pydantic's input of a missing value is the object that it is missing from.
+def _to_problem(model: type[BaseModel], detail: ErrorDetails, sources: Mapping[str, str]) -> Problem:
+    if detail["type"] in (CONFLICT, REQUIREMENT):
+        return _to_conflict(model, detail, sources)
+    rejection = detail["ctx"] if detail["type"] == VALUE else {}
+    schema = _schema(model)
+    location, node = _find(schema, (rejection["field"],) if rejection.get("field") else detail["loc"])
+    # Of a missing value, pydantic's input is the object that it is missing from.
     value = None if detail["type"] == "missing" else detail["input"]
-    near = said.get("nearest") if said else nearest(node, value)
+    near = rejection.get("nearest") if rejection else nearest(node, value)
     return Problem(
         _path(location, sources),
-        said.get("sent") or show_value(value, show_text=detail["type"] in _SHOWN),
-        said.get("allowed") or describe_constraint(node, schema),
+        rejection.get("sent") or show_value(value, show_text=detail["type"] in _SHOWN),
+        rejection.get("allowed") or describe_constraint(node, schema),
         None if near is None else str(near),
     )
+
+
+def _to_conflict(model: type[BaseModel], detail: ErrorDetails, sources: Mapping[str, str]) -> Conflict:
+    locations, rejection = field_locations(model), detail["ctx"]
+    names = [locations[name].path if name in locations else name for name in (rejection["subject"], *rejection["others"])]
+    make = Conflict.between if detail["type"] == CONFLICT else Conflict.missing
+    return make(*names, field=_path(detail["loc"], sources), sent="nothing" if detail["input"] is None else "given")
 
 
 def _path(location: Sequence[int | str], sources: Mapping[str, str]) -> str:
@@ -100,7 +112,7 @@ def _schema(model: type[BaseModel]) -> Schema:
 
 
 def _find(schema: Schema, location: Sequence[int | str]) -> tuple[Sequence[int | str], Schema]:
-    """Follows a location as far as its names are ours: within something free, such as a JSON Schema, they are the caller's."""
+    """Follows a location as far as the schema declares it. Inside free-form values, such as a JSON Schema, names are the caller's."""
     node = resolve(schema, schema)
     for depth, part in enumerate(location):
         inner = _inside(node, part, schema)
@@ -111,7 +123,7 @@ def _find(schema: Schema, location: Sequence[int | str]) -> tuple[Sequence[int |
 
 
 def _inside(node: Schema, part: int | str, schema: Schema) -> Schema | None:
-    """What stands at an index or under a name, in the alternative that has such."""
+    """Returns the node at an index or a name, in the alternative that has one."""
     for option in node.get("anyOf", (node,)):
         form = resolve(option, schema)
         inner: Schema | None = form.get("items") if isinstance(part, int) else form.get("properties", {}).get(part)

@@ -1,4 +1,4 @@
-"""What a reference looks like. Whether it may be fetched is decided where it is fetched."""
+"""References to images: URLs, `data:` URLs and storage paths. `shared.fetch` decides whether one may be fetched."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from shared.contract.field_location import refuse
 from shared.contract.fields import ensure_valid_text
+from shared.contract.rejections import refuse
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _ALLOWED = "an https:// URL, a data: URL with an image, or a storage path"
@@ -20,13 +20,13 @@ _ALLOWED = "an https:// URL, a data: URL with an image, or a storage path"
 
 @dataclass(frozen=True, repr=False)
 class Reference:
-    """A picture that a request points to.
+    """An image that a request refers to.
 
-    `str` and `repr` never show a query string, credentials or image data, so that a reference may stand in messages and log lines.
+    `str` and `repr` omit query strings, credentials and image data, so that messages and log lines may contain a reference.
 
     Attributes:
-        kind: `url` for whatever has a scheme, the forbidden ones included; `data` for a `data:` URL; `storage` for a path.
-        value: What the caller sent.
+        kind: `data` for a `data:` URL, `url` for any other scheme, even a forbidden one, `storage` for a path.
+        value: The text as sent.
     """
 
     kind: Literal["url", "data", "storage"]
@@ -34,7 +34,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Tells the three kinds apart. Every text is one of them: policy belongs to whoever fetches."""
+        """Determines the kind of a reference. Every text has one: `shared.fetch` applies the policy."""
         scheme = _SCHEME.match(text)
         if scheme is None:
             return cls("storage", text)
@@ -52,10 +52,10 @@ class Reference:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(cls._read)
+        return core_schema.no_info_plain_validator_function(cls._validate)
 
     @classmethod
-    def _read(cls, value: object) -> Reference:
+    def _validate(cls, value: object) -> Reference:
         if isinstance(value, Reference):
             return value
         if not isinstance(value, str) or not value:

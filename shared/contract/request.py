@@ -1,4 +1,4 @@
-"""What every request is: a frozen, flat set of values, read from what a caller sends with all problems named at once."""
+"""The base class of requests: frozen, flat values, parsed from a job's input with all problems reported at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shared.contract.rejections import refuse
 
 __all__ = ["Identity", "Operator", "Request", "identify"]
 
-_LONGEST_URL = 2048
+_MAX_URL_LENGTH = 2048
 _CALLBACK_ALLOWED = "an https:// URL, without credentials, of a host that the operator allows (CALLBACK_ALLOWED_HOSTS)"
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
@@ -32,9 +32,9 @@ def _ensure_callback(url: str, info: ValidationInfo) -> str:
         host, _ = parts.hostname or "", parts.port
     except ValueError:
         raise refuse(_CALLBACK_ALLOWED) from None
-    # http is for development: only where the operator names the loopback itself.
+    # Plain http is for development: only to loopback hosts that the operator allows by name.
     scheme_is_fine = parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK)
-    is_plain = len(url) <= _LONGEST_URL and url.isprintable() and " " not in url and "\\" not in url and "@" not in parts.netloc
+    is_plain = len(url) <= _MAX_URL_LENGTH and url.isprintable() and " " not in url and "\\" not in url and "@" not in parts.netloc
     if not (scheme_is_fine and is_plain and host in Context.of(info).operator.callback_hosts):
         raise refuse(_CALLBACK_ALLOWED)
     return url
@@ -48,10 +48,10 @@ CallbackUrl = Annotated[Text, AfterValidator(_ensure_callback), Field(json_schem
 
 
 class Request(BaseModel):
-    """One job, as its caller asks for it. Subclasses declare the fields of their handler.
+    """One job's parameters. Subclasses declare the fields of their handler.
 
     Attributes:
-        warnings: What the caller should know although the request is valid: ignored names, mapped sizes.
+        warnings: What was ignored or changed although the request is valid: unknown fields, mapped sizes.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -63,38 +63,38 @@ class Request(BaseModel):
             "file_extension", "bucket", "status", "created_at",
         }
     )  # fmt: skip
-    """Names that callers send along because they stand in their row of the job. They mean nothing here, and no warning names them."""
+    """Columns of the callers' job table that come along with a request. They are ignored without a warning."""
 
     job_id: Annotated[
         Id,
         id_location,
         ComputedDefault(lambda _, context: context.job_id, "RunPod's id of the job"),
-        Field(description="The job. Both names may be given and then must agree."),
+        Field(description="The job's id. If both names are given they must agree."),
     ] = UNSET
-    user_id: Annotated[Id | None, user_id_location, Field(description="Whose job it is.")] = None
-    type: Annotated[str, type_location, Field(description="What is to be done.", pattern=r"^[a-z0-9_]{1,64}$")]
+    user_id: Annotated[Id | None, user_id_location, Field(description="The owner of the job.")] = None
+    type: Annotated[str, type_location, Field(description="The kind of job.", pattern=r"^[a-z0-9_]{1,64}$")]
     callback_url: Annotated[
         CallbackUrl | None,
         FieldLocation("callback_url", sections=("top",)),
-        Field(description="Where this job's callback goes instead of the configured place."),
+        Field(description="The URL of this job's callback, instead of the configured one."),
     ] = None
     warnings: tuple[str, ...] = ()
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        # A request that finds its way into a log line shows no prompt there.
+        # Keeps prompts out of log lines.
         yield from (("job_id", self.job_id), ("type", self.type))
 
     @classmethod
     def parse(cls, raw: object, *, job_id: str, operator: Operator = DEFAULT_OPERATOR) -> Self:
-        """Reads what came as the job's input.
+        """Parses a job's input.
 
         Args:
             raw: The input: nested or flat, canonical names or aliases.
-            job_id: RunPod's id of the job, for requests that may leave their own out.
-            operator: What the operator decides that the request is judged by.
+            job_id: RunPod's id of the job, the default where the request's own id is optional.
+            operator: The operator's settings that the request is validated against.
 
         Raises:
-            ValidationError: The request is wrong; all its problems are named.
+            ValidationError: Lists all problems of the request.
         """
         warnings = RequestWarnings()
         collected = cls._collect(raw, warnings, operator)
@@ -109,18 +109,18 @@ class Request(BaseModel):
 
     @classmethod
     def _collect(cls, raw: object, warnings: RequestWarnings, operator: Operator) -> CollectedFields:
-        """Finds the values of the fields in what came. A request that is sent in more forms than one tells them apart here."""
+        """Collects the fields' values. Requests that accept several forms of input override this."""
         return collect_fields(cls, raw, warnings, descriptive=cls.descriptive)
 
     @property
     def references(self) -> Mapping[str, Reference]:
-        """The pictures to fetch, by the canonical name of their field: `config.image`."""
+        """The images to fetch, by the canonical path of their field: `config.image`."""
         return MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose job it is and where its answer goes, known even of a request that is wrong."""
+    """The owner of a job and the target of its callback, known even if the request is invalid."""
 
     job_id: str
     user_id: str | None
@@ -129,7 +129,6 @@ class Identity:
 
 
 def _identity_values(raw: Mapping[object, Any]) -> dict[str, Any]:
-    """Looks up the identity fields only. Everything else is collected once, when the request is parsed."""
     found = {
         name: next((value for _, alias in location.candidates() if (value := raw.get(alias)) is not None), None)
         for name, location in field_locations(Request).items()
@@ -138,11 +137,13 @@ def _identity_values(raw: Mapping[object, Any]) -> dict[str, Any]:
 
 
 def identify(raw: object, *, job_id: str, operator: Operator = DEFAULT_OPERATOR) -> Identity:
-    """Takes what is valid of a request that may not be, for the payload of a job that failed. Never raises.
+    """Extracts the valid identity fields of a request that may be invalid, for the payload of a failed job. Never raises.
+
+    Only these fields are looked up: the rest is collected once, by `Request.parse`.
 
     Args:
-        raw: The job's input, whatever it is.
-        job_id: RunPod's id of the job, used when the request has no valid one.
+        raw: The job's input, of any type.
+        job_id: RunPod's id of the job, used if the request has no valid one.
         operator: Decides which callback hosts are allowed.
     """
     values = _identity_values(raw) if isinstance(raw, Mapping) else {}

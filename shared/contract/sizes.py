@@ -1,4 +1,4 @@
-"""Widths and heights as one word: `1024x576`."""
+"""Sizes as one string: `1024x576`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BeforeValidator, WithJsonSchema
 
 from shared.contract.context import Context
-from shared.contract.field_location import ComputedDefault, refuse
+from shared.contract.field_location import ComputedDefault
 from shared.contract.problems import show_value
+from shared.contract.rejections import refuse, requires
 
-_WORD = re.compile(r"([1-9]\d{0,5})[x*]([1-9]\d{0,5})", re.ASCII)
+_PATTERN = re.compile(r"([1-9]\d{0,5})[x*]([1-9]\d{0,5})", re.ASCII)
 _ALLOWED = 'a width and a height in pixels, such as "1024x576"'
 
 
@@ -31,35 +32,35 @@ class Size(NamedTuple):
         return self.width * self.height
 
 
-def _from_word(word: object) -> Size:
-    if isinstance(word, Size):
-        return word
-    match = _WORD.fullmatch(word) if isinstance(word, str) else None
+def _parse(text: object) -> Size:
+    if isinstance(text, Size):
+        return text
+    match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
     if match is None:
-        raise refuse(_ALLOWED, sent=show_value(word))
+        raise refuse(_ALLOWED, sent=show_value(text))
     return Size(int(match[1]), int(match[2]))
 
 
 SizeWord = Annotated[
     Size,
-    BeforeValidator(_from_word),
+    BeforeValidator(_parse),
     WithJsonSchema({"type": "string", "pattern": r"^[1-9]\d{0,5}[x*][1-9]\d{0,5}$", "allowed": _ALLOWED}),
 ]
-"""`1024x576` or `1024*576`, read as a `Size`."""
+"""`1024x576` or `1024*576`, parsed to a `Size`."""
 
 
 def round_side(side: int, step: int, low: int, high: int) -> int:
-    """The multiple of `step` from `low` to `high` that is nearest to a side."""
+    """Rounds a side to the nearest multiple of `step` within `low` … `high`."""
     return min(max(round(side / step) * step, low), high)
 
 
 def side_of(default: Size, index: Literal[0, 1]) -> ComputedDefault:
-    """What an absent width (0) or height (1) counts as: that of `resolution`, else of a default. One is never given without the other."""
+    """Returns the default of a width (0) or height (1): from `resolution`, else from `default`. Giving only one of the two is an error."""
 
     def compute(data: Mapping[str, Any], context: Context) -> int:
         other = ("height", "width")[index]
         if other in context.sources:
-            raise refuse(f"given together with {other}")
+            raise requires(other, ("width", "height")[index])
         return (data.get("resolution") or default)[index]
 
     return ComputedDefault(compute, f"{default[index]}, or from `resolution`")

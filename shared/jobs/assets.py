@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.contract.assets import ExtraFile
-from shared.contract.callback import Asset, ImageAsset, TextAsset, TextMetadata, VideoAsset
+from shared.contract.assets import Asset, ExtraFile, ImageAsset, TextAsset, TextMetadata, VideoAsset
 from shared.contract.request import Request
 from shared.errors import UploadError
 from shared.jobs.delivery.uploads import UploadSession

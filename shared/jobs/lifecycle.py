@@ -17,7 +17,8 @@ from typing import Generic, TypeVar
 
 from PIL import Image
 
-from shared.contract.callback import Asset, CompletedPayload, FailedPayload
+from shared.contract.assets import Asset
+from shared.contract.callback import CompletedPayload, FailedPayload
 from shared.contract.request import Identity, Operator, Request, identify
 from shared.errors import Cancelled, JobError, classify, clear_exception_frames
 from shared.fetch import Fetcher

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.contract.callback import Asset, CompletedPayload, FailedPayload, ProcessingPayload
+from shared.contract.assets import Asset
+from shared.contract.callback import CompletedPayload, FailedPayload, ProcessingPayload
 from shared.contract.request import Identity, Request
 from shared.errors import JobError, UploadError, ValidationError
 from shared.jobs.recipe import Summary

@@ -28,7 +28,7 @@ from tests.fuzzing.cross_field_rules import Values, blamed
 from tests.fuzzing.exploration import examples, explore
 from tests.fuzzing.invalid_requests import CANARY, Mutant, mutants, put, spots, take
 from tests.fuzzing.requests import FORMS, OPERATOR, Form, allowed, valid
-from tests.shared.jobs.conftest import Made, run
+from tests.shared.jobs.conftest import ScriptedRecipe, run
 
 forms = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 
@@ -57,7 +57,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Refusals]:
     with GpuThread() as gpu, ThreadPoolExecutor(4) as threads:
         callbacks = CallbackDispatcher(disk, Webhook(settings), threads, always_callback=False, send_processing=False)
         yield Refusals(
-            {form.name: Worker("w", form.model, Made(making), OPERATOR, disk, Fetcher(settings), callbacks, gpu) for form in FORMS}
+            {form.name: Worker("w", form.model, ScriptedRecipe(making), OPERATOR, disk, Fetcher(settings), callbacks, gpu) for form in FORMS}
         )
 
 
@@ -169,7 +169,7 @@ def test_a_name_that_means_nothing_changes_nothing_and_is_named(form: Form, coun
     def check(pair: tuple[Any, Any]) -> None:
         plain, more = (form.parse(raw) for raw in pair)
         assert plain.model_dump(exclude={"seed", "warnings"}) == more.model_dump(exclude={"seed", "warnings"})
-        named = [warning.partition(":")[0] for warning in more.warnings if "x_unknown" in warning]
+        named = [warning.split("`")[1] for warning in more.warnings if "x_unknown" in warning]
         assert "x_unknown" in named
         assert set(named) <= {"x_unknown", "config.x_unknown", "config.loras[].x_unknown"}
         assert CANARY not in "".join(more.warnings)

@@ -48,7 +48,8 @@ HERE: dict[str, set[str]] = {
     "Reference": {"value"},  # cut down before it is shown: see below
     "FieldLocation": {"aliases"},
     "ComputedDefault": {"text"},  # the contract's own words
-    "Problem": {"allowed", "nearest", "sent"},  # made fit to be shown by `describe`
+    "Problem": {"allowed", "nearest", "sent"},  # made safe to show by `show_value`
+    "Conflict": {"allowed", "nearest", "sent"},
     "Worker": {"recipe", "request"},
     "OutboxFile": {"key"},
     "EncodedOutput": {"facts"},
@@ -56,12 +57,12 @@ HERE: dict[str, set[str]] = {
     "VideoOutput": {"metadata"},
     "TextOutput": {"metadata"},
     "Summary": {"metadata"},
-    "WanPipelines": {"pictures", "text", "vace"},
+    "WanPipelines": {"image_to_video", "text_to_video", "vace"},
     "Eye": {"encoder", "preparation"},
     "IpAdapter": {"layers", "sees"},
-    "Fallback": {"done"},
+    "Fallback": {"description"},
     "ChatModel": {"tokenizer"},
-    "LoraTarget": {"beginnings", "layers", "originals"},
+    "LoraTarget": {"layers", "original_names", "prefixes"},
     "Handler": {"checks", "libraries", "request"},
     "Settings": {
         "callback_allowed_hosts",

@@ -79,7 +79,7 @@ def test_only_a_lost_gpu_replaces_the_worker() -> None:
 def test_a_wrong_request_names_field_value_what_is_allowed_and_what_is_nearest() -> None:
     error = ValidationError([Problem("config.steps", "99", "a whole number from 10 to 50", "50"), Problem("prompt", "nothing", "a string")])
     assert error.message.endswith(
-        "config.steps: must be a whole number from 10 to 50; you sent 99 (nearest: 50) | prompt: must be a string; you sent nothing"
+        "`config.steps` must be a whole number from 10 to 50; got 99 (nearest: 50) | `prompt` must be a string; got nothing"
     )
 
 

@@ -1,4 +1,4 @@
-"""Prompts: every word is encoded, and with `compel_enabled` weights count."""
+"""Prompt encoding: long prompts, and weights with `compel_enabled`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from handlers.sdxl.prompt_weights import WeightedText, parse_prompt_weights
-from handlers.sdxl.prompts import PromptEmbeddings, encode_prompts, windows
+from handlers.sdxl.prompts import PromptEmbeddings, encode_prompts, tokenize
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
 from shared.errors import ValidationError
 from shared.jobs.recipe import Recipe
 from shared.media.images import Pixels
 from small_models.training.sdxl.generation import load_recipe
-from tests.handlers.conftest import make, pictures
+from tests.handlers.conftest import generate, image_outputs
 
 Sdxl = Recipe[SdxlRequest]
 
@@ -34,7 +34,7 @@ def request(prompt: str, *, compel: bool = True, config: dict[str, Any] | None =
 
 
 def generate_image(recipe: Sdxl, request: SdxlRequest) -> list[Pixels]:
-    return [picture.pixels for picture in pictures(make(recipe, request))]
+    return [image.pixels for image in image_outputs(generate(recipe, request))]
 
 
 @torch.inference_mode()
@@ -61,7 +61,8 @@ def test_a_weight_changes_the_image(sdxl_recipe: Sdxl, prompt: str) -> None:
 
 def test_weights_apply_to_negative_prompts_and_to_every_image_of_a_batch(sdxl_recipe: Sdxl) -> None:
     plain, weighted = (
-        generate_image(sdxl_recipe, request("a red circle", negative_prompt=negative, config={"num_images": 3})) for negative in ("blue", "(blue:3)")
+        generate_image(sdxl_recipe, request("a red circle", negative_prompt=negative, config={"num_images": 3}))
+        for negative in ("blue", "(blue:3)")
     )
     assert [np.array_equal(one, other) for one, other in zip(plain, weighted, strict=True)] == [False] * 3
 
@@ -111,20 +112,23 @@ LONG = ", ".join(f"red circle {index} 🙂" for index in range(80))
 def test_every_token_of_a_prompt_of_1300_characters_is_encoded(
     sdxl_recipe: Sdxl, pipeline: Any, fields: dict[str, Any], config: dict[str, Any]
 ) -> None:
-    asked = request(LONG, config=config, **fields)
-    assert len(asked.prompt) >= 1300
-    for tokenizer, phrases in product((pipeline.tokenizer, pipeline.tokenizer_2), (asked.weighted_prompt, asked.weighted_negative_prompt)):
-        text = "".join(phrase.text for phrase in phrases)
+    weighted_request = request(LONG, config=config, **fields)
+    assert len(weighted_request.prompt) >= 1300
+    for tokenizer, texts in product(
+        (pipeline.tokenizer, pipeline.tokenizer_2), (weighted_request.weighted_prompt, weighted_request.weighted_negative_prompt)
+    ):
+        text = "".join(text.text for text in texts)
         expected = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        found = [token.number for window in windows(tokenizer, phrases) for token in window[1 : 1 + tokenizer.model_max_length - 2]]
+        found = [token.id for chunk in tokenize(tokenizer, texts) for token in chunk[1 : 1 + tokenizer.model_max_length - 2]]
         assert found[: len(expected)] == expected
         assert set(found[len(expected) :]) <= {tokenizer.eos_token_id, tokenizer.pad_token_id}
-    assert len(generate_image(sdxl_recipe, asked)) == asked.num_images
+    assert len(generate_image(sdxl_recipe, weighted_request)) == weighted_request.num_images
 
 
 def test_compel_weights_are_appended_and_repetitions_are_kept(sdxl_recipe: Sdxl) -> None:
     drawn = [
-        generate_image(sdxl_recipe, request("a red circle", compel_weights=weights)) for weights in (None, "(gold:1.3)", "(gold:1.3), (gold:1.3)")
+        generate_image(sdxl_recipe, request("a red circle", compel_weights=weights))
+        for weights in (None, "(gold:1.3)", "(gold:1.3), (gold:1.3)")
     ]
     assert not np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[1], drawn[2])
@@ -132,9 +136,9 @@ def test_compel_weights_are_appended_and_repetitions_are_kept(sdxl_recipe: Sdxl)
 
 
 def test_a_warning_names_compel_weights_that_are_not_used() -> None:
-    asked = request("a red circle", compel=False, compel_weights="(gold:1.3")
-    assert asked.warnings == ("`compel_weights` was ignored, because `compel_enabled` is false",)
-    assert asked.weighted_prompt == (WeightedText("a red circle"),)
+    weighted_request = request("a red circle", compel=False, compel_weights="(gold:1.3")
+    assert weighted_request.warnings == ("`compel_weights` was ignored, because `compel_enabled` is false",)
+    assert weighted_request.weighted_prompt == (WeightedText("a red circle"),)
 
 
 def test_a_syntax_error_is_reported_with_its_position_and_without_the_prompt() -> None:
@@ -142,9 +146,9 @@ def test_a_syntax_error_is_reported_with_its_position_and_without_the_prompt() -
         request("a secret (red circle", negative_prompt="blue)", compel_weights="(gold:1,3)")
     sent = {problem.field: problem.sent for problem in caught.value.problems}
     assert sent == {
-        "prompt": 'a "(" that is never closed at character 10',
-        "negative_prompt": 'a ")" that closes nothing at character 5',
-        "compel_weights": "a weight that is no number at character 6",
+        "prompt": 'an unclosed "(" at character 10',
+        "negative_prompt": 'an unmatched ")" at character 5',
+        "compel_weights": "a weight that is not a number at character 6",
     }
     assert "secret" not in caught.value.message
 

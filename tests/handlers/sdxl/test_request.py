@@ -1,4 +1,4 @@
-"""What an SDXL request may ask for."""
+"""Validation of SDXL requests."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_an_invalid_scheduler_is_refused_with_the_nearest_name_along_with_invali
     assert found["config.steps"].nearest == "50"
 
 
-@pytest.mark.parametrize("scheduler", SchedulerName.__args__)  # type: ignore[attr-defined]  # mypy does not know what a Literal holds
+@pytest.mark.parametrize("scheduler", SchedulerName.__args__)  # type: ignore[attr-defined]  # mypy does not know the arguments of a Literal
 def test_every_scheduler_of_the_contract_is_accepted(scheduler: str) -> None:
     assert sdxl(config={"scheduler": scheduler}).scheduler == scheduler
 
@@ -256,7 +256,7 @@ def test_denoise_strength_overrides_the_complement_of_reference_strength() -> No
 
 def test_requests_are_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        sdxl().steps = 3  # type: ignore[misc]  # what is proved
+        sdxl().steps = 3  # type: ignore[misc]  # the point of the test
 
 
 def test_the_repr_of_a_request_shows_no_prompt() -> None:

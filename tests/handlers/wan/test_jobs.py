@@ -1,4 +1,4 @@
-"""Whole WAN jobs, from what a caller sends to what is stored: every type and alias, extras, and what goes wrong on the way."""
+"""Complete WAN jobs, from request to stored assets: every type and alias, extras, and failures at each stage."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from shared.jobs.delivery.callbacks import CallbackDispatcher
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.execution.gpu import GpuThread
 from shared.jobs.lifecycle import Job, Worker, run_job
-from shared.jobs.recipe import Recipe, JobRun
+from shared.jobs.recipe import JobRun, Recipe
 from shared.media.videos import Encoding
 from shared.settings import Settings
 from shared.storage.local_disk import LocalDisk
 from shared.storage.protocol import StoredObject
 from shared.webhooks import Webhook
 from tests.doubles.schemas import payload_schema
-from tests.shared.jobs.conftest import nothing
+from tests.shared.jobs.conftest import ignore_progress
 
 Wan = Recipe[WanRequest]
 SMALL: Mapping[str, Any] = {"width": 64, "height": 64, "frames": 6, "fps": 8, "steps": 2, "seed": 7}
 
 
 class Disk(LocalDisk):
-    """A folder that does what a test says before it stores."""
+    """Local storage that calls a function before each write."""
 
     def __init__(self, folder: Path, before: Callable[[str], None] = lambda key: None) -> None:
         super().__init__(folder)
@@ -65,8 +65,8 @@ def worker_on(recipe: Wan, disk: Disk) -> Iterator[Worker[WanRequest]]:
         yield Worker("wan_worker_test", WanRequest, recipe, Operator(), disk, Fetcher(settings), callbacks, gpu)
 
 
-def done(recipe: Wan, disk: Disk, *, report: Any = nothing, token: CancelToken | None = None, **request: Any) -> dict[str, Any]:
-    """The payload of a small job, unless `request` says otherwise."""
+def run(recipe: Wan, disk: Disk, *, report: Any = ignore_progress, token: CancelToken | None = None, **request: Any) -> dict[str, Any]:
+    """Runs a small job, changed by `request`, and returns its payload."""
     config = {**SMALL, **request.pop("config", {})}
     raw = {"id": "job", "user_id": "user", "type": "video_fast", "prompt": "a red circle", "config": config} | request
     with worker_on(recipe, disk) as worker:
@@ -75,8 +75,8 @@ def done(recipe: Wan, disk: Disk, *, report: Any = nothing, token: CancelToken |
 
 
 def completed(recipe: Wan, disk: Disk, **request: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The payload of a job that completes, and its asset."""
-    payload = done(recipe, disk, **request)
+    """Runs a job that must complete, and returns its payload and asset."""
+    payload = run(recipe, disk, **request)
     assert payload["status"] == "completed", payload["error_message"]
     Draft202012Validator(payload_schema("wan")).validate(payload)
     (asset,) = payload["assets"]
@@ -95,7 +95,7 @@ def completed(recipe: Wan, disk: Disk, **request: Any) -> tuple[dict[str, Any], 
         ("video7b_high_enhanced", "video_high"),
     ],
 )
-def test_every_type_and_alias_of_a_clip_makes_one(wan_recipe: Wan, tmp_path: Path, sent: str, plain: str) -> None:
+def test_every_video_type_and_alias_makes_a_clip(wan_recipe: Wan, tmp_path: Path, sent: str, plain: str) -> None:
     disk = Disk(tmp_path)
     payload, asset = completed(wan_recipe, disk, type=None, job_type=sent)
     assert payload["metadata"]["job_type"] == plain
@@ -107,15 +107,15 @@ def test_every_type_and_alias_of_a_clip_makes_one(wan_recipe: Wan, tmp_path: Pat
 
 
 @pytest.mark.parametrize("sent", ["image_fast", "image_high", "image7b_fast_enhanced", "image7b_high_enhanced"])
-def test_every_type_and_alias_of_a_picture_makes_one(wan_recipe: Wan, tmp_path: Path, sent: str) -> None:
+def test_every_image_type_and_alias_makes_an_image(wan_recipe: Wan, tmp_path: Path, sent: str) -> None:
     payload, asset = completed(wan_recipe, Disk(tmp_path), type=sent, config={"frames": None, "fps": None})
     assert payload["metadata"]["job_type"] in ("image_fast", "image_high")
     assert (asset["type"], asset["mime_type"], asset["url"]) == ("image", "image/png", "user/job/0.png")
-    with Image.open(tmp_path / asset["url"]) as picture:
-        assert (picture.format, picture.size) == ("PNG", (64, 64))
+    with Image.open(tmp_path / asset["url"]) as image:
+        assert (image.format, image.size) == ("PNG", (64, 64))
 
 
-def test_what_the_live_caller_sends_is_done_with_its_nulls_and_its_stray_fields(wan_recipe: Wan, tmp_path: Path) -> None:
+def test_the_live_callers_request_with_nulls_and_unknown_fields_succeeds(wan_recipe: Wan, tmp_path: Path) -> None:
     sent = {
         "type": None,
         "job_type": "wan_video_fast",
@@ -134,12 +134,12 @@ def test_what_the_live_caller_sends_is_done_with_its_nulls_and_its_stray_fields(
     payload, asset = completed(wan_recipe, Disk(tmp_path), **sent)
     assert (asset["metadata"]["width"], asset["metadata"]["height"], asset["metadata"]["steps"]) == (832, 480, 1)
     assert (asset["metadata"]["frames"], asset["metadata"]["fps"], asset["metadata"]["guidance_scale"]) == (1, 24, 1.0)
-    warned = " ".join(payload["metadata"]["warnings"])
-    assert "1024x576 is not a size of clips; 832x480" in warned
-    assert "config.scheduler" in warned
+    warnings = " ".join(payload["metadata"]["warnings"])
+    assert "1024x576 is not a valid clip size; the nearest one, 832x480" in warnings
+    assert "config.scheduler" in warnings
 
 
-def test_extras_are_stored_beside_the_clip_and_named_in_its_asset(wan_recipe: Wan, tmp_path: Path) -> None:
+def test_extras_are_stored_and_listed_in_the_asset(wan_recipe: Wan, tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     _, asset = completed(wan_recipe, disk, config={"extras": ["gif", "poster", "webm"]})
     assert [(extra["kind"], extra["url"], extra["mime_type"]) for extra in asset["extras"]] == [
@@ -153,7 +153,7 @@ def test_extras_are_stored_beside_the_clip_and_named_in_its_asset(wan_recipe: Wa
     assert disk.files == ["0.mp4", "0.poster.png", "0.preview.gif", "0.thumb.webp", "0.webm"]
 
 
-def test_who_asks_for_no_extras_gets_the_same_clip_and_nothing_else(wan_recipe: Wan, tmp_path: Path) -> None:
+def test_without_extras_only_the_same_clip_is_stored(wan_recipe: Wan, tmp_path: Path) -> None:
     with_extras, without = Disk(tmp_path / "with"), Disk(tmp_path / "without")
     completed(wan_recipe, with_extras, config={"extras": ["poster", "webm"]})
     _, asset = completed(wan_recipe, without)
@@ -161,24 +161,24 @@ def test_who_asks_for_no_extras_gets_the_same_clip_and_nothing_else(wan_recipe: 
     assert (with_extras.folder / asset["url"]).read_bytes() == (without.folder / asset["url"]).read_bytes()
 
 
-def test_a_picture_has_no_extras_and_says_so(wan_recipe: Wan, tmp_path: Path) -> None:
+def test_extras_of_an_image_are_ignored_with_a_warning(wan_recipe: Wan, tmp_path: Path) -> None:
     payload, asset = completed(wan_recipe, Disk(tmp_path), type="image_fast", config={"extras": ["webm"]})
     assert "extras" not in asset
-    assert any(warning.startswith("config.extras: not used") for warning in payload["metadata"]["warnings"])
+    assert any(warning.startswith("`config.extras` was ignored") for warning in payload["metadata"]["warnings"])
 
 
 @pytest.mark.parametrize("refused", ["0.mp4", "0.thumb.webp", "0.webm"])
-def test_storage_that_refuses_in_the_middle_fails_the_job_and_not_the_next(wan_recipe: Wan, tmp_path: Path, refused: str) -> None:
+def test_a_storage_failure_fails_the_job_and_not_the_next(wan_recipe: Wan, tmp_path: Path, refused: str) -> None:
     def refuse(key: str) -> None:
         if key.endswith(refused):
             raise UploadError("storage said no", retryable=False)
 
-    failed = done(wan_recipe, Disk(tmp_path, refuse), config={"extras": ["webm"]})
+    failed = run(wan_recipe, Disk(tmp_path, refuse), config={"extras": ["webm"]})
     assert (failed["status"], failed["metadata"]["error_code"], failed["assets"]) == ("failed", "UPLOAD_ERROR", [])
     completed(wan_recipe, Disk(tmp_path))
 
 
-def test_a_job_that_is_repeated_overwrites_what_it_stored_with_the_same(wan_recipe: Wan, tmp_path: Path) -> None:
+def test_a_repeated_job_overwrites_its_assets_with_equal_ones(wan_recipe: Wan, tmp_path: Path) -> None:
     contents = []
     for _ in range(2):
         completed(wan_recipe, Disk(tmp_path), config={"extras": ["poster", "webm", "gif"]})
@@ -186,32 +186,32 @@ def test_a_job_that_is_repeated_overwrites_what_it_stored_with_the_same(wan_reci
     assert contents[0] == contents[1]
 
 
-def test_a_job_that_is_stopped_while_its_frames_are_decoded_ends_there(wan_recipe: Wan, tmp_path: Path) -> None:
+def test_a_job_cancelled_during_decoding_stops_at_once(wan_recipe: Wan, tmp_path: Path) -> None:
     token, disk = CancelToken(600), Disk(tmp_path)
 
     def stop_at_the_last_step(step: int, steps: int, **_: Any) -> None:
         if step == steps:
             token.cancel()
 
-    stopped = done(wan_recipe, disk, report=stop_at_the_last_step, token=token)
+    stopped = run(wan_recipe, disk, report=stop_at_the_last_step, token=token)
     assert stopped["metadata"]["error_code"] == "CANCELLED"
     assert disk.files == []
     completed(wan_recipe, Disk(tmp_path))
 
 
-def test_a_deadline_that_passes_while_steps_are_done_fails_the_job(wan_recipe: Wan, tmp_path: Path) -> None:
-    failed = done(wan_recipe, Disk(tmp_path), token=CancelToken(1e-6))
+def test_a_deadline_that_expires_during_denoising_fails_the_job(wan_recipe: Wan, tmp_path: Path) -> None:
+    failed = run(wan_recipe, Disk(tmp_path), token=CancelToken(1e-6))
     assert failed["metadata"]["error_code"] == "JOB_TIMEOUT"
 
 
-def test_the_preview_rides_in_the_updates_of_who_asked(wan_recipe: Wan, tmp_path: Path) -> None:
+def test_previews_are_sent_in_progress_updates_only_on_request(wan_recipe: Wan, tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = []
     completed(wan_recipe, Disk(tmp_path), report=lambda step, steps, **more: seen.append(more), config={"preview": True})
     assert len(seen) == 2
     assert all(str(update["preview"]).startswith("data:image/webp;base64,") for update in seen)
 
 
-def test_seeds_at_both_ends_of_their_range_make_clips(wan_recipe: Wan, tmp_path: Path) -> None:
+def test_the_smallest_and_largest_seed_make_clips(wan_recipe: Wan, tmp_path: Path) -> None:
     made = []
     for seed in (0, 2_147_483_647):
         _, asset = completed(wan_recipe, Disk(tmp_path), config={"seed": seed})
@@ -222,10 +222,8 @@ def test_seeds_at_both_ends_of_their_range_make_clips(wan_recipe: Wan, tmp_path:
 
 @pytest.mark.parametrize("size", [(16, 16), (16, 512), (512, 16), (208, 48)], ids=str)
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_oddest_sizes_make_clips_with_everything_beside_them(
-    wan_recipe: Wan, tmp_path: Path, size: tuple[int, int], count: int
-) -> None:
-    odd = {
+def test_extreme_sizes_make_clips_with_all_extras(wan_recipe: Wan, tmp_path: Path, size: tuple[int, int], count: int) -> None:
+    config = {
         "width": size[0],
         "height": size[1],
         "frames": count,
@@ -234,16 +232,16 @@ def test_the_oddest_sizes_make_clips_with_everything_beside_them(
         "extras": ["poster", "webm", "gif"],
         "preview": True,
     }
-    _, asset = completed(wan_recipe, Disk(tmp_path), config=odd)
+    _, asset = completed(wan_recipe, Disk(tmp_path), config=config)
     with av.open(str(tmp_path / asset["url"])) as container:
-        (frames, stream) = (list(container.decode(video=0)), container.streams.video[0])
+        frames, stream = list(container.decode(video=0)), container.streams.video[0]
         assert ((stream.width, stream.height), len(frames)) == (size, count)
     with Image.open(tmp_path / "user/job/0.poster.png") as poster:
         assert poster.size == size
 
 
 @pytest.mark.parametrize("size", [(16, 128), (128, 16), (517, 333)], ids=str)
-def test_references_of_the_oddest_sizes_are_gone_by(wan_recipe: Wan, tmp_path: Path, size: tuple[int, int]) -> None:
+def test_references_of_extreme_sizes_are_used(wan_recipe: Wan, tmp_path: Path, size: tuple[int, int]) -> None:
     buffer = BytesIO()
     Image.effect_noise(size, 50).convert("RGB").save(buffer, "png")
     url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -251,7 +249,7 @@ def test_references_of_the_oddest_sizes_are_gone_by(wan_recipe: Wan, tmp_path: P
     assert payload["metadata"]["reference_mode"] == "both"
 
 
-def test_a_picture_may_resemble_both_references(wan_recipe: Wan, tmp_path: Path) -> None:
+def test_an_image_can_have_two_references(wan_recipe: Wan, tmp_path: Path) -> None:
     buffer = BytesIO()
     Image.new("RGB", (64, 64), "red").save(buffer, "png")
     url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -259,10 +257,10 @@ def test_a_picture_may_resemble_both_references(wan_recipe: Wan, tmp_path: Path)
     assert asset["metadata"]["width"] == 64
 
 
-def test_an_encoder_that_fails_fails_the_job_and_not_the_next(wan_recipe: Wan, tmp_path: Path) -> None:
+def test_a_video_encoder_failure_fails_the_job_and_not_the_next(wan_recipe: Wan, tmp_path: Path) -> None:
     assert isinstance(wan_recipe, WanRecipe)
-    encoding = Encoding("h264_nvenc")  # which takes no clip of 16 pixels, and nothing where there is no such GPU
+    encoding = Encoding("h264_nvenc")  # rejects clips of 16 pixels, and needs a GPU
     failing, disk = WanRecipe(wan_recipe._pipelines, wan_recipe._addons, encoding), Disk(tmp_path)
-    failed = done(failing, disk, config={"width": 16, "height": 16})
+    failed = run(failing, disk, config={"width": 16, "height": 16})
     assert (failed["status"], failed["assets"], disk.files) == ("failed", [], [])
     completed(wan_recipe, disk)

@@ -5,18 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from shared.contract.callback import (
-    ChatCompleted,
-    CompletedPayload,
-    FailedPayload,
-    ImageAsset,
-    ProcessingPayload,
-    SdxlCompleted,
-    TextAsset,
-    VideoAsset,
-    WanCompleted,
-)
+from handlers.chat.payload import ChatCompleted
+from handlers.sdxl.payload import SdxlCompleted
+from handlers.wan.payload import WanCompleted
+from shared.contract.assets import ImageAsset, TextAsset, VideoAsset
+from shared.contract.callback import BaseCompleted, CompletedPayload, FailedPayload, ProcessingPayload
 from shared.errors import Problem
+
+AnyPayload = BaseCompleted | FailedPayload | ProcessingPayload
 
 ENDED = datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=1)))
 JOB: dict[str, Any] = {"job_id": "J", "worker_id": "sdxl_worker_local", "completed_at": ENDED}

@@ -30,12 +30,12 @@ def test_it_is_read_from_every_place_and_by_its_alias() -> None:
 
 
 def test_what_is_wrong_with_it_is_said() -> None:
-    with pytest.raises(ValidationError, match=r"config.tiling: must be a whole number from 0 to 4; you sent 9 \(nearest: 4\)"):
+    with pytest.raises(ValidationError, match=r"`config.tiling` must be a whole number from 0 to 4; got 9 \(nearest: 4\)"):
         WithTiling.parse(BASE | {"config": {"tiling": 9}}, job_id="r")
 
 
 def test_a_near_miss_of_it_is_told() -> None:
-    assert "did you mean config.tiling?" in WithTiling.parse(BASE | {"config": {"tilling": 1}}, job_id="r").warnings[0]
+    assert "did you mean `config.tiling`?" in WithTiling.parse(BASE | {"config": {"tilling": 1}}, job_id="r").warnings[0]
 
 
 def test_it_stands_in_the_schema_and_in_the_table() -> None:

@@ -10,9 +10,10 @@ import pytest
 from pydantic import TypeAdapter
 from pydantic import ValidationError as PydanticError
 
-from shared.contract.callback import AnyPayload, FailedMetadata, Payload, to_dict, to_json
+from shared.contract.callback import FailedMetadata, Payload, to_dict, to_json
 from shared.errors import ERRORS
 from tests.shared.contract import payloads
+from tests.shared.contract.payloads import AnyPayload
 
 EVERY = [payloads.sdxl(), payloads.wan(), payloads.chat(), payloads.failed(), payloads.processing(), payloads.completed(payloads.image())]
 

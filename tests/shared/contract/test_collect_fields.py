@@ -61,7 +61,7 @@ def test_the_job_type_may_be_called_so() -> None:
 
 def test_a_value_that_another_one_overrules_is_named_in_a_warning() -> None:
     assert sdxl(config={"steps": 20, "num_inference_steps": 30}).warnings == (
-        "config.num_inference_steps: not used, because config.steps is given",
+        "`config.num_inference_steps` was ignored, because `config.steps` is given",
     )
     assert sdxl(config={"steps": 20, "num_inference_steps": 20}).warnings == ()
 
@@ -74,7 +74,7 @@ def test_config_and_metadata_must_be_objects(place: str, value: Any) -> None:
 
 def test_an_unknown_name_is_ignored_and_named_without_its_value() -> None:
     request = sdxl(config={"colour": "secret"}, mood="secret")
-    assert set(request.warnings) == {"config.colour: not a known field, ignored", "mood: not a known field, ignored"}
+    assert set(request.warnings) == {"`config.colour` is not a known field and was ignored", "`mood` is not a known field and was ignored"}
 
 
 @pytest.mark.parametrize(
@@ -82,14 +82,14 @@ def test_an_unknown_name_is_ignored_and_named_without_its_value() -> None:
     [("guidence_scale", "config.guidance_scale"), ("numImages", "config.num_images"), ("stesp", "config.steps"), ("SEED", "config.seed")],
 )
 def test_a_near_miss_is_told_what_it_resembles(sent: str, meant: str) -> None:
-    assert sdxl(config={sent: 1}).warnings == (f"config.{sent}: not a known field, ignored; did you mean {meant}?",)
+    assert sdxl(config={sent: 1}).warnings == (f"`config.{sent}` is not a known field and was ignored; did you mean `{meant}`?",)
 
 
 def test_a_near_miss_inside_an_object_of_a_list_is_told_too() -> None:
     request = sdxl(config={"loras": [{"name": "ink", "weigth": 1, "scal": 2}]})
     assert set(request.warnings) == {
-        "config.loras[].weigth: not a known field, ignored",
-        "config.loras[].scal: not a known field, ignored; did you mean scale?",
+        "`config.loras[].weigth` is not a known field and was ignored",
+        "`config.loras[].scal` is not a known field and was ignored; did you mean `scale`?",
     }
 
 
@@ -116,5 +116,5 @@ def test_warnings_are_few_and_short_whatever_is_sent() -> None:
 def test_of_more_warnings_than_are_named_each_counts_once() -> None:
     warnings = RequestWarnings()
     for index in (*range(20), 0, 1, 20):
-        warnings.add(f"config.unknown_{index}: not a known field, ignored")
+        warnings.add(f"`config.unknown_{index}` is not a known field and was ignored")
     assert [*warnings][20:] == ["and 1 more warning"]

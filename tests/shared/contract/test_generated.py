@@ -11,12 +11,13 @@ from jsonschema import Draft202012Validator
 
 from builder.contract.export import generated_files, stale_files
 from builder.contract.schemas import ENDPOINTS, Endpoint
-from shared.contract.callback import AnyPayload, to_dict
+from shared.contract.callback import to_dict
 from shared.contract.field_location import field_locations
 from shared.contract.request import Request
 from shared.errors import ERRORS, ValidationError
 from shared.settings import Settings
 from tests.shared.contract import payloads
+from tests.shared.contract.payloads import AnyPayload
 
 ROOT = Path(__file__).parents[3]
 SENT = sorted([*(ROOT / "examples/requests").glob("*.json"), *(ROOT / "handlers").glob("*/test_input.json")])
@@ -63,7 +64,7 @@ def test_every_example_is_a_request_without_warnings_and_fits_its_schema(path: P
     validator(endpoint, "request").validate(raw)
 
 
-MAPPED = ("resolution: 1024x576 is not a size of clips; 832x480, the nearest legal one, is used",)
+MAPPED = ("`resolution` 1024x576 is not a valid clip size; the nearest one, 832x480, was used",)
 
 
 def test_there_are_examples_of_every_endpoint() -> None:

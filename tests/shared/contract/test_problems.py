@@ -42,7 +42,7 @@ def test_a_field_is_named_as_the_caller_wrote_it() -> None:
 def test_the_message_says_what_was_sent_what_is_allowed_and_what_is_nearest() -> None:
     with pytest.raises(ValidationError) as caught:
         sdxl(config={"guidance_scale": 25})
-    said = "config.guidance_scale: must be a number from 1.0 to 20.0; you sent 25 (nearest: 20.0)"
+    said = "`config.guidance_scale` must be a number from 1.0 to 20.0; got 25 (nearest: 20.0)"
     assert caught.value.message == f"The request is not valid. {said}"
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's own client against a chat worker, through `/openai/v1` as RunPod offers it."""
+"""OpenAI's client against a chat worker, through RunPod's `/openai/v1` route."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from openai import APIError, InternalServerError, OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.doubles.openai_proxy import OpenAIProxy
-from tests.shared.serverless.conftest import Loop, started
+from tests.shared.serverless.conftest import WorkerHarness, start_worker
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
 PLAIN: dict[str, Any] = {"model": "qwen_instruct", "messages": HELLO, "temperature": 0, "max_tokens": 60}
 
 
 @pytest.fixture(scope="module")
-def loop(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[Loop]:
+def harness(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[WorkerHarness]:
     environment = {"MODELS_DIR": str(tiny_models), "CHAT_STREAMING": "1", "JOB_CONCURRENCY": "3", "SFW_WORDS": "damn"}
-    with started(tmp_path_factory.mktemp("openai"), "handlers.chat.handler", **environment) as running:
+    with start_worker(tmp_path_factory.mktemp("openai"), "handlers.chat.handler", **environment) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def proxy(loop: Loop) -> Iterator[OpenAIProxy]:
-    with OpenAIProxy(loop.runpod_api) as proxy:
+def proxy(harness: WorkerHarness) -> Iterator[OpenAIProxy]:
+    with OpenAIProxy(harness.runpod_api) as proxy:
         yield proxy
 
 
@@ -47,15 +47,15 @@ def stream(client: OpenAI, **changes: Any) -> list[ChatCompletionChunk]:
     return list(client.chat.completions.create(**PLAIN | {"stream": True} | changes))
 
 
-def said(answer: ChatCompletion) -> str:
+def text_of(answer: ChatCompletion) -> str:
     return answer.choices[0].message.content or ""
 
 
-def joined(chunks: Sequence[ChatCompletionChunk]) -> str:
+def streamed_text(chunks: Sequence[ChatCompletionChunk]) -> str:
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
 
 
-def refusal(client: OpenAI, **changes: Any) -> dict[str, Any]:
+def rejection(client: OpenAI, **changes: Any) -> dict[str, Any]:
     with pytest.raises(InternalServerError) as caught:
         ask(client, **changes)
     body = caught.value.body
@@ -78,7 +78,7 @@ def test_response_is_a_chat_completion(client: OpenAI) -> None:
 
 def test_chunks_add_up_to_the_completion(client: OpenAI) -> None:
     whole, chunks = ask(client), stream(client)
-    assert joined(chunks) == said(whole)
+    assert streamed_text(chunks) == text_of(whole)
     assert {(chunk.object, chunk.id, chunk.created, chunk.model) for chunk in chunks} == {
         ("chat.completion.chunk", chunks[0].id, chunks[0].created, "qwen_instruct")
     }
@@ -88,9 +88,9 @@ def test_chunks_add_up_to_the_completion(client: OpenAI) -> None:
 
 
 def test_empty_answer_is_a_valid_stream(client: OpenAI) -> None:
-    whole = said(ask(client))
+    whole = text_of(ask(client))
     chunks = stream(client, stop=[whole[:3]])
-    assert joined(chunks) == ""
+    assert streamed_text(chunks) == ""
     assert (chunks[0].choices[0].delta.role, chunks[-1].choices[0].finish_reason) == ("assistant", "stop")
 
 
@@ -119,15 +119,15 @@ def test_model_list_names_the_served_models(client: OpenAI) -> None:
 
 
 def test_seed_determines_the_answer(client: OpenAI) -> None:
-    one, same, other = (said(ask(client, temperature=1.5, top_p=1, seed=seed)) for seed in (7, 7, 8))
+    one, same, other = (text_of(ask(client, temperature=1.5, top_p=1, seed=seed)) for seed in (7, 7, 8))
     assert one == same
     assert one != other
 
 
 def test_answer_ends_before_a_stop_sequence(client: OpenAI) -> None:
-    whole = said(ask(client))
+    whole = text_of(ask(client))
     stopped = ask(client, stop=whole[9:12])
-    assert said(stopped) == whole[: whole.index(whole[9:12])]
+    assert text_of(stopped) == whole[: whole.index(whole[9:12])]
     assert stopped.choices[0].finish_reason == "stop"
 
 
@@ -139,12 +139,12 @@ def test_max_tokens_and_max_completion_tokens_are_accepted(client: OpenAI) -> No
 
 
 def test_extension_fields_are_accepted(client: OpenAI) -> None:
-    plain, other = said(ask(client)), said(ask(client, extra_body={"repetition_penalty": 1.9, "sfw_mode": True}))
+    plain, other = text_of(ask(client)), text_of(ask(client, extra_body={"repetition_penalty": 1.9, "sfw_mode": True}))
     assert plain != other
 
 
 def test_unknown_field_is_reported_as_a_warning(client: OpenAI) -> None:
-    answer = ask(client, max_tokens=2, extra_body={"top_k": 5}, user="somebody")
+    answer = ask(client, max_tokens=2, extra_body={"top_k": 5}, user="user-1")
     assert answer.to_dict()["warnings"] == ["`top_k` is not a known field and was ignored; did you mean `top_p`?"]
 
 
@@ -171,27 +171,27 @@ def test_unknown_field_is_reported_as_a_warning(client: OpenAI) -> None:
     ids=str,
 )
 def test_unsupported_parameter_is_rejected_by_name(client: OpenAI, changes: dict[str, Any], param: str) -> None:
-    body = refusal(client, **changes)
+    body = rejection(client, **changes)
     assert (body["type"], body["code"], body["param"]) == ("invalid_request_error", "validation_error", param)
     assert param in body["message"]
 
 
 def test_context_overflow_is_rejected_with_openais_error_code(client: OpenAI) -> None:
-    body = refusal(client, messages=[{"role": "user", "content": "word " * 5000}])
+    body = rejection(client, messages=[{"role": "user", "content": "word " * 5000}])
     assert (body["code"], body["type"]) == ("context_length_exceeded", "invalid_request_error")
 
 
 def test_answer_follows_its_json_schema(client: OpenAI) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "bird", "strict": True, "schema": {"enum": ["heron", "swan"]}}}
     whole, chunks = ask(client, response_format=form), stream(client, response_format=form)
-    assert json.loads(said(whole)) in ("heron", "swan")
-    assert joined(chunks) == said(whole)
+    assert json.loads(text_of(whole)) in ("heron", "swan")
+    assert streamed_text(chunks) == text_of(whole)
     assert whole.choices[0].finish_reason == "stop"
 
 
 def test_unsupported_schema_is_rejected(client: OpenAI) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no such type"}}}
-    body = refusal(client, response_format=form)
+    body = rejection(client, response_format=form)
     assert (body["code"], body["type"]) == ("validation_error", "invalid_request_error")
     assert "response_format" in body["param"]
 
@@ -200,7 +200,7 @@ def test_failed_stream_sends_an_error_event(proxy: OpenAIProxy, client: OpenAI) 
     with pytest.raises(APIError, match="`temperature` must be a number from 0") as caught:
         stream(client, temperature=3)
     assert (caught.value.code, caught.value.param) == ("validation_error", "temperature")
-    assert json.loads(proxy.runpod_api.result(proxy.jobs[-1])["error"])["error"]["param"] == "temperature", "and RunPod is told, too"
+    assert json.loads(proxy.runpod_api.result(proxy.jobs[-1])["error"])["error"]["param"] == "temperature", "RunPod gets the error as well"
 
 
 def test_unknown_route_is_rejected(client: OpenAI) -> None:
@@ -208,7 +208,7 @@ def test_unknown_route_is_rejected(client: OpenAI) -> None:
         client.embeddings.create(model="qwen_instruct", input="x", encoding_format="float")
 
 
-def test_log_contains_no_key_and_no_conversation(loop: Loop, client: OpenAI) -> None:
+def test_log_contains_no_key_and_no_conversation(harness: WorkerHarness, client: OpenAI) -> None:
     ask(client, messages=[{"role": "user", "content": "canary-word"}], max_tokens=2)
-    refusal(client, messages=[{"role": "user", "content": "canary-word"}], max_tokens=0)
-    assert "canary" not in loop.worker.log
+    rejection(client, messages=[{"role": "user", "content": "canary-word"}], max_tokens=0)
+    assert "canary" not in harness.worker.log
