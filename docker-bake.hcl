@@ -21,7 +21,7 @@ variable "CACHE" {
 }
 
 group "default" {
-  targets = ["sdxl", "wan", "chat"]
+  targets = ["worker"]
 }
 
 function "tags" {
@@ -39,37 +39,20 @@ function "cache_to" {
   result = CACHE == "gha" ? ["type=gha,scope=${handler},mode=max"] : []
 }
 
+# One target for each handler: `docker buildx bake sdxl`.
 target "worker" {
+  name       = handler
+  matrix     = { handler = ["sdxl", "wan", "chat"] }
   context    = "."
   dockerfile = "Dockerfile"
   platforms  = ["linux/amd64"]
   args = {
+    HANDLER = handler
     VERSION = VERSION
     WEIGHTS = WEIGHTS
   }
-  secret = ["id=hf_token,env=HF_TOKEN"]
-}
-
-target "sdxl" {
-  inherits   = ["worker"]
-  args       = { HANDLER = "sdxl" }
-  tags       = tags("sdxl")
-  cache-from = cache_from("sdxl")
-  cache-to   = cache_to("sdxl")
-}
-
-target "wan" {
-  inherits   = ["worker"]
-  args       = { HANDLER = "wan" }
-  tags       = tags("wan")
-  cache-from = cache_from("wan")
-  cache-to   = cache_to("wan")
-}
-
-target "chat" {
-  inherits   = ["worker"]
-  args       = { HANDLER = "chat" }
-  tags       = tags("chat")
-  cache-from = cache_from("chat")
-  cache-to   = cache_to("chat")
+  tags       = tags(handler)
+  cache-from = cache_from(handler)
+  cache-to   = cache_to(handler)
+  secret     = ["id=hf_token,env=HF_TOKEN"]
 }

@@ -15,10 +15,10 @@ import hcl2
 import pytest
 
 from builder.images.build import HANDLERS, main, version
-from builder.images.container_engine import NoEngine, find_engine
+from builder.images.container_engine import NoContainerEngine, find_engine
 from shared.settings import Settings
 from shared.weights.catalogue import CATALOGUE
-from tests.doubles.worker import clean_environment
+from tests.doubles.processes import clean_environment
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
@@ -87,18 +87,16 @@ def test_every_file_that_the_images_copy_is_given_to_their_build() -> None:
 
 def test_there_is_one_target_for_each_handler() -> None:
     content = bake()
-    assert content["group"]["default"]["targets"] == list(HANDLERS)
-    for handler in HANDLERS:
-        target = content["target"][handler]
-        assert (target["inherits"], target["args"]) == (["worker"], {"HANDLER": handler})
-        assert {target["tags"], target["cache-from"], target["cache-to"]} == {
-            f'${{{function}("{handler}")}}' for function in ("tags", "cache_from", "cache_to")
-        }
+    target = content["target"]["worker"]
+    assert content["group"]["default"]["targets"] == ["worker"]
+    assert (target["name"], target["matrix"]["handler"], target["args"]["HANDLER"]) == ("handler", list(HANDLERS), "handler")
+    assert {target["tags"], target["cache-from"], target["cache-to"]} == {
+        f"${{{function}(handler)}}" for function in ("tags", "cache_from", "cache_to")
+    }
 
 
 def test_every_argument_that_is_baked_is_one_of_the_dockerfile() -> None:
-    targets = bake()["target"].values()
-    assert {name for target in targets for name in target["args"]} <= set(ARGUMENTS)
+    assert set(bake()["target"]["worker"]["args"]) <= set(ARGUMENTS)
 
 
 def test_the_version_is_the_projects_everywhere_and_nothing_is_called_latest() -> None:
@@ -114,7 +112,7 @@ def test_a_client_without_its_daemon_is_no_engine(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_engine() == "buildah"
     (tmp_path / "buildah").unlink()
-    with pytest.raises(NoEngine, match="apt-get install buildah"):
+    with pytest.raises(NoContainerEngine, match="apt-get install buildah"):
         find_engine()
 
 
