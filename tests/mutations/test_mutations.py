@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.fault_injection.registry import CASES
+from tests.chaos.fault_injection.cases import CASES
 from tests.mutations.mutation import Mutation, TableError, load_areas
 from tests.mutations.page import render_page
 from tests.mutations.runner import ROOT, MutationResult, Runner

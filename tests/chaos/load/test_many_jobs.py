@@ -1,4 +1,4 @@
-"""Many jobs of the real handlers at once, with slow uploads: each makes what it makes alone, and says so to those who asked for it."""
+"""Many concurrent jobs of the real handlers with slow uploads: each makes the same files as alone and reports to its own receiver."""
 
 from __future__ import annotations
 
@@ -10,47 +10,48 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.load.around import PATIENCE, Around, Job, around
-from tests.chaos.load.orders import renamed, sdxl_order, wan_order
+from tests.chaos.load.harness import TIMEOUT, Job, LoadHarness, start_load_harness
+from tests.chaos.load.jobs import sdxl_job, wan_job, with_id
 
-ORDERS: dict[str, Callable[[Around, int], Job]] = {"sdxl": sdxl_order, "wan": wan_order}
+JOBS: dict[str, Callable[[LoadHarness, int], Job]] = {"sdxl": sdxl_job, "wan": wan_job}
 
 
 @dataclass
-class Shop:
-    """A worker of a handler, and what its jobs have made alone, each only once."""
+class NumberedJobs:
+    """The numbered jobs of a handler, and the hashes of the files that each makes alone."""
 
     handler: str
-    load: Around
-    _alone: dict[int, list[str]] = field(default_factory=dict)
+    harness: LoadHarness
+    _expected: dict[int, list[str]] = field(default_factory=dict)
 
-    def order(self, number: int) -> Job:
-        return ORDERS[self.handler](self.load, number)
+    def job(self, number: int) -> Job:
+        return JOBS[self.handler](self.harness, number)
 
-    def alone(self, number: int) -> list[str]:
-        if number not in self._alone:
-            self._alone[number] = self.load.alone(self.order(number))
-        return self._alone[number]
-
-
-def opened(handler: str, folder: Path, models: Path, **environment: str) -> Iterator[Shop]:
-    variables = {"LOAD_HANDLER": handler, "MODELS_DIR": str(models), "CALLBACK_PROCESSING": "true"} | environment
-    with around(folder, "tests.chaos.load.worker", inboxes=2, **variables) as load:
-        yield Shop(handler, load)
+    def expected(self, number: int) -> list[str]:
+        """Runs a job alone when it is first asked for."""
+        if number not in self._expected:
+            self._expected[number] = self.harness.hashes_alone(self.job(number))
+        return self._expected[number]
 
 
-@pytest.fixture(scope="module")
-def sdxl(tmp_path_factory: pytest.TempPathFactory, small_models: Path) -> Iterator[Shop]:
-    yield from opened("sdxl", tmp_path_factory.mktemp("sdxl"), furnished(tmp_path_factory.mktemp("models"), small_models))
+def start_handler(handler: str, folder: Path, models: Path) -> Iterator[NumberedJobs]:
+    environment = {"LOAD_HANDLER": handler, "MODELS_DIR": str(models), "CALLBACK_PROCESSING": "true"}
+    with start_load_harness(folder, "tests.chaos.load.worker", job_receivers=2, **environment) as harness:
+        yield NumberedJobs(handler, harness)
 
 
 @pytest.fixture(scope="module")
-def wan(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[Shop]:
-    yield from opened("wan", tmp_path_factory.mktemp("wan"), tiny_models)
+def sdxl(tmp_path_factory: pytest.TempPathFactory, small_models: Path) -> Iterator[NumberedJobs]:
+    yield from start_handler("sdxl", tmp_path_factory.mktemp("sdxl"), install_adapters(tmp_path_factory.mktemp("models"), small_models))
 
 
-def furnished(folder: Path, models: Path) -> Path:
-    """A shelf with an adapter for styles, and with a LoRA that is cut off."""
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[NumberedJobs]:
+    yield from start_handler("wan", tmp_path_factory.mktemp("wan"), tiny_models)
+
+
+def install_adapters(folder: Path, models: Path) -> Path:
+    """Fills a model folder with the small models, a style adapter and a truncated LoRA."""
     for name in ("sdxl", "controlnets"):
         (folder / name).symlink_to(models / name)
     for name in ("loras", "ip_adapters"):
@@ -60,130 +61,133 @@ def furnished(folder: Path, models: Path) -> Path:
     return folder
 
 
-def belongs_to(job: Job, output: Any) -> None:
-    """Everything that a payload says is about this job."""
+def assert_describes(job: Job, output: Any) -> None:
+    """Asserts that everything in a payload is about this job."""
     request, config = job["input"], job["input"]["config"]
     size = config.get("resolution") or f"{config['width']}x{config['height']}"
     count = config.get("num_images", 1)
     assert (output["job_id"], output["status"]) == (job["id"], "completed")
     assert len(output["assets"]) == count
     for index, asset in enumerate(output["assets"]):
-        facts = asset["metadata"]
+        metadata = asset["metadata"]
         assert asset["url"].startswith(f"{request['user_id']}/{job['id']}/{index}.")
-        assert (f"{facts['width']}x{facts['height']}", facts["batch_size"]) == (size, count)
-        assert facts["seed"] == asset["generation_seed"] == config["seed"] + index
-        assert facts["guidance_scale"] == config["guidance_scale"]
+        assert (f"{metadata['width']}x{metadata['height']}", metadata["batch_size"]) == (size, count)
+        assert metadata["seed"] == asset["generation_seed"] == config["seed"] + index
+        assert metadata["guidance_scale"] == config["guidance_scale"]
         if "frames" in config:
-            assert (facts["frames"], facts["fps"], facts["sample_solver"]) == (config["frames"], config["fps"], config["sample_solver"])
+            names = ("frames", "fps", "sample_solver")
+            assert [metadata[name] for name in names] == [config[name] for name in names]
         else:
-            assert facts["format"] == config["output_format"]
-            assert [lora["name"] for lora in facts.get("loras", [])] == [lora["name"] for lora in config.get("loras", [])]
-    assert output["metadata"]["reference_mode"] == _mode_of(request)
+            assert metadata["format"] == config["output_format"]
+            assert [lora["name"] for lora in metadata.get("loras", [])] == [lora["name"] for lora in config.get("loras", [])]
+    assert output["metadata"]["reference_mode"] == _reference_mode(request)
 
 
-def _mode_of(request: dict[str, Any]) -> str:
+def _reference_mode(request: dict[str, Any]) -> str:
     metadata, config = request.get("metadata", {}), request["config"]
-    given = config.get("reference_mode") or metadata.get("reference_type") or ("modify" if "reference_image_url" in metadata else "none")
-    return str(given)
+    default = "modify" if "reference_image_url" in metadata else "none"
+    return str(config.get("reference_mode") or metadata.get("reference_type") or default)
 
 
-def told_its_own(load: Around, job: Job, output: Any) -> None:
-    """Callbacks about a job went where it asked, in order, each under an id of its own, and nothing followed its end."""
-    began, ended = messages = load.told(job["id"])
+def assert_callbacks(harness: LoadHarness, job: Job, output: Any) -> None:
+    """Asserts that the callbacks of a job went to its receiver, in order, each under an id of its own."""
+    processing, completed = messages = harness.received_callbacks(job["id"])
     assert all(message.verified for message in messages)
-    assert (began.payload["status"], ended.payload) == ("processing", output)
+    assert (processing.payload["status"], completed.payload) == ("processing", output)
     assert [message.headers["webhook-id"] for message in messages] == [f"{job['id']}_processing", f"{job['id']}_completed"]
-    asked = job["input"].get("callback_url", load.loop.inbox.url)
-    assert all(asked.endswith(message.path) for message in messages)
-    (receiver,) = {inbox.url for inbox in load.receivers for message in inbox.messages if message.payload["job_id"] == job["id"]}
-    assert asked.startswith(receiver)
+    url = job["input"].get("callback_url", harness.receiver.url)
+    assert all(url.endswith(message.path) for message in messages)
+    (receiver,) = {each.url for each in harness.receivers for message in each.messages if message.payload["job_id"] == job["id"]}
+    assert url.startswith(receiver)
 
 
-def progressed(load: Around, job: Job) -> None:
-    """Progress was the job's own, never went back, and ended before its result."""
-    posts = [post for post in load.loop.gateway.posts if post.job_id == job["id"]]
+def assert_progress(harness: LoadHarness, job: Job) -> None:
+    """Asserts that progress updates are the job's own, increase, and precede its result."""
+    posts = [post for post in harness.runpod_api.posts if post.job_id == job["id"]]
     assert [post.is_result for post in posts] == [False] * (len(posts) - 1) + [True]
-    updates = load.loop.gateway.progress(job["id"])
+    updates = harness.runpod_api.progress(job["id"])
     steps = [update["step"] for update in updates]
     assert steps == sorted(set(steps))
-    assert len({update["steps"] for update in updates}) <= 1, "of one job, and of no other"
+    assert len({update["steps"] for update in updates}) <= 1, "updates of one job"
 
 
-def all_at_once(shop: Shop, numbers: range) -> None:
-    load, jobs = shop.load, {number: shop.order(number) for number in numbers}
-    alone = {number: shop.alone(number) for number in numbers}
-    load.uploads.longest = 0.5
-    load.submit(*jobs.values())
-    outputs = {number: load.output(job["id"]) for number, job in jobs.items()}
-    load.uploads.longest = 0.0
-    assert {number: load.files(output) for number, output in outputs.items()} == alone
-    for number, job in jobs.items():
-        belongs_to(job, outputs[number])
-        told_its_own(load, job, outputs[number])
-        progressed(load, job)
-    assert load.loop.gateway.most_in_hand <= 4
-    assert len({file for files in alone.values() for file in files}) == sum(len(files) for files in alone.values()), "no two are alike"
+def assert_concurrent_equals_alone(jobs: NumberedJobs, numbers: range) -> None:
+    harness, submitted = jobs.harness, {number: jobs.job(number) for number in numbers}
+    expected = {number: jobs.expected(number) for number in numbers}
+    harness.uploads.max_delay = 0.5
+    harness.submit(*submitted.values())
+    outputs = {number: harness.output(job["id"]) for number, job in submitted.items()}
+    harness.uploads.max_delay = 0.0
+    assert {number: harness.file_hashes(output) for number, output in outputs.items()} == expected
+    for number, job in submitted.items():
+        assert_describes(job, outputs[number])
+        assert_callbacks(harness, job, outputs[number])
+        assert_progress(harness, job)
+    assert harness.runpod_api.max_in_flight <= 4
+    hashes = [each for files in expected.values() for each in files]
+    assert len(set(hashes)) == len(hashes), "all files differ"
 
 
-def test_pictures_made_among_others_are_bit_for_bit_those_made_alone(sdxl: Shop) -> None:
-    all_at_once(sdxl, range(4))
+def test_concurrent_images_are_bit_identical_to_those_made_alone(sdxl: NumberedJobs) -> None:
+    assert_concurrent_equals_alone(sdxl, range(4))
 
 
-def among_others(shop: Shop, numbers: range, *others: Job) -> dict[str, Any]:
-    """Has a few good jobs done beside some that will not complete, and returns what became of those."""
-    load = shop.load
-    alone = {number: shop.alone(number) for number in numbers}
-    good = [renamed(shop.order(number), f"good-{number}-beside-{others[0]['id']}") for number in numbers]
-    before = [renamed(shop.order(0), f"slow-before-{others[0]['id']}")]
-    load.submit(*before, *others, *good)
-    outputs = [load.output(job["id"]) for job in good]
-    assert {number: load.files(output) for number, output in zip(numbers, outputs, strict=True)} == alone
-    return {job["id"]: load.output(job["id"]) for job in others}
+def run_failing_among_others(jobs: NumberedJobs, numbers: range, *failing: Job) -> dict[str, Any]:
+    """Runs failing jobs among valid ones, asserts that these make the same files as alone, and returns the payloads of the failing ones."""
+    harness = jobs.harness
+    expected = {number: jobs.expected(number) for number in numbers}
+    valid = [with_id(jobs.job(number), f"valid-{number}-{failing[0]['id']}") for number in numbers]
+    first = with_id(jobs.job(0), f"slow-first-{failing[0]['id']}")
+    harness.submit(first, *failing, *valid)
+    outputs = [harness.output(job["id"]) for job in valid]
+    assert {number: harness.file_hashes(output) for number, output in zip(numbers, outputs, strict=True)} == expected
+    return {job["id"]: harness.output(job["id"]) for job in failing}
 
 
-def code(output: Any) -> Any:
+def error_code(output: Any) -> Any:
     return output["metadata"].get("error_code")
 
 
 @pytest.mark.slow
-def test_a_job_that_fails_leaves_the_pictures_of_its_neighbours_as_they_are(sdxl: Shop) -> None:
-    with_lora, broken = sdxl.order(1), renamed(sdxl.order(1), "broken-lora")
+def test_failing_jobs_do_not_change_the_images_of_others(sdxl: NumberedJobs) -> None:
+    with_lora, broken = sdxl.job(1), with_id(sdxl.job(1), "broken-lora")
     broken["input"]["config"]["loras"] = [{"name": "stripes", "scale": 1.0}, {"name": "broken", "scale": 1.0}]
-    sdxl.load.uploads.refused = frozenset({"refused"})
-    failing = [renamed(with_lora, "oom-with-lora"), renamed(sdxl.order(3), "nan-with-control"), broken, renamed(sdxl.order(2), "refused")]
-    outputs = among_others(sdxl, range(6), *failing)
-    sdxl.load.uploads.refused = frozenset()
-    assert {job_id: code(output) for job_id, output in outputs.items()} == {
+    sdxl.harness.uploads.rejected = frozenset({"rejected"})
+    failing = [with_id(with_lora, "oom-with-lora"), with_id(sdxl.job(3), "nan-with-control"), broken, with_id(sdxl.job(2), "rejected")]
+    outputs = run_failing_among_others(sdxl, range(6), *failing)
+    sdxl.harness.uploads.rejected = frozenset()
+    assert {job_id: error_code(output) for job_id, output in outputs.items()} == {
         "oom-with-lora": "OOM_ERROR",
         "nan-with-control": "GENERATION_ERROR",
         "broken-lora": "MODEL_UNAVAILABLE",
-        "refused": "UPLOAD_ERROR",
+        "rejected": "UPLOAD_ERROR",
     }
     for job_id, output in outputs.items():
-        assert [message.payload for message in sdxl.load.told(job_id)][-1] == output
+        assert [message.payload for message in sdxl.harness.received_callbacks(job_id)][-1] == output
 
 
 @pytest.mark.slow
-def test_a_job_that_is_stopped_with_a_lora_on_leaves_the_pictures_of_its_neighbours_as_they_are(sdxl: Shop) -> None:
-    load, stopped = sdxl.load, renamed(sdxl.order(1), "slow-with-lora")
-    alone = {number: sdxl.alone(number) for number in (0, 1, 2)}
-    load.submit(stopped)
-    load.loop.wait_for_step("slow-with-lora", PATIENCE)
-    good = {number: renamed(sdxl.order(number), f"after-stop-{number}") for number in alone}
-    load.submit(*good.values())
-    load.loop.gateway.stop("slow-with-lora")
-    assert {number: load.files(load.output(job["id"])) for number, job in good.items()} == alone
-    assert load.loop.gateway.results("slow-with-lora") == []
-    assert [code(message.payload) for message in load.told("slow-with-lora") if message.payload["status"] == "failed"] == ["CANCELLED"]
+def test_cancelling_a_job_with_a_lora_does_not_change_the_images_of_others(sdxl: NumberedJobs) -> None:
+    harness, cancelled = sdxl.harness, with_id(sdxl.job(1), "slow-with-lora")
+    expected = {number: sdxl.expected(number) for number in (0, 1, 2)}
+    harness.submit(cancelled)
+    harness.wait_for_step("slow-with-lora", TIMEOUT)
+    others = {number: with_id(sdxl.job(number), f"after-cancel-{number}") for number in expected}
+    harness.submit(*others.values())
+    harness.runpod_api.stop("slow-with-lora")
+    assert {number: harness.file_hashes(harness.output(job["id"])) for number, job in others.items()} == expected
+    assert harness.runpod_api.results("slow-with-lora") == []
+    failed = [message.payload for message in harness.received_callbacks("slow-with-lora") if message.payload["status"] == "failed"]
+    assert [error_code(payload) for payload in failed] == ["CANCELLED"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_forty_jobs_at_once_are_bit_for_bit_what_they_are_alone(sdxl: Shop) -> None:
-    all_at_once(sdxl, range(100, 140))
+def test_forty_concurrent_images_are_bit_identical_to_those_made_alone(sdxl: NumberedJobs) -> None:
+    assert_concurrent_equals_alone(sdxl, range(100, 140))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_clips_made_among_others_are_bit_for_bit_those_made_alone(wan: Shop) -> None:
-    all_at_once(wan, range(12))
+def test_concurrent_clips_are_bit_identical_to_those_made_alone(wan: NumberedJobs) -> None:
+    assert_concurrent_equals_alone(wan, range(12))

@@ -1,7 +1,7 @@
-"""A real handler on small models, in the real SDK, some of whose jobs meet a fault: `LOAD_HANDLER` says which, `sdxl` or `wan`.
+"""A worker with a real handler on small models in the real SDK, some of whose jobs meet a fault.
 
-The id of a job says what it meets, inside the network that denoises, while it and no other is made: `oom-…` memory that does not suffice,
-`nan-…` numbers that are none, `slow-…` a step that takes its time. Each step is written down, as the painting worker does it.
+`LOAD_HANDLER` selects the handler, `sdxl` or `wan`. The prefix of a job id selects the fault, which the denoiser meets during that job:
+`oom-` out of memory, `nan-` outputs that are not a number, `slow-` delayed steps. Each step is logged as in the stub worker.
 """
 
 from __future__ import annotations
@@ -16,60 +16,60 @@ from typing import Any
 
 from PIL import Image
 
-from shared.jobs.recipe import Product, Run, Summary
+from shared.jobs.recipe import JobRun, Output, Summary
 from shared.serverless import serve
-from tests.doubles.paint import STEPS_LOG
+from tests.doubles.stub_worker import STEPS_LOG
 
-Before = Callable[[Any, Any], None]
+PreHook = Callable[[Any, Any], None]
 
 
-def _fault(job_id: str) -> tuple[Before, Any]:
-    """What is done before a step of a job, and what its result is filled with, if it is."""
+def _fault(job_id: str) -> tuple[PreHook, float | None]:
+    """Returns what runs before each step of a job, and the value that replaces the step's result, if any."""
     import torch
 
-    def no_memory(_network: Any, _arguments: Any) -> None:
+    def out_of_memory(_network: Any, _arguments: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    def slowly(_network: Any, _arguments: Any) -> None:
+    def delay(_network: Any, _arguments: Any) -> None:
         time.sleep(0.1)
 
-    before: Before = {"oom": no_memory, "slow": slowly}.get(job_id.partition("-")[0], lambda _network, _arguments: None)
+    before: PreHook = {"oom": out_of_memory, "slow": delay}.get(job_id.partition("-")[0], lambda _network, _arguments: None)
     return before, float("nan") if job_id.startswith("nan-") else None
 
 
-class Faulty:
-    """A recipe some of whose jobs meet a fault."""
+class FaultyRecipe:
+    """Wraps a recipe, and injects faults into its denoiser by job id."""
 
-    def __init__(self, recipe: Any) -> None:
+    def __init__(self, recipe: Any, denoiser: Any) -> None:
         self._recipe = recipe
-        self._denoiser = recipe._pipelines.text.transformer if hasattr(recipe, "_pipelines") else recipe._pipeline.unet
+        self._denoiser = denoiser
 
-    def accept(self, request: Any) -> None:
-        self._recipe.accept(request)
+    def check(self, request: Any) -> None:
+        self._recipe.check(request)
 
-    def generate(self, request: Any, references: Mapping[str, Image.Image], run: Run) -> Generator[Product]:
-        with self._meeting(run.job_id):
+    def generate(self, request: Any, references: Mapping[str, Image.Image], run: JobRun) -> Generator[Output]:
+        with self._faults_of(run.job_id):
             yield from self._recipe.generate(request, references, run)
 
-    def summarize(self, request: Any, products: Sequence[Product]) -> Summary:
-        summary: Summary = self._recipe.summarize(request, products)
+    def summarize(self, request: Any, outputs: Sequence[Output]) -> Summary:
+        summary: Summary = self._recipe.summarize(request, outputs)
         return summary
 
     @contextmanager
-    def _meeting(self, job_id: str) -> Iterator[None]:
+    def _faults_of(self, job_id: str) -> Iterator[None]:
         import torch
 
-        before, spoilt = _fault(job_id)
+        before, replacement = _fault(job_id)
 
-        def note(network: Any, arguments: Any) -> None:
+        def log_step(network: Any, arguments: Any) -> None:
             with STEPS_LOG.open("a") as log:
                 log.write(f"{job_id} {time.monotonic()}\n")
             before(network, arguments)
 
-        def after(_network: Any, _arguments: Any, result: Any) -> Any:
-            return result if spoilt is None else tuple(torch.full_like(tensor, spoilt) for tensor in result)
+        def replace_result(_network: Any, _arguments: Any, result: Any) -> Any:
+            return result if replacement is None else tuple(torch.full_like(tensor, replacement) for tensor in result)
 
-        hooks = [self._denoiser.register_forward_pre_hook(note), self._denoiser.register_forward_hook(after)]
+        hooks = [self._denoiser.register_forward_pre_hook(log_step), self._denoiser.register_forward_hook(replace_result)]
         try:
             yield
         finally:
@@ -77,6 +77,18 @@ class Faulty:
                 hook.remove()
 
 
+def main() -> None:
+    """Serves the handler."""
+    name = os.environ["LOAD_HANDLER"]
+    handler = importlib.import_module(f"handlers.{name}.handler").HANDLER
+
+    def load(settings: Any) -> FaultyRecipe:
+        recipe = handler.load(settings)
+        denoiser = recipe._pipelines.text_to_video.transformer if name == "wan" else recipe._pipeline.unet
+        return FaultyRecipe(recipe, denoiser)
+
+    serve(replace(handler, load=load))
+
+
 if __name__ == "__main__":
-    handler = importlib.import_module(f"handlers.{os.environ['LOAD_HANDLER']}.handler").HANDLER
-    serve(replace(handler, load=lambda settings: Faulty(handler.load(settings))))
+    main()

@@ -1,4 +1,4 @@
-"""The loop: one job after the other, what each has met, and what the workers hold afterwards."""
+"""The loop of the soak test: runs jobs one after the other, some of them with a fault, and checks the invariants after each."""
 
 from __future__ import annotations
 
@@ -7,202 +7,193 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from playground.callback_receiver import Answer
-from tests.chaos.faults.cases_c import small_disk
-from tests.chaos.faults.invariants import Before, check
-from tests.chaos.faults.running import Done
-from tests.chaos.faults.world import World
-from tests.chaos.soak.audit import lost
-from tests.chaos.soak.draws import COMPLETED, DRAWS, HANDLERS, KILLED, STOPPED, Draw, Turn, calm_again, good_job
-from tests.chaos.soak.held import Held
+from playground.callback_receiver import CannedResponse
+from tests.chaos.fault_injection.cases.machine import tmpfs
+from tests.chaos.fault_injection.harness import Harness
+from tests.chaos.fault_injection.invariants import Baseline, check_invariants
+from tests.chaos.fault_injection.worker_handle import JobResult
+from tests.chaos.soak.faults import SOAK_FAULTS
+from tests.chaos.soak.lost_jobs import find_lost_jobs
+from tests.chaos.soak.report import Report
+from tests.chaos.soak.resources import ResourceSamples
+from tests.chaos.soak.scenario import CANCELLED, COMPLETED, HANDLERS, KILLED, Scenario, SoakFault, faults_cleared, make_job
 
-SHARE = 0.3
-"""Of the jobs that meet a fault."""
+FAULT_PROBABILITY = 0.3
 
-# Seconds until a job that nobody has heard of is given up.
-_PATIENCE = 90.0
-# Of a check that does not hold, or of something that is not there at all.
-_NOT_SURVIVED = (AssertionError, LookupError, ValueError, OSError, subprocess.SubprocessError)
-
-
-@dataclass
-class Report:
-    """What has become of the jobs.
-
-    Attributes:
-        met: How many jobs met each fault.
-        failures: Of each job that was not survived: what did not hold.
-        lost: Of each job that came to nothing: how.
-        held: By handlers.
-    """
-
-    count: int = 0
-    met: dict[str, int] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    lost: dict[str, str] = field(default_factory=dict)
-    held: dict[str, Held] = field(default_factory=dict)
+# Seconds until a job without any outcome fails.
+_OUTCOME_TIMEOUT = 90.0
+# A check that fails, or something that is missing.
+_FAILURES = (AssertionError, LookupError, ValueError, OSError, subprocess.SubprocessError)
 
 
 class Soak:
-    """Has jobs done in a world.
+    """Runs random jobs in a harness.
 
     Args:
-        world: Around the workers.
-        seed: Of everything that is drawn.
-        handlers: Whose jobs.
-        share: Of the jobs that meet a fault.
+        harness: Its shared workers live from the first job to the last.
+        seed: Determines jobs and faults.
+        handlers: Handlers to draw jobs for.
+        fault_probability: Probability that a job meets a fault.
     """
 
-    def __init__(self, world: World, seed: int, *, handlers: tuple[str, ...] = HANDLERS, share: float = SHARE) -> None:
-        self._world = world
+    def __init__(
+        self, harness: Harness, seed: int, *, handlers: tuple[str, ...] = HANDLERS, fault_probability: float = FAULT_PROBABILITY
+    ) -> None:
+        self._harness = harness
         self._seed = seed
         self._handlers = handlers
-        self._share = share
-        self._left_out: set[str] = set()
+        self._fault_probability = fault_probability
+        self._excluded: set[str] = set()
 
-    def run(self, count: int, progress: Callable[[Report], object] = lambda report: None, *, first: int = 0) -> Report:
-        """Does so many jobs, then delivers what still waits and looks for what was lost.
+    def run(self, count: int, progress: Callable[[Report], object] = lambda report: None, *, warm_up: int = 0) -> Report:
+        """Runs jobs, delivers what is still pending, and looks for lost jobs.
 
         Args:
-            count: Jobs.
-            progress: Called after each.
-            first: So many of each handler come before, all at once, and meet nothing, then one for each fault that its worker outlives.
-                They are neither counted nor measured: the worker has met everything once.
+            count: Number of jobs.
+            progress: Called after each job.
+            warm_up: Number of jobs per handler to run at once before the others, followed by one job with each fault that the worker
+                survives: whatever is imported or allocated on first use is, then. They are neither counted nor measured.
         """
-        report = Report(held={handler: Held() for handler in self._handlers})
+        report = Report(resources={handler: ResourceSamples() for handler in self._handlers})
         with ExitStack() as stack:
             if "wan" in self._handlers:
-                self._give_a_disk(stack)
+                self._mount_temp_folder(stack)
             for handler in self._handlers:
-                self._work_in(handler, first, report)
+                self._warm_up(handler, warm_up, report)
             for number in range(count):
-                self._job(number, report)
+                self._run_job(number, report)
                 progress(report)
-        self._world.calm()
-        if self._world.redeliver() != 0:
-            report.failures["outbox"] = "something waits although all faults are over"
-        report.lost = lost(self._world, [f"soak-{number}" for number in range(count)])
+        self._harness.clear_faults()
+        if self._harness.redeliver() != 0:
+            report.failures["outbox"] = "entries are pending although all faults are cleared"
+        report.lost = find_lost_jobs(self._harness, [f"soak-{number}" for number in range(count)])
         return report
 
-    def _give_a_disk(self, stack: ExitStack) -> None:
-        """A small one, which can be filled."""
+    def _mount_temp_folder(self, stack: ExitStack) -> None:
+        """Puts the temporary files of WAN's worker on a RAM disk that a fault can fill."""
         try:
-            stack.enter_context(small_disk(self._world.worker("wan").temporary, "32m"))
+            stack.enter_context(tmpfs(self._harness.worker("wan").temp_folder, "32m"))
         except pytest.skip.Exception:
-            self._left_out.add("F26")  # only who may mount can fill a disk
+            self._excluded.add("F26")  # the user must not mount
 
-    def _work_in(self, handler: str, count: int, report: Report) -> None:
+    def _warm_up(self, handler: str, count: int, report: Report) -> None:
         if count == 0:
             return
-        self._leave_waiting(handler)
-        # Of their own: no job that is counted is one of these once more.
-        chances = [random.Random(f"{self._seed} {handler} {number}") for number in range(count)]
-        jobs = [good_job(handler, f"first-{handler}-{number}", self._world, chance) for number, chance in enumerate(chances)]
-        ends = self._world.worker(handler).do_all(jobs)
-        assert all(end["status"] == COMPLETED for end in ends), "nothing was in its way"
-        for number, draw in enumerate(self._fitting(handler)):
-            if draw.exits is None:
-                chance = random.Random(f"{self._seed} {handler} {draw.name}")
-                self._try(handler, good_job(handler, f"first-{handler}-fault-{number}", self._world, chance), draw, chance, report)
+        self._leave_pending_callback(handler)
+        rngs = [random.Random(f"{self._seed} {handler} {number}") for number in range(count)]
+        jobs = [make_job(handler, f"warm-up-{handler}-{number}", self._harness, rng) for number, rng in enumerate(rngs)]
+        outputs = self._harness.worker(handler).run_jobs(jobs)
+        assert all(output["status"] == COMPLETED for output in outputs), "a job without a fault completes"
+        for number, fault in enumerate(self._faults_of(handler)):
+            if fault.exit_code is None:
+                rng = random.Random(f"{self._seed} {handler} {fault.label}")
+                self._try(handler, make_job(handler, f"warm-up-{handler}-fault-{number}", self._harness, rng), fault, rng, report)
 
-    def _leave_waiting(self, handler: str) -> None:
-        """A result that nobody has received. The handler's worker delivers it as it starts, or only minutes later, when it is measured."""
-        job = good_job(handler, f"first-{handler}-waiting", self._world, random.Random(self._seed))
-        with self._world.own_worker(handler) as running:
-            self._world.answers(Answer(404))
-            assert running.do(job).get("callback_pending") is True
+    def _leave_pending_callback(self, handler: str) -> None:
+        """Leaves an outbox entry for the shared worker to deliver at its start. Otherwise its first delivery comes minutes later."""
+        assert self._harness.redeliver() == 0, "no other entry uses up the response"
+        job = make_job(handler, f"warm-up-{handler}-pending", self._harness, random.Random(self._seed))
+        with self._harness.dedicated_worker(handler) as worker:
+            self._harness.set_callback_responses(CannedResponse(404))
+            assert worker.run_job(job).get("callback_pending") is True
 
-    def _job(self, number: int, report: Report) -> None:
-        # Of its own, so that what a job meets does not depend on how the one before went.
-        chance = random.Random(f"{self._seed} {number}")
-        handler = chance.choice(self._handlers)
-        draw = self._draw(handler, chance)
-        job = good_job(handler, f"soak-{number}", self._world, chance)
-        name = "nothing" if draw is None else f"{draw.number} {draw.name}"
+    def _run_job(self, number: int, report: Report) -> None:
+        # One generator per job: what a job meets does not depend on the jobs before.
+        rng = random.Random(f"{self._seed} {number}")
+        handler = rng.choice(self._handlers)
+        fault = self._draw_fault(handler, rng)
+        job = make_job(handler, f"soak-{number}", self._harness, rng)
+        label = _label(fault)
         report.count += 1
-        report.met[name] = report.met.get(name, 0) + 1
-        if self._try(handler, job, draw, chance, report):
-            report.held[handler].note(self._world.worker(handler))
+        report.faults[label] = report.faults.get(label, 0) + 1
+        if self._try(handler, job, fault, rng, report):
+            report.resources[handler].add(self._harness.worker(handler))
 
-    def _try(self, handler: str, job: dict[str, Any], draw: Draw | None, chance: random.Random, report: Report) -> bool:
-        """Has a job done, and returns whether it was survived."""
+    def _try(self, handler: str, job: dict[str, Any], fault: SoakFault | None, rng: random.Random, report: Report) -> bool:
+        """Runs a job and returns whether it was survived; notes the failure if not."""
         try:
-            self._do(handler, job, draw, chance)
-        except _NOT_SURVIVED as error:
-            name = "nothing" if draw is None else f"{draw.number} {draw.name}"
-            report.failures[job["id"]] = f"{handler}, {name}: {type(error).__name__}: {str(error)[:500]}"
-            self._world.calm()
-            if self._world.worker(handler).process.process.poll() is not None:
-                self._world.forget(handler)
+            self._run_and_check(handler, job, fault, rng)
+        except _FAILURES as error:
+            report.failures[job["id"]] = f"{handler}, {_label(fault)}: {type(error).__name__}: {str(error)[:500]}"
+            self._harness.clear_faults()
+            if not self._harness.worker(handler).is_running:
+                self._harness.forget_worker(handler)
             return False
         return True
 
-    def _fitting(self, handler: str) -> list[Draw]:
-        return [draw for draw in DRAWS if handler in draw.handlers and draw.number not in self._left_out]
+    def _faults_of(self, handler: str) -> list[SoakFault]:
+        return [fault for fault in SOAK_FAULTS if handler in fault.handlers and fault.number not in self._excluded]
 
-    def _draw(self, handler: str, chance: random.Random) -> Draw | None:
-        if chance.random() >= self._share:
+    def _draw_fault(self, handler: str, rng: random.Random) -> SoakFault | None:
+        if rng.random() >= self._fault_probability:
             return None
-        fitting = self._fitting(handler)
-        return chance.choices(fitting, [draw.weight for draw in fitting])[0]
+        faults = self._faults_of(handler)
+        return rng.choices(faults, [fault.weight for fault in faults])[0]
 
-    def _do(self, handler: str, job: dict[str, Any], draw: Draw | None, chance: random.Random) -> None:
-        if draw is None or draw.exits is None:
-            running = self._world.worker(handler)
-            before = Before(running)
-            self._meet(Turn(self._world, running, chance, job), draw)
-            check(self._world, [before])
+    def _run_and_check(self, handler: str, job: dict[str, Any], fault: SoakFault | None, rng: random.Random) -> None:
+        """Runs a job in the shared worker, or in a dedicated one if the fault ends it."""
+        if fault is None or fault.exit_code is None:
+            worker = self._harness.worker(handler)
+            baseline = Baseline(worker)
+            self._run_scenario(Scenario(self._harness, worker, rng, job), fault)
+            check_invariants(self._harness, [baseline])
             return
-        with self._world.own_worker(handler) as running:
-            end = self._meet(Turn(self._world, running, chance, job), draw)
-            assert running.process.wait(60) == draw.exits
-        check(self._world, [])
-        if end == KILLED:
-            self._do_again(handler, job)
+        with self._harness.dedicated_worker(handler) as worker:
+            outcome = self._run_scenario(Scenario(self._harness, worker, rng, job), fault)
+            assert worker.process.wait(60) == fault.exit_code
+        check_invariants(self._harness, [])
+        if outcome == KILLED:
+            self._redeliver_job(handler, job)
 
-    def _do_again(self, handler: str, job: dict[str, Any]) -> None:
-        """As RunPod does with a job whose worker is gone."""
-        objects = self._world.storage.objects
+    def _redeliver_job(self, handler: str, job: dict[str, Any]) -> None:
+        """Runs a job of a killed worker again, as RunPod does."""
+        objects = self._harness.storage.objects
         stored = {key: objects[key].content for key in list(objects) if f"/{job['id']}/" in key}
-        running = self._world.worker(handler)
-        before = Before(running)
-        assert running.do(job)["status"] == COMPLETED
-        check(self._world, [before])
-        assert {key: objects[key].content for key in stored} == stored, "what was there already is what is there now"
+        worker = self._harness.worker(handler)
+        baseline = Baseline(worker)
+        assert worker.run_job(job)["status"] == COMPLETED
+        check_invariants(self._harness, [baseline])
+        assert {key: objects[key].content for key in stored} == stored, "files of the killed worker are unchanged"
 
-    def _meet(self, turn: Turn, draw: Draw | None) -> str:
-        """Has a job done while its fault is there, and returns how it ended."""
-        with calm_again(turn):
-            if draw is not None:
-                draw.prepare(turn)
-            for _ in range(turn.deliveries):
-                turn.running.gateway.submit(turn.job)
-            turn.meanwhile()
-            ends = self._ends(turn)
-        allowed = {COMPLETED} if draw is None else draw.ends
-        assert set(ends) <= allowed, f"ended as {ends}"
-        assert draw is not None or "callback_pending" not in turn.running.done[-1].output, "nothing was in its way"
-        return ends[-1]
+    def _run_scenario(self, scenario: Scenario, fault: SoakFault | None) -> str:
+        """Runs a job with its fault, and returns its outcome."""
+        with faults_cleared(scenario):
+            if fault is not None:
+                fault.prepare(scenario)
+            for _ in range(scenario.deliveries):
+                scenario.worker.runpod_api.submit(scenario.job)
+            scenario.during()
+            outcomes = self._wait_for_outcomes(scenario)
+        allowed = {COMPLETED} if fault is None else fault.outcomes
+        assert set(outcomes) <= allowed, f"the outcomes are {outcomes}"
+        assert fault is not None or "callback_pending" not in scenario.worker.results[-1].output, "a callback without a fault is delivered"
+        return outcomes[-1]
 
-    def _ends(self, turn: Turn) -> list[str]:
-        """Waits until RunPod has heard of all deliveries of a job, or will not."""
-        gateway, ends = turn.running.gateway, time.monotonic() + _PATIENCE
-        while len(gateway.results(turn.id)) < turn.deliveries:
-            if turn.running.process.process.poll() is not None:
+    def _wait_for_outcomes(self, scenario: Scenario) -> list[str]:
+        """Waits until RunPod has the results of all deliveries of a job, or cannot receive them any more."""
+        runpod_api, deadline = scenario.worker.runpod_api, time.monotonic() + _OUTCOME_TIMEOUT
+        while True:
+            running = scenario.worker.is_running  # before the results: the worker may post one and exit in between
+            if len(runpod_api.results(scenario.job_id)) >= scenario.deliveries:
+                break
+            if not running:
                 return [KILLED]
-            if self._was_stopped(turn.id):
-                return [STOPPED]
-            assert time.monotonic() < ends, "nobody has heard how it ended"
+            if self._was_cancelled(scenario.job_id):
+                return [CANCELLED]
+            assert time.monotonic() < deadline, f"no outcome within {_OUTCOME_TIMEOUT} s"
             time.sleep(0.02)
-        done = [Done(turn.job, body, turn.refused) for body in gateway.results(turn.id)]
-        turn.running.done.extend(done)
-        return [str(each.output["metadata"].get("error_code", COMPLETED)) for each in done]
+        results = [JobResult(scenario.job, body, scenario.rejected) for body in runpod_api.results(scenario.job_id)]
+        scenario.worker.results.extend(results)
+        return [str(result.output["metadata"].get("error_code", COMPLETED)) for result in results]
 
-    def _was_stopped(self, job_id: str) -> bool:
-        told = [payload for payload in self._world.inbox.payloads if payload["job_id"] == job_id]
-        return any(payload["metadata"].get("error_code") == "CANCELLED" for payload in told)
+    def _was_cancelled(self, job_id: str) -> bool:
+        payloads = [payload for payload in self._harness.receiver.payloads if payload["job_id"] == job_id]
+        return any(payload["metadata"].get("error_code") == "CANCELLED" for payload in payloads)
+
+
+def _label(fault: SoakFault | None) -> str:
+    return "no fault" if fault is None else fault.label

@@ -1,4 +1,4 @@
-"""The loop itself, with a worker that needs no model: what holds is said to hold, and a leak is seen."""
+"""The soak test itself, with a worker that needs no model: it reports success, leaks and lost jobs."""
 
 from __future__ import annotations
 
@@ -7,76 +7,65 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.faults.world import World, sdxl
+from tests.chaos.fault_injection.harness import Harness, sdxl
 from tests.chaos.soak.__main__ import ENVIRONMENT
-from tests.chaos.soak.held import Held
-from tests.chaos.soak.slopes import LEAST, MATERIAL, slope
-from tests.chaos.soak.soak import Report, Soak
+from tests.chaos.soak.growth import measure_growth
+from tests.chaos.soak.report import Report
+from tests.chaos.soak.resources import ResourceSamples
+from tests.chaos.soak.soak import Soak
 
-WARM_UP = 10  # a worker without a model is soon as it will be
-ENOUGH = WARM_UP + 2 * LEAST  # one more connection that is kept weighs little
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def harness(tmp_path: Path) -> Iterator[Harness]:
     (tmp_path / "none").mkdir()
-    around = World(tmp_path, tmp_path / "none", ENVIRONMENT)
-    yield around
-    around.close()
+    harness = Harness(tmp_path, tmp_path / "none", ENVIRONMENT)
+    yield harness
+    harness.close()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_worker_that_keeps_what_it_should_give_back_is_seen(world: World) -> None:
-    world.worker("paint")
+def test_a_leak_is_detected(harness: Harness) -> None:
+    harness.worker("stub")
 
     def leak(_report: Report) -> None:
-        world.worker("paint").sabotage("denoiser", "leak")
+        harness.worker("stub").inject("denoiser", "leak")
 
-    report = Soak(world, 1, handlers=("paint",), share=0.0).run(ENOUGH, leak)
+    report = Soak(harness, 1, handlers=("stub",), fault_probability=0.0).run(50, leak)
     assert (report.failures, report.lost) == ({}, {})
-    held = report.held["paint"]
-    files = slope(held.files, WARM_UP)
-    assert files is not None
-    assert files.grows(MATERIAL["files"])
-    assert 90 < files.per_100 < 110, "one for each job, and a connection or two that are kept"
-    memory = slope([[size / 2**20 for size in life] for life in held.memory], WARM_UP)
-    assert memory is not None
-    assert memory.grows(MATERIAL["memory"])
-    assert 95 < memory.per_100 < 105, "one MiB for each job"
+    growth = measure_growth(report.resources["stub"])
+    assert growth is not None
+    assert growth.is_leak
+    jobs = growth.last_job - growth.reference_job
+    assert 0.95 * jobs < growth.memory / 2**20 < 1.05 * jobs, "one MiB per job"
+    assert 0.9 * jobs < growth.open_files < 1.1 * jobs, "one file per job, and a few pooled connections"
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_job_that_was_stored_and_is_no_more_is_lost(world: World) -> None:
-    def forget(_report: Report) -> None:
-        world.storage.objects.pop("user-1/soak-1/0.png", None)
+def test_a_job_whose_file_disappears_is_lost(harness: Harness) -> None:
+    def delete_file(_report: Report) -> None:
+        harness.storage.objects.pop("user-1/soak-1/0.png", None)
 
-    report = Soak(world, 1, handlers=("paint",), share=0.0).run(3, forget)
-    assert report.lost == {"soak-1": "user-1/soak-1/0.png is not stored as it should be"}
+    report = Soak(harness, 1, handlers=("stub",), fault_probability=0.0).run(3, delete_file)
+    assert report.lost == {"soak-1": "user-1/soak-1/0.png is not stored intact"}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_the_first_jobs_of_a_worker_are_done_and_neither_counted_nor_measured(world: World) -> None:
-    report = Soak(world, 1, handlers=("paint",), share=0.0).run(2, first=3)
-    completed = [payload["job_id"] for payload in world.inbox.payloads if payload["status"] == "completed"]
-    assert completed.count("first-paint-waiting") == 2, "refused, and delivered when the next worker started"
-    rest = [job_id for job_id in completed if job_id != "first-paint-waiting"]
-    assert rest == ["first-paint-0", "first-paint-1", "first-paint-2", "soak-0", "soak-1"]
-    assert (report.count, report.failures, len(report.held["paint"].memory[0])) == (2, {}, 2)
+def test_warm_up_jobs_are_neither_counted_nor_measured(harness: Harness) -> None:
+    report = Soak(harness, 1, handlers=("stub",), fault_probability=0.0).run(2, warm_up=3)
+    completed = [payload["job_id"] for payload in harness.receiver.payloads if payload["status"] == "completed"]
+    assert completed.count("warm-up-stub-pending") == 2, "rejected, and delivered when the next worker started"
+    others = [job_id for job_id in completed if job_id != "warm-up-stub-pending"]
+    assert others == ["warm-up-stub-0", "warm-up-stub-1", "warm-up-stub-2", "soak-0", "soak-1"]
+    assert (report.count, report.failures, len(report.resources["stub"].memory)) == (2, {}, 2)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_memory_that_is_free_in_a_heap_does_not_count(world: World) -> None:
-    running, held = world.worker("paint"), Held()
-    running.do(sdxl("before"))
-    held.note(running)
-    pages = running.memory("RssAnon")
-    running.sabotage("denoiser", "hoard")
-    running.do(sdxl("after"))
-    assert running.memory("RssAnon") > pages + 12 * 2**20
-    held.note(running)
-    ((before, after),) = held.memory
+def test_free_memory_between_allocations_is_not_counted(harness: Harness) -> None:
+    worker, samples = harness.worker("stub"), ResourceSamples()
+    worker.run_job(sdxl("before"))
+    samples.add(worker)
+    pages = worker.memory("RssAnon")
+    worker.inject("denoiser", "fragment")
+    worker.run_job(sdxl("after"))
+    assert worker.memory("RssAnon") > pages + 12 * 2**20
+    samples.add(worker)
+    before, after = samples.memory
     assert after < before + 4 * 2**20
