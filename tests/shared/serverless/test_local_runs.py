@@ -1,4 +1,4 @@
-"""`python -m handlers.<h>.handler` on a laptop: one job, its files, exit code 0."""
+"""`python -m handlers.<handler>.handler` without RunPod runs a single local job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import av
 import pytest
 from PIL import Image
 
-from tests.doubles.worker import ROOT, clean_environment
+from tests.doubles.processes import ROOT, clean_environment, run_module
 
 HANDLERS = ("sdxl", "wan", "chat")
 
@@ -22,12 +22,11 @@ def sample(handler: str) -> dict[str, Any]:
     return job
 
 
-def work(
-    handler: str, tmp_path: Path, models: Path, *arguments: str, folder: Path | None = None, **variables: str
+def run_locally(
+    handler: str, tmp_path: Path, models: Path, *arguments: str, folder: Path | None = None, fresh: bool = False, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"handlers.{handler}.handler", *arguments]
     environment = clean_environment(MODELS_DIR=str(models), OUTPUT_DIR=str(tmp_path / "out"), **variables)
-    return subprocess.run(command, cwd=folder or tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    return run_module(f"handlers.{handler}.handler", *arguments, folder=folder or tmp_path, environment=environment, fresh=fresh)
 
 
 def callback(tmp_path: Path, job: dict[str, Any]) -> dict[str, Any]:
@@ -38,8 +37,9 @@ def callback(tmp_path: Path, job: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("handler", HANDLERS)
 def test_local_run_stores_what_the_payload_describes(handler: str, tmp_path: Path, tiny_models: Path) -> None:
+    """In a fresh process: once per handler, nothing has been imported before."""
     job = sample(handler)
-    done = work(handler, tmp_path, tiny_models, "--test_input", json.dumps(job))
+    done = run_locally(handler, tmp_path, tiny_models, "--test_input", json.dumps(job), fresh=True)
     assert done.returncode == 0, done.stdout + done.stderr
     for asset in callback(tmp_path, job)["assets"]:
         facts = asset["metadata"]
@@ -47,8 +47,8 @@ def test_local_run_stores_what_the_payload_describes(handler: str, tmp_path: Pat
             assert asset["content"]
         elif asset["type"] == "image":
             width, _, height = job["input"]["config"]["resolution"].partition("x")
-            with Image.open(tmp_path / "out" / asset["url"]) as picture:
-                assert picture.size == (facts["width"], facts["height"]) == (int(width), int(height))
+            with Image.open(tmp_path / "out" / asset["url"]) as image:
+                assert image.size == (facts["width"], facts["height"]) == (int(width), int(height))
         else:
             with av.open(str(tmp_path / "out" / asset["url"])) as container:
                 assert sum(1 for _ in container.decode(video=0)) == facts["frames"] == job["input"]["config"]["frames"]
@@ -57,39 +57,39 @@ def test_local_run_stores_what_the_payload_describes(handler: str, tmp_path: Pat
 
 
 def test_sdxl_reads_test_input_from_the_repository_root(tmp_path: Path, tiny_models: Path) -> None:
-    done = work("sdxl", tmp_path, tiny_models, folder=ROOT)
+    done = run_locally("sdxl", tmp_path, tiny_models, folder=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     job = json.loads((ROOT / "test_input.json").read_text())
     (asset,) = callback(tmp_path, job)["assets"]
-    with Image.open(tmp_path / "out" / asset["url"]) as picture:
-        assert picture.size == (64, 64)
+    with Image.open(tmp_path / "out" / asset["url"]) as image:
+        assert image.size == (64, 64)
 
 
 def test_failed_local_run_exits_with_1(tmp_path: Path, tiny_models: Path) -> None:
     job = sample("sdxl")
     job["input"]["config"]["steps"] = 99
-    done = work("sdxl", tmp_path, tiny_models, "--test_input", json.dumps(job))
+    done = run_locally("sdxl", tmp_path, tiny_models, "--test_input", json.dumps(job))
     assert done.returncode == 1
     assert "config.steps" in done.stdout
 
 
 def test_chat_streams_locally(tmp_path: Path, tiny_models: Path) -> None:
-    """RunPod's SDK hands a generator back without running it, and calls that a success."""
+    """Left to itself, RunPod's SDK returns a local generator without running it, and reports success."""
     job = sample("chat")
     job["input"] |= {"stream": True, "temperature": 0}
-    done = work("chat", tmp_path, tiny_models, "--test_input", json.dumps(job), CHAT_STREAMING="1")
+    done = run_locally("chat", tmp_path, tiny_models, "--test_input", json.dumps(job), CHAT_STREAMING="1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert callback(tmp_path, job)["response"]
     assert "{'delta': " in done.stdout
     wrong = {"input": job["input"] | {"max_tokens": 0}}
-    done = work("chat", tmp_path, tiny_models, "--test_input", json.dumps(wrong), CHAT_STREAMING="1")
+    done = run_locally("chat", tmp_path, tiny_models, "--test_input", json.dumps(wrong), CHAT_STREAMING="1")
     assert done.returncode == 1
     assert "max_tokens" in done.stdout
 
 
 def test_missing_weights_are_reported_with_every_searched_path(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    done = work("sdxl", tmp_path, tmp_path / "none", "--test_input", json.dumps(sample("sdxl")))
+    done = run_locally("sdxl", tmp_path, tmp_path / "none", "--test_input", json.dumps(sample("sdxl")))
     assert done.returncode == 1
     assert "MODELS_DIR" in done.stderr
     assert "SDXL_MODEL" in done.stderr

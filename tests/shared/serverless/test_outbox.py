@@ -1,10 +1,9 @@
-"""Storage or the receiver is away for all of a job: nothing is lost, and what is delivered later is what would have been delivered."""
+"""Storage or the receiver is unavailable for a whole job: the result is delivered later, and is the same."""
 
 from __future__ import annotations
 
 import hashlib
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,17 +13,18 @@ from playground.callback_receiver import CallbackReceiver, CannedResponse
 from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.fake_storage import FakeStorage, fails_with
 from tests.doubles.jobs import PROMPT_CANARY, sdxl_job
-from tests.doubles.worker import WorkerProcess, clean_environment
-from tests.shared.serverless.conftest import SECRET, Loop
+from tests.doubles.processes import clean_environment, run_module
+from tests.doubles.worker import WorkerProcess
+from tests.shared.serverless.conftest import SECRET, WorkerHarness
 
 KEY = "canary-service-key"
 TOKEN = "canary-url-token"
 
 
 @contextmanager
-def project(tmp_path: Path, *answers: CannedResponse) -> Iterator[tuple[FakeStorage, CallbackReceiver, dict[str, str]]]:
-    """A Supabase project that may be away, and the environment of its workers: their disks end with them, the outbox does not."""
-    with FakeStorage(KEY) as storage, CallbackReceiver(SECRET, responses=answers) as receiver:
+def project(tmp_path: Path, *responses: CannedResponse) -> Iterator[tuple[FakeStorage, CallbackReceiver, dict[str, str]]]:
+    """A Supabase project, a callback receiver and the environment of the workers, whose outbox outlives them."""
+    with FakeStorage(KEY) as storage, CallbackReceiver(SECRET, responses=responses) as receiver:
         environment = {
             "SUPABASE_URL": storage.url,
             "SUPABASE_SERVICE_ROLE_KEY": KEY,
@@ -38,49 +38,46 @@ def project(tmp_path: Path, *answers: CannedResponse) -> Iterator[tuple[FakeStor
 
 
 @contextmanager
-def worker(folder: Path, receiver: CallbackReceiver, environment: dict[str, str]) -> Iterator[Loop]:
+def worker(folder: Path, receiver: CallbackReceiver, environment: dict[str, str]) -> Iterator[WorkerHarness]:
     folder.mkdir()
     with FakeRunPodAPI() as runpod_api, WorkerProcess("tests.doubles.stub_worker", runpod_api, folder, environment) as process:
-        runpod_api.wait_for(lambda: bool(runpod_api.takes), what="the worker's start")
-        yield Loop(runpod_api, receiver, process)
+        runpod_api.wait_for(lambda: bool(runpod_api.takes), what="the start of the worker")
+        yield WorkerHarness(runpod_api, receiver, process)
 
 
-def do(loop: Loop, job: dict[str, Any]) -> dict[str, Any]:
-    loop.runpod_api.submit(job)
-    output: dict[str, Any] = loop.runpod_api.result(job["id"])["output"]
+def run_job(harness: WorkerHarness, job: dict[str, Any]) -> dict[str, Any]:
+    harness.runpod_api.submit(job)
+    output: dict[str, Any] = harness.runpod_api.result(job["id"])["output"]
     return output
 
 
 def redeliver(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "shared.redeliver"]
-    return subprocess.run(
-        command, cwd=folder, env=clean_environment(**environment), capture_output=True, text=True, timeout=60, check=False
-    )
+    return run_module("shared.redeliver", folder=folder, environment=clean_environment(**environment))
 
 
 def test_result_that_storage_refused_is_delivered_by_the_next_start(tmp_path: Path) -> None:
     with project(tmp_path) as (storage, receiver, environment):
-        with worker(tmp_path / "one", receiver, environment) as loop:
+        with worker(tmp_path / "one", receiver, environment) as harness:
             storage.outage = fails_with(503)
-            output = do(loop, sdxl_job("kept", num_images=3))
+            output = run_job(harness, sdxl_job("kept", num_images=3))
         assert (output["status"], output["metadata"]["error_code"], output["assets"]) == ("failed", "UPLOAD_ERROR", [])
         names = [f"user-1/kept/{index}.{ending}" for index in range(3) for ending in ("png", "thumb.webp")]
         assert output["metadata"].get("assets_pending") == names
         assert storage.objects == {}
-        assert redeliver(tmp_path, environment).returncode == 1, "storage is still away"
-        assert len(receiver.messages) == 1, "nothing is called back that is not stored"
+        assert redeliver(tmp_path, environment).returncode == 1, "storage is still unavailable"
+        assert len(receiver.messages) == 1, "no callback before the files are stored"
         storage.outage = None
-        with worker(tmp_path / "two", receiver, environment) as loop:
+        with worker(tmp_path / "two", receiver, environment) as harness:
             failed, completed = receiver.wait_for(2)
-            again = do(loop, sdxl_job("kept-not", num_images=3))
-        assert failed.payload == output, "the caller was told at once"
+            again = run_job(harness, sdxl_job("kept-not", num_images=3))
+        assert failed.payload == output, "the failure was reported at once"
         assert completed.verified
         assert completed.headers["webhook-id"] == "kept_completed"
         assert [asset["url"] for asset in completed.payload["assets"]] == [f"user-1/kept/{index}.png" for index in range(3)]
         assert sorted(key for key in storage.objects if "/kept/" in key) == sorted(names)
         for asset, twin in zip(completed.payload["assets"], again["assets"], strict=True):
             stored = storage.objects[asset["url"]]
-            assert stored.content == storage.objects[twin["url"]].content, "the same picture as on a good day"
+            assert stored.content == storage.objects[twin["url"]].content, "the same image as without an outage"
             assert stored.metadata["sha256"] == hashlib.sha256(stored.content).hexdigest()
             assert stored.content_type == asset["mime_type"]
     assert list((tmp_path / "volume/outbox").iterdir()) == []
@@ -88,39 +85,39 @@ def test_result_that_storage_refused_is_delivered_by_the_next_start(tmp_path: Pa
 
 def test_callback_that_was_not_accepted_is_delivered_by_the_redeliver_command(tmp_path: Path) -> None:
     with project(tmp_path, *[CannedResponse(503)] * 50) as (storage, receiver, environment):
-        with worker(tmp_path / "one", receiver, environment) as loop:
-            output = do(loop, sdxl_job("late"))
+        with worker(tmp_path / "one", receiver, environment) as harness:
+            output = run_job(harness, sdxl_job("late"))
         assert output.pop("callback_pending") is True
         assert output["status"] == "completed"
         assert all(asset["url"] in storage.objects for asset in output["assets"])
-        assert redeliver(tmp_path, environment).returncode == 1, "the receiver is still away, and nothing is lost by trying"
+        assert redeliver(tmp_path, environment).returncode == 1, "the receiver is still unavailable"
         before = len(receiver.messages)
         receiver.recover()
         done = redeliver(tmp_path, environment)
         assert done.returncode == 0, done.stderr
         (message,) = receiver.messages[before:]
         assert message.verified
-        assert message.payload == output, "what RunPod got, byte for byte"
+        assert message.payload == output, "the same payload as RunPod got"
         assert {each.headers["webhook-id"] for each in receiver.messages} == {"late_completed"}
         assert {each.body for each in receiver.messages} == {message.body}
-        assert redeliver(tmp_path, environment).returncode == 0, "there is nothing any more"
+        assert redeliver(tmp_path, environment).returncode == 0, "nothing is pending any more"
         assert len(receiver.messages) == before + 1
 
 
 def test_permanently_refused_callback_stays_pending(tmp_path: Path) -> None:
     refusals = (404, 401, 301)
     with project(tmp_path, *map(CannedResponse, refusals)) as (_, receiver, environment):
-        with worker(tmp_path / "one", receiver, environment) as loop:
-            assert all(do(loop, sdxl_job(f"refused-{answer}"))["callback_pending"] for answer in refusals)
+        with worker(tmp_path / "one", receiver, environment) as harness:
+            assert all(run_job(harness, sdxl_job(f"refused-{status}"))["callback_pending"] for status in refusals)
         assert redeliver(tmp_path, environment).returncode == 0
-        assert [message.payload["job_id"] for message in receiver.messages] == 2 * [f"refused-{answer}" for answer in refusals]
+        assert [message.payload["job_id"] for message in receiver.messages] == 2 * [f"refused-{status}" for status in refusals]
 
 
 def test_pending_result_is_delivered_rather_than_its_failure(tmp_path: Path) -> None:
     with project(tmp_path, *[CannedResponse(reset=True)] * 50) as (storage, receiver, environment):
-        with worker(tmp_path / "one", receiver, environment) as loop:
+        with worker(tmp_path / "one", receiver, environment) as harness:
             storage.outage = fails_with(544)
-            output = do(loop, sdxl_job("both"))
+            output = run_job(harness, sdxl_job("both"))
         assert output["metadata"]["error_code"] == "UPLOAD_ERROR"
         assert output["callback_pending"] is True
         storage.outage = None
@@ -133,23 +130,23 @@ def test_pending_result_is_delivered_rather_than_its_failure(tmp_path: Path) -> 
 
 
 def test_completed_repetition_discards_the_pending_result(tmp_path: Path) -> None:
-    with project(tmp_path) as (storage, receiver, environment), worker(tmp_path / "one", receiver, environment) as loop:
+    with project(tmp_path) as (storage, receiver, environment), worker(tmp_path / "one", receiver, environment) as harness:
         storage.outage = fails_with(503)
-        assert do(loop, sdxl_job("twice"))["status"] == "failed"
+        assert run_job(harness, sdxl_job("twice"))["status"] == "failed"
         assert len(list((tmp_path / "volume/outbox").iterdir())) == 1
         storage.outage = None
-        loop.runpod_api.submit(sdxl_job("twice"))
-        loop.runpod_api.wait_for(lambda: len(loop.runpod_api.results("twice")) == 2)
-        assert loop.runpod_api.results("twice")[1]["output"]["status"] == "completed"
+        harness.runpod_api.submit(sdxl_job("twice"))
+        harness.runpod_api.wait_for(lambda: len(harness.runpod_api.results("twice")) == 2)
+        assert harness.runpod_api.results("twice")[1]["output"]["status"] == "completed"
         assert list((tmp_path / "volume/outbox").iterdir()) == []
 
 
 def test_outbox_and_log_contain_no_secrets(tmp_path: Path) -> None:
     with project(tmp_path, *[CannedResponse(503)] * 50) as (storage, receiver, environment):
-        with worker(tmp_path / "one", receiver, environment) as loop:
+        with worker(tmp_path / "one", receiver, environment) as harness:
             storage.outage = fails_with(503)
-            do(loop, sdxl_job("secret"))
-            log = loop.worker.log
+            run_job(harness, sdxl_job("secret"))
+            log = harness.worker.log
         log += "".join(redeliver(tmp_path, environment).stdout)
         files = [path for path in (tmp_path / "volume/outbox").rglob("*") if path.is_file()]
         assert files

@@ -1,23 +1,20 @@
-"""`--check`: the build of an image and an operator ask whether a worker could start, without starting it."""
+"""`--check`: preflight checks for the build of an image and for operators."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.doubles.worker import ROOT, clean_environment
+from tests.doubles.processes import ROOT, clean_environment, run_module
 
 
 def check(handler: str, tmp_path: Path, *scope: str, **environment: str) -> tuple[int, dict[str, str]]:
-    """The exit code, and what became of each check."""
-    command = [sys.executable, "-m", f"handlers.{handler}.handler", "--check", *scope]
+    """Returns the exit code and the outcome of each check."""
     variables = clean_environment(**{"MODELS_DIR": str(tmp_path / "models"), "OUTPUT_DIR": str(tmp_path / "out")} | environment)
-    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False, timeout=100)
+    done = run_module(f"handlers.{handler}.handler", "--check", *scope, folder=tmp_path, environment=variables)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return done.returncode, {line["check"]: line.get("reason", "passed") for line in lines if "check" in line}
 
@@ -32,7 +29,7 @@ def test_image_check_needs_no_weights_and_no_storage(handler: str, checks: tuple
 def test_weights_check_reports_the_searched_paths(tmp_path: Path) -> None:
     code, checks = check("chat", tmp_path, "weights", ALLOW_DOWNLOADS="1")
     assert code == 1
-    assert "'qwen_instruct' (Qwen/Qwen2.5-7B-Instruct) were not found. Looked in" in checks["weights qwen_instruct"]
+    assert "'qwen_instruct' (Qwen/Qwen2.5-7B-Instruct) were not found. Searched" in checks["weights qwen_instruct"]
     assert checks["libraries"] == "passed"
 
 
@@ -52,7 +49,7 @@ def test_all_failed_checks_are_reported(tmp_path: Path) -> None:
 def test_failed_import_is_reported(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     shutil.copytree(ROOT / "handlers", hidden / "handlers", ignore=shutil.ignore_patterns("__pycache__"))
-    (hidden / "handlers" / "chat" / "generate.py").write_text("import library_that_is_not_installed\n")
+    (hidden / "handlers" / "chat" / "recipe.py").write_text("import library_that_is_not_installed\n")
     code, checks = check("chat", tmp_path, "image", PYTHONPATH=f"{hidden}:{ROOT}")
     assert code == 1
     assert "handlers.chat.recipe cannot be imported (No module named 'library_that_is_not_installed')" in checks["libraries"]

@@ -1,4 +1,4 @@
-"""How a worker ends, and what it says when it cannot begin."""
+"""Workers that cannot start, are scaled down, hang, or lose their GPU."""
 
 from __future__ import annotations
 
@@ -9,63 +9,63 @@ from shared.settings import Settings
 from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.jobs import sdxl_job
 from tests.doubles.worker import WorkerProcess
-from tests.shared.serverless.conftest import Loop, started
+from tests.shared.serverless.conftest import WorkerHarness, start_worker
 
 
-def test_worker_that_is_scaled_down_finishes_its_job(own_loop: Loop) -> None:
-    own_loop.runpod_api.submit(sdxl_job("last", "slowly", steps=30))
-    own_loop.runpod_api.wait_for(lambda: bool(own_loop.runpod_api.progress("last")))
-    own_loop.worker.terminate()
-    assert own_loop.runpod_api.result("last")["output"]["status"] == "completed"
-    assert own_loop.worker.wait() == 0
-    assert len(own_loop.callbacks("last")) == 1
+def test_worker_that_is_scaled_down_finishes_its_job(own_harness: WorkerHarness) -> None:
+    own_harness.runpod_api.submit(sdxl_job("last", "slowly", steps=30))
+    own_harness.runpod_api.wait_for(lambda: bool(own_harness.runpod_api.progress("last")))
+    own_harness.worker.terminate()
+    assert own_harness.runpod_api.result("last")["output"]["status"] == "completed"
+    assert own_harness.worker.wait() == 0
+    assert len(own_harness.callbacks("last")) == 1
 
 
-def test_worker_that_lost_its_gpu_answers_and_takes_no_further_job(own_loop: Loop) -> None:
-    own_loop.runpod_api.submit(sdxl_job("lost", "lose"))
-    body = own_loop.runpod_api.result("lost")
+def test_worker_that_lost_its_gpu_answers_and_takes_no_further_job(own_harness: WorkerHarness) -> None:
+    own_harness.runpod_api.submit(sdxl_job("lost", "lose"))
+    body = own_harness.runpod_api.result("lost")
     assert body["stopPod"] is True
     assert body["output"]["metadata"]["error_code"] == "DEVICE_ERROR"
-    own_loop.runpod_api.submit(sdxl_job("for-another-worker"))
-    assert own_loop.worker.wait() == 1, "not 0: that would say that all is well"
-    assert own_loop.runpod_api.results("for-another-worker") == []
-    assert own_loop.steps("for-another-worker") == []
+    own_harness.runpod_api.submit(sdxl_job("for-another-worker"))
+    assert own_harness.worker.wait() == 1, "0 would signal success"
+    assert own_harness.runpod_api.results("for-another-worker") == []
+    assert own_harness.steps("for-another-worker") == []
 
 
 def test_losing_the_gpu_answers_all_in_flight_jobs(tmp_path: Path) -> None:
-    with started(tmp_path, JOB_CONCURRENCY="3") as loop:
-        loop.runpod_api.submit(sdxl_job("lost", "lose"))
-        loop.wait_for_step("lost")
-        loop.runpod_api.submit(sdxl_job("waits"))
+    with start_worker(tmp_path, JOB_CONCURRENCY="3") as harness:
+        harness.runpod_api.submit(sdxl_job("lost", "lose"))
+        harness.wait_for_step("lost")
+        harness.runpod_api.submit(sdxl_job("waits"))
         for job_id in ("lost", "waits"):
-            output = loop.runpod_api.result(job_id)["output"]
+            output = harness.runpod_api.result(job_id)["output"]
             assert (output["metadata"]["error_code"], output["metadata"]["retryable"]) == ("DEVICE_ERROR", True)
-            assert loop.callbacks(job_id) == [output]
-        assert loop.steps("waits") == []
-        assert loop.worker.wait() == 1
+            assert harness.callbacks(job_id) == [output]
+        assert harness.steps("waits") == []
+        assert harness.worker.wait() == 1
 
 
 def test_job_that_hangs_is_answered_by_its_deadline_and_the_worker_exits(tmp_path: Path) -> None:
-    with started(tmp_path, JOB_CONCURRENCY="2", JOB_TIMEOUT="1.5", JOB_GRACE="0.5") as loop:
-        loop.runpod_api.submit(sdxl_job("hangs", "hang"))
-        loop.wait_for_step("hangs")
-        assert len(members(loop.worker)) > 1
-        loop.runpod_api.submit(sdxl_job("behind"))
-        output = loop.runpod_api.result("hangs")["output"]
+    with start_worker(tmp_path, JOB_CONCURRENCY="2", JOB_TIMEOUT="1.5", JOB_GRACE="0.5") as harness:
+        harness.runpod_api.submit(sdxl_job("hangs", "hang"))
+        harness.wait_for_step("hangs")
+        assert len(members(harness.worker)) > 1
+        harness.runpod_api.submit(sdxl_job("behind"))
+        output = harness.runpod_api.result("hangs")["output"]
         assert (output["metadata"]["error_code"], output["metadata"]["retryable"]) == ("JOB_TIMEOUT", True)
-        assert "does not answer" in output["error_message"]
-        assert loop.callbacks("hangs") == [output]
-        assert loop.runpod_api.result("behind")["output"]["metadata"]["error_code"] in {"DEVICE_ERROR", "JOB_TIMEOUT"}
-        assert loop.worker.wait() == 1, "although a thread of it still hangs"
-        ends = time.monotonic() + 5
-        while members(loop.worker):
-            assert time.monotonic() < ends, "a process that it has started lives on"
+        assert "does not respond" in output["error_message"]
+        assert harness.callbacks("hangs") == [output]
+        assert harness.runpod_api.result("behind")["output"]["metadata"]["error_code"] in {"DEVICE_ERROR", "JOB_TIMEOUT"}
+        assert harness.worker.wait() == 1, "although one of its threads still hangs"
+        deadline = time.monotonic() + 5
+        while members(harness.worker):
+            assert time.monotonic() < deadline, "a child process is still running"
             time.sleep(0.05)
-        assert "Traceback" not in loop.worker.log
+        assert "Traceback" not in harness.worker.log
 
 
 def members(worker: WorkerProcess) -> list[str]:
-    """The processes of a worker's group that live: itself, and what it has started, such as the SDK's own that tells RunPod it lives."""
+    """Returns the live processes of a worker's group: the worker and its children, such as the SDK's heartbeat."""
     stats = [line.rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat") if (line := _read(path))]
     return [state for state, _parent, group, *_ in stats if group == str(worker.process.pid) and state != "Z"]
 
@@ -73,31 +73,31 @@ def members(worker: WorkerProcess) -> list[str]:
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:  # it has just ended
+    except OSError:  # it has just exited
         return ""
 
 
 def test_worker_exits_even_if_the_interpreter_is_blocked(tmp_path: Path) -> None:
-    """Nothing can be said by a process that runs no line of code. That it is gone lets RunPod hand out its job again."""
+    """Such a process cannot answer its job. Its exit makes RunPod deliver the job again."""
     limits = {"JOB_TIMEOUT": "0.5", "JOB_GRACE": "0.5", "UPLOAD_DEADLINE": "0.5", "CALLBACK_DEADLINE": "0.5"}
-    with started(tmp_path, **limits) as loop:
-        loop.runpod_api.submit(sdxl_job("freezes", "freeze"))
-        assert loop.worker.wait() == 1
-        assert loop.runpod_api.results("freezes") == []
-        assert "File " not in loop.worker.log, "no line of code is written down"
+    with start_worker(tmp_path, **limits) as harness:
+        harness.runpod_api.submit(sdxl_job("freezes", "freeze"))
+        assert harness.worker.wait() == 1
+        assert harness.runpod_api.results("freezes") == []
+        assert "File " not in harness.worker.log, "the traceback of the timer is discarded"
 
 
 def test_handlers_can_have_their_own_timeout(tmp_path: Path) -> None:
     settings = Settings(job_timeout=100.0, wan_job_timeout=900.0)
     assert (settings.timeout_of("wan"), settings.timeout_of("sdxl")) == (900.0, 100.0)
-    assert Settings().timeout_of("wan") < 600, "RunPod's own limit, which says nothing to the caller"
+    assert Settings().timeout_of("wan") < 600, "below RunPod's own limit, which gives the caller no reason"
 
 
-def test_only_a_lost_gpu_replaces_the_worker(own_loop: Loop) -> None:
+def test_only_a_lost_gpu_replaces_the_worker(own_harness: WorkerHarness) -> None:
     for verb in ("crash", "fill", "hugely", "paint"):
-        own_loop.runpod_api.submit(sdxl_job(verb, verb))
-        assert "stopPod" not in own_loop.runpod_api.result(verb)
-    assert own_loop.worker.process.poll() is None
+        own_harness.runpod_api.submit(sdxl_job(verb, verb))
+        assert "stopPod" not in own_harness.runpod_api.result(verb)
+    assert own_harness.worker.process.poll() is None
 
 
 def test_incomplete_configuration_makes_the_worker_unhealthy(tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_incomplete_configuration_makes_the_worker_unhealthy(tmp_path: Path) -> 
 def test_failed_start_reports_all_problems_at_once(tmp_path: Path) -> None:
     (tmp_path / "outbox").write_text("a file")
     (tmp_path / "models/sdxl").mkdir(parents=True)
-    wrong = {"SUPABASE_URL": "http://127.0.0.1:1", "CALLBACK_ALLOWED_HOSTS": "example.com", "MODELS_DIR": "models"}
-    with FakeRunPodAPI() as runpod_api, WorkerProcess("handlers.sdxl.handler", runpod_api, tmp_path, wrong) as worker:
+    environment = {"SUPABASE_URL": "http://127.0.0.1:1", "CALLBACK_ALLOWED_HOSTS": "example.com", "MODELS_DIR": "models"}
+    with FakeRunPodAPI() as runpod_api, WorkerProcess("handlers.sdxl.handler", runpod_api, tmp_path, environment) as worker:
         assert worker.wait() == 1
         assert runpod_api.takes == []
         (ping,) = (query for query in runpod_api.pings if query.get("status") == ["unhealthy"])
@@ -128,6 +128,6 @@ def test_failed_start_reports_all_problems_at_once(tmp_path: Path) -> None:
         assert '"component"' not in worker.log, "nothing was loaded"
 
 
-def test_pings_name_the_job_in_progress(own_loop: Loop) -> None:
-    own_loop.runpod_api.submit(sdxl_job("pinged", "slowly", steps=50))
-    own_loop.runpod_api.wait_for(lambda: any(query.get("job_id") == ["pinged"] for query in own_loop.runpod_api.pings))
+def test_pings_name_the_job_in_progress(own_harness: WorkerHarness) -> None:
+    own_harness.runpod_api.submit(sdxl_job("pinged", "slowly", steps=50))
+    own_harness.runpod_api.wait_for(lambda: any(query.get("job_id") == ["pinged"] for query in own_harness.runpod_api.pings))

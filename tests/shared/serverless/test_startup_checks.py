@@ -1,4 +1,4 @@
-"""What a worker refuses to start for, one by one: it says what, takes no job, and ends."""
+"""Failed checks at the start: the worker reports the reason, takes no job, and exits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.doubles.worker import WorkerProcess
 
 
 def refusal(folder: Path, **environment: str) -> tuple[str, str]:
-    """The check that failed and its reason, as RunPod is told them."""
+    """Returns the failed check and its reason, as reported to RunPod."""
     with FakeRunPodAPI() as runpod_api, WorkerProcess("tests.doubles.stub_worker", runpod_api, folder, environment) as worker:
         assert worker.wait() == 1
         assert runpod_api.takes == []
@@ -23,20 +23,20 @@ def refusal(folder: Path, **environment: str) -> tuple[str, str]:
 
 
 @pytest.fixture
-def little_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 100 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(folder)], check=False, capture_output=True).returncode:
-        pytest.skip("only who may mount has a small disk")
+        pytest.skip("mounting a file system needs privileges")
     try:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_full_disk_fails_the_start(tmp_path: Path, little_disk: Path) -> None:
-    check, reason = refusal(tmp_path, TMPDIR=str(little_disk))
+def test_full_disk_fails_the_start(tmp_path: Path, small_disk: Path) -> None:
+    check, reason = refusal(tmp_path, TMPDIR=str(small_disk))
     assert check == "disk"
     assert "There are 100 MiB left for temporary files, and 256 are needed." in reason
 
@@ -44,4 +44,4 @@ def test_full_disk_fails_the_start(tmp_path: Path, little_disk: Path) -> None:
 def test_plain_http_receiver_fails_the_start(tmp_path: Path) -> None:
     check, reason = refusal(tmp_path, JOB_CALLBACK_URL="http://receiver.example/", JOB_CALLBACK_SECRET="a-secret-for-tests")
     assert check == "callbacks"
-    assert "JOB_CALLBACK_URL must begin with https://" in reason
+    assert "JOB_CALLBACK_URL must start with https://" in reason

@@ -1,4 +1,4 @@
-"""What a reader gets of a text that is written under his eyes: all of it, in order, whole characters, and nothing that is masked."""
+"""Streamed text arrives completely, in order, in whole characters and masked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.doubles.echo import CLOSED_LOG, FAIL_MARKER
-from tests.shared.serverless.conftest import Loop, started
+from tests.shared.serverless.conftest import WorkerHarness, start_worker
 
 ALPHABETS = (
     "abc de",
@@ -31,9 +31,9 @@ ALPHABETS = (
 
 
 def texts(count: int) -> list[str]:
-    """Texts of many scripts, mixed at random; always the same ones. In the form that the tokenizer brings every text into."""
-    chance = random.Random(7)
-    mixed = ("".join(chance.choice(chance.choice(ALPHABETS)) for _ in range(chance.randint(1, 60))) for _ in range(count))
+    """Returns reproducible random texts of many scripts, NFC-normalized like the tokenizer's output."""
+    rng = random.Random(7)
+    mixed = ("".join(rng.choice(rng.choice(ALPHABETS)) for _ in range(rng.randint(1, 60))) for _ in range(count))
     return [unicodedata.normalize("NFC", text) for text in mixed]
 
 
@@ -41,92 +41,92 @@ def job(job_id: str, text: str, **fields: Any) -> dict[str, Any]:
     return {"id": job_id, "input": {"messages": [{"role": "user", "content": text}], "stream": True} | fields}
 
 
-def deltas(loop: Loop, job_id: str) -> list[str]:
-    return [piece["delta"] for piece in loop.runpod_api.streamed(job_id) if "delta" in piece]
+def deltas(harness: WorkerHarness, job_id: str) -> list[str]:
+    return [piece["delta"] for piece in harness.runpod_api.streamed(job_id) if "delta" in piece]
 
 
 @pytest.fixture(scope="module")
-def loop(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[Loop]:
+def harness(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[WorkerHarness]:
     environment = {"MODELS_DIR": str(tiny_models), "CHAT_STREAMING": "1", "SFW_WORDS": "damn, New York"}
-    with started(tmp_path_factory.mktemp("echo"), "tests.doubles.echo", **environment) as running:
+    with start_worker(tmp_path_factory.mktemp("echo"), "tests.doubles.echo", **environment) as running:
         yield running
 
 
-def test_texts_of_all_scripts_arrive_unchanged(loop: Loop) -> None:
-    said = dict(zip((f"text-{number}" for number in itertools.count()), texts(200), strict=False))
-    for job_id, text in said.items():
-        loop.runpod_api.submit(job(job_id, text))
-    for job_id, text in said.items():
-        *_, payload = loop.runpod_api.result(job_id)["output"]
+def test_texts_of_all_scripts_arrive_unchanged(harness: WorkerHarness) -> None:
+    sent = dict(zip((f"text-{number}" for number in itertools.count()), texts(200), strict=False))
+    for job_id, text in sent.items():
+        harness.runpod_api.submit(job(job_id, text))
+    for job_id, text in sent.items():
+        *_, payload = harness.runpod_api.result(job_id)["output"]
         assert payload["response"] == text
-        assert "".join(deltas(loop, job_id)) == text
-    assert max(len(deltas(loop, job_id)) for job_id in said) > 1
+        assert "".join(deltas(harness, job_id)) == text
+    assert max(len(deltas(harness, job_id)) for job_id in sent) > 1
 
 
-def test_slow_reader_gets_few_deltas_and_does_not_delay_generation(loop: Loop) -> None:
-    loop.runpod_api.stream_delay = 1.0
+def test_slow_reader_gets_few_deltas_and_does_not_delay_generation(harness: WorkerHarness) -> None:
+    harness.runpod_api.stream_delay = 1.0
     try:
-        loop.runpod_api.submit(job("slow", "word " * 400))
-        *_, payload = loop.runpod_api.result("slow")["output"]
+        harness.runpod_api.submit(job("slow", "word " * 400))
+        *_, payload = harness.runpod_api.result("slow")["output"]
     finally:
-        loop.runpod_api.stream_delay = 0.0
-    assert "".join(deltas(loop, "slow")) == payload["response"] == "word " * 400
-    assert 2 <= len(deltas(loop, "slow")) <= 5
-    last = [post.at for post in loop.runpod_api.posts if post.kind == "job-stream" and post.job_id == "slow"][-1]
-    left = float((loop.worker.folder / CLOSED_LOG).read_text().split("\n")[-2].split()[0])
-    assert left < last, "it was written to its end while the reader was still at an earlier piece"
+        harness.runpod_api.stream_delay = 0.0
+    assert "".join(deltas(harness, "slow")) == payload["response"] == "word " * 400
+    assert 2 <= len(deltas(harness, "slow")) <= 5
+    last = [post.at for post in harness.runpod_api.posts if post.kind == "job-stream" and post.job_id == "slow"][-1]
+    closed = float((harness.worker.folder / CLOSED_LOG).read_text().split("\n")[-2].split()[0])
+    assert closed < last, "generation had ended while the reader was still at an earlier delta"
 
 
-def test_deltas_never_contain_masked_words(loop: Loop) -> None:
-    loop.runpod_api.submit(job("masked", "Damn, in New York and in Scunthorpe: damned. " * 20, sfw_mode=True))
-    *_, payload = loop.runpod_api.result("masked")["output"]
+def test_deltas_never_contain_masked_words(harness: WorkerHarness) -> None:
+    harness.runpod_api.submit(job("masked", "Damn, in New York and in Scunthorpe: damned. " * 20, sfw_mode=True))
+    *_, payload = harness.runpod_api.result("masked")["output"]
     assert payload["response"] == "****, in *** **** and in Scunthorpe: damned. " * 20
-    assert "".join(deltas(loop, "masked")) == payload["response"]
-    assert len(deltas(loop, "masked")) > 2
+    assert "".join(deltas(harness, "masked")) == payload["response"]
+    assert len(deltas(harness, "masked")) > 2
 
 
-def test_interrupted_stream_yields_its_text_and_the_error(loop: Loop) -> None:
-    loop.runpod_api.submit(job("broken", "some words " + FAIL_MARKER))
-    assert loop.runpod_api.result("broken")["error"] == "The echo has failed. Send the job again."
-    assert ("some words " + FAIL_MARKER).startswith("".join(deltas(loop, "broken")))
-    assert deltas(loop, "broken") != []
+def test_interrupted_stream_yields_its_text_and_the_error(harness: WorkerHarness) -> None:
+    harness.runpod_api.submit(job("broken", "some words " + FAIL_MARKER))
+    assert harness.runpod_api.result("broken")["error"] == "The echo has failed. Send the job again."
+    assert ("some words " + FAIL_MARKER).startswith("".join(deltas(harness, "broken")))
+    assert deltas(harness, "broken") != []
 
 
-def test_cancellation_during_a_delta_stops_generation(loop: Loop) -> None:
-    """There the SDK forgets the generator, which goes on until somebody ends it."""
-    loop.runpod_api.stream_delay = 1.0
+def test_cancellation_during_a_delta_stops_generation(harness: WorkerHarness) -> None:
+    """The SDK then drops the generator without closing it."""
+    harness.runpod_api.stream_delay = 1.0
     try:
-        loop.runpod_api.submit(job("gone", "word " * 20_000))
-        loop.runpod_api.wait_for(lambda: bool(deltas(loop, "gone")))
-        loop.runpod_api.stop("gone")
-        log = loop.worker.folder / CLOSED_LOG
-        loop.runpod_api.wait_for(lambda: log.read_text().endswith("aborted\n"), seconds=20)
+        harness.runpod_api.submit(job("gone", "word " * 20_000))
+        harness.runpod_api.wait_for(lambda: bool(deltas(harness, "gone")))
+        harness.runpod_api.stop("gone")
+        log = harness.worker.folder / CLOSED_LOG
+        harness.runpod_api.wait_for(lambda: log.read_text().endswith("aborted\n"), seconds=20)
     finally:
-        loop.runpod_api.stream_delay = 0.0
-    assert loop.runpod_api.results("gone") == []
+        harness.runpod_api.stream_delay = 0.0
+    assert harness.runpod_api.results("gone") == []
 
 
 def test_without_streaming_updates_contain_the_text_so_far(tmp_path: Path, tiny_models: Path) -> None:
-    with started(tmp_path, "tests.doubles.echo", MODELS_DIR=str(tiny_models)) as loop:
-        loop.runpod_api.submit(job("watched", "Grüße 🦢 " * 100))
-        payload = loop.runpod_api.result("watched")["output"]
-        shown = [update["text"] for update in loop.runpod_api.progress("watched")]
+    with start_worker(tmp_path, "tests.doubles.echo", MODELS_DIR=str(tiny_models)) as harness:
+        harness.runpod_api.submit(job("watched", "Grüße 🦢 " * 100))
+        payload = harness.runpod_api.result("watched")["output"]
+        shown = [update["text"] for update in harness.runpod_api.progress("watched")]
     assert len(shown) >= 2
     for earlier, later in itertools.pairwise([*shown, payload["response"]]):
         assert later.startswith(earlier)
     assert shown[-1] == payload["response"] == "Grüße 🦢 " * 100
-    assert loop.runpod_api.streamed("watched") == []
+    assert harness.runpod_api.streamed("watched") == []
 
 
 def test_without_streaming_an_openai_stream_is_rejected(tmp_path: Path, tiny_models: Path) -> None:
-    with started(tmp_path, "tests.doubles.echo", MODELS_DIR=str(tiny_models)) as loop:
+    with start_worker(tmp_path, "tests.doubles.echo", MODELS_DIR=str(tiny_models)) as harness:
         body = {"model": "qwen_instruct", "messages": [{"role": "user", "content": "Grüße"}]}
         for job_id, changes in (("whole", {}), ("streamed", {"stream": True})):
             form = {"openai_route": "/v1/chat/completions", "openai_input": body | changes}
-            loop.runpod_api.submit({"id": job_id, "input": form})
-        loop.runpod_api.submit({"id": "models", "input": {"openai_route": "/v1/models", "openai_input": None}})
-        assert loop.runpod_api.result("whole")["output"]["choices"][0]["message"]["content"] == "Grüße"
-        assert loop.runpod_api.result("models")["output"]["data"][0]["id"] == "qwen_instruct"
-        error = json.loads(loop.runpod_api.result("streamed")["error"])["error"]
+            harness.runpod_api.submit({"id": job_id, "input": form})
+        harness.runpod_api.submit({"id": "models", "input": {"openai_route": "/v1/models", "openai_input": None}})
+        assert harness.runpod_api.result("whole")["output"]["choices"][0]["message"]["content"] == "Grüße"
+        assert harness.runpod_api.result("models")["output"]["data"][0]["id"] == "qwen_instruct"
+        error = json.loads(harness.runpod_api.result("streamed")["error"])["error"]
     assert (error["param"], error["type"]) == ("stream", "invalid_request_error")
     assert "CHAT_STREAMING=1" in error["message"]

@@ -1,4 +1,4 @@
-"""Chat with `CHAT_STREAMING=1`: pieces of text while it is written, the payload last."""
+"""Chat with `CHAT_STREAMING=1`: deltas of the text, then the payload."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.shared.serverless.conftest import Loop, started
+from tests.shared.serverless.conftest import WorkerHarness, start_worker
 
 
 def job(job_id: str, **fields: Any) -> dict[str, Any]:
@@ -17,45 +17,45 @@ def job(job_id: str, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def loop(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[Loop]:
+def harness(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[WorkerHarness]:
     environment = {"MODELS_DIR": str(tiny_models), "CHAT_STREAMING": "1"}
-    with started(tmp_path_factory.mktemp("chat"), "handlers.chat.handler", **environment) as running:
+    with start_worker(tmp_path_factory.mktemp("chat"), "handlers.chat.handler", **environment) as running:
         yield running
 
 
-def test_deltas_add_up_to_the_response_and_the_payload_is_last(loop: Loop) -> None:
-    loop.runpod_api.submit(job("streamed"))
-    output = loop.runpod_api.result("streamed")["output"]
-    *pieces, payload = loop.runpod_api.streamed("streamed")
-    assert len(pieces) >= 2
+def test_deltas_add_up_to_the_response_and_the_payload_is_last(harness: WorkerHarness) -> None:
+    harness.runpod_api.submit(job("streamed"))
+    output = harness.runpod_api.result("streamed")["output"]
+    *deltas, payload = harness.runpod_api.streamed("streamed")
+    assert len(deltas) >= 2
     assert payload["status"] == "completed"
-    assert "".join(piece["delta"] for piece in pieces) == payload["response"]
-    assert output == [*pieces, payload], "a generator's final output is everything that it yielded"
+    assert "".join(delta["delta"] for delta in deltas) == payload["response"]
+    assert output == [*deltas, payload], "the aggregated output is everything that the generator yielded"
 
 
-def test_tokens_are_joined_into_fewer_deltas(loop: Loop) -> None:
-    loop.runpod_api.submit(job("joined"))
-    loop.runpod_api.result("joined")
-    *pieces, payload = loop.runpod_api.streamed("joined")
-    assert len(pieces) < payload["tokens_generated"] / 2
+def test_tokens_are_joined_into_fewer_deltas(harness: WorkerHarness) -> None:
+    harness.runpod_api.submit(job("joined"))
+    harness.runpod_api.result("joined")
+    *deltas, payload = harness.runpod_api.streamed("joined")
+    assert len(deltas) < payload["tokens_generated"] / 2
 
 
-def test_request_without_stream_gets_only_the_payload(loop: Loop) -> None:
-    loop.runpod_api.submit(job("whole", stream=False))
-    (payload,) = loop.runpod_api.result("whole")["output"]
+def test_request_without_stream_gets_only_the_payload(harness: WorkerHarness) -> None:
+    harness.runpod_api.submit(job("whole", stream=False))
+    (payload,) = harness.runpod_api.result("whole")["output"]
     assert payload["status"] == "completed"
 
 
-def test_invalid_streaming_request_fails(loop: Loop) -> None:
-    loop.runpod_api.submit(job("wrong", max_tokens=0))
-    assert "max_tokens" in loop.runpod_api.result("wrong")["error"]
+def test_invalid_streaming_request_fails(harness: WorkerHarness) -> None:
+    harness.runpod_api.submit(job("wrong", max_tokens=0))
+    assert "max_tokens" in harness.runpod_api.result("wrong")["error"]
 
 
-def test_cancelled_stream_ends_and_the_next_job_runs(loop: Loop) -> None:
-    loop.runpod_api.submit(job("stopped", max_tokens=1500))
-    loop.runpod_api.wait_for(lambda: bool(loop.runpod_api.streamed("stopped")))
-    loop.runpod_api.stop("stopped")
-    loop.runpod_api.submit(job("next", max_tokens=4))
-    assert loop.runpod_api.result("next")["output"][-1]["status"] == "completed"
-    assert loop.runpod_api.results("stopped") == []
-    assert all("delta" in piece for piece in loop.runpod_api.streamed("stopped"))
+def test_cancelled_stream_ends_and_the_next_job_runs(harness: WorkerHarness) -> None:
+    harness.runpod_api.submit(job("stopped", max_tokens=1500))
+    harness.runpod_api.wait_for(lambda: bool(harness.runpod_api.streamed("stopped")))
+    harness.runpod_api.stop("stopped")
+    harness.runpod_api.submit(job("next", max_tokens=4))
+    assert harness.runpod_api.result("next")["output"][-1]["status"] == "completed"
+    assert harness.runpod_api.results("stopped") == []
+    assert all("delta" in delta for delta in harness.runpod_api.streamed("stopped"))
