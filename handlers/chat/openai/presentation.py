@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import JsonValue
 
@@ -99,7 +99,8 @@ class OpenAIPresentation:
         yield DONE
 
     def _chunk(self, text: str) -> OpenAIChunk:
-        role, self._sent_role = None if self._sent_role else "assistant", True
+        role: Literal["assistant"] | None = None if self._sent_role else "assistant"
+        self._sent_role = True
         choice = OpenAIChunkChoice(delta=OpenAIDelta(role=role, content=text))
         return OpenAIChunk(id=self._id, created=self._created, model=self._options.model, choices=(choice,))
 

@@ -81,7 +81,7 @@ def complete_concurrently(engine: TransformersEngine, requests: Sequence[ChatReq
 
 
 def texts(ends: Sequence[Completion | JobError]) -> list[str]:
-    """Returns the texts of completions, none of which failed."""
+    """Returns the texts of completions that all succeeded."""
     assert all(isinstance(end, Completion) for end in ends), ends
     return [end.text for end in ends if isinstance(end, Completion)]
 

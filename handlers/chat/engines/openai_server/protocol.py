@@ -25,7 +25,7 @@ class ServerRejection(Problem):
     """A field that the inference server rejected. `sent` is the HTTP status; the server's reason may quote the conversation."""
 
     def __str__(self) -> str:
-        return f"{self.field}: rejected by the inference server ({self.sent})"
+        return f"`{self.field}` was rejected by the inference server ({self.sent})"
 
 
 class _PromptTokensDetails(BaseModel):

@@ -48,7 +48,7 @@ def test_an_error_status_maps_to_a_job_error(
 
 def test_a_rejected_parameter_is_named(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
     error = failure(engine, server, lambda request: request.refuse(400, {"error": {"message": CANARY, "param": "stop"}}))
-    assert "stop: rejected by the inference server (HTTP 400)" in error.message
+    assert "`stop` was rejected by the inference server (HTTP 400)" in error.message
 
 
 def ends_without_finish_reason(request: ScriptedRequest) -> None:

@@ -11,7 +11,7 @@ from handlers.chat.engine import ModelInfo
 from handlers.chat.engines.openai_server.client import connect
 from shared.settings import Settings, SettingsError
 from tests.doubles.openai_server import OpenAIServer
-from tests.doubles.worker import ROOT, clean_environment
+from tests.doubles.processes import ROOT, clean_environment
 from tests.handlers.chat.engines.openai_server.conftest import complete, settings_for
 
 
