@@ -22,7 +22,7 @@ from builder.command_line import command_parser
 from builder.weights.checkpoint import inspect_source, install_checkpoint
 from shared.settings import Settings, SettingsError, allow_hub, load_settings
 from shared.weights.catalogue import CATALOGUE, SDXL, Weights
-from shared.weights.download import THREADS, check_space, plan, run_download, verified_lock
+from shared.weights.download import THREADS, check_space, plan_download, run_download, verified_lock
 from shared.weights.hub import DownloadError
 from shared.weights.lock import Lock
 from shared.weights.resolve import LOCATIONS
@@ -51,11 +51,11 @@ def download(weights: Weights, folder: Path, settings: Settings, threads: int = 
     if (lock := verified_lock(weights, folder)) is not None:
         print(f"{weights.name}: complete and verified against its lock file. Nothing to do.")
         return lock
-    download_plan = plan(weights, folder)
+    plan = plan_download(weights, folder)
     found = [location.find(weights, settings) for location in LOCATIONS]
     local_copies = [path for path in found if path is not None and path.is_dir() and path.absolute() != folder.absolute()]
-    with _progress_bar(weights.name, download_plan.bytes, download_plan.came) as advance:
-        return run_download(download_plan, advance, local_copies=local_copies, threads=threads)
+    with _progress_bar(weights.name, plan.bytes, plan.received) as advance:
+        return run_download(plan, advance, local_copies=local_copies, threads=threads)
 
 
 def download_checkpoint(source: str, folder: Path, sha256: str | None, licence: str) -> Lock:

@@ -1,1 +1,1 @@
-"""Small trained models, and the code that makes and checks them."""
+"""Small trained models for tests and demos, and the code that trains, evaluates and caches them."""

@@ -1,4 +1,4 @@
-"""SDXL's parts in the published layout, as narrow as one likes: the models for trying and those for testing are made of these."""
+"""SDXL's networks in the published architecture with configurable widths, for the small trained and the tiny random models."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 SIZE_CONDITIONS = 6  # original height and width, crop top and left, target height and width
 
 
-def text_encoders(widths: tuple[int, int], *, tokens: int, window: int) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
-    """Both text encoders, untrained.
+def text_encoders(widths: tuple[int, int], *, vocabulary: int, context_length: int) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+    """Returns both text encoders, untrained.
 
     Args:
-        widths: Of each. They must differ: what reads single-file checkpoints tells the two apart by them.
-        tokens: The number of tokens of their tokenizers.
-        window: Tokens that they see at once.
+        widths: The width of each. They must differ, because loaders of single-file checkpoints distinguish the two by them.
+        vocabulary: The number of tokens of their tokenizers.
+        context_length: Tokens per prompt.
     """
 
     def config(width: int, activation: str) -> CLIPTextConfig:
         return CLIPTextConfig(
-            vocab_size=tokens,
+            vocab_size=vocabulary,
             hidden_size=width,
             intermediate_size=2 * width,
             projection_dim=width,
-            num_hidden_layers=3,  # the last but one is used, and the contract can skip two more
+            num_hidden_layers=3,  # the penultimate one is used, and `clip_skip` skips up to two more
             num_attention_heads=4,
-            max_position_embeddings=window,
+            max_position_embeddings=context_length,
             hidden_act=activation,
             bos_token_id=0,
-            eos_token_id=2,  # as published; pooling then takes the highest id, which is the end token
+            eos_token_id=2,  # as published; pooling then selects the highest token id, the end token
             pad_token_id=1,
             initializer_factor=4.0,
         )
@@ -45,20 +45,20 @@ def unet(
     size: int,
     layers: int,
     attention: Sequence[tuple[int, int]],
-    text: Sequence[int],
+    text_widths: Sequence[int],
     time_width: int,
     conditions: int = SIZE_CONDITIONS,
 ) -> UNet2DConditionModel:
-    """The UNet, untrained, with the block names of the published one.
+    """Returns the UNet, untrained, with the published block types.
 
     Args:
-        channels: Of its three blocks.
-        size: Latent pixels of the side of the pictures that it is for.
-        layers: Of each block.
-        attention: For each block, its heads, and its layers at each place.
-        text: Widths of the text encoders that it listens to; the last one's pooled output comes with the conditions.
-        time_width: Of the embedding of each condition.
-        conditions: Numbers that say which part of what picture is meant.
+        channels: Channels of its three blocks.
+        size: Side of the latents, in latent pixels.
+        layers: Residual layers per block.
+        attention: For each block, the number of attention heads and of transformer layers.
+        text_widths: Widths of the text encoders that condition it. The last one also provides the pooled embedding.
+        time_width: Width of the embedding of each size condition.
+        conditions: The number of size conditions.
     """
     return UNet2DConditionModel(
         sample_size=size,
@@ -68,23 +68,23 @@ def unet(
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=tuple(heads for heads, _ in attention),
-        transformer_layers_per_block=tuple(deep for _, deep in attention),
-        cross_attention_dim=sum(text),
+        transformer_layers_per_block=tuple(depth for _, depth in attention),
+        cross_attention_dim=sum(text_widths),
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=time_width,
-        projection_class_embeddings_input_dim=conditions * time_width + text[-1],
+        projection_class_embeddings_input_dim=conditions * time_width + text_widths[-1],
     )
 
 
-def vae(channels: tuple[int, int, int, int], *, size: int, groups: int, **others: float) -> AutoencoderKL:
-    """The VAE, untrained: pixels divided by eight, four channels.
+def vae(channels: tuple[int, int, int, int], *, size: int, groups: int, **options: float) -> AutoencoderKL:
+    """Returns the VAE, untrained: a downscaling factor of 8, four latent channels.
 
     Args:
-        channels: Of its four blocks.
-        size: Pixels of the side of the pictures that it is for.
-        groups: Of channels that are normalised together.
-        others: What else is not as diffusers has it.
+        channels: Channels of its four blocks.
+        size: Side of the images in pixels.
+        groups: The number of normalization groups.
+        options: Further arguments of `AutoencoderKL`.
     """
     return AutoencoderKL(
         sample_size=size,
@@ -94,22 +94,22 @@ def vae(channels: tuple[int, int, int, int], *, size: int, groups: int, **others
         latent_channels=4,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        **others,
+        **options,
     )
 
 
-def scheduler(predicts: Literal["epsilon", "v_prediction"]) -> EulerDiscreteScheduler:
-    """The published noise schedule.
+def scheduler(prediction_type: Literal["epsilon", "v_prediction"]) -> EulerDiscreteScheduler:
+    """Returns the published noise schedule.
 
     Args:
-        predicts: What the UNet says: the noise, as the published one, or the velocity.
+        prediction_type: What the UNet predicts: the noise, as published, or the velocity.
     """
     return EulerDiscreteScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,
         beta_end=0.012,
         num_train_timesteps=1000,
-        prediction_type=predicts,
+        prediction_type=prediction_type,
         timestep_spacing="leading",
         steps_offset=1,
         use_karras_sigmas=False,

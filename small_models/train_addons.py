@@ -1,7 +1,7 @@
-"""Trains what is attached to the small SDXL: a LoRA, an IP-Adapter with its image encoder, and a ControlNet.
+"""Trains the add-ons of the small SDXL: a LoRA, an IP-Adapter with its image encoder, and a ControlNet.
 
-`python -m small_models.train_addons small_models/sdxl small_models` takes about twenty minutes on one CPU core and downloads nothing.
-A run that was stopped goes on from the checkpoints in `--work`; for a fresh one, remove that folder. A GPU is used where there is one.
+`python -m small_models.train_addons small_models/sdxl small_models` takes about twenty minutes on one CPU core and downloads nothing. An
+interrupted run resumes from the checkpoints in `--work`; remove that folder to start over. A GPU is used if there is one.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from small_models.training.command_line import make_parser, plan_of
+from small_models.training.command_line import steps_from, training_parser
 
-_DECAY = 0.98  # of averaged weights: attachments are trained for so few steps that a longer memory would reach back to the first ones
+_EMA_DECAY = 0.98  # lower than usual: in so few steps a longer average would include the first weights
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How many steps each stage makes.
+class StageSteps:
+    """The number of steps of each stage.
 
     Attributes:
         lora: The LoRA.
@@ -32,44 +32,45 @@ class Plan:
     control: int = 1200
 
 
-def train_small_attachments(sdxl: Path, folder: Path, work: Path, plan: Plan, *, seed: int) -> None:
-    """Trains each on a fresh copy of the small SDXL and writes it in half precision, as such files are published.
+def train_small_addons(sdxl: Path, folder: Path, work: Path, steps: StageSteps, *, seed: int) -> None:
+    """Trains each add-on on a fresh copy of the small SDXL and saves it in half precision.
 
     Args:
         sdxl: The small SDXL, a diffusers folder.
-        folder: Gets `loras`, `ip_adapters` and `controlnets`.
-        work: Where checkpoints are kept.
-        plan: How many steps each stage makes.
-        seed: Draws pictures, weights and noise.
+        folder: The folder that receives `loras`, `ip_adapters` and `controlnets`.
+        work: The folder for checkpoints.
+        steps: The number of steps of each stage.
+        seed: Seeds data, weights and noise.
     """
-    # Imported here, so that the command line answers at once.
+    # Imported lazily, so that `--help` does not import torch.
     import torch
 
-    from small_models.training.addons.base_model import load_frozen
+    from small_models.training.addons.base_model import load_frozen_sdxl
     from small_models.training.addons.controlnet import train_controlnet
     from small_models.training.addons.image_encoder import save_image_encoder, train_image_encoder
     from small_models.training.addons.ip_adapter import train_ip_adapter
     from small_models.training.addons.lora import train_lora
-    from small_models.training.loop import Stage
+    from small_models.training.loop import TrainingConfig
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    train_lora(load_frozen(sdxl, device), folder / "loras", Stage("lora", plan.lora, 4e-3, work / "lora.pt", decay=_DECAY), seed)
-    encoder, answered = train_image_encoder(Stage("image", plan.image, 2e-3, work / "image.pt"), device, seed)
-    print(f"answered right from held-out pictures: {answered:.1%}")
-    ip_stage = Stage("ip", plan.ip, 4e-3, work / "ip.pt", decay=_DECAY)
-    train_ip_adapter(load_frozen(sdxl, device), encoder, folder / "ip_adapters", ip_stage, seed)
+    lora_config = TrainingConfig("lora", steps.lora, 4e-3, work / "lora.pt", ema_decay=_EMA_DECAY)
+    train_lora(load_frozen_sdxl(sdxl, device), folder / "loras", lora_config, seed)
+    encoder, accuracy = train_image_encoder(TrainingConfig("image", steps.image, 2e-3, work / "image.pt"), device, seed)
+    print(f"probe accuracy on held-out images: {accuracy:.1%}")
+    ip_config = TrainingConfig("ip", steps.ip, 4e-3, work / "ip.pt", ema_decay=_EMA_DECAY)
+    train_ip_adapter(load_frozen_sdxl(sdxl, device), encoder, folder / "ip_adapters", ip_config, seed)
     save_image_encoder(encoder, folder / "ip_adapters" / "image_encoder")
-    control_stage = Stage("control", plan.control, 2e-3, work / "control.pt", decay=_DECAY)
-    train_controlnet(load_frozen(sdxl, device), folder / "controlnets" / "canny", control_stage, seed)
+    control_config = TrainingConfig("control", steps.control, 2e-3, work / "control.pt", ema_decay=_EMA_DECAY)
+    train_controlnet(load_frozen_sdxl(sdxl, device), folder / "controlnets" / "canny", control_config, seed)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = make_parser("python -m small_models.train_addons", __doc__, Plan, "out/small_attachments")
+    parser = training_parser("python -m small_models.train_addons", __doc__, StageSteps, "out/small_addons")
     parser.add_argument("sdxl", type=Path, metavar="SDXL_DIR", help="the small SDXL, a diffusers folder")
-    parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="the folder to write loras, ip_adapters and controlnets into")
+    parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="the folder that receives loras, ip_adapters and controlnets")
     options = parser.parse_args(arguments)
-    train_small_attachments(options.sdxl, options.folder, options.work, plan_of(Plan, options), seed=options.seed)
+    train_small_addons(options.sdxl, options.folder, options.work, steps_from(options, StageSteps), seed=options.seed)
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Trains a small SDXL that follows its prompts: one figure or two, 64 × 64 pixels, in the published layout.
+"""Trains a small SDXL that generates one or two plain figures at 64 × 64 pixels, in the published layout.
 
-`python -m small_models.train_sdxl small_models/sdxl` takes about an hour on one CPU core and downloads nothing. A run that was stopped
-goes on from the checkpoints in `--work`; for a fresh one, remove that folder. A GPU is used where there is one.
+`python -m small_models.train_sdxl small_models/sdxl` takes about an hour on one CPU core and downloads nothing. An interrupted run resumes
+from the checkpoints in `--work`; remove that folder to start over. A GPU is used if there is one.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from small_models.build_cache import make_world_readable
+from small_models.build_cache import folder_summary, make_world_readable
 from small_models.tiny.tokenizers import write_json
-from small_models.training.command_line import make_parser, plan_of
+from small_models.training.command_line import steps_from, training_parser
 
-_PICTURES = 16_000
-_PAIRS = 0.25  # the share of pictures with two figures
-_JUDGED = 200
+_IMAGES = 16_000
+_PAIRS = 0.25  # fraction of images with two figures
+_HELD_OUT_IMAGES = 200
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How many steps each stage makes.
+class StageSteps:
+    """The number of steps of each stage.
 
     Attributes:
         vae: The VAE.
-        decoder: The VAE's decoder alone.
+        decoder: The fine-tuning of the VAE's decoder.
         text: Both text encoders.
         unet: The UNet.
     """
@@ -36,49 +36,50 @@ class Plan:
     unet: int = 6000
 
 
-def train_small_sdxl(folder: Path, work: Path, plan: Plan, *, seed: int) -> None:
-    """Trains the VAE, its decoder alone, the text encoders, then the UNet, and writes a diffusers folder in half precision.
+def train_small_sdxl(folder: Path, work: Path, steps: StageSteps, *, seed: int) -> None:
+    """Trains text encoders, VAE, VAE decoder and UNet, and saves a diffusers folder in half precision.
 
     Args:
-        folder: Where the model goes.
-        work: Where checkpoints are kept.
-        plan: How many steps each stage makes.
-        seed: Draws pictures, weights and noise.
+        folder: The diffusers folder to write.
+        work: The folder for checkpoints.
+        steps: The number of steps of each stage.
+        seed: Seeds data, weights and noise.
     """
-    # Imported here, so that the command line answers at once.
+    # Imported lazily, so that `--help` does not import torch.
     import torch
 
     from small_models.tiny.sdxl import INDEX
-    from small_models.training.loop import Stage
+    from small_models.training.loop import TrainingConfig
+    from small_models.training.sdxl.dataset import generate_dataset
     from small_models.training.sdxl.text_encoders import train_text_encoders, write_tokenizers
-    from small_models.training.sdxl.unet import Examples, save_denoiser, train_unet
-    from small_models.training.sdxl.vae import encode, generate_dataset, judge_vae, save_vae, sharpen, train_vae
+    from small_models.training.sdxl.unet import LatentDataset, save_unet_and_text_encoders, train_unet
+    from small_models.training.sdxl.vae import encode, finetune_decoder, reconstruction_accuracy, save_vae, train_vae
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoders, answered = train_text_encoders(write_tokenizers(folder), Stage("text", plan.text, 1e-3, work / "text.pt"), device, seed)
-    print(f"answered right from held-out captions: {answered:.1%}")
-    scenes, pictures = generate_dataset(_PICTURES, seed + 1, pairs=_PAIRS)
-    vae = train_vae(pictures, Stage("vae", plan.vae, 2e-3, work / "vae.pt"), device, seed)
-    latents = encode(vae, pictures)
-    sharpen(vae, pictures, latents, Stage("decoder", plan.decoder, 1e-3, work / "decoder.pt"), seed)
-    judged = judge_vae(vae, _JUDGED, seed + 2)
-    print("read right from reconstructions: " + ", ".join(f"{name} {share:.1%}" for name, share in judged.items()))
-    examples = Examples(latents * vae.config.scaling_factor, scenes)
-    unet = train_unet(examples, encoders, Stage("unet", plan.unet, 1e-3, work / "unet.pt"), device, seed)
+    text_config = TrainingConfig("text", steps.text, 1e-3, work / "text.pt")
+    encoders, accuracy = train_text_encoders(write_tokenizers(folder), text_config, device, seed)
+    print(f"probe accuracy on held-out captions: {accuracy:.1%}")
+    scenes, images = generate_dataset(_IMAGES, seed + 1, pairs=_PAIRS)
+    vae = train_vae(images, TrainingConfig("vae", steps.vae, 2e-3, work / "vae.pt"), device, seed)
+    latents = encode(vae, images)
+    finetune_decoder(vae, images, latents, TrainingConfig("decoder", steps.decoder, 1e-3, work / "decoder.pt"), seed)
+    accuracies = reconstruction_accuracy(vae, _HELD_OUT_IMAGES, seed + 2)
+    print("accuracy on reconstructions: " + ", ".join(f"{name} {value:.1%}" for name, value in accuracies.items()))
+    dataset = LatentDataset(latents * vae.config.scaling_factor, scenes)
+    unet = train_unet(dataset, encoders, TrainingConfig("unet", steps.unet, 1e-3, work / "unet.pt"), device, seed)
     save_vae(vae, folder / "vae")
-    save_denoiser(unet, encoders, folder)
+    save_unet_and_text_encoders(unet, encoders, folder)
     write_json(folder / "model_index.json", INDEX | {"force_zeros_for_empty_prompt": False})
     make_world_readable(folder)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = make_parser("python -m small_models.train_sdxl", __doc__, Plan, "out/small_sdxl")
+    parser = training_parser("python -m small_models.train_sdxl", __doc__, StageSteps, "out/small_sdxl")
     parser.add_argument("folder", type=Path, metavar="DIR", help="the diffusers folder to write")
     options = parser.parse_args(arguments)
-    train_small_sdxl(options.folder, options.work, plan_of(Plan, options), seed=options.seed)
-    size = sum(path.stat().st_size for path in options.folder.rglob("*") if path.is_file())
-    print(f"{options.folder}  {size / 1e6:.1f} MB")
+    train_small_sdxl(options.folder, options.work, steps_from(options, StageSteps), seed=options.seed)
+    print(folder_summary(options.folder))
     return 0
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import hcl2
 import pytest
 
-from builder.images.build import HANDLERS, main, version
+from builder.images.build import main, version
 from builder.images.container_engine import NoContainerEngine, find_engine
+from handlers import HANDLERS
 from shared.settings import Settings
 from shared.weights.catalogue import CATALOGUE
 from tests.doubles.processes import clean_environment

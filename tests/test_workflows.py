@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]  # its types are a package of their own
 
-from builder.images.build import HANDLERS, ROOT
+from builder.images.build import ROOT
+from handlers import HANDLERS
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -1,4 +1,4 @@
-"""`docs/handlers/sdxl.md`: prose, the table of parameters, and what fits a card."""
+"""Generates `docs/handlers/sdxl.md`: prose, the parameter table, and the memory tables."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _TEXT = Path(__file__).with_name("sdxl_page.md")
 PARAMETERS = Path(__file__).with_name("sdxl_parameters.toml")
 
 CARD = 48.0
-"""GB of the card that is reckoned for."""
+"""GB of memory of the GPU that the tables are for."""
 
-# GB in half precision: parameters of the published networks times two, the VAE in float32. The files' own sizes where those are published.
+# GB in half precision: twice the parameters of the published networks, the VAE in float32; published file sizes where there are any.
 _SDXL = 5.135 + 0.246 + 1.389 + 0.335
-_LORAS = 5.135 + 0.246 + 1.389  # the layers that LoRAs change, a second time: at most the UNet and both text encoders
+_LORAS = 5.135 + 0.246 + 1.389  # a second copy of the layers that LoRAs change: at most the UNet and both text encoders
 _REFINER, _CONTROLNET = 4.519, 2.502
 _ADAPTERS = 1.264 + 2 * 0.848  # the image encoder and two adapters
-_KEPT = CACHE_LIMIT / 1e9  # what the shelf keeps of earlier jobs
+_CACHE = CACHE_LIMIT / 1e9  # add-ons of earlier jobs
 _OTHERS = ((False, True), (False, True))  # adapters, LoRAs
 _UPSCALER = 0.033 + 3.05 * HEADROOM
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One of the request's fields.
+    """A row of the parameter table.
 
     Attributes:
-        does: What it does to a picture.
-        acts: The test that it acts: `handlers/test_sdxl.py::test_…`, in `tests/`.
-        without: The test that without it nothing changes, or which default holds.
+        does: Its effect on an image.
+        acts: The test that it has this effect: `handlers/sdxl/test_recipe.py::test_…`, in `tests/`.
+        without: The test that nothing changes without it, or of its default.
     """
 
     does: str
@@ -47,13 +47,13 @@ class Parameter:
 
 
 def parameters() -> Mapping[str, Parameter]:
-    """What `sdxl_parameters.toml` says, by the attribute of `SdxlRequest`."""
+    """Reads `sdxl_parameters.toml`, by the attribute of `SdxlRequest`."""
     return {name: Parameter(**row) for name, row in tomllib.loads(PARAMETERS.read_text("utf-8")).items()}
 
 
 @dataclass(frozen=True, slots=True)
-class ExtraModels:
-    """What a job uses beside SDXL, as large as it can be: LoRAs that change every layer, two adapters, ControlNets of different kinds."""
+class Extras:
+    """The networks that a job uses in addition to SDXL, at their largest: LoRAs on every layer, two adapters, distinct ControlNets."""
 
     refiner: bool = False
     controls: int = 0
@@ -62,77 +62,77 @@ class ExtraModels:
 
     @property
     def name(self) -> str:
-        """What a table calls it."""
+        """The row's name in a table."""
         controls = {0: "", 1: "one ControlNet", 2: "two ControlNets"}.get(self.controls, f"{self.controls} ControlNets")
-        named = ("refiner" * self.refiner, controls, "two adapters" * self.adapters, "LoRAs" * self.loras)
-        return ", ".join(filter(None, named)) or "nothing"
+        names = ("refiner" * self.refiner, controls, "two adapters" * self.adapters, "LoRAs" * self.loras)
+        return ", ".join(filter(None, names)) or "nothing"
 
     def needs(self, side: int) -> float:
-        """GB of a card for six pictures of `side` × `side` pixels with guidance, weights included."""
-        need = MemoryEstimate(side, side, refined=self.refiner, controlled=self.controls > 0)
-        return _SDXL + self._from_the_shelf + _LORAS * self.loras + max(6 * need.denoising, need.decoding) / 1e9
+        """Returns the GB for six images of `side` × `side` pixels with guidance, weights included."""
+        estimate = MemoryEstimate(side, side, refined=self.refiner, controlled=self.controls > 0)
+        return _SDXL + self._addons + _LORAS * self.loras + max(6 * estimate.denoising, estimate.decoding) / 1e9
 
     def fits(self, side: int) -> bool:
-        """Whether the card has that beside what the shelf keeps of earlier jobs, to which what is in use counts."""
-        return self.needs(side) + max(0, _KEPT - self._from_the_shelf) <= CARD
+        """Whether this fits the card together with a full cache, which includes the add-ons in use."""
+        return self.needs(side) + max(0, _CACHE - self._addons) <= CARD
 
     @property
-    def _from_the_shelf(self) -> float:
+    def _addons(self) -> float:
         return _REFINER * self.refiner + _CONTROLNET * self.controls + _ADAPTERS * self.adapters
 
 
 def sdxl_page() -> str:
-    """The page: `sdxl_page.md` with its tables and figures."""
+    """Returns the page: `sdxl_page.md` with its tables and figures."""
     filled = _TEXT.read_text("utf-8").format(
         parameters=parameter_table(),
-        shelf=_shelf_table(),
+        addons=_addon_table(),
         memory=memory_table(),
         controls=controls_table(),
-        spare=HEADROOM,
+        headroom=HEADROOM,
         upscaler=_UPSCALER,
-        kept=_KEPT,
+        cache=_CACHE,
         controlnet=_CONTROLNET,
         card=CARD,
-        stay=int(_KEPT / _CONTROLNET),
+        cached_controlnets=int(_CACHE / _CONTROLNET),
     )
     return f"{GENERATED}\n{filled}"
 
 
 def parameter_table() -> str:
-    """What each parameter does, and its tests."""
+    """Returns the table of each parameter's effect and its tests."""
     paths = field_locations(SdxlRequest)
-    rows = [(f"`{paths[name].path}`", row.does, _name(row.acts), _name(row.without)) for name, row in parameters().items()]
-    return table(("field", "what it does", "it acts", "without it"), rows)
+    rows = [(f"`{paths[name].path}`", row.does, _test_name(row.acts), _test_name(row.without)) for name, row in parameters().items()]
+    return table(("field", "effect", "test of the effect", "test without it"), rows)
 
 
-def _name(test: str) -> str:
+def _test_name(test: str) -> str:
     file, _, name = test.partition("::")
     return f"`{file.rpartition('/')[2]}::{name}`"
 
 
 def memory_table() -> str:
-    """GB of a card that each combination needs, weights included."""
-    guides = (ExtraModels(), ExtraModels(refiner=True), ExtraModels(controls=1), ExtraModels(controls=2))
+    """Returns the table of the GB that each combination needs, weights included."""
+    guides = (Extras(), Extras(refiner=True), Extras(controls=1), Extras(controls=2))
     combinations = [replace(guide, adapters=adapters, loras=loras) for guide, adapters, loras in product(guides, *_OTHERS)]
-    head = ("beside SDXL", "1024 × 1024", "2048 × 2048", f"fits {CARD:.0f} GB")
+    head = ("in addition to SDXL", "1024 × 1024", "2048 × 2048", f"fits {CARD:.0f} GB")
     rows = [(each.name, f"{each.needs(1024):.1f}", f"{each.needs(2048):.1f}", "yes" if each.fits(2048) else "no") for each in combinations]
     return table(head, rows)
 
 
 def controls_table() -> str:
-    """How many ControlNets of different kinds fit the card beside the rest."""
-    others = [ExtraModels(adapters=adapters, loras=loras) for adapters, loras in product(*_OTHERS)]
-    head = ("beside SDXL and ControlNets", "1024 × 1024", "2048 × 2048")
-    return table(head, [(each.name, str(max_controlnets(each, 1024)), str(max_controlnets(each, 2048))) for each in others])
+    """Returns the table of how many distinct ControlNets fit the card."""
+    others = [Extras(adapters=adapters, loras=loras) for adapters, loras in product(*_OTHERS)]
+    head = ("in addition to SDXL and ControlNets", "1024 × 1024", "2048 × 2048")
+    return table(head, [(each.name, str(most_controls(each, 1024)), str(most_controls(each, 2048))) for each in others])
 
 
-def max_controlnets(beside: ExtraModels, side: int) -> int:
-    """The most ControlNets that fit the card, of as many as the contract allows."""
-    return max(count for count in range(MAX_CONTROLS + 1) if replace(beside, controls=count).fits(side))
+def most_controls(extras: Extras, side: int) -> int:
+    """Returns the most ControlNets that fit the card, up to the contract's limit."""
+    return max(count for count in range(MAX_CONTROLS + 1) if replace(extras, controls=count).fits(side))
 
 
-def _shelf_table() -> str:
-    boards = ADDON_KINDS.values()
-    several = [(f"`{spec.folder}/`", f"`{spec.field}`", f"{spec.noun}s") for spec in boards if spec.only is None]
-    alone = [(f"`{spec.only}/`", f"`{spec.field}`", f"the {spec.noun}") for spec in boards if spec.only and spec.folder == "."]
-    return table(("folder", "named by", "holds"), several + alone)
+def _addon_table() -> str:
+    kinds = ADDON_KINDS.values()
+    several = [(f"`{kind.folder}/`", f"`{kind.field}`", f"{kind.noun}s") for kind in kinds if kind.only is None]
+    single = [(f"`{kind.only}/`", f"`{kind.field}`", f"the {kind.noun}") for kind in kinds if kind.only and kind.folder == "."]
+    return table(("folder", "selected by", "contents"), several + single)

@@ -1,1 +1,1 @@
-"""The small models, one module for each family: the real architectures with random weights."""
+"""Tiny models with random weights in the real architectures and file layouts, one module per family."""

@@ -1,4 +1,4 @@
-"""The text that the small tokenizers learn their pieces from."""
+"""The corpus that the tiny tokenizers are trained on."""
 
 from __future__ import annotations
 

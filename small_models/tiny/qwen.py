@@ -1,4 +1,4 @@
-"""Two small Qwen2 models: the instruct model and the base model, which differ in weights and in what ends a text."""
+"""Tiny Qwen models: an instruct model and a base model, in the published file layout and sharded."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from small_models.tiny.tokenizers import QWEN_CONTEXT, QWEN_CONTROL, write_qwen
 _SHARD = "256KB"
 
 
-def _write_model(folder: Path, *, tokens: int, generation: GenerationConfig) -> None:
+def _write_model(folder: Path, *, vocabulary: int, generation: GenerationConfig) -> None:
     config = Qwen2Config(
-        vocab_size=-(-tokens // 32) * 32,  # more rows than tokens, as the real ones have
+        vocab_size=-(-vocabulary // 32) * 32,  # more embedding rows than tokens, as in the published models
         hidden_size=64,
         intermediate_size=160,
         num_hidden_layers=3,
@@ -22,7 +22,7 @@ def _write_model(folder: Path, *, tokens: int, generation: GenerationConfig) -> 
         max_position_embeddings=QWEN_CONTEXT,
         rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
         tie_word_embeddings=False,
-        initializer_range=0.12,  # wide enough for the next token to depend on the text
+        initializer_range=0.12,  # large enough for the next token to depend on the text
         bos_token_id=None,
         eos_token_id=generation.eos_token_id,
         dtype="bfloat16",
@@ -35,10 +35,10 @@ def _write_model(folder: Path, *, tokens: int, generation: GenerationConfig) -> 
 def write_qwen_instruct(folder: Path) -> None:
     """Writes the instruct model.
 
-    Its generation config hides sampling defaults, as the published one does: whoever generates must set every field.
+    Its generation config contains sampling defaults, as the published one does, so generation must set every field explicitly.
     """
-    tokens = write_qwen(folder, pad="<|endoftext|>", eos="<|im_end|>")
-    end_of_text, _, end_of_turn = range(tokens - len(QWEN_CONTROL), tokens)
+    vocabulary = write_qwen(folder, pad="<|endoftext|>", eos="<|im_end|>")
+    end_of_text, _, end_of_turn = range(vocabulary - len(QWEN_CONTROL), vocabulary)
     generation = GenerationConfig(
         do_sample=True,
         temperature=0.7,
@@ -48,11 +48,11 @@ def write_qwen_instruct(folder: Path) -> None:
         pad_token_id=end_of_text,
         eos_token_id=[end_of_turn, end_of_text],
     )
-    _write_model(folder, tokens=tokens, generation=generation)
+    _write_model(folder, vocabulary=vocabulary, generation=generation)
 
 
 def write_qwen_base(folder: Path) -> None:
-    """Writes the base model, which knows one end token only."""
-    tokens = write_qwen(folder, pad="<|endoftext|>", eos="<|endoftext|>")
-    end_of_text = tokens - len(QWEN_CONTROL)
-    _write_model(folder, tokens=tokens, generation=GenerationConfig(max_new_tokens=QWEN_CONTEXT, eos_token_id=end_of_text))
+    """Writes the base model, which has a single end token."""
+    vocabulary = write_qwen(folder, pad="<|endoftext|>", eos="<|endoftext|>")
+    end_of_text = vocabulary - len(QWEN_CONTROL)
+    _write_model(folder, vocabulary=vocabulary, generation=GenerationConfig(max_new_tokens=QWEN_CONTEXT, eos_token_id=end_of_text))

@@ -1,4 +1,4 @@
-"""Small tokenizers of the real kinds, written file by file as the published folders have them."""
+"""Small tokenizers of the published types, written with the file layout of the published folders."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from small_models.tiny.corpus import SENTENCES
 
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
-CLIP_WINDOW = 77
+CLIP_CONTEXT = 77
 QWEN_CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 QWEN_CONTEXT = 2048
 
 _WORD_END = "</w>"
 _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
-# As the published template: a system prompt of its own when there is none, and roles that it does not know vanish. What is served must
-# hold against both.
+# Like the published template, it adds a default system prompt if there is none and drops unknown roles, both of which a worker must handle.
 _CHATML = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a small assistant.<|im_end|>\n{% endif %}"
     "{% for message in messages %}{% if message['role'] in ('system', 'user', 'assistant') %}"
@@ -33,22 +32,22 @@ _CHATML = (
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes the same bytes for the same content."""
+    """Writes JSON deterministically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def _learn_merges(sentences: Iterable[str], *, word_end: str = "", most: int = 400) -> list[tuple[str, str]]:
-    # Not the library's trainer: where two pairs are equally frequent, its choice changes from run to run.
+def _learn_merges(corpus: Iterable[str], *, word_end: str = "", limit: int = 400) -> list[tuple[str, str]]:
+    # The library's trainer is not deterministic: its choice among equally frequent pairs changes from run to run.
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    counted = Counter(word for sentence in sentences for word, _ in splitter.pre_tokenize_str(sentence))
-    words = {word: [*word[:-1], word[-1] + word_end] for word in counted}
+    counts = Counter(word for sentence in corpus for word, _ in splitter.pre_tokenize_str(sentence))
+    words = {word: [*word[:-1], word[-1] + word_end] for word in counts}
     merges: list[tuple[str, str]] = []
-    while len(merges) < most:
+    while len(merges) < limit:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, pieces in words.items():
             for pair in pairwise(pieces):
-                pairs[pair] += counted[word]
+                pairs[pair] += counts[word]
         pair, count = max(pairs.items(), key=lambda item: (item[1], item[0]), default=(("", ""), 0))
         if count < 2:
             break
@@ -73,39 +72,39 @@ def _write_bpe(folder: Path, vocabulary: list[str], merges: list[tuple[str, str]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_clip(folder: Path, *, pad: str, sentences: Iterable[str] = SENTENCES, window: int = CLIP_WINDOW) -> int:
-    """Writes CLIP's byte-level BPE: bytes, bytes that end a word, merges, start and end, in that order.
+def write_clip(folder: Path, *, pad: str, corpus: Iterable[str] = SENTENCES, context_length: int = CLIP_CONTEXT) -> int:
+    """Writes CLIP's byte-level BPE. Its vocabulary: bytes, bytes at the end of a word, merges, start and end token, in that order.
 
     Args:
         folder: The tokenizer's folder.
-        pad: The token that fills a window: SDXL's first tokenizer takes the end token, its second `!`.
-        sentences: The text that its pieces are learned from.
-        window: The most tokens that the model sees at once.
+        pad: The padding token: the end token for SDXL's first tokenizer, `!` for its second.
+        corpus: The training text.
+        context_length: The maximum number of tokens.
 
     Returns:
-        The number of tokens. The end token has the highest id, on which CLIP's pooling relies.
+        The size of the vocabulary. The end token has the highest id, on which CLIP's pooling relies.
     """
-    merges = _learn_merges((word for sentence in sentences for word in sentence.lower().split()), word_end=_WORD_END)
+    merges = _learn_merges((word for sentence in corpus for word in sentence.lower().split()), word_end=_WORD_END)
     merged = [left + right for left, right in merges]
     vocabulary = [*_ALPHABET, *(letter + _WORD_END for letter in _ALPHABET), *dict.fromkeys(merged), CLIP_START, CLIP_END]
     _write_bpe(folder, vocabulary, merges)
     special = {"bos_token": CLIP_START, "eos_token": CLIP_END, "unk_token": CLIP_END, "pad_token": pad}
     write_json(folder / "special_tokens_map.json", special)
-    write_json(folder / "tokenizer_config.json", {**special, "model_max_length": window, "tokenizer_class": "CLIPTokenizer"})
+    write_json(folder / "tokenizer_config.json", {**special, "model_max_length": context_length, "tokenizer_class": "CLIPTokenizer"})
     return len(vocabulary)
 
 
-def write_t5(folder: Path, *, sentences: Iterable[str] = SENTENCES) -> int:
-    """Writes a Unigram tokenizer as UMT5 has it, its pieces being the words and letters of a text.
+def write_t5(folder: Path, *, corpus: Iterable[str] = SENTENCES) -> int:
+    """Writes a Unigram tokenizer like UMT5's, with the words and letters of a corpus as its pieces.
 
     Args:
         folder: The tokenizer's folder.
-        sentences: The text.
+        corpus: The text.
 
     Returns:
-        The number of tokens.
+        The size of the vocabulary.
     """
-    words = Counter("▁" + word for sentence in sentences for word in sentence.split())
+    words = Counter("▁" + word for sentence in corpus for word in sentence.split())
     letters = Counter(letter for word in words for letter in word)
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces += [(word, -3.0) for word in sorted(words) if len(word) > 1]
@@ -127,11 +126,11 @@ def write_qwen(folder: Path, *, pad: str, eos: str) -> int:
 
     Args:
         folder: The model's folder.
-        pad: The token that fills a batch.
-        eos: The token that ends a text: `<|im_end|>` for an instruct model, `<|endoftext|>` for a base model.
+        pad: The padding token.
+        eos: The end token: `<|im_end|>` for an instruct model, `<|endoftext|>` for a base model.
 
     Returns:
-        The number of tokens.
+        The size of the vocabulary.
     """
     merges = _learn_merges(SENTENCES)
     vocabulary = [*_ALPHABET, *dict.fromkeys(left + right for left, right in merges)]

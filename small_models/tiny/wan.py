@@ -1,4 +1,4 @@
-"""A small WAN: UMT5, the causal VAE (four in time, eight in space) and the transformer with its 1×2×2 patches."""
+"""A tiny WAN: UMT5, the causal VAE (downsampling time by 4, space by 8) and the VACE transformer with its 1 × 2 × 2 patches."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from transformers import UMT5Config, UMT5EncoderModel
 from small_models.tiny.tokenizers import write_json, write_t5
 
 _TEXT_WIDTH = 32
-_LATENTS = 16  # the VAE's means and deviations are given for this many channels
-_MASK = 64  # each latent stands for 8 × 8 pixels, and VACE takes the mask of every one
+_LATENTS = 16  # latent channels, fixed by the VAE's default means and standard deviations
+_MASK = 64  # mask channels: VACE takes the mask of each of the 8 × 8 pixels of a latent pixel
 _SHARD = "300KB"
-_TEXT_GAIN = 12.0  # with the default weights of a transformer this narrow, the prompt would hardly change a pixel
+_TEXT_GAIN = 12.0  # with default weights, the prompt would hardly affect the output of so narrow a transformer
 
 
-def _text_encoder(tokens: int) -> UMT5EncoderModel:
+def _text_encoder(vocabulary: int) -> UMT5EncoderModel:
     config = UMT5Config(
-        vocab_size=-(-tokens // 32) * 32,
+        vocab_size=-(-vocabulary // 32) * 32,
         d_model=_TEXT_WIDTH,
         d_kv=8,
         d_ff=64,
@@ -73,9 +73,9 @@ def _scheduler() -> UniPCMultistepScheduler:
 
 
 def write_wan(folder: Path) -> None:
-    """Writes a diffusers folder with the components and the file names of the published one, its transformer in several files."""
-    tokens = write_t5(folder / "tokenizer")
-    _text_encoder(tokens).save_pretrained(folder / "text_encoder")
+    """Writes a diffusers folder with the components and file names of the published one and a sharded transformer."""
+    vocabulary = write_t5(folder / "tokenizer")
+    _text_encoder(vocabulary).save_pretrained(folder / "text_encoder")
     _transformer().save_pretrained(folder / "transformer", max_shard_size=_SHARD)
     _vae().save_pretrained(folder / "vae")
     _scheduler().save_pretrained(folder / "scheduler")

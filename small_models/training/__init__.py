@@ -1,1 +1,1 @@
-"""What the small SDXL that follows its prompts is made of: pictures, captions, networks, training."""
+"""Training and evaluation of the small models: synthetic datasets, captions, classifiers, networks and the training loop."""

@@ -1,4 +1,4 @@
-"""The command line that all trainings share: how many steps each stage makes, where checkpoints are, and the seed. It needs no torch."""
+"""Command-line options of the training scripts: steps per stage, checkpoint folder and seed. Does not import torch."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Plan = TypeVar("Plan", bound="DataclassInstance")
-"""A dataclass of numbers of steps, one for each stage, each with a default."""
+Steps = TypeVar("Steps", bound="DataclassInstance")
+"""A dataclass with the number of steps of each stage, all with defaults."""
 
 
-def make_parser(prog: str, description: str | None, plan: type[DataclassInstance], work: str) -> argparse.ArgumentParser:
-    """A parser with the options `--work`, `--seed`, and `--…-steps` for each stage.
+def training_parser(prog: str, description: str | None, stages: type[DataclassInstance], work: str) -> argparse.ArgumentParser:
+    """Returns a parser with `--work`, `--seed` and one `--STAGE-steps` option per stage.
 
     Args:
-        prog: The command, as a person types it.
-        description: What it does.
-        plan: The stages.
+        prog: The command.
+        description: Its help text.
+        stages: The dataclass of the stages' steps.
         work: The default of `--work`.
     """
     parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path(work), metavar="DIR", help=f"the folder for checkpoints (default {work})")
-    for stage in fields(plan):
-        told = f"steps of the stage {stage.name} (default {stage.default})"
-        parser.add_argument(f"--{stage.name}-steps", type=int, default=stage.default, metavar="N", help=told)
-    parser.add_argument("--seed", type=int, default=0, help="draws everything that is drawn by chance (default 0)")
+    for stage in fields(stages):
+        text = f"steps of the stage {stage.name} (default {stage.default})"
+        parser.add_argument(f"--{stage.name}-steps", type=int, default=stage.default, metavar="N", help=text)
+    parser.add_argument("--seed", type=int, default=0, help="seeds data, weights and noise (default 0)")
     return parser
 
 
-def plan_of(plan: type[Plan], options: argparse.Namespace) -> Plan:
-    """The stages as the command line wants them."""
-    return plan(**{stage.name: getattr(options, f"{stage.name}_steps") for stage in fields(plan)})
+def steps_from(options: argparse.Namespace, stages: type[Steps]) -> Steps:
+    """Returns the number of steps of each stage that the command line selects."""
+    return stages(**{stage.name: getattr(options, f"{stage.name}_steps") for stage in fields(stages)})

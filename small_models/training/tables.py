@@ -1,4 +1,4 @@
-"""Tables in Markdown, as checks print them and cards keep them."""
+"""Markdown tables, for the output of evaluations and for model cards."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """One line for the head, one below it, and one for each row.
+    """Returns a Markdown table.
 
     Args:
-        columns: The head.
-        rows: Each with as many cells as there are columns.
+        columns: The header.
+        rows: Rows of as many cells as there are columns.
 
     Raises:
-        ValueError: A row has more cells, or fewer.
+        ValueError: A row has another number of cells.
     """
     lines = (_line(cells, len(columns)) for cells in rows)
     return "\n".join([_line(columns, len(columns)), "|" + "---|" * len(columns), *lines])

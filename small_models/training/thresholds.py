@@ -1,22 +1,22 @@
-"""What the small models must show at the least, so that a worse one cannot be committed unnoticed."""
+"""Minimum metrics of the small models, so that a regression cannot be committed unnoticed."""
 
 from __future__ import annotations
 
 
-class Missed(Exception):
-    """A model does less than its card says."""
+class BelowThreshold(Exception):
+    """A metric is below the minimum that the model card promises."""
 
 
-def demand(what: str, measured: float, least: float) -> None:
-    """Passes if a figure is reached.
+def require_at_least(metric: str, value: float, threshold: float) -> None:
+    """Checks a metric.
 
     Args:
-        what: What was measured, for the message.
-        measured: The figure, 0 … 1.
-        least: What it must reach.
+        metric: Its name, for the message.
+        value: The measured value, 0 … 1.
+        threshold: The minimum, 0 … 1.
 
     Raises:
-        Missed: It is not reached.
+        BelowThreshold: The value is below the threshold, or not a number.
     """
-    if not measured >= least:  # not a number is not enough
-        raise Missed(f"{what}: {measured:.1%}, and the least is {least:.0%}.")
+    if not value >= threshold:  # also false for NaN
+        raise BelowThreshold(f"{metric}: {value:.1%}, but at least {threshold:.0%} is required.")

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from shared.weights.catalogue import QWEN_BASE, SDXL
 from shared.weights.lock import lock_path, read_lock, sha256_of
 from tests.doubles.fake_hub import FakeHub
-from tests.doubles.worker import ROOT
+from tests.doubles.processes import ROOT
 
 TOKEN = "hf_canary_token"
 
@@ -176,7 +176,7 @@ def test_wrong_bytes_that_come_again_are_never_accepted(hub: FakeHub, download: 
     hub.corrupt[name] = 2
     status, output = download.run()
     assert status == 1
-    assert f"{name} came 2 times with other bytes than its publisher states, and was deleted." in output
+    assert f"{name} was received with the wrong hash 2 times and deleted." in output
     assert not (download.folder / name).exists()
     assert read_lock(download.folder) is None
 
@@ -222,7 +222,7 @@ def test_a_disk_without_room_is_noticed_before_anything_comes(hub: FakeHub, down
     hub.claims = {FIRST: 10**15}
     status, output = download.run()
     assert status == 1
-    assert "1000000.00 GB are needed in" in output
+    assert "needs 1000000.00 GB, and its disk has" in output
     assert [path for path in hub.asked if "/tree/" not in path] == []
 
 
@@ -230,7 +230,7 @@ def test_a_file_that_the_host_refuses_ends_the_run_with_its_status(hub: FakeHub,
     hub.refuses = {FIRST: 403}
     status, output = download.run()
     assert status == 1
-    assert f"{FIRST} could not be downloaded (HTTP status 403). Start again: it goes on from here." in output
+    assert f"{FIRST} could not be downloaded (HTTP status 403). Run again to resume." in output
 
 
 def test_a_name_that_is_not_in_the_catalogue_is_answered_with_those_that_are(download: Download) -> None:

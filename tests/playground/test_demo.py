@@ -21,9 +21,9 @@ from playground.callback_receiver import CallbackReceiver
 from playground.demo import OUTPUT, TITLES, requests, worker_environment
 from playground.gallery import ENLARGED, contact_sheet, preview
 from playground.readme_pictures import MOST_BYTES, keep
-from small_models.training.sdxl.captions import sentences
+from small_models.training.sdxl.captions import tokenizer_corpus
 from small_models.training.sdxl.classifier import classify
-from tests.doubles.worker import clean_environment
+from tests.doubles.processes import clean_environment
 
 REQUESTS: dict[str, Any] = {"sdxl": SdxlRequest, "wan": WanRequest, "chat": ChatRequest}
 
@@ -64,7 +64,7 @@ def test_nothing_of_a_real_projects_configuration_reaches_the_demo(monkeypatch: 
 
 
 def test_the_demo_asks_for_pictures_in_words_that_the_small_model_knows() -> None:
-    known = set(" ".join(sentences()).replace(",", " ").split())
+    known = set(" ".join(tokenizer_corpus()).replace(",", " ").split())
     words = {word for job in requests("sdxl") for word in job["prompt"].replace(",", " ").split()}
     assert words <= known
 

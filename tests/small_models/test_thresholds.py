@@ -1,4 +1,4 @@
-"""A small model that does less than its card says is not passed."""
+"""Thresholds of the small models' metrics."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 
 import pytest
 
-from small_models.training.thresholds import Missed, demand
+from small_models.training.thresholds import BelowThreshold, require_at_least
 
 
-def test_a_figure_that_is_reached_passes() -> None:
-    demand("attributes right", 0.9, 0.9)
+def test_a_metric_at_its_threshold_passes() -> None:
+    require_at_least("accuracy", 0.9, 0.9)
 
 
-@pytest.mark.parametrize("measured", [0.899, 0.0, math.nan])
-def test_a_figure_that_is_not_reached_is_named_with_what_it_must_be(measured: float) -> None:
-    with pytest.raises(Missed, match=r"attributes right: .*, and the least is 90%"):
-        demand("attributes right", measured, 0.9)
+@pytest.mark.parametrize("value", [0.899, 0.0, math.nan])
+def test_a_metric_below_its_threshold_fails_with_both_values(value: float) -> None:
+    with pytest.raises(BelowThreshold, match=r"accuracy: .*, but at least 90% is required"):
+        require_at_least("accuracy", value, 0.9)

@@ -1,4 +1,4 @@
-"""The small WAN's networks: what training leaves out changes nothing, and what VACE is shown is what diffusers' pipeline shows it."""
+"""The small WAN's training shortcuts are exact, and its VACE inputs equal those of diffusers' pipeline."""
 
 from __future__ import annotations
 
@@ -13,11 +13,27 @@ from PIL import Image
 from torch import Tensor
 
 from small_models.training.shapes import SIZE, Pixels
-from small_models.training.wan.dataset import Scene, draw, render
-from small_models.training.wan.latents import GREY, Examples, make_examples, view, view_of_nothing
-from small_models.training.wan.networks import CONTROL, TEXT_WIDTH, WINDOW, make_scheduler, make_transformer, make_vae, without_vace
-from small_models.training.wan.padded_attention import PaddedText, set_text_attention
-from small_models.training.wan.vae import encode, flat, hold, measure_latents, scale, to_clips, to_tensor
+from small_models.training.wan.dataset import Scene, render, render_frame
+from small_models.training.wan.latents import GREY, LatentClips, empty_vace_input, vace_input
+from small_models.training.wan.networks import (
+    CONTEXT_LENGTH,
+    TEXT_WIDTH,
+    VACE_CHANNELS,
+    make_scheduler,
+    make_transformer,
+    make_vae,
+    text_to_video_view,
+)
+from small_models.training.wan.padded_attention import PaddedTextAttnProcessor, set_cross_attention_processor
+from small_models.training.wan.vae import (
+    encode,
+    inflate_image_vae,
+    normalize_latents,
+    set_latent_statistics,
+    single_frame_mode,
+    to_clips,
+    to_tensor,
+)
 
 SCENE = Scene("star", "red", "right", "yellow")
 
@@ -25,20 +41,20 @@ SCENE = Scene("star", "red", "right", "yellow")
 @pytest.fixture(scope="module")
 def vae() -> Any:
     torch.manual_seed(0)
-    made = make_vae().eval().requires_grad_(False)
-    for parameter in made.parameters():  # so that frames before the present one count, as they do after training
+    vae = make_vae().eval().requires_grad_(False)
+    for parameter in vae.parameters():  # so that previous frames have an effect, as after training
         parameter.add_(0.05 * torch.randn_like(parameter))
-    measure_latents(made, 4, 0)
-    return made
+    set_latent_statistics(vae, 4, 0)
+    return vae
 
 
 @pytest.fixture(scope="module")
 def transformer() -> Any:
     torch.manual_seed(0)
-    made = make_transformer().eval().requires_grad_(False)
-    for parameter in made.parameters():
+    transformer = make_transformer().eval().requires_grad_(False)
+    for parameter in transformer.parameters():
         parameter.add_(0.05 * torch.randn_like(parameter))
-    return made
+    return transformer
 
 
 def noise(*shape: int) -> Tensor:
@@ -49,24 +65,21 @@ def clip(frames: int = 9) -> Pixels:
     return render(SCENE, frames, np.random.default_rng(0))
 
 
-def test_pixels_survive_the_way_to_tensors_and_back() -> None:
-    assert np.array_equal(to_clips(to_tensor(clip()[None])), clip()[None])
-
-
-def test_a_picture_is_the_same_without_the_frames_before_it(vae: Any) -> None:
-    picture = to_tensor(clip(1)[None])
-    latents = encode(vae, picture)
+def test_single_frame_mode_computes_the_same_as_3d_convolutions(vae: Any) -> None:
+    image = to_tensor(clip(1)[None])
+    assert np.array_equal(to_clips(image), clip(1)[None])
+    latents = encode(vae, image)
     decoded = vae.decode(latents, return_dict=False)[0]
-    with flat(vae):
-        assert torch.allclose(encode(vae, picture), latents, atol=1e-5)
+    with single_frame_mode(vae):
+        assert torch.allclose(encode(vae, image), latents, atol=1e-5)
         assert torch.allclose(vae.decode(latents, return_dict=False)[0], decoded, atol=1e-4)
-    assert torch.equal(encode(vae, picture), latents)
+    assert torch.equal(encode(vae, image), latents)
 
 
-def test_training_on_clips_begins_with_the_last_frame_of_each_group() -> None:
+def test_an_inflated_vae_encodes_the_last_frame_of_each_group_and_decodes_copies_of_it() -> None:
     torch.manual_seed(1)
     vae = make_vae().requires_grad_(False)
-    hold(vae)
+    inflate_image_vae(vae)
     moving = to_tensor(clip()[None])
     latents = encode(vae, moving)
     assert torch.allclose(latents[:, :, 1:2], encode(vae, moving[:, :, 4:5]), atol=1e-5)
@@ -74,31 +87,25 @@ def test_training_on_clips_begins_with_the_last_frame_of_each_group() -> None:
     assert torch.allclose(decoded[:, :, 1:5], decoded[:, :, 4:5].expand_as(decoded[:, :, 1:5]), atol=1e-5)
 
 
-def test_scaled_latents_have_a_mean_of_zero_and_a_deviation_of_one(vae: Any) -> None:
-    scaled = scale(vae, encode(vae, to_tensor(np.stack([render(SCENE, 9, np.random.default_rng(seed)) for seed in range(4)]))))
-    assert scaled.mean().abs() < 0.5
-    assert 0.3 < scaled.std() < 2
-
-
-def test_padding_that_is_left_out_counts_as_much_as_all_of_it(transformer: Any) -> None:
+def test_implicit_text_padding_equals_explicit_padding(transformer: Any) -> None:
     text = torch.cat([noise(2, 5, TEXT_WIDTH), torch.zeros(2, 1, TEXT_WIDTH)], 1)
-    padded = torch.cat([text, torch.zeros(2, WINDOW - 6, TEXT_WIDTH)], 1)
-    latents, control, times = noise(2, 16, 3, 8, 8), noise(2, CONTROL, 3, 8, 8), torch.tensor([300.0, 900.0])
-    full = transformer(latents, times, padded, control_hidden_states=control, return_dict=False)[0]
-    short = transformer(latents, times, text, control_hidden_states=control, return_dict=False)[0]
-    set_text_attention(transformer, PaddedText())
-    same = transformer(latents, times, text, control_hidden_states=control, return_dict=False)[0]
-    set_text_attention(transformer, WanAttnProcessor())
-    assert torch.allclose(same, full, atol=1e-4)
-    assert not torch.allclose(short, full, atol=1e-2)
+    padded = torch.cat([text, torch.zeros(2, CONTEXT_LENGTH - 6, TEXT_WIDTH)], 1)
+    latents, control, timesteps = noise(2, 16, 3, 8, 8), noise(2, VACE_CHANNELS, 3, 8, 8), torch.tensor([300.0, 900.0])
+    explicit = transformer(latents, timesteps, padded, control_hidden_states=control, return_dict=False)[0]
+    unpadded = transformer(latents, timesteps, text, control_hidden_states=control, return_dict=False)[0]
+    set_cross_attention_processor(transformer, PaddedTextAttnProcessor())
+    implicit = transformer(latents, timesteps, text, control_hidden_states=control, return_dict=False)[0]
+    set_cross_attention_processor(transformer, WanAttnProcessor())
+    assert torch.allclose(implicit, explicit, atol=1e-4)
+    assert not torch.allclose(unpadded, explicit, atol=1e-2)
 
 
-def test_the_part_without_vace_is_the_whole_with_hints_of_nothing(transformer: Any) -> None:
-    plain = without_vace(transformer)
-    assert plain.blocks[0].ffn.net[2].weight is transformer.blocks[0].ffn.net[2].weight
-    given = (noise(1, 16, 3, 8, 8), torch.tensor([500.0]), noise(1, 7, TEXT_WIDTH))
-    whole = transformer(*given, control_hidden_states=noise(1, CONTROL, 3, 8, 8), control_hidden_states_scale=torch.zeros(2))
-    assert torch.equal(plain(*given).sample, whole.sample)
+def test_the_text_to_video_view_equals_vace_with_hints_of_scale_zero(transformer: Any) -> None:
+    view = text_to_video_view(transformer)
+    assert view.blocks[0].ffn.net[2].weight is transformer.blocks[0].ffn.net[2].weight
+    inputs = (noise(1, 16, 3, 8, 8), torch.tensor([500.0]), noise(1, 7, TEXT_WIDTH))
+    hints = {"control_hidden_states": noise(1, VACE_CHANNELS, 3, 8, 8), "control_hidden_states_scale": torch.zeros(2)}
+    assert torch.equal(view(*inputs).sample, transformer(*inputs, **hints).sample)
 
 
 @pytest.fixture(scope="module")
@@ -106,43 +113,29 @@ def pipeline(vae: Any, transformer: Any) -> Any:
     return WanVACEPipeline(tokenizer=None, text_encoder=None, transformer=transformer, vae=vae, scheduler=make_scheduler())
 
 
-def prepared(pipeline: Any, frames: int, **given: Any) -> Tensor:
-    """What the pipeline hands to the VACE blocks."""
+def diffusers_vace_input(pipeline: Any, frames: int, **conditions: Any) -> Tensor:
     names = ("video", "mask", "reference_images")
-    video, mask, pictures = pipeline.preprocess_conditions(
-        *(given.get(name) for name in names), 1, SIZE, SIZE, frames, torch.float32, "cpu"
+    video, mask, images = pipeline.preprocess_conditions(
+        *(conditions.get(name) for name in names), 1, SIZE, SIZE, frames, torch.float32, "cpu"
     )
-    latents = pipeline.prepare_video_latents(video, mask, pictures, None, "cpu")
-    return torch.cat([latents, pipeline.prepare_masks(mask, pictures)], 1)
+    latents = pipeline.prepare_video_latents(video, mask, images, None, "cpu")
+    return torch.cat([latents, pipeline.prepare_masks(mask, images)], 1)
 
 
-@pytest.mark.parametrize("given", [(0,), (-1,), (0, -1), (0, 1)])
-def test_given_frames_are_shown_to_vace_as_diffusers_shows_them(pipeline: Any, vae: Any, given: tuple[int, ...]) -> None:
+def test_vace_inputs_with_given_frames_equal_those_of_diffusers(pipeline: Any, vae: Any) -> None:
     moving = clip()
-    kept = np.zeros((1, len(moving)), bool)
-    kept[0, list(given)] = True
-    video = [Image.fromarray(frame if keep else np.full_like(frame, GREY)) for frame, keep in zip(moving, kept[0], strict=True)]
-    mask = [Image.new("L", (SIZE, SIZE), 0 if keep else 255) for keep in kept[0]]
-    assert torch.allclose(view(vae, moving[None], kept), prepared(pipeline, 9, video=video, mask=mask), atol=1e-4)
+    given = np.zeros((1, len(moving)), bool)
+    given[0, [0, -1]] = True
+    video = [Image.fromarray(frame if keep else np.full_like(frame, GREY)) for frame, keep in zip(moving, given[0], strict=True)]
+    mask = [Image.new("L", (SIZE, SIZE), 0 if keep else 255) for keep in given[0]]
+    assert torch.allclose(vace_input(vae, moving[None], given), diffusers_vace_input(pipeline, 9, video=video, mask=mask), atol=1e-4)
 
 
-def test_a_given_picture_is_shown_to_vace_as_diffusers_shows_it(pipeline: Any, vae: Any) -> None:
-    picture = draw(SCENE, 30, 30)
-    latents = scale(vae, encode(vae, to_tensor(picture[None, None])))
-    nothing = view_of_nothing(vae, 9)
-    examples = Examples(9, [SCENE], noise(1, 16, 3, 8, 8), nothing[None], latents, nothing)
-    targets, views = examples.with_pictures([0])
+def test_vace_inputs_with_a_reference_image_and_without_conditions_equal_those_of_diffusers(pipeline: Any, vae: Any) -> None:
+    image = render_frame(SCENE, 30, 30)
+    latents = normalize_latents(vae, encode(vae, to_tensor(image[None, None])))
+    empty = empty_vace_input(vae, 9)
+    assert torch.allclose(empty[None], diffusers_vace_input(pipeline, 9), atol=1e-4)
+    targets, inputs = LatentClips(9, [SCENE], noise(1, 16, 3, 8, 8), empty[None], latents, empty).with_reference_images([0])
     assert torch.equal(targets[:, :, :1], latents)
-    assert torch.allclose(views, prepared(pipeline, 9, reference_images=[Image.fromarray(picture)]), atol=1e-4)
-
-
-def test_nothing_is_shown_to_vace_as_diffusers_shows_it(pipeline: Any, vae: Any) -> None:
-    assert torch.allclose(view_of_nothing(vae, 13)[None], prepared(pipeline, 13), atol=1e-4)
-
-
-def test_examples_of_a_length_have_its_latent_frames(vae: Any) -> None:
-    made = make_examples(vae, 3, 13, seed=0)
-    assert made.latents.shape == (3, 16, 4, 8, 8)
-    assert made.given.shape == (3, CONTROL, 4, 8, 8)
-    assert made.pictures.shape == (3, 16, 1, 8, 8)
-    assert made.nothing.shape == (CONTROL, 4, 8, 8)
+    assert torch.allclose(inputs, diffusers_vace_input(pipeline, 9, reference_images=[Image.fromarray(image)]), atol=1e-4)

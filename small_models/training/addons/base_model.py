@@ -1,4 +1,4 @@
-"""The small SDXL as attachments are trained on it: loaded in float32, and frozen."""
+"""The frozen small SDXL that add-ons are trained on."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from handlers.sdxl.weights.load import load_sdxl
-from small_models.training.loop import Stage, train
+from small_models.training.loop import TrainingConfig, train
+from small_models.training.sdxl.dataset import Scene
 from small_models.training.sdxl.text_encoders import TextEncoders
-from small_models.training.sdxl.unet import Examples
+from small_models.training.sdxl.unet import LatentDataset
 from small_models.training.sdxl.vae import encode
-from small_models.training.shapes import Pixels, Scene
+from small_models.training.shapes import Pixels
 
 
 @dataclass(frozen=True)
 class FrozenSdxl:
-    """What stays as it is while an attachment is trained.
+    """The base model's networks, frozen and in float32.
 
     Attributes:
         unet: The UNet.
@@ -32,27 +33,27 @@ class FrozenSdxl:
     vae: Any
     encoders: TextEncoders
 
-    def examples(self, scenes: list[Scene], pictures: Pixels) -> Examples:
-        """Encodes pictures of scenes, count × 64 × 64 × 3."""
-        return Examples(encode(self.vae, pictures) * self.vae.config.scaling_factor, scenes)
+    def encode_dataset(self, scenes: list[Scene], images: Pixels) -> LatentDataset:
+        """Encodes rendered scenes, count × 64 × 64 × 3."""
+        return LatentDataset(encode(self.vae, images) * self.vae.config.scaling_factor, scenes)
 
 
-def load_frozen(folder: Path, device: torch.device) -> FrozenSdxl:
-    """Loads the small SDXL from its diffusers folder. What an attachment adds to the UNet stays in it: load it anew for the next one."""
+def load_frozen_sdxl(folder: Path, device: torch.device) -> FrozenSdxl:
+    """Loads the small SDXL. Training an add-on modifies its UNet, so every add-on needs a fresh copy."""
     pipeline = load_sdxl(folder, device, torch.float32)
     encoders = TextEncoders((pipeline.tokenizer, pipeline.tokenizer_2))
     encoders.text_encoder, encoders.text_encoder_2 = pipeline.text_encoder, pipeline.text_encoder_2
     return FrozenSdxl(pipeline.unet, pipeline.vae, encoders)
 
 
-def train_added(added: nn.Module, loss_at: Callable[[int], Tensor], stage: Stage) -> None:
-    """Trains what was added to a frozen network, and leaves the averaged weights in it.
+def train_addon(modules: nn.Module, loss_at: Callable[[int], Tensor], config: TrainingConfig) -> None:
+    """Trains modules that were added to a frozen network, and loads the EMA weights into them.
 
     Args:
-        added: The parts that are new, which the frozen network holds as well.
-        loss_at: A step's number → its loss.
-        stage: The plan.
+        modules: The new modules, which the network shares.
+        loss_at: Returns the loss of a step from its number.
+        config: The hyperparameters.
     """
-    averaged = train(added, loss_at, stage)
-    added.load_state_dict(averaged.state_dict())
-    added.requires_grad_(False)
+    ema = train(modules, loss_at, config)
+    modules.load_state_dict(ema.state_dict())
+    modules.requires_grad_(False)

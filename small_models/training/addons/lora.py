@@ -1,4 +1,4 @@
-"""A LoRA that puts stripes behind every figure."""
+"""Trains a LoRA that adds stripes to the background of every image."""
 
 from __future__ import annotations
 
@@ -11,42 +11,41 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from small_models.build_cache import make_world_readable
-from small_models.training.addons.base_model import FrozenSdxl, train_added
-from small_models.training.addons.stripes import plain, striped
-from small_models.training.loop import Stage
+from small_models.training.addons.base_model import FrozenSdxl, train_addon
+from small_models.training.addons.stripes import with_plain_background, with_stripes
+from small_models.training.loop import TrainingConfig
+from small_models.training.sdxl.dataset import generate_dataset, render
 from small_models.training.sdxl.unet import denoising_loss
-from small_models.training.sdxl.vae import generate_dataset
-from small_models.training.shapes import render
 
-NAME = "stripes.safetensors"
+FILE_NAME = "stripes.safetensors"
 _RANK = 8
-_STRENGTH = 2  # of the LoRA in training; it is written into the weights, so that a file needs no word about it
+_SCALE = 2  # alpha / rank during training; merged into the weights, so that the file needs no alpha
 _TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
 _BATCH = 16
-_PICTURES = 4000
-_PAIRS = 0.2  # the share of pictures with two figures
+_IMAGES = 4000
+_PAIRS = 0.2  # fraction of images with two figures
 
 
-def train_lora(sdxl: FrozenSdxl, folder: Path, stage: Stage, seed: int) -> None:
-    """Trains the LoRA and writes it in half precision.
+def train_lora(sdxl: FrozenSdxl, folder: Path, config: TrainingConfig, seed: int) -> None:
+    """Trains the LoRA and saves it in half precision.
 
-    It learns from pictures that all have stripes, with captions that say nothing of them.
+    All training images have stripes, and none of their captions mentions them.
 
     Args:
-        sdxl: What it is trained on. Its UNet keeps the LoRA.
-        folder: Where `NAME` goes.
-        stage: The plan.
-        seed: Draws pictures, weights and noise.
+        sdxl: The base model; the LoRA remains in its UNet.
+        folder: The folder for `FILE_NAME`.
+        config: The hyperparameters.
+        seed: Seeds data, weights and noise.
     """
     torch.manual_seed(seed)
-    sdxl.unet.add_adapter(LoraConfig(r=_RANK, lora_alpha=_STRENGTH * _RANK, target_modules=_TARGETS))
-    added = nn.ModuleList(part for name, part in sdxl.unet.named_modules() if isinstance(part, nn.Linear) and ".lora_" in name)
+    sdxl.unet.add_adapter(LoraConfig(r=_RANK, lora_alpha=_SCALE * _RANK, target_modules=_TARGETS))
+    lora = nn.ModuleList(module for name, module in sdxl.unet.named_modules() if isinstance(module, nn.Linear) and ".lora_" in name)
     rng = np.random.default_rng(seed)
-    scenes = [plain(scene) for scene in generate_dataset(_PICTURES, seed, pairs=_PAIRS)[0]]
-    pictures = np.stack([render(striped(scene), rng) for scene in scenes])
-    loss_at = denoising_loss(sdxl.unet, sdxl.examples(scenes, pictures), sdxl.encoders, seed, batch=_BATCH)
-    train_added(added, loss_at, stage)
+    scenes = [with_plain_background(scene) for scene in generate_dataset(_IMAGES, seed, pairs=_PAIRS)[0]]
+    images = np.stack([render(with_stripes(scene), rng) for scene in scenes])
+    loss_at = denoising_loss(sdxl.unet, sdxl.encode_dataset(scenes, images), sdxl.encoders, seed, batch=_BATCH)
+    train_addon(lora, loss_at, config)
     weights: dict[str, Tensor] = get_peft_model_state_dict(sdxl.unet)
-    layers = {name: (weight * (_STRENGTH if ".lora_B." in name else 1)).to(torch.float16) for name, weight in weights.items()}
-    StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=layers, weight_name=NAME, safe_serialization=True)
+    layers = {name: (weight * (_SCALE if ".lora_B." in name else 1)).to(torch.float16) for name, weight in weights.items()}
+    StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=layers, weight_name=FILE_NAME, safe_serialization=True)
     make_world_readable(folder)

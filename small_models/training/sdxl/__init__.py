@@ -1,1 +1,1 @@
-"""TODO: one sentence."""
+"""The small SDXL: a text-to-image model of plain figures."""

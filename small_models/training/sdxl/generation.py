@@ -1,4 +1,4 @@
-"""Pictures from the small SDXL, made by the recipe that serves."""
+"""Generates images with the small SDXL through the worker's own recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GUIDANCE = 2.0
 
 
 def load_recipe(folder: Path) -> Recipe[SdxlRequest]:
-    """Loads a small SDXL as the worker does."""
+    """Loads an SDXL folder as the worker does."""
     prepare_environment()
     from handlers.sdxl.handler import load
 
@@ -25,7 +25,7 @@ def load_recipe(folder: Path) -> Recipe[SdxlRequest]:
 def generate_image(
     recipe: Recipe[SdxlRequest], prompt: str, seed: int, *, steps: int = STEPS, guidance: float = GUIDANCE, negative: str = ""
 ) -> Pixels:
-    """Has the recipe make one picture, 64 × 64 × 3."""
+    """Generates one image, 64 × 64 × 3."""
     config = {"resolution": f"{SIZE}x{SIZE}", "steps": steps, "guidance_scale": guidance, "seed": seed}
     job = {"id": "check", "user_id": "check", "type": "sdxl_image_fast", "prompt": prompt, "negative_prompt": negative, "config": config}
     request = SdxlRequest.parse(job, job_id="check")

@@ -1,4 +1,4 @@
-"""Whether pictures show what their captions say: held-out captions, fixed seeds, attributes read from pixels."""
+"""Prompt adherence of the small SDXL: which attributes of held-out captions a classifier finds in the generated images."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 
 from small_models.training.sdxl.captions import caption
 from small_models.training.sdxl.classifier import classify
-from small_models.training.shapes import SIZE, Pixels, Scene, sample_scene
+from small_models.training.sdxl.dataset import Scene, sample_scene
+from small_models.training.shapes import SIZE, Pixels
 from small_models.training.tables import table
 
 ATTRIBUTES = ("background", "color", "shape", "place")
 _SEED = 2026
 
-Draw = Callable[[str, int], Pixels]
-"""A prompt and a seed → a picture, 64 × 64 × 3."""
+GenerateImage = Callable[[str, int], Pixels]
+"""Generates an image, 64 × 64 × 3, from a prompt and a seed."""
 
 _HALVES = {
     "left": (slice(None), slice(0, SIZE // 2)),
@@ -26,50 +27,50 @@ _HALVES = {
 }
 
 
-def compare(pixels: Pixels, scene: Scene) -> Counter[str]:
-    """How many of each attribute a picture shows right: of one figure and the background, or of two figures."""
-    right: Counter[str] = Counter()
+def count_matches(pixels: Pixels, scene: Scene) -> Counter[str]:
+    """Counts, for each attribute, how many of the scene's figures have it in the image. The background counts once per figure."""
+    matches: Counter[str] = Counter()
     for figure in scene.figures:
         paired = len(scene.figures) > 1
-        reading = classify(pixels, region=_HALVES[figure.place] if paired else None)
-        right["background"] += reading.background == scene.background
-        right["color"] += reading.color == figure.color
-        right["shape"] += reading.shape == figure.shape
-        right["place"] += bool(reading.place) if paired else reading.place == figure.place
-    return right
+        prediction = classify(pixels, region=_HALVES[figure.place] if paired else None)
+        matches["background"] += prediction.background == scene.background
+        matches["color"] += prediction.color == figure.color
+        matches["shape"] += prediction.shape == figure.shape
+        matches["place"] += bool(prediction.place) if paired else prediction.place == figure.place
+    return matches
 
 
-def held_out(count: int, *, pairs: bool) -> list[tuple[str, Scene]]:
-    """Captions of combinations that training never saw, always the same ones, with what they describe."""
+def held_out_captions(count: int, *, pairs: bool) -> list[tuple[str, Scene]]:
+    """Returns captions of attribute combinations that were excluded from training, with their scenes; the same in every run."""
     rng = np.random.default_rng((_SEED, pairs))
     scenes = [sample_scene(rng, pairs=float(pairs), held_out=True) for _ in range(count)]
     return [(caption(scene, rng), scene) for scene in scenes]
 
 
-def measure_adherence(draw: Draw, count: int, *, pairs: bool = False) -> tuple[Counter[str], int]:
-    """Draws held-out captions with the seeds 0, 1, 2 … and reads what came of them.
+def measure_adherence(generate: GenerateImage, count: int, *, pairs: bool = False) -> tuple[Counter[str], int]:
+    """Generates images for held-out captions with the seeds 0, 1, 2 … and classifies them.
 
     Args:
-        draw: Makes the pictures.
-        count: How many captions.
-        pairs: Whether they have two figures, or one.
+        generate: The model.
+        count: The number of captions.
+        pairs: Whether the captions describe two figures, or one.
 
     Returns:
-        How often each attribute is right, and out of how many figures.
+        The number of correct predictions of each attribute, and the number of figures.
     """
-    right: Counter[str] = Counter()
-    for seed, (text, scene) in enumerate(held_out(count, pairs=pairs)):
-        right += compare(draw(text, seed), scene)
-    return right, count * (1 + pairs)
+    matches: Counter[str] = Counter()
+    for seed, (text, scene) in enumerate(held_out_captions(count, pairs=pairs)):
+        matches += count_matches(generate(text, seed), scene)
+    return matches, count * (1 + pairs)
 
 
-def accuracy(right: Counter[str], figures: int) -> float:
-    """All attributes together, 0 … 1."""
-    return sum(right[name] for name in ATTRIBUTES) / (figures * len(ATTRIBUTES))
+def accuracy(matches: Counter[str], figures: int) -> float:
+    """Returns the accuracy over all attributes, 0 … 1."""
+    return sum(matches[name] for name in ATTRIBUTES) / (figures * len(ATTRIBUTES))
 
 
-def shares_table(right: Counter[str], figures: int) -> str:
-    """The figures as Markdown."""
-    counts = {**{name: (right[name], figures) for name in ATTRIBUTES}, "all": (right.total(), figures * len(ATTRIBUTES))}
-    rows = [(name, f"{found} / {of}", f"{found / of:.1%}") for name, (found, of) in counts.items()]
-    return table(("attribute", "right", "share"), rows)
+def accuracy_table(matches: Counter[str], figures: int) -> str:
+    """Returns the accuracy of each attribute and of all as a Markdown table."""
+    counts = {**{name: (matches[name], figures) for name in ATTRIBUTES}, "all": (matches.total(), figures * len(ATTRIBUTES))}
+    rows = [(name, f"{correct} / {total}", f"{correct / total:.1%}") for name, (correct, total) in counts.items()]
+    return table(("attribute", "correct", "accuracy"), rows)

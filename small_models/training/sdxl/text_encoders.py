@@ -1,6 +1,6 @@
-"""Training both text encoders to tell what a caption says, as the published ones were trained before their UNet was.
+"""Trains both text encoders with linear probes that predict a caption's attributes, before the UNet is trained.
 
-The UNet then starts from states in which shapes, colors and places can be read off, and learns several times faster.
+Shapes, colors and places are then linearly separable in the encoder states, and the UNet learns several times faster.
 """
 
 from __future__ import annotations
@@ -16,44 +16,45 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from small_models.tiny.tokenizers import CLIP_END, write_clip
-from small_models.training.loop import Stage, train
-from small_models.training.sdxl.captions import caption, sentences
-from small_models.training.sdxl.networks import WIDTH_1, WIDTH_2, WINDOW, make_text_encoders
-from small_models.training.shapes import PALETTE, PLACES, SHAPES, Figure, Scene, sample_scene
+from small_models.training.loop import TrainingConfig, train
+from small_models.training.sdxl.captions import caption, tokenizer_corpus
+from small_models.training.sdxl.dataset import PLACES, SHAPES, Figure, Scene, sample_scene
+from small_models.training.sdxl.networks import CONTEXT_LENGTH, WIDTH_1, WIDTH_2, make_text_encoders
+from small_models.training.shapes import PALETTE
 
 _BATCH = 64
-_PAIRS = 0.4  # the share of captions with two figures, which are the harder ones
+_PAIRS = 0.4  # fraction of captions with two figures, which are the harder ones
 
 _COLORS, _PLACES = tuple(PALETTE), tuple(PLACES)
-ANSWERS = (len(_COLORS), 2, *(len(SHAPES) + 1, len(_COLORS) + 1, len(_PLACES) + 1) * 2)
-"""How many answers each question has: background, stripes, then shape, color and place of both figures."""
+CLASS_COUNTS = (len(_COLORS), 2, *(len(SHAPES) + 1, len(_COLORS) + 1, len(_PLACES) + 1) * 2)
+"""Number of classes of each attribute: background, stripes, then shape, color and place of both figures."""
 
 
-def answers(scene: Scene) -> list[int]:
-    """The right answers to the questions about a scene. The last answer about a figure says that there is none."""
+def attribute_labels(scene: Scene) -> list[int]:
+    """Returns a scene's class index for each attribute. The last class of a figure's attributes means that the figure is absent."""
     absent = [len(SHAPES), len(_COLORS), len(_PLACES)]
-    told = [answer for figure in scene.figures for answer in _about(figure)]
-    return [_COLORS.index(scene.background), int(scene.striped), *told, *absent * (2 - len(scene.figures))]
+    figures = [label for figure in scene.figures for label in _figure_labels(figure)]
+    return [_COLORS.index(scene.background), int(scene.striped), *figures, *absent * (2 - len(scene.figures))]
 
 
-def _about(figure: Figure) -> list[int]:
+def _figure_labels(figure: Figure) -> list[int]:
     return [SHAPES.index(figure.shape), _COLORS.index(figure.color), _PLACES.index(figure.place)]
 
 
 def write_tokenizers(folder: Path) -> tuple[CLIPTokenizer, CLIPTokenizer]:
-    """Writes both tokenizers into a model's folder, and loads them."""
-    text = sentences()
+    """Trains both tokenizers, writes them to a model's folder, and loads them."""
+    corpus = tokenizer_corpus()
     for name, pad in (("tokenizer", CLIP_END), ("tokenizer_2", "!")):
-        write_clip(folder / name, pad=pad, sentences=text, window=WINDOW)
+        write_clip(folder / name, pad=pad, corpus=corpus, context_length=CONTEXT_LENGTH)
     first, second = (CLIPTokenizer.from_pretrained(folder / name) for name in ("tokenizer", "tokenizer_2"))
     return first, second
 
 
 class TextEncoders(nn.Module):
-    """Both text encoders.
+    """Both text encoders with their tokenizers.
 
     Args:
-        tokenizers: What their tokens come from.
+        tokenizers: The tokenizer of each.
     """
 
     def __init__(self, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]) -> None:
@@ -65,77 +66,78 @@ class TextEncoders(nn.Module):
         """Encodes captions as SDXL's pipeline does.
 
         Returns:
-            The last but one states, batch × window × (64 + 96); the second encoder's pooled text, batch × 96; and the last but one states
-            of the captions' ends, batch × (64 + 96).
+            The penultimate hidden states, batch × tokens × (64 + 96); the pooled embedding of the second encoder, batch × 96; and the
+            penultimate hidden states of the end tokens, batch × (64 + 96).
         """
-        ids, ids_2 = (_tokens(tokenizer, texts).to(self.text_encoder.device) for tokenizer in self.tokenizers)
-        one: Any = self.text_encoder(ids, output_hidden_states=True)
-        two: Any = self.text_encoder_2(ids_2, output_hidden_states=True)
-        states = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
-        return states, two.text_embeds, states[torch.arange(len(texts)), ids_2.argmax(-1)]  # the end token has the highest id
+        ids, ids_2 = (_token_ids(tokenizer, texts).to(self.text_encoder.device) for tokenizer in self.tokenizers)
+        first: Any = self.text_encoder(ids, output_hidden_states=True)
+        second: Any = self.text_encoder_2(ids_2, output_hidden_states=True)
+        states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        return states, second.text_embeds, states[torch.arange(len(texts)), ids_2.argmax(-1)]  # the end token has the highest id
 
 
-def _tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    ids: Tensor = tokenizer(texts, padding="max_length", truncation=True, max_length=WINDOW, return_tensors="pt").input_ids
+def _token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    ids: Tensor = tokenizer(texts, padding="max_length", truncation=True, max_length=CONTEXT_LENGTH, return_tensors="pt").input_ids
     return ids
 
 
-class _Examiner(nn.Module):
-    """Text encoders with a linear answer to each question, from each encoder's states and from the pooled text."""
+class _ProbedEncoders(nn.Module):
+    """The text encoders with a linear probe on each one's end-token state and on the pooled embedding."""
 
     def __init__(self, encoders: TextEncoders) -> None:
         super().__init__()
         self.encoders = encoders
-        self.heads = nn.ModuleList(nn.Linear(width, sum(ANSWERS)) for width in (WIDTH_1, WIDTH_2, WIDTH_2))
+        self.probes = nn.ModuleList(nn.Linear(width, sum(CLASS_COUNTS)) for width in (WIDTH_1, WIDTH_2, WIDTH_2))
 
     def forward(self, texts: list[str]) -> list[Tensor]:
-        """Scores of all answers, batch × answers, from each of the three."""
+        """Returns the logits of all classes, batch × classes, from each of the three probes."""
         _, pooled, ends = self.encoders(texts)
-        return [head(state) for head, state in zip(self.heads, (ends[:, :WIDTH_1], ends[:, WIDTH_1:], pooled), strict=True)]
+        inputs = (ends[:, :WIDTH_1], ends[:, WIDTH_1:], pooled)
+        return [probe(state) for probe, state in zip(self.probes, inputs, strict=True)]
 
 
 def train_text_encoders(
-    tokenizers: tuple[CLIPTokenizer, CLIPTokenizer], stage: Stage, device: torch.device, seed: int
+    tokenizers: tuple[CLIPTokenizer, CLIPTokenizer], config: TrainingConfig, device: torch.device, seed: int
 ) -> tuple[TextEncoders, float]:
-    """Trains both text encoders from nothing.
+    """Trains both text encoders from scratch.
 
     Returns:
-        The encoders, frozen, and the share of questions about held-out captions that are answered right from the pooled text, 0 … 1.
+        The frozen encoders, and the accuracy of the pooled embedding's probe on held-out captions, 0 … 1.
     """
     torch.manual_seed(seed)
-    untrained = _Examiner(TextEncoders(tokenizers)).to(device)
-    examiner = train(untrained, _loss(untrained, seed), stage)
-    return examiner.encoders, _examine(examiner, seed)
+    untrained = _ProbedEncoders(TextEncoders(tokenizers)).to(device)
+    trained = train(untrained, _loss(untrained, seed), config)
+    return trained.encoders, _held_out_accuracy(trained, seed)
 
 
-def _draw(seed: int, step: int, *, held_out: bool) -> tuple[list[str], Tensor]:
+def _sample_batch(seed: int, step: int, *, held_out: bool) -> tuple[list[str], Tensor]:
     rng = np.random.default_rng((seed, step))
     scenes = [sample_scene(rng, pairs=_PAIRS, held_out=held_out) for _ in range(_BATCH)]
-    return [caption(scene, rng) for scene in scenes], torch.tensor([answers(scene) for scene in scenes])
+    return [caption(scene, rng) for scene in scenes], torch.tensor([attribute_labels(scene) for scene in scenes])
 
 
-def _loss(examiner: _Examiner, seed: int) -> Callable[[int], Tensor]:
+def _loss(encoders: _ProbedEncoders, seed: int) -> Callable[[int], Tensor]:
     def loss_at(step: int) -> Tensor:
-        texts, right = _draw(seed, step, held_out=False)
-        losses = [wrongness(scores, right.to(scores.device)) for scores in examiner(texts)]
+        texts, labels = _sample_batch(seed, step, held_out=False)
+        losses = [attribute_loss(logits, labels.to(logits.device)) for logits in encoders(texts)]
         return torch.stack(losses).mean()
 
     return loss_at
 
 
-def wrongness(scores: Tensor, right: Tensor) -> Tensor:
-    """How far scores of all answers, batch × answers, are from the right answers, batch × questions: the mean cross-entropy."""
-    questions = zip(torch.split(scores, list(ANSWERS), -1), right.unbind(-1), strict=True)
-    return torch.stack(list(starmap(nn.functional.cross_entropy, questions))).mean()
+def attribute_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the mean cross-entropy over all attributes of logits, batch × classes, and labels, batch × attributes."""
+    attributes = zip(torch.split(logits, list(CLASS_COUNTS), -1), labels.unbind(-1), strict=True)
+    return torch.stack(list(starmap(nn.functional.cross_entropy, attributes))).mean()
 
 
-def rightness(scores: Tensor, right: Tensor) -> float:
-    """The share of questions that scores answer right, 0 … 1."""
-    given = torch.stack([about.argmax(-1) for about in torch.split(scores, list(ANSWERS), -1)], -1)
-    return float((given == right).float().mean())
+def attribute_accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Returns the fraction of attributes that are predicted correctly, 0 … 1."""
+    predicted = torch.stack([attribute.argmax(-1) for attribute in torch.split(logits, list(CLASS_COUNTS), -1)], -1)
+    return float((predicted == labels).float().mean())
 
 
 @torch.inference_mode()
-def _examine(examiner: _Examiner, seed: int) -> float:
-    texts, right = _draw(seed, -1 % 2**32, held_out=True)
-    return rightness(examiner(texts)[-1].cpu(), right)
+def _held_out_accuracy(encoders: _ProbedEncoders, seed: int) -> float:
+    texts, labels = _sample_batch(seed, -1 % 2**32, held_out=True)
+    return attribute_accuracy(encoders(texts)[-1].cpu(), labels)

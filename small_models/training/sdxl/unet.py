@@ -1,4 +1,4 @@
-"""Training the UNet, on latents that were computed beforehand."""
+"""Trains the small SDXL's UNet on precomputed latents."""
 
 from __future__ import annotations
 
@@ -12,84 +12,88 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from small_models.training.loop import Stage, train
+from small_models.training.loop import TrainingConfig, train
 from small_models.training.sdxl.captions import caption
+from small_models.training.sdxl.dataset import Scene
 from small_models.training.sdxl.networks import make_scheduler, make_unet
 from small_models.training.sdxl.text_encoders import TextEncoders
-from small_models.training.shapes import SIZE, Scene
+from small_models.training.shapes import SIZE
 
 _BATCH = 48
-_DROPPED = 0.1  # the share of captions that become empty, for guidance
-_TIMES = 1000  # of the noise schedule
+_CAPTION_DROPOUT = 0.1  # fraction of empty captions, for classifier-free guidance
+_TIMESTEPS = 1000
 
 
 @dataclass(frozen=True)
-class Examples:
-    """What the UNet learns from.
+class LatentDataset:
+    """Encoded images and their scenes.
 
     Attributes:
         latents: Count × 4 × 8 × 8, scaled.
-        scenes: What each shows.
+        scenes: The scene of each.
     """
 
     latents: Tensor
     scenes: list[Scene]
 
 
-def train_unet(examples: Examples, encoders: TextEncoders, stage: Stage, device: torch.device, seed: int) -> UNet2DConditionModel:
-    """Trains the UNet from nothing, on the states of text encoders that stay as they are."""
+def train_unet(
+    dataset: LatentDataset, encoders: TextEncoders, config: TrainingConfig, device: torch.device, seed: int
+) -> UNet2DConditionModel:
+    """Trains the UNet from scratch on the states of frozen text encoders."""
     torch.manual_seed(seed)
     unet = make_unet().to(device)
-    return train(unet, denoising_loss(unet, examples, encoders, seed, batch=_BATCH), stage)
+    return train(unet, denoising_loss(unet, dataset, encoders, seed, batch=_BATCH), config)
 
 
-def denoising_loss(unet: Any, examples: Examples, encoders: TextEncoders, seed: int, *, batch: int) -> Callable[[int], Tensor]:
-    """What is trained by: a step's number → how far the UNet's velocities are from the right ones. A tenth of the captions is empty."""
-    noiser = Noiser(unet.device)
+def denoising_loss(unet: Any, dataset: LatentDataset, encoders: TextEncoders, seed: int, *, batch: int) -> Callable[[int], Tensor]:
+    """Returns the v-prediction loss as a function of the step. A tenth of the captions is empty."""
+    add_noise = NoiseSampler(unet.device)
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((seed, step))
-        chosen = rng.integers(len(examples.scenes), size=batch)
-        texts = ["" if rng.random() < _DROPPED else caption(examples.scenes[index], rng) for index in chosen]
-        noisy, times, velocity = noiser(examples.latents[chosen], rng)
-        return nn.functional.mse_loss(unet(noisy, times, **conditions(encoders, texts))[0], velocity)
+        chosen = rng.integers(len(dataset.scenes), size=batch)
+        texts = ["" if rng.random() < _CAPTION_DROPOUT else caption(dataset.scenes[index], rng) for index in chosen]
+        noisy, timesteps, velocity = add_noise(dataset.latents[chosen], rng)
+        return nn.functional.mse_loss(unet(noisy, timesteps, **text_conditioning(encoders, texts))[0], velocity)
 
     return loss_at
 
 
-class Noiser:
-    """Adds noise to latents.
+class NoiseSampler:
+    """Adds noise to latents at random timesteps.
 
     Args:
-        device: Where the noisy latents go.
+        device: The device of the noisy latents.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._kept = make_scheduler().alphas_cumprod.to(device)
+        self._alphas_cumprod = make_scheduler().alphas_cumprod.to(device)
 
     def __call__(self, latents: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Adds noise, at one time from each of as many equal stretches as there are latents: a batch's loss then varies less.
+        """Adds noise with stratified timesteps, which reduces the variance of a batch's loss.
 
         Returns:
-            The noisy latents, their times in 0 … 999, and the velocities that the UNet shall predict.
+            The noisy latents, their timesteps in 0 … 999, and the velocities to predict.
         """
-        clean = latents.to(self._kept.device)
+        clean = latents.to(self._alphas_cumprod.device)
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32)).to(clean.device)
-        times = torch.from_numpy((np.arange(len(clean)) + rng.random(len(clean))) * _TIMES / len(clean)).long().to(clean.device)
-        signal = self._kept[times].view(-1, 1, 1, 1)
-        return signal.sqrt() * clean + (1 - signal).sqrt() * noise, times, signal.sqrt() * noise - (1 - signal).sqrt() * clean
+        strata = (np.arange(len(clean)) + rng.random(len(clean))) * _TIMESTEPS / len(clean)
+        timesteps = torch.from_numpy(strata).long().to(clean.device)
+        signal = self._alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        return signal.sqrt() * clean + (1 - signal).sqrt() * noise, timesteps, signal.sqrt() * noise - (1 - signal).sqrt() * clean
 
 
 @torch.no_grad()
-def conditions(encoders: TextEncoders, texts: list[str]) -> dict[str, Any]:
-    """The UNet's arguments beside latents and times, for captions of pictures of full size."""
+def text_conditioning(encoders: TextEncoders, texts: list[str]) -> dict[str, Any]:
+    """Returns the UNet's conditioning arguments for captions of full-size images."""
     states, pooled, _ = encoders(texts)
     sizes = torch.tensor([SIZE, SIZE, 0, 0, SIZE, SIZE], device=states.device).repeat(len(texts), 1)
     return {"encoder_hidden_states": states, "added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}, "return_dict": False}
 
 
-def save_denoiser(unet: UNet2DConditionModel, encoders: TextEncoders, folder: Path) -> None:
-    """Writes the UNet, the text encoders and the scheduler in half precision."""
+def save_unet_and_text_encoders(unet: UNet2DConditionModel, encoders: TextEncoders, folder: Path) -> None:
+    """Saves the UNet and the text encoders in half precision, and the scheduler."""
     parts = {"unet": unet, "text_encoder": encoders.text_encoder, "text_encoder_2": encoders.text_encoder_2}
     for name, part in parts.items():
         part.to(torch.float16).save_pretrained(folder / name)

@@ -1,1 +1,1 @@
-"""The small WAN: clips of one figure that moves, and the networks that learn to make them."""
+"""The small WAN: a text-to-video model of one moving figure."""

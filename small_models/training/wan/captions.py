@@ -1,4 +1,4 @@
-"""Sentences about clips: several ways to say the same."""
+"""Captions of the small WAN's clips, with many phrasings of the same content."""
 
 from __future__ import annotations
 
@@ -8,50 +8,48 @@ from small_models.training.sdxl.captions import pick
 from small_models.training.shapes import PALETTE
 from small_models.training.wan.dataset import MOTIONS, SHAPES, Scene
 
-_MOVES = ("{} moves {}", "{} moving {}", "{} that moves {}", "{} is moving {}", "{} goes {}", "{} slides {}", "{} sliding {}")
-_STAYS = ("{} stays still", "{} that does not move", "{} standing still", "{} does not move")
-_WAYS = {
+_MOVING = ("{} moves {}", "{} moving {}", "{} that moves {}", "{} is moving {}", "{} goes {}", "{} slides {}", "{} sliding {}")
+_STILL = ("{} stays still", "{} that does not move", "{} standing still", "{} does not move")
+_DIRECTIONS = {
     "left": ("left", "to the left", "from right to left"),
     "right": ("right", "to the right", "from left to right"),
     "up": ("up", "upwards", "to the top"),
     "down": ("down", "downwards", "to the bottom"),
 }
 _OPENINGS = ("", "", "a video of ", "a clip of ")
-_VAGUE = ("a video", "a clip", "a picture")
-_GROUNDS = (" on a {} background", " on {}", " over a {} background", " in front of a {} background", ", {} background")
+_GENERIC = ("a video", "a clip", "a picture")
+_BACKGROUNDS = (" on a {} background", " on {}", " over a {} background", " in front of a {} background", ", {} background")
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """Says what a scene shows.
-
-    A motion that is not said is none, a background that is not said is white.
+    """Describes a scene. An omitted motion means none, an omitted background white.
 
     Args:
-        scene: What is shown.
-        rng: Chooses the words.
+        scene: The scene.
+        rng: Selects the phrasing.
     """
     article = pick(("a ", "a ", "a ", "the ", ""), rng)
-    words = _moving(f"{article}{scene.color} {scene.shape}", scene.motion, rng)
-    words = pick(_OPENINGS, rng) + words + _ground(scene, rng)
+    text = _motion(f"{article}{scene.color} {scene.shape}", scene.motion, rng)
+    text = pick(_OPENINGS, rng) + text + _background(scene, rng)
     if rng.random() < 0.2:
-        words = words[0].upper() + words[1:]
-    return words + ("." if rng.random() < 0.2 else "")
+        text = text[0].upper() + text[1:]
+    return text + ("." if rng.random() < 0.2 else "")
 
 
-def colorless(scene: Scene, rng: np.random.Generator) -> str:
-    """Says less of a scene than it shows: no color, which a picture then has to tell.
+def caption_without_colors(scene: Scene, rng: np.random.Generator) -> str:
+    """Describes a scene without its colors, which a reference image then has to provide.
 
     Args:
-        scene: What is shown.
-        rng: Chooses the words.
+        scene: The scene.
+        rng: Selects the phrasing.
     """
     if rng.random() < 0.3:
-        return pick(_VAGUE, rng)
-    return pick(_OPENINGS, rng) + _moving(f"a {scene.shape}", scene.motion, rng)
+        return pick(_GENERIC, rng)
+    return pick(_OPENINGS, rng) + _motion(f"a {scene.shape}", scene.motion, rng)
 
 
-def sentences() -> tuple[str, ...]:
-    """A text with every word that captions use: what a tokenizer has as its pieces."""
+def tokenizer_corpus() -> tuple[str, ...]:
+    """Returns captions that contain every word of the vocabulary, to build a tokenizer from."""
     rng = np.random.default_rng(0)
     scenes = [
         Scene(shape, color, motion, background)
@@ -64,13 +62,13 @@ def sentences() -> tuple[str, ...]:
     return tuple(caption(scene, rng) for scene in scenes for _ in range(3))
 
 
-def _moving(figure: str, motion: str, rng: np.random.Generator) -> str:
+def _motion(figure: str, motion: str, rng: np.random.Generator) -> str:
     if motion == "still":
-        return figure if rng.random() < 0.4 else pick(_STAYS, rng).format(figure)
-    return pick(_MOVES, rng).format(figure, pick(_WAYS[motion], rng))
+        return figure if rng.random() < 0.4 else pick(_STILL, rng).format(figure)
+    return pick(_MOVING, rng).format(figure, pick(_DIRECTIONS[motion], rng))
 
 
-def _ground(scene: Scene, rng: np.random.Generator) -> str:
+def _background(scene: Scene, rng: np.random.Generator) -> str:
     if scene.background == "white" and rng.random() < 0.3:
         return ""
-    return pick(_GROUNDS, rng).format(scene.background)
+    return pick(_BACKGROUNDS, rng).format(scene.background)

@@ -1,4 +1,4 @@
-"""Says from pixels alone what a clip shows."""
+"""A rule-based clip classifier: reads background, color, shape and motion of a figure from pixels alone."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from small_models.training.sdxl.classifier import LEAST, Prediction, classify
+from small_models.training.sdxl.classifier import MIN_FIGURE_PIXELS, Prediction, classify
 from small_models.training.shapes import PALETTE, SIZE, Pixels
 from small_models.training.wan.dataset import MOTIONS, SPEED
 
 
 @dataclass(frozen=True)
 class ClipPrediction:
-    """What a clip shows.
+    """The attributes that the classifier reads. The figure's are empty if no figure is found.
 
     Attributes:
         background: A color's name.
-        color: The figure's; empty where there is no figure.
-        shape: The figure's; empty where there is no figure.
-        motion: The figure's, one of `MOTIONS`; empty where there is no figure, or not in every frame.
+        color: The figure's color.
+        shape: The figure's shape.
+        motion: One of `MOTIONS`; empty also if the figure is missing in a frame.
     """
 
     background: str
@@ -31,49 +31,49 @@ class ClipPrediction:
 
 
 def classify_clip(frames: Pixels) -> ClipPrediction:
-    """Reads colors and shape as most frames have them, and the motion from the straight line that fits its places best.
+    """Classifies a clip: colors and shape by majority over the frames, the motion by a linear fit of the positions.
 
     Args:
         frames: Count × 64 × 64 × 3.
     """
-    readings = [classify(frame) for frame in frames]
-    background = _most(readings, "background")
-    color = _most([reading for reading in readings if reading.color], "color")
+    predictions = [classify(frame) for frame in frames]
+    background = _majority(predictions, "background")
+    color = _majority([prediction for prediction in predictions if prediction.color], "color")
     if not color or color == background:
         return ClipPrediction(background)
-    shape = _most([reading for reading in readings if reading.color == color], "shape")
+    shape = _majority([prediction for prediction in predictions if prediction.color == color], "shape")
     return ClipPrediction(background, color, shape, _motion(frames, background, color))
 
 
-def centre(frame: Pixels, background: str, color: str) -> tuple[float, float] | None:
-    """Where a figure of a known color is: its centre of mass, in pixels from the left and from the top. None where it is not.
+def figure_center(frame: Pixels, background: str, color: str) -> tuple[float, float] | None:
+    """Returns the center of mass of a figure of a known color, in pixels from the left and from the top, or None if it is absent.
 
     Args:
         frame: 64 × 64 × 3.
-        background: A color's name.
-        color: The figure's.
+        background: The background's color name.
+        color: The figure's color name.
     """
-    picture = frame.astype(np.float32)
-    to_figure, to_ground = (np.linalg.norm(picture - np.array(PALETTE[name], np.float32), axis=-1) for name in (color, background))
-    mask: NDArray[np.bool_] = to_figure < to_ground
-    if mask.sum() < LEAST:
+    image = frame.astype(np.float32)
+    to_figure, to_background = (np.linalg.norm(image - np.array(PALETTE[name], np.float32), axis=-1) for name in (color, background))
+    mask: NDArray[np.bool_] = to_figure < to_background
+    if mask.sum() < MIN_FIGURE_PIXELS:
         return None
     down, across = np.nonzero(mask)
     return float(across.mean()) + 0.5, float(down.mean()) + 0.5
 
 
-def _most(readings: list[Prediction], attribute: str) -> str:
-    counted = Counter(getattr(reading, attribute) for reading in readings)
-    return counted.most_common(1)[0][0] if counted else ""
+def _majority(predictions: list[Prediction], attribute: str) -> str:
+    counts = Counter(getattr(prediction, attribute) for prediction in predictions)
+    return counts.most_common(1)[0][0] if counts else ""
 
 
 def _motion(frames: Pixels, background: str, color: str) -> str:
-    places = [centre(frame, background, color) for frame in frames]
-    if any(place is None for place in places):
+    positions = [figure_center(frame, background, color) for frame in frames]
+    if any(position is None for position in positions):
         return ""
-    # A slope through all frames: one bad frame does not turn it.
+    # The least-squares slope over all frames is robust against a single bad frame.
     times = np.arange(len(frames)) - (len(frames) - 1) / 2
-    speeds = (times[:, None] * (np.array(places) - SIZE / 2)).sum(0) / max(float((times**2).sum()), 1.0)
-    if np.abs(speeds).max() < SPEED / 4:
+    velocity = (times[:, None] * (np.array(positions) - SIZE / 2)).sum(0) / max(float((times**2).sum()), 1.0)
+    if np.abs(velocity).max() < SPEED / 4:
         return "still"
-    return max(MOTIONS, key=lambda motion: float(np.dot(speeds, MOTIONS[motion])))
+    return max(MOTIONS, key=lambda motion: float(np.dot(velocity, MOTIONS[motion])))

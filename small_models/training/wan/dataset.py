@@ -1,4 +1,4 @@
-"""Clips of one plain figure that moves over a plain background, 64 × 64 pixels."""
+"""The small WAN's synthetic dataset: clips of one figure that moves over a plain background, 64 × 64 pixels."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ SHAPES = ("circle", "square", "triangle", "star")
 MOTIONS: dict[str, tuple[int, int]] = {"still": (0, 0), "left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 """Each motion's direction, across and down."""
 SPEED = 2.0
-"""Pixels per frame: one cell of the latents per latent frame."""
+"""Pixels per frame: one latent pixel per latent frame."""
 
 _RADIUS = 12.0
-_LOOSE_RADIUS = 1.5  # pixels
-_LOOSE_SPEED = 0.15  # pixels per frame
-_LOOSE_PLACE = 4.0  # pixels, of the path's middle
+_RADIUS_JITTER = 1.5  # pixels
+_SPEED_JITTER = 0.15  # pixels per frame
+_CENTER_JITTER = 4.0  # pixels, of the path's midpoint
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip shows.
+    """The attributes of one clip.
 
     Attributes:
         shape: One of `SHAPES`.
         color: One of `PALETTE`.
         motion: One of `MOTIONS`.
-        background: One of `PALETTE`, and not the figure's color.
+        background: One of `PALETTE`, different from the figure's color.
     """
 
     shape: str
@@ -38,16 +38,16 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        """Whether this combination of attributes is kept from training."""
+        """Whether this combination is excluded from training."""
         return is_held_out((self.background, self.shape, self.color, self.motion))
 
 
 def sample_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:
-    """Draws a scene by chance.
+    """Samples a random scene.
 
     Args:
-        rng: The chance.
-        held_out: Whether it shall be one that is kept from training, or one that is not.
+        rng: The random generator.
+        held_out: Whether to sample from the held-out combinations or from those for training.
     """
     while True:
         background, color = (str(name) for name in rng.permutation(list(PALETTE))[:2])
@@ -57,35 +57,35 @@ def sample_scene(rng: np.random.Generator, *, held_out: bool = False) -> Scene:
 
 
 def render(scene: Scene, frames: int, rng: np.random.Generator) -> Pixels:
-    """Draws a clip. The middle of the figure's path is near the middle of the picture; size, speed and place vary a little.
+    """Renders a clip. The path's midpoint is near the center of the frame; size, speed and position vary slightly.
 
     Args:
-        scene: What is shown.
-        frames: At least 1.
-        rng: The chance.
+        scene: The scene.
+        frames: The number of frames, at least 1.
+        rng: The random generator.
 
     Returns:
         Frames × 64 × 64 × 3.
     """
-    radius = _RADIUS + rng.uniform(-_LOOSE_RADIUS, _LOOSE_RADIUS)
-    speed = SPEED + rng.uniform(-_LOOSE_SPEED, _LOOSE_SPEED)
-    middle = SIZE / 2 + rng.uniform(-_LOOSE_PLACE, _LOOSE_PLACE, 2)
+    radius = _RADIUS + rng.uniform(-_RADIUS_JITTER, _RADIUS_JITTER)
+    speed = SPEED + rng.uniform(-_SPEED_JITTER, _SPEED_JITTER)
+    midpoint = SIZE / 2 + rng.uniform(-_CENTER_JITTER, _CENTER_JITTER, 2)
     direction = np.array(MOTIONS[scene.motion])
-    places = middle + direction * speed * (np.arange(frames) - (frames - 1) / 2)[:, None]
-    return np.stack([draw(scene, float(x), float(y), radius) for x, y in places])
+    positions = midpoint + direction * speed * (np.arange(frames) - (frames - 1) / 2)[:, None]
+    return np.stack([render_frame(scene, float(x), float(y), radius) for x, y in positions])
 
 
-def draw(scene: Scene, x: float, y: float, radius: float = _RADIUS) -> Pixels:
-    """Draws one picture of a scene's figure.
+def render_frame(scene: Scene, x: float, y: float, radius: float = _RADIUS) -> Pixels:
+    """Renders a scene's figure at a given position.
 
     Args:
-        scene: What is shown.
-        x: The figure's middle, in pixels from the left.
-        y: The figure's middle, in pixels from the top.
+        scene: The scene.
+        x: The figure's center, in pixels from the left.
+        y: The figure's center, in pixels from the top.
         radius: In pixels.
 
     Returns:
         64 × 64 × 3.
     """
-    ground, ink = (np.array(PALETTE[color], np.float32) for color in (scene.background, scene.color))
-    return np.round(ground + coverage(scene.shape, x, y, radius)[..., None] * (ink - ground)).astype(np.uint8)
+    background, color = (np.array(PALETTE[name], np.float32) for name in (scene.background, scene.color))
+    return np.round(background + coverage(scene.shape, x, y, radius)[..., None] * (color - background)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Attention to padded text, without the padding's cost."""
+"""Cross-attention to zero-padded text at the cost of the unpadded text."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor
 
-from small_models.training.wan.networks import WINDOW
+from small_models.training.wan.networks import CONTEXT_LENGTH
 
 
-class PaddedText(WanAttnProcessor):  # type: ignore[misc]  # the library has no types
-    """Attends to a short text as if zeros filled it up to `WINDOW`.
+class PaddedTextAttnProcessor(WanAttnProcessor):  # type: ignore[misc]  # the library has no types
+    """Attends to a short text as if it were zero-padded to `CONTEXT_LENGTH`.
 
-    The last row of a text has to be zeros. It stands for all of them: its score gets the logarithm of their number, which gives the same
-    sum as so many equal scores.
+    The last row of the text must be zeros and stands for all padding: its attention score is increased by the logarithm of their number,
+    which yields the same softmax as that many equal scores.
     """
 
     def __call__(
@@ -27,16 +27,16 @@ class PaddedText(WanAttnProcessor):  # type: ignore[misc]  # the library has no 
         attention_mask: Tensor | None = None,
         rotary_emb: Any = None,
     ) -> Tensor:
-        """Batch × positions × width: what each position gathers from the text."""
+        """Returns the attention output, batch × positions × width."""
         assert encoder_hidden_states is not None
         length = encoder_hidden_states.shape[1]
-        scores = torch.zeros(1, 1, 1, length, device=hidden_states.device, dtype=hidden_states.dtype)
-        scores[..., -1] = math.log(WINDOW - length + 1)
-        mixed: Tensor = super().__call__(attn, hidden_states, encoder_hidden_states, scores, rotary_emb)
-        return mixed
+        bias = torch.zeros(1, 1, 1, length, device=hidden_states.device, dtype=hidden_states.dtype)
+        bias[..., -1] = math.log(CONTEXT_LENGTH - length + 1)
+        attended: Tensor = super().__call__(attn, hidden_states, encoder_hidden_states, bias, rotary_emb)
+        return attended
 
 
-def set_text_attention(transformer: Any, processor: WanAttnProcessor) -> None:
-    """Gives all attention to text this processor."""
+def set_cross_attention_processor(transformer: Any, processor: WanAttnProcessor) -> None:
+    """Sets the processor of every text cross-attention layer."""
     for block in (*transformer.blocks, *transformer.vace_blocks):
         block.attn2.set_processor(processor)

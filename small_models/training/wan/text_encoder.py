@@ -1,4 +1,4 @@
-"""Training the text encoder: every token's state learns to say what the whole caption means."""
+"""Trains the small WAN's text encoder with linear probes that predict the caption's attributes from every token's state."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from small_models.tiny.tokenizers import write_t5
-from small_models.training.loop import Stage, train
+from small_models.training.loop import TrainingConfig, train
 from small_models.training.shapes import PALETTE
-from small_models.training.wan.captions import caption, sentences
+from small_models.training.wan.captions import caption, tokenizer_corpus
 from small_models.training.wan.dataset import MOTIONS, SHAPES, Scene, sample_scene
 from small_models.training.wan.networks import TEXT_WIDTH, make_text_encoder
 
@@ -25,20 +25,20 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
     "motion": tuple(MOTIONS),
 }
-"""What a caption tells, and the words for it."""
+"""The attributes of a scene, and the classes of each."""
 
 _BATCH = 64
 
 
 def write_tokenizer(folder: Path) -> Any:
-    """Writes the tokenizer into its folder, and loads it."""
-    write_t5(folder, sentences=sentences())
+    """Builds the tokenizer, writes it to its folder, and loads it."""
+    write_t5(folder, corpus=tokenizer_corpus())
     return AutoTokenizer.from_pretrained(folder)
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Turns captions into what the transformer sees.
+class CaptionEncoder:
+    """Encodes captions for the transformer.
 
     Attributes:
         tokenizer: A T5 tokenizer.
@@ -50,72 +50,72 @@ class Texts:
 
     @torch.no_grad()
     def __call__(self, captions: list[str]) -> Tensor:
-        """Batch × tokens × width: zeros after a caption's last token, as WAN's pipelines have it, and at least one row of zeros."""
-        ids, mask = tokens(self.tokenizer, captions)
+        """Returns the states, batch × tokens × width, zero-padded as in WAN's pipelines, with at least one row of padding."""
+        ids, mask = tokenize(self.tokenizer, captions)
         states = self.encoder(ids.to(self.encoder.device), mask.to(self.encoder.device)).last_hidden_state
         return nn.functional.pad(states * mask.to(states)[..., None], (0, 0, 0, 1))
 
 
-class Reader(nn.Module):
-    """The text encoder with linear heads that read each attribute from its states.
+class ProbedEncoder(nn.Module):
+    """The text encoder with a linear probe for each attribute.
 
     Args:
-        count: The number of tokens of the tokenizer.
+        vocabulary: The number of tokens of the tokenizer.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, vocabulary: int) -> None:
         super().__init__()
-        self.encoder = make_text_encoder(count)
-        self.heads = nn.ModuleDict({name: nn.Linear(TEXT_WIDTH, len(words)) for name, words in ATTRIBUTES.items()})
+        self.encoder = make_text_encoder(vocabulary)
+        self.probes = nn.ModuleDict({name: nn.Linear(TEXT_WIDTH, len(classes)) for name, classes in ATTRIBUTES.items()})
 
     def forward(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """For each attribute batch × tokens × words: how likely each token's state makes each word."""
+        """Returns the logits of each attribute, batch × tokens × classes."""
         states = self.encoder(ids, mask).last_hidden_state
-        return {name: head(states) for name, head in self.heads.items()}
+        return {name: probe(states) for name, probe in self.probes.items()}
 
 
-def tokens(tokenizer: Any, captions: list[str]) -> tuple[Tensor, Tensor]:
-    """Token ids and their mask, both batch × the longest caption."""
-    made = tokenizer(captions, padding="longest", return_tensors="pt")
-    return made.input_ids, made.attention_mask
+def tokenize(tokenizer: Any, captions: list[str]) -> tuple[Tensor, Tensor]:
+    """Returns token ids and attention mask, both batch × the length of the longest caption."""
+    encoded = tokenizer(captions, padding="longest", return_tensors="pt")
+    return encoded.input_ids, encoded.attention_mask
 
 
-def train_reader(tokenizer: Any, stage: Stage, device: torch.device, seed: int) -> Reader:
-    """Trains the text encoder from nothing, together with its heads."""
+def train_text_encoder(tokenizer: Any, config: TrainingConfig, device: torch.device, seed: int) -> ProbedEncoder:
+    """Trains the text encoder and its probes from scratch."""
     torch.manual_seed(seed)
-    reader = Reader(len(tokenizer)).to(device)
-    return train(reader, _loss(reader, tokenizer, device, seed), stage)
+    encoder = ProbedEncoder(len(tokenizer)).to(device)
+    return train(encoder, _loss(encoder, tokenizer, device, seed), config)
 
 
-def _loss(reader: Reader, tokenizer: Any, device: torch.device, seed: int) -> Callable[[int], Tensor]:
+def _loss(encoder: ProbedEncoder, tokenizer: Any, device: torch.device, seed: int) -> Callable[[int], Tensor]:
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((seed, step))
         scenes = [sample_scene(rng) for _ in range(_BATCH)]
-        ids, mask = (part.to(device) for part in tokens(tokenizer, [caption(scene, rng) for scene in scenes]))
-        spoken = mask.bool()
+        ids, mask = (part.to(device) for part in tokenize(tokenizer, [caption(scene, rng) for scene in scenes]))
+        is_token = mask.bool()
         losses = [
-            nn.functional.cross_entropy(scores[spoken], wanted(scenes, name).to(device)[:, None].expand_as(spoken)[spoken])
-            for name, scores in reader(ids, mask).items()
+            nn.functional.cross_entropy(logits[is_token], labels(scenes, name).to(device)[:, None].expand_as(is_token)[is_token])
+            for name, logits in encoder(ids, mask).items()
         ]
         return torch.stack(losses).mean()
 
     return loss_at
 
 
-def wanted(scenes: list[Scene], attribute: str) -> Tensor:
-    """The number of each scene's word for an attribute."""
+def labels(scenes: list[Scene], attribute: str) -> Tensor:
+    """Returns the class index of each scene's attribute."""
     return torch.tensor([ATTRIBUTES[attribute].index(getattr(scene, attribute)) for scene in scenes])
 
 
 @torch.inference_mode()
-def judge_reader(reader: Reader, tokenizer: Any, count: int, seed: int) -> dict[str, float]:
-    """The share of held-out captions, 0 … 1, of which every token's state tells the attribute right."""
+def probe_accuracy(encoder: ProbedEncoder, tokenizer: Any, count: int, seed: int) -> dict[str, float]:
+    """Returns, for each attribute, the fraction of held-out captions for which every token is classified correctly, 0 … 1."""
     rng = np.random.default_rng(seed)
     scenes = [sample_scene(rng, held_out=True) for _ in range(count)]
-    ids, mask = tokens(tokenizer, [caption(scene, rng) for scene in scenes])
-    device = next(reader.parameters()).device
-    told = reader(ids.to(device), mask.to(device))
+    ids, mask = tokenize(tokenizer, [caption(scene, rng) for scene in scenes])
+    device = next(encoder.parameters()).device
+    predictions = encoder(ids.to(device), mask.to(device))
     return {
-        name: float(((scores.argmax(-1).cpu() == wanted(scenes, name)[:, None]) | ~mask.bool()).all(1).float().mean())
-        for name, scores in told.items()
+        name: float(((logits.argmax(-1).cpu() == labels(scenes, name)[:, None]) | ~mask.bool()).all(1).float().mean())
+        for name, logits in predictions.items()
     }

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.sdxl_memory import REFINER
 from builder.contract import sdxl_page as sdxl_page_module
-from builder.contract.sdxl_page import CARD, ExtraModels, controls_table, memory_table, max_controlnets, parameters, sdxl_page
+from builder.contract.sdxl_page import CARD, ExtraModels, controls_table, max_controlnets, memory_table, parameters, sdxl_page
 from handlers.sdxl.features.ip_adapter import ADAPTERS_BY_TYPE
 from handlers.sdxl.nested import MAX_CONTROLS
 from handlers.sdxl.request import SdxlRequest
@@ -67,14 +67,14 @@ def test_every_combination_that_is_allowed_is_reckoned_and_says_whether_it_fits(
 def test_as_many_controlnets_are_said_to_fit_as_the_card_has_room_for() -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in controls_table().splitlines()[2:]]
     assert [row[0] for row in rows] == ["nothing", "LoRAs", "two adapters", "two adapters, LoRAs"]
-    for row, beside in zip(
+    for row, extras in zip(
         rows, (ExtraModels(adapters=adapters, loras=loras) for adapters in (False, True) for loras in (False, True)), strict=True
     ):
         for said, side in zip(row[1:], (1024, 2048), strict=True):
             most = int(said)
-            assert replace(beside, controls=most).needs(side) <= CARD < replace(beside, controls=most + 1).needs(side)
+            assert replace(extras, controls=most).needs(side) <= CARD < replace(extras, controls=most + 1).needs(side)
             assert most > 2, "the other table goes that far"
-            assert most == max_controlnets(beside, side) < MAX_CONTROLS
+            assert most == max_controlnets(extras, side) < MAX_CONTROLS
 
 
 def test_each_further_controlnet_takes_its_weights_and_nothing_more() -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from builder.images.build import HANDLERS, ROOT
+from builder.images.build import ROOT
 from builder.images.promote_hub import hub_listing, main
+from handlers import HANDLERS
 from handlers.chat.request import ChatRequest
 from handlers.sdxl.request import SdxlRequest
 from handlers.wan.request import WanRequest

@@ -15,10 +15,11 @@ import pytest
 
 from builder.images.base_image import TAG as BASE_IMAGE
 from builder.images.base_image import make_base_image
-from builder.images.build import HANDLERS, image_tag, version
+from builder.images.build import image_tag, version
 from builder.images.container_engine import build_command
 from builder.images.pip_settings import pip_options
-from tests.doubles.worker import ROOT
+from handlers import HANDLERS
+from tests.doubles.processes import ROOT
 
 _STORAGE = ROOT / ".images"
 

@@ -12,12 +12,12 @@ import av
 import pytest
 from PIL import Image as Picture
 
-from builder.images.build import HANDLERS
+from handlers import HANDLERS
 from shared.weights.catalogue import QWEN_INSTRUCT
 from shared.weights.lock import read_lock
 from tests.builder.images.conftest import Container, Image, Images
 from tests.doubles.fake_hub import FakeHub
-from tests.doubles.worker import ROOT
+from tests.doubles.processes import ROOT
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
 

@@ -1,4 +1,4 @@
-"""What operators put beside SDXL, in the spellings of those who make such files."""
+"""Writers for small add-ons with random weights, in the formats of their trainers and publishers."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from handlers.sdxl.postprocess.rrdbnet import Form, RRDBNet
+from handlers.sdxl.postprocess.rrdbnet import RRDBNet, RRDBNetConfig
 from handlers.sdxl.weights.original_names import unet_name, vae_name
 from small_models.tiny.sdxl import tiny_vae
 
-Spelling = Literal["kohya", "kohya with diffusers' names", "diffusers", "peft"]
-SPELLINGS: tuple[Spelling, ...] = get_args(Spelling)
+NamingScheme = Literal["kohya", "kohya with diffusers' names", "diffusers", "peft"]
+NAMING_SCHEMES: tuple[NamingScheme, ...] = get_args(NamingScheme)
 
 _COMPONENTS = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
 RANK = 4
 
 
 def lora_layers(pipeline: Any, component: str) -> Iterable[tuple[str, Any]]:
-    """The layers that LoRAs are usually trained for: of attention, and in the text encoders also of the MLP."""
+    """The layers that LoRAs usually target: attention, and in the text encoders also the MLPs."""
     for name, module in getattr(pipeline, component).named_modules():
         if isinstance(module, nn.Linear) and (".attn" in name or "self_attn" in name or ".mlp." in name):
             yield name, module
 
 
-def write_lora(path: Path, pipeline: Any, spelling: Spelling, *, seed: int = 0, alpha: float = RANK, size: float = 0.3) -> None:
+def write_lora(path: Path, pipeline: Any, naming: NamingScheme, *, seed: int = 0, alpha: float = RANK, size: float = 0.3) -> None:
     """Writes a LoRA with random factors for all three networks of a pipeline."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
@@ -38,38 +38,38 @@ def write_lora(path: Path, pipeline: Any, spelling: Spelling, *, seed: int = 0, 
         for name, module in lora_layers(pipeline, component):
             down = torch.randn(RANK, module.in_features, generator=generator) * size
             up = torch.randn(module.out_features, RANK, generator=generator) * size
-            tensors |= _spelt(pipeline, spelling, component, name, down, up, alpha)
+            tensors |= _named(pipeline, naming, component, name, down, up, alpha)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
 
 
-def _spelt(pipeline: Any, spelling: Spelling, component: str, name: str, down: Tensor, up: Tensor, alpha: float) -> dict[str, Tensor]:
+def _named(pipeline: Any, naming: NamingScheme, component: str, name: str, down: Tensor, up: Tensor, alpha: float) -> dict[str, Tensor]:
     full = name if component == "unet" or name.startswith("text_model.") else f"text_model.{name}"
-    if spelling.startswith("kohya"):
-        if component == "unet" and spelling == "kohya":
+    if naming.startswith("kohya"):
+        if component == "unet" and naming == "kohya":
             config = pipeline.unet.config
-            attending = tuple("CrossAttn" in kind for kind in config.up_block_types)
-            full = unet_name(f"{name}.weight", config.layers_per_block, attending).removesuffix(".weight")
+            has_attention = tuple("CrossAttn" in kind for kind in config.up_block_types)
+            full = unet_name(f"{name}.weight", config.layers_per_block, has_attention).removesuffix(".weight")
         flat = f"{_COMPONENTS[component]}_{full.replace('.', '_')}"
         return {f"{flat}.lora_down.weight": down, f"{flat}.lora_up.weight": up, f"{flat}.alpha": torch.tensor(float(alpha))}
-    if spelling == "diffusers":
+    if naming == "diffusers":
         word = "lora" if component == "unet" else "lora_linear_layer"
         return {f"{component}.{full}.{word}.down.weight": down, f"{component}.{full}.{word}.up.weight": up}
     return {f"{component}.{full}.lora_A.weight": down, f"{component}.{full}.lora_B.weight": up}
 
 
 def write_vae(folder: Path, *, seed: int = 1, overflows: bool = True) -> dict[str, Tensor]:
-    """Writes a VAE of the small SDXL's form with numbers of its own, and returns its tensors."""
+    """Writes a VAE with the architecture of the tiny SDXL's, and returns its tensors."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        vae = tiny_vae(overflows=overflows)
+        vae = tiny_vae(force_upcast=overflows)
     vae.save_pretrained(folder)
     tensors: dict[str, Tensor] = {name: tensor.contiguous() for name, tensor in vae.state_dict().items()}
     return tensors
 
 
-def in_original_spelling(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """A VAE's tensors as the original implementation has them."""
+def to_original_layout(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """A VAE's tensors in the original implementation's layout."""
     return {
         prefix + vae_name(name, 4): tensor[:, :, None, None].contiguous() if ".attentions." in name and tensor.ndim == 2 else tensor
         for name, tensor in tensors.items()
@@ -77,7 +77,7 @@ def in_original_spelling(tensors: dict[str, Tensor], prefix: str) -> dict[str, T
 
 
 def write_image_encoder(folder: Path, *, hidden: int = 40, projected: int = 24, seed: int = 0) -> None:
-    """Writes a CLIP vision model with random weights, which reads pictures of 32 × 32."""
+    """Writes a CLIP vision model with random weights, for images of 32 × 32."""
     torch.manual_seed(seed)
     config = CLIPVisionConfig(
         image_size=32,
@@ -92,21 +92,21 @@ def write_image_encoder(folder: Path, *, hidden: int = 40, projected: int = 24, 
     CLIPVisionModelWithProjection(config).save_pretrained(folder)
 
 
-def write_ip_adapter(path: Path, pipeline: Any, *, plus: bool = False, seen: int | None = None, seed: int = 0) -> None:
+def write_ip_adapter(path: Path, pipeline: Any, *, plus: bool = False, encoder_width: int | None = None, seed: int = 0) -> None:
     """Writes an IP-Adapter, or an IP-Adapter Plus, with random weights for a pipeline, in the published layout.
 
     Args:
         path: A `.safetensors` file.
         pipeline: What it is for.
         plus: Which of the two.
-        seen: The width of the image encoder's output that it reads; that of `write_image_encoder` by default.
+        encoder_width: The width of the image encoder's output that it reads; that of `write_image_encoder` by default.
         seed: Draws the weights.
     """
     generator, unet = torch.Generator().manual_seed(seed), pipeline.unet
     width = unet.config.cross_attention_dim
-    shapes = _plus_projection(seen or 40, width) if plus else _plain_projection(seen or 24, width)
-    attending = [name.removesuffix(".processor") for name in unet.attn_processors if name.endswith("attn2.processor")]
-    for index, name in enumerate(attending):
+    shapes = _plus_projection(encoder_width or 40, width) if plus else _plain_projection(encoder_width or 24, width)
+    has_attention = [name.removesuffix(".processor") for name in unet.attn_processors if name.endswith("attn2.processor")]
+    for index, name in enumerate(has_attention):
         layer = unet.get_submodule(name)
         shapes |= {f"ip_adapter.{2 * index + 1}.to_{part}_ip.weight": getattr(layer, f"to_{part}").weight.shape for part in "kv"}
     tensors = {name: torch.randn(*shape, generator=generator) * (1 if len(shape) == 1 else 0.3) for name, shape in shapes.items()}
@@ -114,11 +114,11 @@ def write_ip_adapter(path: Path, pipeline: Any, *, plus: bool = False, seen: int
     save_file(tensors, path)
 
 
-def write_upscaler(path: Path, form: Form, *, seed: int = 0) -> None:
-    """Writes an upscaler with random numbers."""
+def write_upscaler(path: Path, config: RRDBNetConfig, *, seed: int = 0) -> None:
+    """Writes an upscaler with random weights."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        tensors = {name: tensor.clone() for name, tensor in RRDBNet(form).state_dict().items()}
+        tensors = {name: tensor.clone() for name, tensor in RRDBNet(config).state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
 
@@ -126,13 +126,13 @@ def write_upscaler(path: Path, form: Form, *, seed: int = 0) -> None:
 Shapes = dict[str, tuple[int, ...]]
 
 
-def _plain_projection(seen: int, width: int) -> Shapes:
-    names: Shapes = {"proj.weight": (4 * width, seen), "proj.bias": (4 * width,), "norm.weight": (width,), "norm.bias": (width,)}
+def _plain_projection(encoder_width: int, width: int) -> Shapes:
+    names: Shapes = {"proj.weight": (4 * width, encoder_width), "proj.bias": (4 * width,), "norm.weight": (width,), "norm.bias": (width,)}
     return {f"image_proj.{name}": shape for name, shape in names.items()}
 
 
-def _plus_projection(seen: int, width: int, inner: int = 64) -> Shapes:
-    names: Shapes = {"latents": (1, 16, inner), "proj_in.weight": (inner, seen), "proj_in.bias": (inner,)}
+def _plus_projection(encoder_width: int, width: int, inner: int = 64) -> Shapes:
+    names: Shapes = {"latents": (1, 16, inner), "proj_in.weight": (inner, encoder_width), "proj_in.bias": (inner,)}
     names |= {"proj_out.weight": (width, inner), "proj_out.bias": (width,), "norm_out.weight": (width,), "norm_out.bias": (width,)}
     for depth in range(4):
         names |= {f"layers.{depth}.0.norm{index}.{part}": (inner,) for index in (1, 2) for part in ("weight", "bias")}
@@ -144,7 +144,7 @@ def _plus_projection(seen: int, width: int, inner: int = 64) -> Shapes:
 
 
 def write_safety_checker(folder: Path, *, threshold: float) -> None:
-    """Writes a small safety checker that flags what is nearer to any of its random concepts than a threshold: -1 is all, 1 is nothing."""
+    """Writes a small safety checker with random concepts. A threshold of -1 flags every image, 1 none."""
     text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = text | {"image_size": 32, "patch_size": 8, "projection_dim": 16}
     with torch.random.fork_rng(devices=()):
