@@ -1,9 +1,9 @@
-"""Callbacks: signed in two ways, sent until they are accepted or their time is over, and verified by receivers.
+"""Webhooks: signs callbacks, sends them with retries, and verifies them on the receiver's side.
 
-Two signatures go out with each try. `X-Callback-Signature` is `sha256=` and the hexadecimal HMAC-SHA256 of the raw body; its key is the
-secret's text as it is. The three headers of Standard Webhooks 1.0 add an id, which stays the same over all tries, and a time, which does
-not. Their key is what follows `whsec_`, decoded from base64, if the secret begins so; else it is the secret's text, as if `whsec_` and the
-base64 of that text had been given.
+Every attempt carries two signatures. `X-Callback-Signature` is `sha256=` and the hexadecimal HMAC-SHA256 of the raw body, keyed with the
+secret's text. The three headers of Standard Webhooks 1.0 add an id, which is the same for all attempts and lets receivers deduplicate, and
+a timestamp, which is not. Their key is the base64 after `whsec_` if the secret starts with that, else the secret's text, as if it had been
+given in base64 after `whsec_`.
 """
 
 from __future__ import annotations
@@ -20,29 +20,38 @@ from email.utils import parsedate_to_datetime
 import httpx
 import standardwebhooks
 
-from shared.network import Deadline, HostRefused, RequestFailed, configured_origin, guarded_client, is_loopback, origin, retrying
+from shared.network import (
+    WEBHOOK_RETRIES,
+    Deadline,
+    HostRefused,
+    RequestFailed,
+    configured_origin,
+    guarded_client,
+    is_loopback,
+    origin,
+    retrying,
+)
 from shared.settings import Settings, SettingsError
 
-ATTEMPTS = 7
-"""Tries of one callback."""
+ATTEMPTS = WEBHOOK_RETRIES.attempts
+"""Maximum attempts of one callback."""
 
 WEBHOOK_ID = r"^[A-Za-z0-9_-]{1,256}$"
-"""What a `webhook-id` is made of."""
+"""The pattern of a `webhook-id`."""
 
 _ATTEMPT_SECONDS = 20.0
-_RETRIED = frozenset({408, 425, 429})
-# Without escapes and dots, which a gateway might read as another path.
+# Without escapes and dots, which a gateway might resolve to another path.
 _EDGE_FUNCTION = re.compile(rb"/functions/v1/[A-Za-z0-9_/-]+(\?.*)?")
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookResult:
-    """How the sending of one callback ended.
+    """The result of sending one callback.
 
     Attributes:
-        delivered: Whether the receiver accepted it, with an answer of 200 … 299.
-        attempts: How often it was sent.
-        status: The last answer's status, if there was an answer.
+        delivered: Whether the receiver accepted it with 200 … 299.
+        attempts: The number of attempts made.
+        status: The status of the last response, if any.
         reason: Why it was not delivered.
     """
 
@@ -53,20 +62,20 @@ class WebhookResult:
 
 
 class WebhookInvalid(Exception):
-    """A callback was not signed with this secret, was changed on its way, or is too old."""
+    """A callback was not signed with this secret, was modified, or is too old."""
 
 
 def sign(body: bytes, *, secret: str, webhook_id: str, at: datetime) -> dict[str, str]:
-    """Makes the headers that prove where a body comes from.
+    """Returns the headers with both signatures.
 
     Args:
-        body: As it is sent, byte by byte. UTF-8.
+        body: The exact body, UTF-8.
         secret: `JOB_CALLBACK_SECRET`.
-        webhook_id: The same over all tries of one callback.
-        at: The moment of this try, with its time zone.
+        webhook_id: The same for all attempts of one callback.
+        at: The time of this attempt, with its time zone.
 
     Raises:
-        ValueError: The secret begins with `whsec_` and no base64 follows.
+        ValueError: The secret starts with `whsec_`, but no base64 follows.
     """
     return {
         "X-Callback-Signature": _plain_signature(body, secret),
@@ -77,12 +86,12 @@ def sign(body: bytes, *, secret: str, webhook_id: str, at: datetime) -> dict[str
 
 
 def verify(headers: Mapping[str, str], body: bytes, secret: str) -> None:
-    """Checks both signatures of a callback, and that it was sent within five minutes from now.
+    """Verifies both signatures of a callback, and that its timestamp is within five minutes of now.
 
-    Whoever receives callbacks should also remember the `webhook-id`s that it has acted on: a delivery may come twice.
+    Delivery is at least once: receivers should also deduplicate by `webhook-id`.
 
     Args:
-        headers: Of the request; the case of their names does not matter.
+        headers: The request's headers, case-insensitive.
         body: The raw body.
         secret: `JOB_CALLBACK_SECRET`.
 
@@ -108,17 +117,17 @@ def _standard(secret: str) -> standardwebhooks.Webhook:
 
 
 class Webhook:
-    """Sends callbacks. Safe to be used by several threads at once.
+    """Sends callbacks. Thread-safe.
 
-    The operator's own receiver is `JOB_CALLBACK_URL` or the edge function of `SUPABASE_URL`; it may have any address. A request may name
-    another one, on a host of `CALLBACK_ALLOWED_HOSTS`: by https, and at a public address, because a name that the operator allows is not a
-    network that the operator opens. Only loopback, where it is allowed by name, may be plain http.
+    The operator's receiver is `JOB_CALLBACK_URL` or the edge function of `SUPABASE_URL`; it may have any address. A request may name
+    another URL on a host of `CALLBACK_ALLOWED_HOSTS`, over https and at a public address: allowing a host name must not open the private
+    network to SSRF. Plain http is possible only to loopback hosts that are allowed by name.
 
-    The service key goes to the origin of `SUPABASE_URL` alone, and there only to the configured URL and to edge functions: a request that
-    could send it to other paths could use it.
+    The service key is sent to the origin of `SUPABASE_URL` only, and there only to the configured URL and to edge functions. Otherwise a
+    request could have it sent to any path of the project's API.
 
     Raises:
-        SettingsError: `JOB_CALLBACK_URL` is plain http to another host, or the secret is missing or cannot be used.
+        SettingsError: `JOB_CALLBACK_URL` is plain http to a remote host, or the secret is missing or invalid.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -136,26 +145,26 @@ class Webhook:
         if self._configured is None and not self._allowed:
             return
         if self._secret is None:
-            raise SettingsError("Callbacks are signed. Please set JOB_CALLBACK_SECRET.")
+            raise SettingsError("Callbacks must be signed. Please set JOB_CALLBACK_SECRET.")
         try:
             _standard(self._secret.get_secret_value())
         except (ValueError, standardwebhooks.webhooks.EmptyWebhookSecretError):
-            raise SettingsError("JOB_CALLBACK_SECRET begins with whsec_ and must go on with base64. Please correct it.") from None
+            raise SettingsError("JOB_CALLBACK_SECRET starts with whsec_, which base64 must follow. Please correct it.") from None
         if self._configured is not None:
             url = httpx.URL(self._configured)
             if url.scheme != "https" and origin(url) != self._supabase and not is_loopback(url.host):
                 raise SettingsError(
-                    "JOB_CALLBACK_URL must begin with https://. Plain http is only for loopback and the origin of SUPABASE_URL."
+                    "JOB_CALLBACK_URL must start with https://. Plain http is allowed only to loopback and to the origin of SUPABASE_URL."
                 )
 
     def target(self, callback_url: str | None) -> str | None:
-        """Says where a job's callbacks go.
+        """Returns the URL of a job's callbacks.
 
         Args:
-            callback_url: What the request asks for, if it does. One that is not allowed counts for nothing.
+            callback_url: The request's own URL, if any. It is ignored unless it is allowed.
 
         Returns:
-            That, else what is configured, else None: no callback.
+            The request's URL, else the configured one, else None: no callback.
         """
         return callback_url if callback_url is not None and self._may_name(callback_url) else self._configured
 
@@ -169,64 +178,65 @@ class Webhook:
         return url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host))
 
     def send(self, url: str, body: bytes, *, webhook_id: str, attempts: int = ATTEMPTS, seconds: float = math.inf) -> WebhookResult:
-        """Sends a callback until it is accepted, is refused for good, or `CALLBACK_DEADLINE` is over.
+        """Sends a callback until it is accepted, permanently rejected, or `CALLBACK_DEADLINE` has passed.
 
-        Network errors, 408, 425, 429 and 5xx are tried again, after a growing pause or after what `Retry-After` asks for. Any other answer
-        is final, a redirect too. The body is the same in every try.
+        Network errors and the statuses of `WEBHOOK_RETRIES` are retried with exponential backoff and jitter, or after `Retry-After` if that
+        is longer. Any other status is final, redirects included. All attempts have the same body and id, so that receivers can process
+        them idempotently.
 
         Args:
             url: From `target`.
             body: JSON in UTF-8.
-            webhook_id: By which the receiver knows a repetition: `[A-Za-z0-9_-]`, the same for the same event of the same job.
-            attempts: At most so many tries.
-            seconds: At most so long, where `CALLBACK_DEADLINE` is not shorter.
+            webhook_id: The key for deduplication, `[A-Za-z0-9_-]`: the same for the same event of the same job.
+            attempts: Maximum number of attempts.
+            seconds: A shorter time limit than `CALLBACK_DEADLINE`.
 
         Raises:
-            ValueError: The id holds something else, or the URL is not one that `target` returns.
+            ValueError: The id has other characters, or the URL is not one that `target` returns.
         """
         if not re.fullmatch(WEBHOOK_ID, webhook_id):
-            raise ValueError("A webhook's id is made of letters, digits, _ and -.")
+            raise ValueError("A webhook id consists of letters, digits, _ and -.")
         if url != self._configured and not self._may_name(url):
             raise ValueError("This URL is neither configured nor on a host of CALLBACK_ALLOWED_HOSTS.")
         deadline = Deadline(min(self._deadline, seconds))
         made = 0
         try:
-            for attempt in retrying(deadline, attempts=attempts, initial_backoff=0.5, max_backoff=15.0):
+            for attempt in retrying(deadline, WEBHOOK_RETRIES, attempts=attempts):
                 with attempt:
                     made = attempt.num
-                    status = self._try(httpx.URL(url), body, webhook_id, deadline.within(_ATTEMPT_SECONDS))
+                    status = self._post(httpx.URL(url), body, webhook_id, deadline.within(_ATTEMPT_SECONDS))
         except RequestFailed as error:
             return WebhookResult(False, made, error.status, str(error))
         return WebhookResult(True, made, status)
 
-    def _try(self, url: httpx.URL, body: bytes, webhook_id: str, deadline: Deadline) -> int:
+    def _post(self, url: httpx.URL, body: bytes, webhook_id: str, deadline: Deadline) -> int:
         try:
             with (
                 guarded_client(deadline, allow_private=self._allow_private, verify=self._tls) as client,
                 client.stream("POST", url, content=body, headers=self._headers(url, body, webhook_id)) as response,
             ):
-                # Only the status counts. A receiver that then takes its time with the rest has still accepted.
+                # Only the status counts: the body is not read, so a slow one does not delay acceptance.
                 status = response.status_code
         except httpx.TimeoutException:
-            raise RequestFailed("The receiver did not answer in time.", retryable=True) from None
+            raise RequestFailed("The receiver timed out.", retryable=True) from None
         except httpx.TransportError as error:
             raise RequestFailed(f"The connection to the receiver failed ({type(error).__name__}).", retryable=True) from None
         except HostRefused as error:
-            raise RequestFailed(f"The receiver is not contacted: {error}.", retryable=False) from None
+            raise RequestFailed(f"The receiver was not contacted: {error}.", retryable=False) from None
         if not 200 <= status <= 299:
-            retryable = status in _RETRIED or status >= 500
-            raise RequestFailed(f"The receiver answered with {status}.", status=status, retryable=retryable, wait=_retry_after(response))
+            retryable = WEBHOOK_RETRIES.retries_status(status)
+            raise RequestFailed(f"The receiver returned HTTP {status}.", status=status, retryable=retryable, wait=_retry_after(response))
         return status
 
     def _headers(self, url: httpx.URL, body: bytes, webhook_id: str) -> dict[str, str]:
-        assert self._secret is not None, "checked when this object was made"
+        assert self._secret is not None, "checked by the constructor"
         headers = {"Content-Type": "application/json"}
         headers |= sign(body, secret=self._secret.get_secret_value(), webhook_id=webhook_id, at=datetime.now(UTC))
-        if self._key is not None and self._takes_key(url):
+        if self._key is not None and self._may_receive_key(url):
             headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
         return headers
 
-    def _takes_key(self, url: httpx.URL) -> bool:
+    def _may_receive_key(self, url: httpx.URL) -> bool:
         return origin(url) == self._supabase and (str(url) == self._configured or _EDGE_FUNCTION.fullmatch(url.raw_path) is not None)
 
     def _allow_private(self, host: str, port: int) -> bool:
@@ -234,7 +244,7 @@ class Webhook:
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """Seconds that the receiver asks to wait, 0.0 where it does not."""
+    """Returns the seconds of `Retry-After`, 0.0 without a valid one."""
     value = response.headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
         return float(value[:9])

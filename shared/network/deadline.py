@@ -1,4 +1,4 @@
-"""The moment by which something has to be over."""
+"""A deadline on the monotonic clock."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import time
 
 
 class Deadline:
-    """The moment by which something has to be over.
+    """A point in time by which an operation must end. Several calls can share one.
 
     Args:
         seconds: From now.
     """
 
     def __init__(self, seconds: float) -> None:
-        self._ends = time.monotonic() + seconds
+        self._expires_at = time.monotonic() + seconds
 
     @property
     def remaining(self) -> float:
-        """Seconds that are left, 0.0 when it has passed."""
-        return max(0.0, self._ends - time.monotonic())
+        """Seconds left; 0.0 once the deadline has passed."""
+        return max(0.0, self._expires_at - time.monotonic())
+
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.remaining == 0.0
 
     def within(self, seconds: float) -> Deadline:
-        """An earlier deadline: in `seconds`, but never after this one."""
+        """Returns a deadline in `seconds`, but never later than this one."""
         return Deadline(min(seconds, self.remaining))

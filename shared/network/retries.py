@@ -1,22 +1,58 @@
-"""Tries of one request: how often, how far apart, and never past the deadline."""
+"""Retries of one request: exponential backoff with jitter, bounded by a deadline. The policy of each kind of peer is declared here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
 
 import stamina
 
 from shared.network.deadline import Deadline
 
+_RETRYABLE_4XX = frozenset({408, 425, 429})
+"""Request Timeout, Too Early, Too Many Requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When, how often and how fast a request is retried. Network errors and timeouts are always retryable.
+
+    Attributes:
+        attempts: Maximum number of attempts.
+        initial_backoff: Seconds before the first retry; doubled for each further one. Also the maximum jitter.
+        max_backoff: Maximum seconds before a retry. A `Retry-After` may be longer.
+        retryable_4xx: The client errors that are retried, in addition to every 5xx. Any other status is final, redirects included.
+    """
+
+    attempts: int
+    initial_backoff: float
+    max_backoff: float
+    retryable_4xx: frozenset[int] = _RETRYABLE_4XX
+
+    def retries_status(self, status: int) -> bool:
+        """Whether the same request may succeed after this response status."""
+        return status >= 500 or status in self.retryable_4xx
+
+
+REFERENCE_RETRIES: Final = RetryPolicy(attempts=3, initial_backoff=0.25, max_backoff=2.0)
+"""Hosts of reference images: few attempts, because a user waits."""
+
+WEBHOOK_RETRIES: Final = RetryPolicy(attempts=7, initial_backoff=0.5, max_backoff=15.0)
+"""Receivers of callbacks. `Retry-After` is honoured."""
+
+STORAGE_RETRIES: Final = RetryPolicy(attempts=6, initial_backoff=0.5, max_backoff=15.0, retryable_4xx=_RETRYABLE_4XX | {409, 423})
+"""Supabase Storage, which also answers 409 Conflict and 423 Locked while another upload of the same object is in progress."""
+
 
 class RequestFailed(Exception):
-    """One try failed. Its text is the reason, fit for a log line: stamina writes it when it tries again.
+    """One attempt of a request failed. The text is safe to log: stamina logs it before a retry.
 
     Args:
-        reason: One sentence, or the end of one.
-        again: Whether another try may succeed.
-        wait: Seconds that the other side has asked to wait.
-        status: The status that it answered with.
+        reason: A sentence, or the end of one.
+        retryable: Whether another attempt may succeed.
+        wait: Seconds from the response's `Retry-After`.
+        status: The response's status.
     """
 
     def __init__(self, reason: str, *, retryable: bool, wait: float = 0.0, status: int | None = None) -> None:
@@ -26,26 +62,30 @@ class RequestFailed(Exception):
         self.status = status
 
 
-def retrying(deadline: Deadline, *, attempts: int, initial_backoff: float, max_backoff: float) -> Iterator[stamina.Attempt]:
-    """Yields the tries of one request, with growing pauses and jitter between them.
+def retrying(deadline: Deadline, policy: RetryPolicy, *, attempts: int | None = None) -> Iterator[stamina.Attempt]:
+    """Yields the attempts of one request, separated by exponential backoff with jitter.
 
-    The last `RequestFailed` is let through: when it says so, after so many attempts, or when the next pause would not end before the deadline.
+    The last `RequestFailed` propagates: if it is not retryable, after the last attempt, or if the next backoff would exceed the deadline.
 
     Args:
-        deadline: For all of them together.
-        attempts: At most so many.
-        initial_backoff: Seconds after the first one; each pause is twice the one before.
-        max_backoff: Seconds. A pause that the other side asks for may be longer.
+        deadline: For all attempts together.
+        policy: The policy.
+        attempts: Overrides the policy's number of attempts.
     """
-    pause = 0.0
+    backoff = 0.0
 
-    def again(error: Exception) -> bool | float:
-        if not isinstance(error, RequestFailed) or not error.retryable or max(pause, error.wait) >= deadline.remaining:
+    def retry_after(error: Exception) -> bool | float:
+        if not isinstance(error, RequestFailed) or not error.retryable or max(backoff, error.wait) >= deadline.remaining:
             return False
-        return error.wait if error.wait > pause else True
+        return error.wait if error.wait > backoff else True
 
     for attempt in stamina.retry_context(
-        on=again, attempts=attempts, timeout=None, wait_initial=initial_backoff, wait_max=max_backoff, wait_jitter=initial_backoff
+        on=retry_after,
+        attempts=attempts or policy.attempts,
+        timeout=None,
+        wait_initial=policy.initial_backoff,
+        wait_max=policy.max_backoff,
+        wait_jitter=policy.initial_backoff,
     ):
-        pause = attempt.next_wait
+        backoff = attempt.next_wait
         yield attempt

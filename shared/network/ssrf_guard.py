@@ -1,4 +1,4 @@
-"""Connections that end by a deadline and lead only where they may, and a client that uses them."""
+"""An httpx client whose transport guards against SSRF and DNS rebinding, and ends every request by a deadline."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ import httpx
 from shared.network.address_policy import HostRefused, Resolver, is_public, resolve_host
 from shared.network.deadline import Deadline
 
-_CONNECT_TIMEOUT = 5.0
-_WRITE_PIECE = 64 * 1024
+_CONNECT_TIMEOUT = 5.0  # seconds for each address of a host
+_WRITE_CHUNK = 64 * 1024
 
 
-class _TimedStream(httpcore.NetworkStream):
-    """A connection whose every read, write and handshake ends by the deadline.
+class _DeadlineStream(httpcore.NetworkStream):
+    """A connection whose reads, writes and TLS handshake share one deadline.
 
-    Timeouts of single reads do not suffice: a host that sends one byte per second never misses one.
+    A timeout per read is not enough: a host that sends one byte per second never exceeds it.
     """
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: Deadline) -> None:
         self._stream = stream
         self._deadline = deadline
 
-    def _left(self, timeout: float | None, passed: type[httpcore.TimeoutException]) -> float:
-        left = self._deadline.remaining
-        if left == 0.0:
-            raise passed("The deadline has passed.")
-        return left if timeout is None else min(left, timeout)
+    def _limit(self, timeout: float | None, expired: type[httpcore.TimeoutException]) -> float:
+        remaining = self._deadline.remaining
+        if remaining == 0.0:
+            raise expired("The deadline has passed.")
+        return remaining if timeout is None else min(remaining, timeout)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._left(timeout, httpcore.ReadTimeout))
+        return self._stream.read(max_bytes, self._limit(timeout, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        for start in range(0, len(buffer), _WRITE_PIECE):
-            self._stream.write(buffer[start : start + _WRITE_PIECE], self._left(timeout, httpcore.WriteTimeout))
+        for start in range(0, len(buffer), _WRITE_CHUNK):
+            self._stream.write(buffer[start : start + _WRITE_CHUNK], self._limit(timeout, httpcore.WriteTimeout))
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         try:
-            stream = self._stream.start_tls(ssl_context, server_hostname, self._left(timeout, httpcore.ConnectTimeout))
+            stream = self._stream.start_tls(ssl_context, server_hostname, self._limit(timeout, httpcore.ConnectTimeout))
         except httpcore.ConnectError as error:
             if isinstance(error.__cause__, ssl.SSLCertVerificationError):
                 raise HostRefused("its host has no valid certificate for its name") from error
             raise
-        return _TimedStream(stream, self._deadline)
+        return _DeadlineStream(stream, self._deadline)
 
     def close(self) -> None:
         self._stream.close()
@@ -60,7 +60,7 @@ class _TimedStream(httpcore.NetworkStream):
 
 
 class _GuardedBackend(httpcore.NetworkBackend):
-    """Makes connections by a deadline, and only to public addresses unless host and port are allow_private."""
+    """Connects to public addresses only, except for hosts and ports that are allowed private ones."""
 
     def __init__(self, deadline: Deadline, allow_private: Callable[[str, int], bool], resolve: Resolver) -> None:
         self._deadline = deadline
@@ -80,16 +80,17 @@ class _GuardedBackend(httpcore.NetworkBackend):
         if not self._allow_private(host, port) and not all(is_public(address) for address in addresses):
             raise HostRefused("its host has an address that is not public")
         failure: httpcore.ConnectError | httpcore.ConnectTimeout = httpcore.ConnectError("The host has no address.")
+        # Connects by address, not by name: a second lookup could return another address (DNS rebinding, TOCTOU).
         for address in addresses:
-            left = self._deadline.remaining
-            if left == 0.0:
+            remaining = self._deadline.remaining
+            if remaining == 0.0:
                 raise httpcore.ConnectTimeout("The deadline has passed.")
             try:
-                stream = self._sockets.connect_tcp(address, port, min(left, _CONNECT_TIMEOUT), local_address, socket_options)
+                stream = self._sockets.connect_tcp(address, port, min(remaining, _CONNECT_TIMEOUT), local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
             else:
-                return _TimedStream(stream, self._deadline)
+                return _DeadlineStream(stream, self._deadline)
         raise failure
 
 
@@ -98,11 +99,11 @@ def _httpx_errors() -> Iterator[None]:
     try:
         yield
     except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
-        # Both libraries call these by the same names.
+        # The exceptions of httpx have the same names as those of httpcore.
         raise getattr(httpx, type(error).__name__)(str(error)) from error
 
 
-class _Body(httpx.SyncByteStream):
+class _ResponseStream(httpx.SyncByteStream):
     def __init__(self, response: httpcore.Response) -> None:
         self._response = response
 
@@ -115,7 +116,7 @@ class _Body(httpx.SyncByteStream):
 
 
 class _GuardedTransport(httpx.BaseTransport):
-    """Carries requests over a network backend, for which httpx's own transport has no argument."""
+    """An httpx transport over a given network backend; `httpx.HTTPTransport` does not accept one."""
 
     def __init__(self, backend: httpcore.NetworkBackend, verify: ssl.SSLContext) -> None:
         self._pool = httpcore.ConnectionPool(ssl_context=verify, max_keepalive_connections=0, network_backend=backend)
@@ -132,7 +133,7 @@ class _GuardedTransport(httpx.BaseTransport):
                     extensions=request.extensions,
                 )
             )
-        return httpx.Response(response.status, headers=response.headers, stream=_Body(response), extensions=response.extensions)
+        return httpx.Response(response.status, headers=response.headers, stream=_ResponseStream(response), extensions=response.extensions)
 
     def close(self) -> None:
         self._pool.close()
@@ -144,24 +145,24 @@ def guarded_client(
     allow_private: Callable[[str, int], bool],
     verify: ssl.SSLContext,
     resolve: Resolver = socket.getaddrinfo,
-    read_seconds: float | None = None,
+    read_timeout: float | None = None,
 ) -> httpx.Client:
-    """Opens a client for the requests of one try.
+    """Returns a client for the requests of one attempt.
 
-    It keeps no connection alive, follows no redirect and, because it has a transport of its own, reads no proxy from the environment.
+    It keeps no connection alive, follows no redirect and, because it has its own transport, ignores proxies in the environment.
 
     Args:
-        deadline: By which everything ends: look-up, connection, handshake, request and answer.
-        allow_private: Says of a host and port whether they may have addresses that are not public.
-        verify: The certificates that are believed.
-        resolve: Resolves names.
-        read_seconds: The longest that a single read or write may take; by default what is left until the deadline.
+        deadline: For everything: name resolution, connection, TLS handshake, request and response.
+        allow_private: Whether a host and port may have addresses that are not public.
+        verify: The trusted certificates.
+        resolve: The resolver.
+        read_timeout: Maximum seconds of a single read or write; by default the rest of the deadline.
 
     Returns:
-        A client that raises `HostRefused` beside the exceptions of httpx.
+        A client that raises `HostRefused` in addition to the exceptions of httpx.
     """
     return httpx.Client(
         transport=_GuardedTransport(_GuardedBackend(deadline, allow_private, resolve), verify),
         follow_redirects=False,
-        timeout=read_seconds,
+        timeout=read_timeout,
     )

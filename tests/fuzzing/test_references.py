@@ -57,7 +57,7 @@ def test_a_data_url_is_a_picture_or_is_refused_by_the_name_of_its_field(count: i
             assert end.mode == "RGB"
             assert len(url) < 2 * _LIMIT
             return
-        assert end.message.startswith("config.image: the reference cannot be used: ")
+        assert end.message.startswith("`config.image` cannot be used: ")
         assert not end.retryable
         assert len(end.message) < 300
         assert end.message.isprintable()

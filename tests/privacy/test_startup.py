@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.doubles.fake_storage import FakeStorage
-from tests.doubles.worker import clean_environment
+from tests.doubles.processes import clean_environment
 
 COMMANDS = {
     "start": ("handlers.sdxl.handler",),
@@ -66,4 +66,4 @@ def test_a_key_that_is_refused_is_not_repeated(tmp_path: Path) -> None:
     with FakeStorage("another-key") as storage:
         text = said(tmp_path, "start", **WHOLE | {"SUPABASE_URL": storage.url, "UPLOAD_DEADLINE": "5"})
     is_private(text)
-    assert "it refused the worker's key" in text
+    assert "the worker's key was rejected" in text

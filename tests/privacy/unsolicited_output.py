@@ -18,7 +18,7 @@ from typing import NoReturn
 import httpx
 import structlog
 
-from shared.network import Deadline, RequestFailed, retrying
+from shared.network import Deadline, RequestFailed, RetryPolicy, retrying
 from shared.telemetry import configure_logging, logger
 
 CANARY = "canary-in-a-text"
@@ -118,7 +118,7 @@ def by_a_request() -> None:
 
 def by_a_retry() -> None:
     """stamina writes why it tries again."""
-    for attempt in retrying(Deadline(5), attempts=2, initial_backoff=0.01, max_backoff=0.01):
+    for attempt in retrying(Deadline(5), RetryPolicy(attempts=2, initial_backoff=0.01, max_backoff=0.01)):
         with attempt:
             if attempt.num == 1:
                 try:

@@ -1,3 +1,5 @@
+"""Fetching references by storage path, from Supabase and from disk, and TLS verification."""
+
 import ssl
 from collections.abc import Iterator
 from io import BytesIO
@@ -14,41 +16,41 @@ from shared.contract.references import Reference
 from shared.errors import ReferenceImageError
 from shared.fetch import Fetcher
 from shared.settings import Settings
-from tests.doubles.reference_host import ReferenceHost, answers
-from tests.doubles.storage_server import StorageServer, StoredObject, fails_with
-from tests.shared.network.test_network import Names
+from tests.doubles.fake_storage import FakeStorage, StoredObject, fails_with
+from tests.doubles.image_server import ImageServer, answers
+from tests.shared.network.fake_resolver import FakeResolver
 
 KEY = "canary-service-key"
 TLS = ssl.create_default_context()
 
 
-def picture() -> bytes:
+def image_bytes() -> bytes:
     buffer = BytesIO()
     Image.new("RGB", (32, 24)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 @pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
+def _no_backoff() -> Iterator[None]:
     with stamina.set_testing(True, attempts=10, cap=True):
         yield
 
 
 @pytest.fixture
-def server() -> Iterator[StorageServer]:
-    with StorageServer(KEY) as server:
-        server.objects["u/in/my picture.png"] = StoredObject(picture(), "image/png", {})
-        server.objects["other/secret.png"] = StoredObject(picture(), "image/png", {})
+def server() -> Iterator[FakeStorage]:
+    with FakeStorage(KEY) as server:
+        server.objects["u/in/my picture.png"] = StoredObject(image_bytes(), "image/png", {})
+        server.objects["other/secret.png"] = StoredObject(image_bytes(), "image/png", {})
         yield server
 
 
-def fetch(server: StorageServer, path: str, *, user_id: str | None = "u", **others: Any) -> Image.Image:
+def fetch(server: FakeStorage, path: str, *, user_id: str | None = "u", **others: Any) -> Image.Image:
     settings = Settings(supabase_url=server.url, supabase_key=SecretStr(KEY), **others)
     return Fetcher(settings, verify=TLS).fetch(Reference.parse(path), field="config.image", user_id=user_id)
 
 
 @pytest.mark.parametrize("path", ["u/in/my picture.png", "workspace-temp/u/in/my picture.png"])
-def test_a_path_of_the_jobs_own_user_is_fetched_with_the_service_key(server: StorageServer, path: str) -> None:
+def test_path_of_the_jobs_user_is_fetched_with_the_service_key(server: FakeStorage, path: str) -> None:
     assert fetch(server, path).size == (32, 24)
     assert server.requests == [("GET", "/storage/v1/object/authenticated/workspace-temp/u/in/my%20picture.png")]
 
@@ -79,41 +81,41 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("path", HOSTILE)
-def test_a_path_that_is_not_the_jobs_own_is_refused_before_storage_is_asked(server: StorageServer, path: str) -> None:
-    with pytest.raises(ReferenceImageError, match=r"^config\.image: ") as caught:
+def test_path_outside_the_users_folder_is_refused_before_any_request(server: FakeStorage, path: str) -> None:
+    with pytest.raises(ReferenceImageError, match=r"^`config\.image` cannot be used: ") as caught:
         fetch(server, path)
     assert server.requests == []
     assert not caught.value.retryable
 
 
 @pytest.mark.parametrize("user_id", [None, "", "..", "other/x"])
-def test_without_a_user_no_path_is_anyones_own(server: StorageServer, user_id: str | None) -> None:
+def test_without_a_user_no_storage_path_is_allowed(server: FakeStorage, user_id: str | None) -> None:
     for path in (f"{user_id}/secret.png", "u/in/my picture.png", f"workspace-temp/{user_id}/secret.png"):
         with pytest.raises(ReferenceImageError):
             fetch(server, path, user_id=user_id)
     assert server.requests == []
 
 
-def test_a_user_who_is_called_like_a_bucket_reaches_only_their_own_folder(server: StorageServer) -> None:
-    with pytest.raises(ReferenceImageError, match="answered with 404"):
+def test_user_id_that_equals_a_bucket_name_does_not_open_the_bucket(server: FakeStorage) -> None:
+    with pytest.raises(ReferenceImageError, match="returned HTTP 404"):
         fetch(server, "workspace-temp/other/secret.png", user_id="workspace-temp")
     assert server.requests == [("GET", "/storage/v1/object/authenticated/workspace-temp/workspace-temp/other/secret.png")]
 
 
-def test_the_status_in_the_body_is_the_one_that_counts(server: StorageServer) -> None:
-    with pytest.raises(ReferenceImageError, match="answered with 404") as caught:
+def test_status_in_the_body_overrides_the_http_status(server: FakeStorage) -> None:
+    with pytest.raises(ReferenceImageError, match="returned HTTP 404") as caught:
         fetch(server, "u/missing.png")
     assert not caught.value.retryable
     server.fail(fails_with(503), fails_with(544))
     assert fetch(server, "u/in/my picture.png").size == (32, 24)
 
 
-def test_a_url_in_the_own_storage_gets_no_key(server: StorageServer) -> None:
-    with pytest.raises(ReferenceImageError, match="answered with 403"):
+def test_url_in_the_projects_storage_is_fetched_without_the_key(server: FakeStorage) -> None:
+    with pytest.raises(ReferenceImageError, match="returned HTTP 403"):
         fetch(server, f"{server.url}/storage/v1/object/authenticated/workspace-temp/other/secret.png")
 
 
-def test_a_path_is_never_redirected(server: StorageServer) -> None:
+def test_storage_path_is_never_redirected(server: FakeStorage) -> None:
     def redirect(handler: Any) -> None:
         handler.send_response(302)
         handler.send_header("Location", f"{server.url}/elsewhere")
@@ -121,7 +123,7 @@ def test_a_path_is_never_redirected(server: StorageServer) -> None:
         handler.end_headers()
 
     server.fail(redirect)
-    with pytest.raises(ReferenceImageError, match="redirected"):
+    with pytest.raises(ReferenceImageError, match="redirects"):
         fetch(server, "u/in/my picture.png")
     assert len(server.requests) == 1
 
@@ -129,8 +131,8 @@ def test_a_path_is_never_redirected(server: StorageServer) -> None:
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
     (tmp_path / "out/u/in").mkdir(parents=True)
-    (tmp_path / "out/u/in/a.png").write_bytes(picture())
-    (tmp_path / "secret.png").write_bytes(picture())
+    (tmp_path / "out/u/in/a.png").write_bytes(image_bytes())
+    (tmp_path / "secret.png").write_bytes(image_bytes())
     (tmp_path / "out/u/link.png").symlink_to(tmp_path / "secret.png")
     return tmp_path / "out"
 
@@ -145,13 +147,13 @@ def test_without_supabase_paths_are_read_from_disk(disk: Path, path: str) -> Non
 
 
 @pytest.mark.parametrize("path", [*HOSTILE, "u/link.png", "u/in", "u/missing.png", "elsewhere/u/in/a.png", "u/../../secret.png"])
-def test_nothing_else_is_read_from_disk(disk: Path, path: str) -> None:
-    with pytest.raises(ReferenceImageError, match=r"^config\.image: ") as caught:
+def test_other_paths_are_not_read_from_disk(disk: Path, path: str) -> None:
+    with pytest.raises(ReferenceImageError, match=r"^`config\.image` cannot be used: ") as caught:
         from_disk(disk, path)
     assert str(disk) not in caught.value.message
 
 
-def test_a_file_that_is_too_large_is_not_read(disk: Path) -> None:
+def test_file_above_the_size_limit_is_not_read(disk: Path) -> None:
     with pytest.raises(ReferenceImageError, match="more than 10 bytes"):
         from_disk(disk, "u/in/a.png", reference_max_bytes=10)
 
@@ -162,18 +164,18 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture
-def tls_host(authority: trustme.CA) -> Iterator[ReferenceHost]:
+def tls_host(authority: trustme.CA) -> Iterator[ImageServer]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("good.example").configure_cert(context)
-    with ReferenceHost(tls=context) as host:
-        host.serve("/a.png", answers(picture()))
+    with ImageServer(tls=context) as host:
+        host.serve("/a.png", answers(image_bytes()))
         yield host
 
 
-def fetch_by_tls(host: ReferenceHost, name: str, verify: ssl.SSLContext | None) -> Image.Image:
+def fetch_over_tls(host: ImageServer, name: str, verify: ssl.SSLContext | None) -> Image.Image:
     origin = f"https://{name}:{host.port}"
-    names = Names(good=[["127.0.0.1"]], bad=[["127.0.0.1"]])
-    return Fetcher(Settings(supabase_url=origin), resolve=names, verify=verify).fetch(
+    resolver = FakeResolver(good=[["127.0.0.1"]], bad=[["127.0.0.1"]])
+    return Fetcher(Settings(supabase_url=origin), resolve=resolver, verify=verify).fetch(
         Reference.parse(f"{origin}/a.png"), field="f", user_id=None
     )
 
@@ -184,19 +186,19 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-def test_a_host_is_spoken_to_by_its_name(tls_host: ReferenceHost, authority: trustme.CA) -> None:
-    assert fetch_by_tls(tls_host, "good.example", trusting(authority)).size == (32, 24)
+def test_request_and_certificate_use_the_hosts_name(tls_host: ImageServer, authority: trustme.CA) -> None:
+    assert fetch_over_tls(tls_host, "good.example", trusting(authority)).size == (32, 24)
     assert tls_host.requests[0][1]["host"] == f"good.example:{tls_host.port}"
 
 
-def test_a_certificate_of_another_name_is_refused(tls_host: ReferenceHost, authority: trustme.CA) -> None:
+def test_certificate_for_another_name_is_refused(tls_host: ImageServer, authority: trustme.CA) -> None:
     with pytest.raises(ReferenceImageError, match="no valid certificate") as caught:
-        fetch_by_tls(tls_host, "bad.example", trusting(authority))
+        fetch_over_tls(tls_host, "bad.example", trusting(authority))
     assert not caught.value.retryable
     assert tls_host.requests == []
 
 
-def test_a_certificate_of_an_unknown_authority_is_refused(tls_host: ReferenceHost) -> None:
+def test_certificate_of_an_unknown_authority_is_refused(tls_host: ImageServer) -> None:
     with pytest.raises(ReferenceImageError, match="no valid certificate"):
-        fetch_by_tls(tls_host, "good.example", None)
+        fetch_over_tls(tls_host, "good.example", None)
     assert tls_host.requests == []

@@ -1,4 +1,4 @@
-"""The environment is read once; what is wrong with it is said in one message."""
+"""Reading the environment, and reporting all errors in one message."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from shared.settings import Settings, SettingsError, load_settings
-from tests.doubles.worker import clean_environment
+from tests.doubles.processes import clean_environment
 
 SECRET = "canary-secret-value"
 
@@ -21,20 +21,20 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(alias, raising=False)
 
 
-def test_without_any_variable_a_worker_runs_on_local_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defaults_use_local_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings()
     assert settings.supabase_url is None
     assert settings.callback_url is None
     assert str(settings.output_dir) == "out"
 
 
-def test_everything_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_missing_variables_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUPABASE_URL", "https://project.example")
     with pytest.raises(SettingsError, match=r"SUPABASE_SERVICE_ROLE_KEY .* and JOB_CALLBACK_SECRET"):
         load_settings()
 
 
-def test_a_key_without_a_project_is_half_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_key_requires_the_project_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", SECRET)
     with pytest.raises(SettingsError, match="SUPABASE_URL") as caught:
         load_settings()
@@ -42,7 +42,7 @@ def test_a_key_without_a_project_is_half_a_configuration(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("name", ["SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY"])
-def test_the_service_key_has_two_names(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_service_key_has_two_variable_names(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("SUPABASE_URL", "https://project.example/")
     monkeypatch.setenv("JOB_CALLBACK_SECRET", SECRET)
     monkeypatch.setenv(name, SECRET)
@@ -51,7 +51,7 @@ def test_the_service_key_has_two_names(monkeypatch: pytest.MonkeyPatch, name: st
     assert settings.callback_url == "https://project.example/functions/v1/job-callback"
 
 
-def test_secrets_never_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUPABASE_URL", "https://project.example")
     monkeypatch.setenv("SUPABASE_SERVICE_KEY", SECRET)
     monkeypatch.setenv("JOB_CALLBACK_SECRET", SECRET)
@@ -60,7 +60,7 @@ def test_secrets_never_show(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SECRET not in str(settings.model_dump())
 
 
-def test_a_malformed_value_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malformed_values_are_reported_by_name_without_the_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOB_TIMEOUT", SECRET)
     monkeypatch.setenv("WAN_DEFAULT_FPS", "60")
     with pytest.raises(SettingsError, match=r"JOB_TIMEOUT.*WAN_DEFAULT_FPS|WAN_DEFAULT_FPS.*JOB_TIMEOUT") as caught:
@@ -68,19 +68,19 @@ def test_a_malformed_value_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatc
     assert SECRET not in str(caught.value)
 
 
-def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUPABASE_URL", "")
     monkeypatch.setenv("JOB_CONCURRENCY", "")
     assert load_settings().job_concurrency is None
 
 
-def test_hosts_are_separated_by_commas_and_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hosts_are_split_at_commas_and_lowercased(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFERENCE_ALLOWED_HOSTS", "Images.example, cdn.example,")
     assert load_settings().reference_allowed_hosts == ("images.example", "cdn.example")
 
 
 @pytest.mark.parametrize(("allowed", "offline"), [("1", "False"), ("true", "False"), ("0", "True"), ("", "True")])
-def test_hubs_are_asked_only_where_downloads_are_allowed(allowed: str, offline: str) -> None:
+def test_hub_access_requires_allow_downloads(allowed: str, offline: str) -> None:
     code = (
         "from shared.settings import prepare_environment; prepare_environment();"
         "from huggingface_hub import constants; print(constants.HF_HUB_OFFLINE)"
@@ -90,7 +90,7 @@ def test_hubs_are_asked_only_where_downloads_are_allowed(allowed: str, offline: 
     assert done.stdout.strip() == offline
 
 
-def test_settings_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings()
     with pytest.raises(ValueError, match="frozen"):
         settings.job_concurrency = 2  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""One structured line per step, with the job's id, also from threads."""
+"""Structured logging and step timing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.telemetry import StepTimer, configure_logging, job_context, logger
 
 
 @pytest.fixture(autouse=True)
-def own_logging() -> object:
+def _reset_logging() -> object:
     yield
     structlog.reset_defaults()
 
@@ -24,7 +24,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_a_step_is_one_line_with_its_job_and_its_milliseconds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_step_logs_one_line_with_job_id_and_milliseconds(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("INFO")
     timer = StepTimer()
     with job_context("job-1"), timer.step("fetch"):
@@ -35,7 +35,7 @@ def test_a_step_is_one_line_with_its_job_and_its_milliseconds(capsys: pytest.Cap
     assert line["ms"] >= 10
 
 
-def test_a_step_that_fails_is_timed_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_step_is_timed_and_logged_as_failed(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("INFO")
     timer = StepTimer()
     with pytest.raises(ValueError, match="on the way"), timer.step("generate"):
@@ -45,7 +45,7 @@ def test_a_step_that_fails_is_timed_and_says_so(capsys: pytest.CaptureFixture[st
     assert "generate" in timer.seconds
 
 
-def test_the_jobs_id_goes_along_to_threads(capsys: pytest.CaptureFixture[str]) -> None:
+def test_job_id_propagates_to_threads(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("INFO")
     with ThreadPoolExecutor(2) as threads:
         for name in ("one", "other"):
@@ -54,13 +54,13 @@ def test_the_jobs_id_goes_along_to_threads(capsys: pytest.CaptureFixture[str]) -
     assert [(line["event"], line["job_id"]) for line in lines(capsys)] == [("from one", "one"), ("from other", "other")]
 
 
-def test_the_time_of_all_threads_is_added_up() -> None:
+def test_step_times_of_all_threads_are_summed() -> None:
     timer = StepTimer(("encode", "upload"))
-    together = threading.Barrier(3)
+    barrier = threading.Barrier(3)
 
     def encode() -> None:
         with timer.step("encode"):
-            together.wait(5)
+            barrier.wait(5)
             time.sleep(0.02)
 
     with ThreadPoolExecutor(3) as threads:
@@ -71,7 +71,7 @@ def test_the_time_of_all_threads_is_added_up() -> None:
     assert timer.seconds["upload"] == 0.0
 
 
-def test_what_is_below_the_level_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_below_the_level_are_not_written(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("WARNING")
     logger().info("quiet")
     logger().warning("loud")

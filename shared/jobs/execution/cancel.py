@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 
 from shared.errors import Cancelled, JobTimeout
+from shared.network.deadline import Deadline
 
 
 class CancelToken:
@@ -18,7 +18,7 @@ class CancelToken:
     def __init__(self, deadline: float) -> None:
         self._cancelled = threading.Event()
         self._seconds = deadline
-        self._expires_at = time.monotonic() + deadline
+        self._deadline = Deadline(deadline)
 
     def cancel(self) -> None:
         """Asks the work to stop at its next step."""
@@ -32,7 +32,7 @@ class CancelToken:
     @property
     def remaining(self) -> float:
         """Seconds until the deadline; 0.0 once it has passed."""
-        return max(0.0, self._expires_at - time.monotonic())
+        return self._deadline.remaining
 
     def check(self) -> None:
         """Returns if the work may go on.
@@ -43,5 +43,5 @@ class CancelToken:
         """
         if self._cancelled.is_set():
             raise Cancelled("RunPod cancelled the job.")
-        if time.monotonic() > self._expires_at:
+        if self._deadline.expired:
             raise JobTimeout(f"The job took longer than {self._seconds:g} seconds. Ask for less work, or raise JOB_TIMEOUT.")

@@ -23,22 +23,22 @@ class WithTiling(SdxlRequest):
 BASE = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "p"}
 
 
-def test_it_is_read_from_every_place_and_by_its_alias() -> None:
+def test_new_field_is_read_from_every_section_and_alias() -> None:
     assert WithTiling.parse(BASE | {"config": {"tiling": 2}}, job_id="r").tiling == 2
     assert WithTiling.parse(BASE | {"tile_count": 3}, job_id="r").tiling == 3
     assert WithTiling.parse(BASE, job_id="r").tiling == 0
 
 
-def test_what_is_wrong_with_it_is_said() -> None:
+def test_new_field_is_validated() -> None:
     with pytest.raises(ValidationError, match=r"`config.tiling` must be a whole number from 0 to 4; got 9 \(nearest: 4\)"):
         WithTiling.parse(BASE | {"config": {"tiling": 9}}, job_id="r")
 
 
-def test_a_near_miss_of_it_is_told() -> None:
+def test_new_field_is_suggested_for_a_misspelt_name() -> None:
     assert "did you mean `config.tiling`?" in WithTiling.parse(BASE | {"config": {"tilling": 1}}, job_id="r").warnings[0]
 
 
-def test_it_stands_in_the_schema_and_in_the_table() -> None:
+def test_new_field_is_in_the_schema_and_the_table() -> None:
     config = request_schema(WithTiling)["properties"]["config"]["anyOf"][0]["properties"]
     assert config["tiling"]["description"] == "Tiles a side. Default: 0."
     assert config["tile_count"]["deprecated"] is True

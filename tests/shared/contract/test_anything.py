@@ -41,14 +41,14 @@ def answer(endpoint: Endpoint, raw: Any) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
 @given(data=st.data())
-def test_anything_is_read_or_refused_in_words(endpoint: Endpoint, data: st.DataObject) -> None:
+def test_any_input_is_parsed_or_rejected_with_a_message(endpoint: Endpoint, data: st.DataObject) -> None:
     said = answer(endpoint, data.draw(inputs(endpoint)))
     assert all(text.isprintable() and len(text) < 10_000 for text in said)
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
 @given(data=st.data())
-def test_whatever_is_sent_the_job_is_identified(endpoint: Endpoint, data: st.DataObject) -> None:
+def test_any_input_has_an_identity(endpoint: Endpoint, data: st.DataObject) -> None:
     identity = identify(data.draw(inputs(endpoint)), job_id="r")
     assert identity.job_id.isascii()
     assert identity.callback_url is None

@@ -19,37 +19,37 @@ EVERY = [payloads.sdxl(), payloads.wan(), payloads.chat(), payloads.failed(), pa
 
 
 @pytest.mark.parametrize("payload", EVERY, ids=lambda payload: type(payload).__name__)
-def test_the_body_of_the_webhook_and_what_is_returned_say_the_same(payload: AnyPayload) -> None:
+def test_webhook_body_and_return_value_are_equal(payload: AnyPayload) -> None:
     assert json.loads(to_json(payload)) == to_dict(payload)
 
 
-def test_the_body_is_compact_and_in_utf_8() -> None:
+def test_body_is_compact_utf_8() -> None:
     body = to_json(payloads.completed(metadata=payloads.SDXL | {"note": "é🦊"}))
     assert "é🦊".encode() in body
     assert b": " not in body
     assert b", " not in body
 
 
-def test_a_completed_payload_has_the_keys_of_the_contract() -> None:
+def test_completed_payload_has_the_keys_of_the_contract() -> None:
     sent = to_dict(payloads.completed(payloads.image()))
     assert set(sent) == {"job_id", "worker_id", "status", "assets", "metadata", "error_message", "completedAt"}
     assert (sent["status"], sent["error_message"], sent["completedAt"]) == ("completed", None, "2026-01-01T00:00:00.000Z")
     assert sent["metadata"] == payloads.SDXL
 
 
-def test_the_keys_of_chat_are_at_the_top_level_and_only_there() -> None:
+def test_chat_keys_are_at_the_top_level() -> None:
     sent = to_dict(payloads.completed(payloads.text(), metadata=payloads.CHAT, **payloads.TOP_LEVEL))
     assert {key: sent[key] for key in payloads.TOP_LEVEL} == payloads.TOP_LEVEL
     assert "enhanced_prompt" not in sent
 
 
-def test_a_clip_has_its_duration_beside_its_metadata() -> None:
+def test_video_asset_has_its_duration_at_both_levels() -> None:
     sent = to_dict(payloads.wan())["assets"][0]
     assert (sent["type"], sent["duration_seconds"]) == ("video", 1.125)
     assert {"frames", "frame_num", "fps", "duration"} <= set(sent["metadata"])
 
 
-def test_a_failed_payload_says_what_why_and_whether_to_try_again() -> None:
+def test_failed_payload_lists_the_problems() -> None:
     sent = to_dict(payloads.failed())
     assert (sent["status"], sent["assets"], sent["error_message"]) == ("failed", [], "No.")
     assert sent["metadata"]["problems"] == [
@@ -57,7 +57,7 @@ def test_a_failed_payload_says_what_why_and_whether_to_try_again() -> None:
     ]
 
 
-def test_a_processing_payload_is_no_final_one() -> None:
+def test_processing_payload_has_no_result() -> None:
     assert to_dict(payloads.processing()) == {
         "job_id": "J",
         "worker_id": "sdxl_worker_local",
@@ -69,44 +69,44 @@ def test_a_processing_payload_is_no_final_one() -> None:
 
 
 @pytest.mark.parametrize("payload", EVERY, ids=lambda payload: type(payload).__name__)
-def test_a_receiver_can_read_every_payload_by_its_status(payload: AnyPayload) -> None:
+def test_payloads_are_discriminated_by_status(payload: AnyPayload) -> None:
     read: Payload = TypeAdapter(Payload).validate_json(to_json(payload))
     assert to_dict(read) == to_dict(payload)
 
 
-def test_handlers_may_add_keys_of_their_own_to_metadata_also_null() -> None:
+def test_metadata_is_open_and_keeps_nulls() -> None:
     assert to_dict(payloads.completed(metadata=payloads.SDXL | {"own": [1, None]}))["metadata"]["own"] == [1, None]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), b"bytes", object(), np.float32(1), np.int64(1), {1, 2}])
-def test_what_is_not_json_never_becomes_a_payload(value: Any) -> None:
+def test_values_that_are_not_json_are_rejected(value: Any) -> None:
     with pytest.raises(PydanticError):
         payloads.completed(metadata=payloads.SDXL | {"own": value})
 
 
 @pytest.mark.parametrize("name", ["processing_time", "generation_time"])
-def test_a_number_that_is_not_finite_never_becomes_a_payload(name: str) -> None:
+def test_non_finite_numbers_are_rejected(name: str) -> None:
     with pytest.raises(PydanticError):
         payloads.completed(metadata=payloads.SDXL | {name: float("nan")})
 
 
-def test_text_that_is_not_utf_8_is_no_json() -> None:
+def test_unpaired_surrogates_are_rejected() -> None:
     with pytest.raises(ValueError, match="surrogates"):
         to_json(payloads.completed(metadata=payloads.SDXL | {"own": "\ud800"}))
 
 
-def test_the_index_of_an_asset_is_its_position() -> None:
+def test_asset_index_must_equal_the_position() -> None:
     with pytest.raises(PydanticError, match="position"):
         payloads.completed(payloads.image(1), payloads.image(0))
 
 
 @pytest.mark.parametrize("change", [{"generation_seed": 99}, {"file_size_bytes": 99}, {"asset_index": 9}])
-def test_what_an_asset_says_twice_it_says_the_same(change: dict[str, Any]) -> None:
+def test_repeated_values_of_an_asset_must_be_equal(change: dict[str, Any]) -> None:
     with pytest.raises(PydanticError, match="differ"):
         payloads.image(**change)
 
 
-def test_every_error_of_the_table_has_its_code_in_the_payload_and_no_other_is_taken() -> None:
+def test_error_codes_are_those_of_the_table() -> None:
     said = {"retryable": True, "processing_time": 0.0, "timings": {}}
     for error in ERRORS:
         assert FailedMetadata.model_validate({"error_code": error.code, "error_type": error.__name__, **said}).error_code == error.code

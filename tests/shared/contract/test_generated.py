@@ -36,11 +36,11 @@ def endpoint_of(path: Path) -> Endpoint:
     return BY_NAME[path.parent.name if path.name == "test_input.json" else path.name.partition("_")[0]]
 
 
-def test_schemas_and_pages_are_current() -> None:
+def test_generated_files_are_current() -> None:
     assert stale_files(generated_files()) == [], "run `make schemas`"
 
 
-def test_a_file_that_is_missing_or_changed_is_stale(tmp_path: Path) -> None:
+def test_missing_or_modified_file_is_stale(tmp_path: Path) -> None:
     files = generated_files()
     for path, content in files.items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
@@ -53,12 +53,12 @@ def test_a_file_that_is_missing_or_changed_is_stale(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
 @pytest.mark.parametrize("role", ["request", "payload"])
-def test_every_schema_is_valid_json_schema(endpoint: Endpoint, role: str) -> None:
+def test_schemas_are_valid_json_schema(endpoint: Endpoint, role: str) -> None:
     Draft202012Validator.check_schema(validator(endpoint, role).schema)
 
 
 @pytest.mark.parametrize("path", SENT, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_example_is_a_request_without_warnings_and_fits_its_schema(path: Path) -> None:
+def test_examples_parse_without_warnings_and_match_their_schema(path: Path) -> None:
     endpoint, raw = endpoint_of(path), load(path)["input"]
     assert endpoint.request.parse(raw, job_id="r").warnings == (() if "live" not in path.stem or "wan" not in path.stem else MAPPED)
     validator(endpoint, "request").validate(raw)
@@ -67,12 +67,12 @@ def test_every_example_is_a_request_without_warnings_and_fits_its_schema(path: P
 MAPPED = ("`resolution` 1024x576 is not a valid clip size; the nearest one, 832x480, was used",)
 
 
-def test_there_are_examples_of_every_endpoint() -> None:
+def test_every_endpoint_has_examples() -> None:
     assert {endpoint_of(path).name for path in SENT} == set(BY_NAME)
     assert len(SENT) >= 9
 
 
-def test_the_smallest_job_is_one_of_sdxl() -> None:
+def test_root_test_input_is_an_sdxl_job() -> None:
     request = BY_NAME["sdxl"].request.parse(load(ROOT / "test_input.json")["input"], job_id="r")
     assert request.type == "sdxl_image_fast"
 
@@ -90,7 +90,7 @@ def test_the_smallest_job_is_one_of_sdxl() -> None:
         ("chat", {"messages": [{"role": "tool", "content": "x"}]}),
     ],
 )
-def test_what_a_schema_refuses_the_worker_refuses_too(name: str, raw: dict[str, Any]) -> None:
+def test_requests_rejected_by_the_schema_are_rejected_by_the_worker(name: str, raw: dict[str, Any]) -> None:
     assert not validator(BY_NAME[name], "request").is_valid(raw)
     with pytest.raises(ValidationError):
         BY_NAME[name].request.parse(raw, job_id="r")
@@ -103,7 +103,7 @@ def test_what_a_schema_refuses_the_worker_refuses_too(name: str, raw: dict[str, 
         {"job_id": "j", "user_id": "u", "job_type": "wan_video_fast", "prompt": "p", "metadata": {"anything": {}}, "config": None},
     ],
 )
-def test_nulls_aliases_and_unknown_names_fit_the_schema_as_they_fit_the_worker(raw: dict[str, Any]) -> None:
+def test_nulls_aliases_and_unknown_names_are_accepted_by_schema_and_worker(raw: dict[str, Any]) -> None:
     validator(BY_NAME["wan"], "request").validate(raw)
     BY_NAME["wan"].request.parse(raw, job_id="r")
 
@@ -117,28 +117,28 @@ def test_nulls_aliases_and_unknown_names_fit_the_schema_as_they_fit_the_worker(r
         ("chat", payloads.completed(payloads.text(), metadata=payloads.CHAT, **payloads.TOP_LEVEL)),
     ],
 )
-def test_every_payload_fits_its_schema(name: str, payload: AnyPayload) -> None:
+def test_payloads_match_their_schema(name: str, payload: AnyPayload) -> None:
     validator(BY_NAME[name], "payload").validate(to_dict(payload))
 
 
-def test_a_payload_of_another_handler_does_not_fit() -> None:
+def test_payload_of_another_handler_does_not_match() -> None:
     assert not validator(BY_NAME["sdxl"], "payload").is_valid(to_dict(payloads.chat()))
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
-def test_the_page_of_the_contract_names_every_field_and_alias(endpoint: Endpoint) -> None:
+def test_contract_page_lists_every_field_and_alias(endpoint: Endpoint) -> None:
     page = (ROOT / "docs/contract.md").read_text("utf-8")
     for location in field_locations(endpoint.request).values():
         assert f"| `{location.path}` |" in page
         assert all(f".{alias}`" in page or f"`{alias}`" in page for _, alias in location.documented_aliases())
 
 
-def test_every_field_of_a_request_says_what_it_means() -> None:
+def test_every_request_field_has_a_description() -> None:
     models: list[type[Request]] = [endpoint.request for endpoint in ENDPOINTS]
     assert [name for model in models for name in field_locations(model) if not model.model_fields[name].description] == []
 
 
-def test_the_other_pages_name_every_error_and_every_variable() -> None:
+def test_other_pages_list_every_error_and_variable() -> None:
     errors, environment = ((ROOT / f"docs/{name}.md").read_text("utf-8") for name in ("errors", "environment"))
     assert all(f"`{error.code}`" in errors for error in ERRORS)
     assert "`SUPABASE_SERVICE_KEY`" in environment

@@ -15,34 +15,34 @@ BAD_IDS = ["../..", "%2e%2e", "a/b", "a\\b", "a\x00", "a\n", "ä", "🦊", "", "
 
 
 @pytest.mark.parametrize("name", ["id", "job_id"])
-def test_a_job_may_be_named_by_either_name(name: str) -> None:
+def test_job_id_has_two_names(name: str) -> None:
     request = sdxl(**{"id": None, name: "A-1_z"})
     assert request.job_id == "A-1_z"
 
 
-def test_both_names_may_be_given_and_then_must_agree() -> None:
+def test_both_names_of_the_job_id_must_agree() -> None:
     assert sdxl(id="j", job_id="j").job_id == "j"
     found = problem(sdxl, id="j", job_id="k")
     assert (found.field, found.allowed) == ("job_id", "the same as id")
 
 
 @pytest.mark.parametrize("bad", BAD_IDS)
-def test_what_cannot_be_part_of_a_storage_path_is_no_id(bad: Any) -> None:
+def test_ids_unsafe_for_storage_paths_are_rejected(bad: Any) -> None:
     assert problem(sdxl, id=bad).field == "id"
     assert problem(wan, user_id=bad).field == "user_id"
 
 
-def test_pictures_and_clips_need_both_ids() -> None:
+def test_images_and_videos_require_both_ids() -> None:
     assert set(problems(sdxl, id=None, user_id=None)) == {"id", "user_id"}
     assert set(problems(wan, id=None, user_id=None)) == {"id", "user_id"}
 
 
-def test_an_id_in_config_or_metadata_is_no_id() -> None:
+def test_ids_are_read_from_the_top_level_only() -> None:
     assert problem(sdxl, id=None, config={"id": "j"}, metadata={"job_id": "j"}).field == "id"
 
 
 @pytest.mark.parametrize("url", ["https://hooks.example.com/x?y=1", "https://hooks.example.com:8443/", "http://127.0.0.1:9/x"])
-def test_a_callback_goes_to_a_host_that_the_operator_allows(url: str) -> None:
+def test_callback_url_on_an_allowed_host_is_accepted(url: str) -> None:
     assert sdxl(ALLOWING, callback_url=url).callback_url == url
 
 
@@ -68,24 +68,24 @@ def test_a_callback_goes_to_a_host_that_the_operator_allows(url: str) -> None:
         5,
     ],
 )
-def test_a_callback_goes_nowhere_else(url: Any) -> None:
+def test_other_callback_urls_are_rejected(url: Any) -> None:
     assert problem(lambda **changes: sdxl(ALLOWING, **changes), callback_url=url).field == "callback_url"
 
 
-def test_without_allowed_hosts_no_request_chooses_its_callback() -> None:
+def test_without_allowed_hosts_every_callback_url_is_rejected() -> None:
     assert problem(sdxl, callback_url="https://hooks.example.com/").field == "callback_url"
 
 
-def test_a_valid_request_is_identified() -> None:
+def test_identity_of_a_valid_request() -> None:
     raw = {"id": "j", "user_id": "u", "job_type": "video_fast", "callback_url": "https://hooks.example.com/x"}
     assert dataclasses.astuple(identify(raw, job_id="r", operator=ALLOWING)) == ("j", "u", "video_fast", "https://hooks.example.com/x")
 
 
-def test_of_a_wrong_request_whatever_is_valid_is_known() -> None:
+def test_identity_of_an_invalid_request_has_its_valid_fields() -> None:
     raw = {"id": "../x", "user_id": "u", "type": ["x"], "callback_url": "https://elsewhere.example.com/", "config": 5}
     assert dataclasses.astuple(identify(raw, job_id="r", operator=ALLOWING)) == ("r", "u", None, None)
 
 
 @pytest.mark.parametrize("raw", [None, [], "x", 5, {}, {5: 6}, {"id": {"id": {}}}, {"id": "\ud800", "user_id": "\x00", "type": "a b"}])
-def test_identifying_never_fails(raw: Any) -> None:
+def test_identify_never_raises(raw: Any) -> None:
     assert dataclasses.astuple(identify(raw, job_id="r")) == ("r", None, None, None)

@@ -15,7 +15,7 @@ from tests.shared.contract.requests import chat, problem, problems, sdxl
 SECRET = "correct horse battery staple"
 
 
-def test_all_problems_are_named_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     found = problems(
         sdxl,
         id="a/b",
@@ -29,17 +29,17 @@ def test_all_problems_are_named_at_once() -> None:
     assert set(found) >= {"config.scheduler", "config.loras[0].name", "metadata.reference_strength", "metadata.reference_image_url"}
 
 
-def test_rules_about_several_fields_are_reported_together_with_single_ones() -> None:
+def test_cross_field_rules_are_reported_with_the_others() -> None:
     found = problems(sdxl, prompt="", config={"steps": 5, "width": 512, "num_images": 2})
     assert set(found) == {"prompt", "config.steps", "config.height", "config.num_images"}
 
 
-def test_a_field_is_named_as_the_caller_wrote_it() -> None:
+def test_problem_has_the_path_that_the_caller_used() -> None:
     assert problem(sdxl, config={"num_inference_steps": 99}).field == "config.num_inference_steps"
     assert problem(sdxl, steps=99).field == "steps"
 
 
-def test_the_message_says_what_was_sent_what_is_allowed_and_what_is_nearest() -> None:
+def test_message_states_constraint_value_and_nearest() -> None:
     with pytest.raises(ValidationError) as caught:
         sdxl(config={"guidance_scale": 25})
     said = "`config.guidance_scale` must be a number from 1.0 to 20.0; got 25 (nearest: 20.0)"
@@ -63,18 +63,18 @@ def test_the_message_says_what_was_sent_what_is_allowed_and_what_is_nearest() ->
         (object(), "something that is not JSON"),
     ],
 )
-def test_a_wrong_value_is_described_and_shown_only_when_it_is_short_and_plain(value: Any, sent: str) -> None:
+def test_only_short_plain_values_are_shown(value: Any, sent: str) -> None:
     assert problem(sdxl, config={"steps": value}).sent == sent
 
 
-def test_an_int_may_stand_for_a_float_but_a_bool_for_no_number() -> None:
+def test_int_is_accepted_as_float_but_bool_is_not_a_number() -> None:
     assert sdxl(config={"guidance_scale": 7}).guidance_scale == 7.0
     assert problem(sdxl, config={"guidance_scale": True}).sent == "true"
     assert problem(sdxl, config={"steps": True}).sent == "true"
     assert problem(sdxl, compel_enabled=1).allowed == "true or false"
 
 
-def test_a_number_that_came_as_text_is_answered_with_the_number() -> None:
+def test_number_sent_as_a_string_is_suggested_as_a_number() -> None:
     assert problem(sdxl, config={"steps": "20"}).nearest == "20"
     assert problem(sdxl, config={"guidance_scale": "99"}).nearest == "20.0"
 
@@ -96,7 +96,7 @@ def test_a_number_that_came_as_text_is_answered_with_the_number() -> None:
         {"id": f"{SECRET}/x"},
     ],
 )
-def test_no_prompt_token_or_url_is_repeated(changes: dict[str, Any]) -> None:
+def test_messages_contain_no_prompt_token_or_url(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         sdxl(**changes)
     assert SECRET not in caught.value.message
@@ -104,7 +104,7 @@ def test_no_prompt_token_or_url_is_repeated(changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("raw", [None, [], "text", 5, True, 1.5, b"{}"])
-def test_an_input_that_is_no_object_is_refused(raw: Any) -> None:
+def test_input_must_be_an_object(raw: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         SdxlRequest.parse(raw, job_id="r")
     assert [problem.field for problem in caught.value.problems] == ["input"]
@@ -112,16 +112,16 @@ def test_an_input_that_is_no_object_is_refused(raw: Any) -> None:
 
 @pytest.mark.parametrize("text", ["a\x00b", "\ud800", "ok \udfff"])
 @pytest.mark.parametrize("name", ["prompt", "negative_prompt", "compel_weights"])
-def test_text_that_no_database_takes_is_refused(name: str, text: str) -> None:
+def test_nul_and_unpaired_surrogates_are_rejected(name: str, text: str) -> None:
     assert problem(sdxl, **{name: text}).allowed == "text without NUL characters and unpaired surrogates"
 
 
 @pytest.mark.parametrize("text", ["🦊", "\u202eright to left", "((((" * 2000, "a++++" * 2000, "\n\t"])
-def test_unusual_text_is_text(text: str) -> None:
+def test_unusual_text_is_accepted(text: str) -> None:
     assert sdxl(prompt=text).prompt == text
 
 
-def test_of_very_many_problems_the_first_are_named_and_the_rest_are_counted() -> None:
+def test_problems_are_listed_up_to_a_limit_and_then_counted() -> None:
     with pytest.raises(ValidationError) as caught:
         chat(messages=[5] * 62)
     assert len(caught.value.problems) == 25
@@ -148,7 +148,7 @@ def nested(depth: int) -> dict[str, Any]:
     ids=["long text", "long lists", "deep", "many names", "long names", "long values"],
 )
 @pytest.mark.parametrize("model", [SdxlRequest, type(chat())])
-def test_a_hostile_request_is_answered_quickly_and_briefly(model: type[Request], raw: Any) -> None:
+def test_hostile_request_is_rejected_quickly_with_a_short_message(model: type[Request], raw: Any) -> None:
     started = time.process_time()
     with pytest.raises(ValidationError) as caught:
         model.parse(raw, job_id="r")

@@ -26,7 +26,7 @@ from tests.shared.contract.requests import problem, sdxl
         ("//example.com/a.png", "storage"),
     ],
 )
-def test_a_reference_is_a_url_or_data_or_a_storage_path(text: str, kind: str) -> None:
+def test_kind_of_a_reference(text: str, kind: str) -> None:
     reference = Reference.parse(text)
     assert (reference.kind, reference.value) == (kind, text)
 
@@ -42,12 +42,12 @@ def test_a_reference_is_a_url_or_data_or_a_storage_path(text: str, kind: str) ->
         "u/j/0.png?token=hunter2",
     ],
 )
-def test_a_reference_that_is_printed_shows_no_secret(text: str) -> None:
+def test_str_and_repr_contain_no_secret(text: str) -> None:
     reference = Reference.parse(text)
     assert "hunter2" not in f"{reference} {reference!r} {[reference]}"
 
 
-def test_a_reference_that_is_printed_is_short_and_recognisable() -> None:
+def test_str_is_short_and_recognisable() -> None:
     assert str(Reference.parse("https://example.com:8443/a/b.png?x=1")) == "https://example.com:8443/a/b.png"
     assert str(Reference.parse("u/j/0.png")) == "u/j/0.png"
     assert len(str(Reference.parse("https://example.com/" + "a" * 100_000))) == 200
@@ -55,10 +55,10 @@ def test_a_reference_that_is_printed_is_short_and_recognisable() -> None:
 
 
 @pytest.mark.parametrize("value", ["", 5, True, ["https://example.com/a.png"], {"url": "x"}, "a\x00b", "\ud800"])
-def test_what_is_no_text_is_no_reference(value: Any) -> None:
+def test_reference_must_be_valid_text(value: Any) -> None:
     assert problem(sdxl, metadata={"reference_image_url": value}).field == "metadata.reference_image_url"
 
 
-def test_a_forbidden_scheme_is_left_to_whoever_fetches() -> None:
+def test_forbidden_scheme_is_accepted_by_the_contract() -> None:
     (reference,) = sdxl(metadata={"reference_image_url": "file:///etc/passwd"}).references.values()
     assert reference.kind == "url"

@@ -67,12 +67,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_types_are_current() -> None:
+def test_types_are_current() -> None:
     assert has_converter(), "run `make setup`"
     assert (ROOT / "schemas/contract.ts").read_text("utf-8") == typescript(), "run `make schemas`"
 
 
-def test_a_right_program_compiles(folder: Path) -> None:
+def test_valid_program_compiles(folder: Path) -> None:
     (folder / "good.ts").write_text(GOOD)
     assert compile_all(folder) == ""
 

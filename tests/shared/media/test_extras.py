@@ -22,7 +22,7 @@ def written(folder: Path, frames: list[Pixels], *kinds: ExtraKind, fps: int = 8)
     return [extra_path(folder, kind) for kind in kinds]
 
 
-def test_the_poster_is_the_first_frame_to_the_pixel(tmp_path: Path) -> None:
+def test_poster_is_the_first_frame_losslessly(tmp_path: Path) -> None:
     frames = moving(5)
     (path,) = written(tmp_path, frames, "poster")
     with Image.open(path) as picture:
@@ -31,7 +31,7 @@ def test_the_poster_is_the_first_frame_to_the_pixel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("count", "fps"), [(1, 24), (2, 8), (9, 16), (83, 24)])
-def test_a_webm_holds_every_frame_at_its_time(tmp_path: Path, count: int, fps: int) -> None:
+def test_webm_has_every_frame_with_its_timestamp(tmp_path: Path, count: int, fps: int) -> None:
     frames = moving(count)
     (path,) = written(tmp_path, frames, "webm", fps=fps)
     with av.open(str(path)) as container:
@@ -46,7 +46,7 @@ def test_a_webm_holds_every_frame_at_its_time(tmp_path: Path, count: int, fps: i
 
 
 @pytest.mark.parametrize(("count", "fps"), [(1, 24), (7, 8), (83, 24), (10, 13)])
-def test_a_gif_takes_as_long_as_the_clip_with_at_most_twelve_frames_a_second(tmp_path: Path, count: int, fps: int) -> None:
+def test_gif_has_the_clips_duration_and_at_most_twelve_frames_per_second(tmp_path: Path, count: int, fps: int) -> None:
     (path,) = written(tmp_path, moving(count), "gif", fps=fps)
     with Image.open(path) as picture:
         lengths = []
@@ -57,7 +57,7 @@ def test_a_gif_takes_as_long_as_the_clip_with_at_most_twelve_frames_a_second(tmp
     assert len(lengths) <= 12 * count / fps + 1
 
 
-def test_a_gif_is_small_repeats_and_keeps_the_aspect(tmp_path: Path) -> None:
+def test_gif_is_small_loops_and_keeps_the_aspect_ratio(tmp_path: Path) -> None:
     (path,) = written(tmp_path, moving(4, height=480, width=832), "gif")
     with Image.open(path) as picture:
         assert picture.format == "GIF"
@@ -65,7 +65,7 @@ def test_a_gif_is_small_repeats_and_keeps_the_aspect(tmp_path: Path) -> None:
         assert picture.info["loop"] == 0
 
 
-def test_a_gif_looks_like_the_clip(tmp_path: Path) -> None:
+def test_gif_resembles_the_clip(tmp_path: Path) -> None:
     frames = moving(4)
     (path,) = written(tmp_path, frames, "gif")
     with Image.open(path) as picture:
@@ -83,7 +83,7 @@ def test_the_same_frames_give_the_same_bytes(tmp_path: Path, kind: ExtraKind) ->
     assert len(contents) == 1
 
 
-def test_frames_pass_one_by_one(tmp_path: Path) -> None:
+def test_frames_are_streamed(tmp_path: Path) -> None:
     made: list[int] = []
 
     def watched() -> Iterator[Pixels]:
@@ -97,7 +97,7 @@ def test_frames_pass_one_by_one(tmp_path: Path) -> None:
     assert len(list(passed)) == 3
 
 
-def test_frames_that_break_off_are_not_taken_for_a_whole_clip(tmp_path: Path) -> None:
+def test_gif_is_not_written_if_the_frames_fail(tmp_path: Path) -> None:
     def breaking() -> Iterator[Pixels]:
         yield from moving(3)
         raise ZeroDivisionError
@@ -107,6 +107,6 @@ def test_frames_that_break_off_are_not_taken_for_a_whole_clip(tmp_path: Path) ->
     assert not extra_path(tmp_path, "gif").exists()
 
 
-def test_each_has_a_key_and_a_type_of_its_own() -> None:
+def test_extras_have_distinct_keys_and_mime_types() -> None:
     assert len({extra.ending for extra in EXTRA_TYPES.values()} | {"mp4", "thumb.webp"}) == len(EXTRA_TYPES) + 2
     assert {kind: extra.mime for kind, extra in EXTRA_TYPES.items()} == {"poster": "image/png", "webm": "video/webm", "gif": "image/gif"}

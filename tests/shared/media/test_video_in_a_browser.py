@@ -71,20 +71,20 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-def test_a_browser_reads_its_size_and_its_duration(clip: bytes, tmp_path: Path) -> None:
+def test_browser_reads_size_and_duration(clip: bytes, tmp_path: Path) -> None:
     with Site(clip, 1.0) as site:
         said = watch(site.url, tmp_path)
     assert f"loadedmetadata {WIDTH}x{HEIGHT} {FRAMES / FPS}" in said
     assert "error" not in said
 
 
-def test_it_starts_before_it_is_fully_loaded(clip: bytes, tmp_path: Path) -> None:
+def test_playback_starts_before_the_download_ends(clip: bytes, tmp_path: Path) -> None:
     with Site(clip, 0.5) as site:
         said = watch(site.url, tmp_path)
     assert f"loadeddata {WIDTH}x{HEIGHT} {FRAMES / FPS}" in said
 
 
-def test_a_browser_plays_the_webm_beside_it_too(tmp_path: Path) -> None:
+def test_browser_plays_the_webm(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
     for _ in tee_extras(iter(noise), ["webm"], tmp_path, fps=FPS):
         pass

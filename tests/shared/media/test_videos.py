@@ -26,12 +26,12 @@ def closed_by(frames: list[Pixels], error: Exception) -> Iterator[Pixels]:
     raise error
 
 
-def test_this_machine_can_write_clips() -> None:
+def test_default_encoder_is_available() -> None:
     check_encoder()
 
 
 @pytest.mark.parametrize(("count", "fps"), [(1, 24), (2, 8), (9, 16), (83, 24)])
-def test_what_is_reported_is_what_the_file_holds(tmp_path: Path, count: int, fps: int) -> None:
+def test_video_info_matches_the_file(tmp_path: Path, count: int, fps: int) -> None:
     path = tmp_path / "0.mp4"
     info = write_video(iter(moving(count)), path, fps=fps)
     with av.open(str(path)) as container:
@@ -48,18 +48,18 @@ def test_what_is_reported_is_what_the_file_holds(tmp_path: Path, count: int, fps
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 9, 10])
-def test_the_middle_frame_is_the_one_in_the_middle(tmp_path: Path, count: int) -> None:
+def test_middle_frame_is_returned(tmp_path: Path, count: int) -> None:
     frames = moving(count)
     assert np.array_equal(write_video(iter(frames), tmp_path / "0.mp4", fps=8).middle, frames[count // 2])
 
 
-def test_a_browser_can_play_it_before_it_is_loaded(tmp_path: Path) -> None:
+def test_index_precedes_the_media_data(tmp_path: Path) -> None:
     write_video(moving(9), tmp_path / "0.mp4", fps=8)
     content = (tmp_path / "0.mp4").read_bytes()
     assert 0 < content.index(b"moov") < content.index(b"mdat")
 
 
-def test_codec_pixel_format_and_colours_are_what_every_player_expects(tmp_path: Path) -> None:
+def test_file_is_h264_yuv420p_with_bt709_tags(tmp_path: Path) -> None:
     write_video(moving(3), tmp_path / "0.mp4", fps=8)
     with av.open(str(tmp_path / "0.mp4")) as container:
         codec = container.streams.video[0].codec_context
@@ -68,12 +68,12 @@ def test_codec_pixel_format_and_colours_are_what_every_player_expects(tmp_path: 
 
 
 @pytest.mark.parametrize("colour", [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 64, 200)])
-def test_colours_come_out_as_they_went_in(tmp_path: Path, colour: tuple[int, int, int]) -> None:
+def test_colours_survive_encoding(tmp_path: Path, colour: tuple[int, int, int]) -> None:
     write_video([np.full((64, 64, 3), colour, np.uint8)] * 4, tmp_path / "0.mp4", fps=8)
     assert np.abs(decoded(tmp_path / "0.mp4")[2][32, 32].astype(int) - colour).max() <= 4
 
 
-def test_frames_come_out_in_order_and_looking_like_themselves(tmp_path: Path) -> None:
+def test_frames_stay_in_order(tmp_path: Path) -> None:
     frames = [np.full((64, 64, 3), 20 * i, np.uint8) for i in range(12)]
     write_video(frames, tmp_path / "0.mp4", fps=8)
     assert [round(float(frame.mean()) / 20) for frame in decoded(tmp_path / "0.mp4")] == list(range(12))
@@ -93,7 +93,7 @@ def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
     assert len(files) == 1
 
 
-def test_frames_are_taken_one_by_one(tmp_path: Path) -> None:
+def test_frames_are_encoded_while_they_arrive(tmp_path: Path) -> None:
     sizes: list[int] = []
     path = tmp_path / "0.mp4"
 
@@ -107,12 +107,12 @@ def test_frames_are_taken_one_by_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(60, 64), (64, 100), (63, 64)])
-def test_a_size_that_is_no_multiple_of_16_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_size_must_be_a_multiple_of_16(tmp_path: Path, size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="multiples of 16"):
         write_video([np.zeros((*size, 3), np.uint8)], tmp_path / "0.mp4", fps=8)
 
 
-def test_a_clip_without_frames_is_refused(tmp_path: Path) -> None:
+def test_clip_without_frames_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one frame"):
         write_video([], tmp_path / "0.mp4", fps=8)
 
@@ -122,13 +122,13 @@ def test_frames_of_different_sizes_are_refused(tmp_path: Path) -> None:
         write_video([np.zeros((64, 64, 3), np.uint8), np.zeros((64, 96, 3), np.uint8)], tmp_path / "0.mp4", fps=8)
 
 
-def test_frames_that_are_not_bytes_are_refused(tmp_path: Path) -> None:
+def test_frames_must_be_uint8(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="uint8"):
         write_video([np.zeros((64, 64, 3), np.float32)], tmp_path / "0.mp4", fps=8)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_when_the_frames_fail_nothing_is_left(tmp_path: Path, count: int) -> None:
+def test_failed_frames_leave_no_file(tmp_path: Path, count: int) -> None:
     with pytest.raises(ZeroDivisionError):
         write_video(closed_by(moving(count), ZeroDivisionError()), tmp_path / "0.mp4", fps=8)
     assert list(tmp_path.iterdir()) == []
@@ -140,7 +140,7 @@ def files_open() -> list[str]:
 
 
 @pytest.mark.parametrize("count", [1, 60])
-def test_a_clip_that_could_not_be_written_does_not_stay_open(tmp_path: Path, count: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_failed_write_leaves_no_open_file(tmp_path: Path, count: int, capfd: pytest.CaptureFixture[str]) -> None:
     full = tmp_path / "full.mp4"
     full.symlink_to("/dev/full")  # a disk without a byte left
     with pytest.raises(OSError, match="No space left"):
@@ -152,19 +152,19 @@ def test_a_clip_that_could_not_be_written_does_not_stay_open(tmp_path: Path, cou
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_folder_that_is_missing_is_the_disks_fault(tmp_path: Path) -> None:
+def test_missing_folder_raises_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         write_video(moving(2), tmp_path / "missing" / "0.mp4", fps=8)
 
 
-def test_one_setting_trades_size_for_quality(tmp_path: Path) -> None:
+def test_quality_trades_size_for_fidelity(tmp_path: Path) -> None:
     frames = moving(9)
     sizes = [write_video(frames, tmp_path / "0.mp4", fps=8, encoding=Encoding(quality=quality)).size_bytes for quality in (10, 18, 40)]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > 1.5 * sizes[-1]
 
 
-def test_a_machine_without_the_encoder_that_is_asked_for_says_so() -> None:
+def test_unavailable_encoder_is_reported() -> None:
     try:
         check_encoder(Encoding("h264_nvenc"))
     except RuntimeError as error:

@@ -93,7 +93,7 @@ def test_handlers_can_have_their_own_timeout(tmp_path: Path) -> None:
     assert Settings().timeout_of("wan") < 600, "below RunPod's own limit, which gives the caller no reason"
 
 
-def test_only_a_lost_gpu_replaces_the_worker(own_harness: WorkerHarness) -> None:
+def test_only_device_errors_replace_the_worker(own_harness: WorkerHarness) -> None:
     for verb in ("crash", "fill", "hugely", "paint"):
         own_harness.runpod_api.submit(sdxl_job(verb, verb))
         assert "stopPod" not in own_harness.runpod_api.result(verb)

@@ -19,7 +19,7 @@ from handlers.chat.refusals import context_length_exceeded, unknown_model
 from handlers.chat.request import ChatRequest
 from shared.errors import ModelUnavailable
 from shared.jobs.execution.cancel import CancelToken
-from shared.network import is_loopback
+from shared.network import Deadline, is_loopback
 from shared.settings import Settings, SettingsError
 from shared.telemetry import logger
 
@@ -156,14 +156,14 @@ def _list_models(client: httpx.Client) -> dict[str, dict[str, Any]]:
 
 def _wait_until_ready(client: httpx.Client, timeout: float) -> None:
     """Polls the server's `/health` until it returns 200."""
-    deadline, status = time.monotonic() + timeout, None
-    while time.monotonic() < deadline:
+    deadline, status = Deadline(timeout), None
+    while not deadline.expired:
         try:
             status = client.get("/health").status_code
         except httpx.TransportError:
             status = None  # not listening yet
         if status == httpx.codes.OK:
-            logger().info("inference server ready", waited=round(timeout - (deadline - time.monotonic()), 1))
+            logger().info("inference server ready", waited=round(timeout - deadline.remaining, 1))
             return
         time.sleep(_HEALTH_INTERVAL)
     raise SettingsError(

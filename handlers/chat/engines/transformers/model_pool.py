@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from handlers.chat.engines.transformers.prefix_cache import PrefixCache
 from handlers.chat.engines.transformers.sequence import SequenceState
 from shared.errors import DeviceError
 from shared.models.device import vram_used_mb
+from shared.network.deadline import Deadline
 from shared.telemetry import logger
 
 # The fraction of the KV-cache budget that each model's prefix cache may take.
@@ -135,10 +135,10 @@ class ModelPool:
         loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         loading = loader.submit(self._entries[name].spec.load)
         loader.shutdown(wait=False)
-        deadline = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         while not wait([loading], timeout=_POLL_INTERVAL).done:
             poll()
-            if time.monotonic() > deadline:
+            if deadline.expired:
                 raise DeviceError("The model could not be loaded in time; the worker is replaced. Send the job again.")
         self._create_batch(name, loading.result())
         logger().info("model swapped in", model=name)
