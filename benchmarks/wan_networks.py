@@ -1,4 +1,4 @@
-"""WAN 2.1 VACE 1.3B at its full size with random weights: as quick as the published one, and as large."""
+"""WAN 2.1 VACE 1.3B at full size with random weights: the same speed and memory as the published one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from handlers.wan.weights.vace import text_to_video_view
 
 
 def full_size(tokenizer: Path, device: torch.device) -> WanPipelines:
-    """Makes the networks on the device, in the precision that the worker has them in.
+    """Creates the networks on the device, in the worker's precision.
 
     Args:
-        tokenizer: Any WAN's tokenizer folder.
-        device: A GPU with 24 GB, or a CPU with patience.
+        tokenizer: The tokenizer folder of any WAN.
+        device: A GPU with 24 GB; a CPU is very slow.
     """
     from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanVACEPipeline, WanVACETransformer3DModel
     from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
@@ -34,22 +34,22 @@ def full_size(tokenizer: Path, device: torch.device) -> WanPipelines:
             vace_layers=list(range(0, 30, 2)), vace_in_channels=96,
         )  # fmt: skip
         vae = AutoencoderKLWan()
-    for network in (encoder, _halved(transformer), vae):
+    for network in (encoder, _cast_to_bfloat16(transformer), vae):
         network.requires_grad_(False)
         network.eval()
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=5.0)
-    parts: dict[str, Any] = {"tokenizer": AutoTokenizer.from_pretrained(tokenizer), "text_encoder": encoder, "vae": vae}
-    text = WanPipeline(transformer=text_to_video_view(transformer), scheduler=scheduler, **parts)
-    vace = WanVACEPipeline(transformer=transformer, scheduler=scheduler, **parts)
-    for pipeline in (text, vace):
+    components: dict[str, Any] = {"tokenizer": AutoTokenizer.from_pretrained(tokenizer), "text_encoder": encoder, "vae": vae}
+    text_to_video = WanPipeline(transformer=text_to_video_view(transformer), scheduler=scheduler, **components)
+    vace = WanVACEPipeline(transformer=transformer, scheduler=scheduler, **components)
+    for pipeline in (text_to_video, vace):
         pipeline.set_progress_bar_config(disable=True)
-    return WanPipelines(text, vace)
+    return WanPipelines(text_to_video, vace)
 
 
-def _halved(transformer: Any) -> Any:
-    """In bfloat16, but for what its class declares to need float32, as when it is loaded."""
-    kept = tuple(transformer._keep_in_fp32_modules)
+def _cast_to_bfloat16(transformer: Any) -> Any:
+    """Casts to bfloat16, except the modules that the class declares to need float32, as loading does."""
+    fp32_modules = tuple(transformer._keep_in_fp32_modules)
     for name, parameter in transformer.named_parameters():
-        if not any(part in name for part in kept):
+        if not any(part in name for part in fp32_modules):
             parameter.data = parameter.data.bfloat16()
     return transformer

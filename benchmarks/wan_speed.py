@@ -1,9 +1,9 @@
-"""How long clips take on a GPU, and where the time goes: `python -m benchmarks.wan_speed MODELS`.
+"""Measures the time of complete WAN jobs on a GPU, and its breakdown: `python -m benchmarks.wan_speed MODELS`.
 
-The networks have their full size and random weights, which cost what trained ones cost. MODELS is the folder of `builder.make_tiny_models`,
-of which only the tokenizer is used. Side by side in one process: whole jobs of the worker with and without lossless acceleration, and the
-same clip by diffusers called plainly. Beside them the rate of a large matrix multiplication in the same run, of which the transformer's
-work is a share. With `--tiny` the small models of MODELS are measured instead, to see that the program runs.
+The networks have their full size and random weights, which are as fast as trained ones. Only the tokenizer of MODELS, the folder of
+`builder.make_tiny_models`, is used. One process compares the worker's jobs, with and without lossless acceleration, with the same clip by
+diffusers, and relates the transformer's throughput to that of a large matrix multiplication. With `--tiny` the small models of MODELS are
+measured instead, as a smoke test.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROMPT = "waves roll onto a beach"
 
 @dataclass(frozen=True)
 class Size:
-    """What is made."""
+    """The clip to generate."""
 
     width: int
     height: int
@@ -43,7 +43,7 @@ FULL, TINY = Size(480, 832, 81, (25, 50)), Size(64, 64, 9, (2, 4))
 
 
 def report(models: Path, *, tiny: bool) -> Iterator[str]:
-    """All figures, line by line, as they come."""
+    """Yields the results line by line."""
     from handlers.wan.recipe import WanRecipe
     from shared.weights.addons import AddonLibrary
 
@@ -53,28 +53,28 @@ def report(models: Path, *, tiny: bool) -> Iterator[str]:
     yield f"{size.frames} frames of {size.width} × {size.height}; a matrix multiplication: {rate / 1e12:.2f} TFLOPS"
     recipe = WanRecipe(pipelines, AddonLibrary(models))
     with tempfile.TemporaryDirectory() as folder, local_worker("wan", models, Path(folder), recipe) as worker:
-        job(worker, size, 1, "none")  # what is done once
+        job(worker, size, 1, "none")  # warm-up
         for steps in size.steps:
             for acceleration in ("none", "lossless"):
                 job(worker, size, 1, acceleration)
-                forget_peak()
+                reset_peak()
                 timings = job(worker, size, steps, acceleration)
                 yield f"{steps} steps, a job, {acceleration}: {_shares(timings)}, peak {peak_gb():.1f} GB"
-            yield f"{steps} steps, diffusers: {_plainly(pipelines.text_to_video, size, steps, flops / rate)}"
+            yield f"{steps} steps, diffusers: {_diffusers_line(pipelines.text_to_video, size, steps, flops / rate)}"
 
 
-def _plainly(pipeline: Any, size: Size, steps: int, forward: float) -> str:
-    """The same by diffusers.
+def _diffusers_line(pipeline: Any, size: Size, steps: int, forward: float) -> str:
+    """Measures the same clip by diffusers.
 
     Args:
-        pipeline: For text.
-        size: What is made.
-        steps: With guidance each calls the transformer twice.
-        forward: Seconds that one call would take at the rate of the matrix multiplication.
+        pipeline: Text-to-video.
+        size: The clip.
+        steps: Each calls the transformer twice, because of guidance.
+        forward: The seconds that one call would take at the throughput of the matrix multiplication.
     """
-    forget_peak()
-    latents = timed(lambda: plain(pipeline, size, steps, "latent"))
-    frames = timed(lambda: plain(pipeline, size, steps, "np"))
+    reset_peak()
+    latents = timed(lambda: run_diffusers(pipeline, size, steps, "latent"))
+    frames = timed(lambda: run_diffusers(pipeline, size, steps, "np"))
     share, decoding = 2 * steps * forward / latents, max(0.0, frames - latents) / frames
     return f"{frames:.2f} s; decode {decoding:.0%}, steps at {share:.0%} of the matrix rate, peak {peak_gb():.1f} GB"
 
@@ -88,7 +88,7 @@ def _load(models: Path, device: torch.device, *, tiny: bool) -> Any:
 
 
 def matrix_rate(device: torch.device) -> float:
-    """Operations per second of a large matrix multiplication in bfloat16."""
+    """Returns the operations per second of a large matrix multiplication in bfloat16."""
     side = 8192 if device.type == "cuda" else 512
     left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     timed(lambda: left @ right)
@@ -96,7 +96,7 @@ def matrix_rate(device: torch.device) -> float:
 
 
 def forward_flops(pipeline: Any, size: Size) -> float:
-    """Operations of one call of the transformer, counted. With guidance a step has two."""
+    """Counts the operations of one call of the transformer. With guidance a step has two calls."""
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
         pipeline(
@@ -106,8 +106,8 @@ def forward_flops(pipeline: Any, size: Size) -> float:
     return float(sum(counter.get_flop_counts().get(type(pipeline.transformer).__name__, {}).values()))
 
 
-def plain(pipeline: Any, size: Size, steps: int, output: str) -> None:
-    """A clip as diffusers makes it, as latents or to frames in memory."""
+def run_diffusers(pipeline: Any, size: Size, steps: int, output: str) -> None:
+    """Generates a clip with diffusers, to latents or to frames in memory."""
     with torch.inference_mode():
         pipeline(
             PROMPT, width=size.width, height=size.height, num_frames=size.frames, num_inference_steps=steps, guidance_scale=6.5,
@@ -116,7 +116,7 @@ def plain(pipeline: Any, size: Size, steps: int, output: str) -> None:
 
 
 def job(worker: Worker[Any], size: Size, steps: int, acceleration: str) -> dict[str, float]:
-    """Seconds of each step of a whole job, stored on local disk."""
+    """Runs a complete job with storage on the local disk, and returns the seconds of each stage."""
     config = {"width": size.width, "height": size.height, "frames": size.frames, "steps": steps, "seed": 1, "acceleration": acceleration}
     request = {"id": "clip", "user_id": "bench", "type": "video_fast", "prompt": PROMPT, "config": config}
     started = time.perf_counter()
@@ -132,27 +132,27 @@ def _shares(timings: dict[str, float]) -> str:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that work takes, to its end on the GPU."""
-    _wait()
+    """Returns the seconds that work takes, including the GPU's."""
+    _synchronize()
     started = time.perf_counter()
     work()
-    _wait()
+    _synchronize()
     return time.perf_counter() - started
 
 
-def _wait() -> None:
+def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def forget_peak() -> None:
-    """Begins to watch for the peak of the GPU's memory anew."""
+def reset_peak() -> None:
+    """Resets the peak of GPU memory."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_gb() -> float:
-    """The most of the GPU's memory that was taken since; 0 without one."""
+    """Returns the peak of GPU memory since the last reset, in GB; 0 without a GPU."""
     return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
 
 
@@ -160,7 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.wan_speed", description=__doc__)
     parser.add_argument("models", type=Path, metavar="MODELS")
-    parser.add_argument("--tiny", action="store_true", help="the small models, to see that the program runs")
+    parser.add_argument("--tiny", action="store_true", help="measure the small models, as a smoke test")
     options = parser.parse_args(arguments)
     prepare_environment()
     configure_logging("ERROR")

@@ -13,7 +13,7 @@ from shared.weights.resolve import resolve
 
 
 def check_video(settings: Settings) -> None:
-    """Raises `SettingsError` when this machine cannot write H.264 as the operator wants it."""
+    """Raises `SettingsError` if this machine cannot encode H.264 as configured."""
     try:
         check_encoder(_encoding(settings))
     except RuntimeError as error:
@@ -21,21 +21,21 @@ def check_video(settings: Settings) -> None:
 
 
 def load(settings: Settings) -> Recipe[WanRequest]:
-    """Loads WAN to the device that the settings choose."""
+    """Loads WAN onto the configured device."""
     folder = resolve(WAN, settings)
-    # Imported after that, so that a worker without weights says so before it has imported torch.
+    # Imported only now, so that a worker without weights reports that before it imports torch.
     from handlers.wan.recipe import WanRecipe
     from handlers.wan.weights.load import load_wan
     from shared.models.device import choose_device, choose_dtype
-    from shared.weights.addons import Shelf
+    from shared.weights.addons import AddonLibrary
 
     device = choose_device(settings.device)
-    pipelines, shelf = load_wan(folder, device, choose_dtype(device, "wan")), Shelf(settings.models_dir)
-    return WanRecipe(pipelines, shelf, _encoding(settings), memory_limit=settings.device_memory)
+    pipelines, addons = load_wan(folder, device, choose_dtype(device, "wan")), AddonLibrary(settings.models_dir)
+    return WanRecipe(pipelines, addons, _encoding(settings), memory_limit=settings.device_memory)
 
 
 def read_wan_operator(settings: Settings) -> WanOperator:
-    """Reads the operator's decisions about clips."""
+    """Returns the operator's limits and defaults for clips."""
     return WanOperator(frozenset(settings.callback_allowed_hosts), settings.wan_max_area, settings.wan_default_fps)
 
 

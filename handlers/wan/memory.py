@@ -1,140 +1,177 @@
-"""What a clip takes of the GPU's memory, beside the models: what does not fit is refused before any work, and what fits is fitted in.
+"""Memory estimates: a clip that cannot fit the GPU is refused before any work, and one that fits only in part is tiled or offloaded.
 
-The figures are those of the published networks. They were counted without a GPU: one call of each network at its full size on tensors
-without numbers, adding up what is alive at once. Their unit is one byte; a token stands for 16 × 16 pixels of a latent frame, and latent
-frames for one frame and then four each.
+The figures are those of the published networks, counted without a GPU: one call of each network at full size on meta tensors, adding up
+the tensors that are alive at the same time. They are in bytes. A token stands for 16 × 16 pixels of a latent frame; the first latent frame
+stands for one frame, each other one for four.
 
-Transformer, in bfloat16, for each token (1.3B: 49 300 at 32 760 tokens; 14B: 114 300)::
+Transformer, in bfloat16, per token (1.3B: 49 300 at 32 760 tokens; 14B: 114 300)::
 
-    14.1 × width + 3.1 × feed-forward width        the tensors of one block
-    + 2 × width × (blocks that look at pictures + 1)    VACE only: it keeps what all of them say (1.3B: 98 500 in all)
+    14.1 × width + 3.1 × feed-forward width    the tensors of one block
+    + 2 × width × (VACE blocks + 1)            VACE only: the hints of all its blocks are kept (1.3B: 98 500 in total)
 
-VAE, in float32, whatever the number of frames, because it works on four at a time::
+VAE, in float32, independent of the number of frames, because it processes four at a time::
 
     decode   20 800 × pixels      encode   14 400 × pixels
 
-For decoding that is what a process was seen to grow by (8.3 GB at 480 × 832); 19 500 were counted.
+The figure for decoding is the measured growth of a process (8.3 GB at 480 × 832); the count gave 19 500.
 
-In tiles of 256 × 256 these count for one tile; a clip that is decoded in tiles is held as a whole, 17 × pixels × frames, and a clip that is
-encoded is given as up to four videos of 12 × pixels × frames.
+With tiling these hold for one 256 × 256 tile. A clip decoded in tiles is also kept as a whole, 17 × pixels × frames; a clip to encode is
+passed as up to four videos of 12 × pixels × frames each.
 
-For 81 frames of 480 × 832 through VACE that is 3.2 GB for the transformer and 8.3 GB for decoding, in tiles 1.9 GB.
+For 81 frames of 480 × 832 through VACE that is 3.2 GB for the transformer and 8.3 GB for decoding, 1.9 GB with tiling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from handlers.wan.clip_sizes import STEP
-from handlers.wan.decoding import needed_to_decode
+import torch
+
+from handlers.wan.decoding import decode_memory
 from handlers.wan.request import WanRequest
+from handlers.wan.sizes import STEP, padded_frames
 from shared.contract.sizes import Size
 from shared.errors import OutOfMemory
-from shared.models.device import Memory
+from shared.models.device import free_vram
 
 _TILE_SIZE = (256, 256)
-_TILE = 256 * 256
+_TILE_PIXELS = 256 * 256
 _ENCODE = 14_400
-_DECODED, _GIVEN = 17, 48
+_DECODED_CLIP, _INPUT_CLIPS = 17, 48
 _RESERVE = 1_000_000_000
-"""Bytes for what is not a tensor: CUDA's context, workspaces of libraries, gaps between tensors."""
+"""Bytes for everything but tensors: the CUDA context, workspaces of libraries, fragmentation."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """One clip on its way through the networks.
+class DeviceMemory:
+    """The memory of the device, with the operator's limit.
+
+    Attributes:
+        device: The device.
+        limit: The bytes that the worker may use. On a CPU, where None means unlimited, it simulates a GPU of that size.
+    """
+
+    device: torch.device
+    limit: int | None = None
+
+    def enforce_limit(self) -> None:
+        """Makes torch refuse allocations beyond the limit on a GPU."""
+        if self.device.type == "cuda" and self.limit is not None:
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, self.limit / total), self.device)
+
+    @property
+    def total(self) -> int | None:
+        """The bytes in total; None if unlimited."""
+        if self.device.type != "cuda":
+            return self.limit
+        total = int(torch.cuda.get_device_properties(self.device).total_memory)
+        return total if self.limit is None else min(total, self.limit)
+
+    def free(self, resident: int) -> int | None:
+        """Returns the bytes available for new tensors; None if unlimited.
+
+        Args:
+            resident: The bytes of the weights on the device. Ignored on a GPU, whose allocator knows.
+        """
+        if self.device.type != "cuda":
+            return None if self.limit is None else self.limit - resident
+        free = free_vram(self.device)
+        left = None if self.limit is None else self.limit - torch.cuda.memory_allocated(self.device)
+        return min(amount for amount in (free, left) if amount is not None)
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """The memory that a clip needs in addition to the weights.
 
     Attributes:
         width: In pixels.
         height: In pixels.
-        frames: As many as are made.
-        pictures: How many latent frames are made besides, for pictures to resemble.
-        encodes: Whether pictures are encoded.
+        frames: The frames that are generated.
+        reference_frames: Latent frames that VACE generates in addition, one per reference image without a place in the clip.
+        encodes_references: Whether references are encoded.
     """
 
     width: int
     height: int
     frames: int
-    pictures: int = 0
-    encodes: bool = False
+    reference_frames: int = 0
+    encodes_references: bool = False
+
+    @classmethod
+    def of(cls, request: WanRequest) -> MemoryEstimate:
+        """Estimates the memory for a request."""
+        resembles = request.reference_mode == "single" or request.frames == 1
+        references = len(request.references)
+        return cls(request.width, request.height, padded_frames(request.frames), references if resembles else 0, references > 0)
 
     @property
     def pixels(self) -> int:
-        """Of one frame."""
+        """Pixels of one frame."""
         return self.width * self.height
 
     def denoising(self, transformer: Any) -> int:
-        """Bytes that a step takes."""
+        """Returns the bytes that one step needs."""
         config = transformer.config
         width: int = config.num_attention_heads * config.attention_head_dim
-        looking = len(config.get("vace_layers") or ())
-        each = 14.1 * width + 3.1 * config.ffn_dim + (2 * width * (looking + 1) if looking else 0)
-        tokens = self.pixels // 256 * ((self.frames - 1) // 4 + 1 + self.pictures)
-        return int(each * tokens)
+        vace_blocks = len(config.get("vace_layers") or ())
+        per_token = 14.1 * width + 3.1 * config.ffn_dim + (2 * width * (vace_blocks + 1) if vace_blocks else 0)
+        tokens = self.pixels // 256 * ((self.frames - 1) // 4 + 1 + self.reference_frames)
+        return int(per_token * tokens)
 
     def decoding(self, *, tiled: bool) -> int:
-        """Bytes that it takes to decode it."""
-        whole = needed_to_decode(self.width, self.height)
-        return min(whole, needed_to_decode(*_TILE_SIZE)) + _DECODED * self.pixels * self.frames if tiled else whole
+        """Returns the bytes that decoding needs."""
+        whole = decode_memory(self.width, self.height)
+        return min(whole, decode_memory(*_TILE_SIZE)) + _DECODED_CLIP * self.pixels * self.frames if tiled else whole
 
     def encoding(self, *, tiled: bool) -> int:
-        """Bytes that it takes to encode what it goes by; 0 where it goes by nothing."""
-        if not self.encodes:
+        """Returns the bytes that encoding the references needs; 0 without references."""
+        if not self.encodes_references:
             return 0
-        return _ENCODE * (min(self.pixels, _TILE) if tiled else self.pixels) + _GIVEN * self.pixels * self.frames
+        return _ENCODE * (min(self.pixels, _TILE_PIXELS) if tiled else self.pixels) + _INPUT_CLIPS * self.pixels * self.frames
 
-    def most(self, transformer: Any, *, tiled: bool) -> int:
-        """Bytes that it takes at its worst moment."""
-        # What is decoded in tiles is never less than the whole of it where that is no larger than a tile.
+    def peak(self, transformer: Any, *, tiled: bool) -> int:
+        """Returns the largest number of bytes needed at any time."""
+        # A clip no larger than a tile needs more when it is tiled.
         decoding = min(self.decoding(tiled=True), self.decoding(tiled=False)) if tiled else self.decoding(tiled=False)
         return max(self.denoising(transformer), decoding, self.encoding(tiled=tiled))
 
 
-def work_of(request: WanRequest, made: int) -> Work:
-    """What a request means.
+def check_memory(estimate: MemoryEstimate, transformer: Any, memory: DeviceMemory, resident: int) -> None:
+    """Refuses a clip that cannot fit even with tiling and with the text encoder offloaded.
 
     Args:
-        request: Its size and its references.
-        made: Frames that are made for it.
-    """
-    resembles = request.reference_mode == "single" or request.frames == 1
-    return Work(request.width, request.height, made, len(request.references) if resembles else 0, bool(request.references))
-
-
-def check_memory(work: Work, transformer: Any, memory: Memory, weights: int) -> None:
-    """Refuses a clip that cannot fit, even in tiles and with the text encoder out of the way.
-
-    Args:
-        work: The clip.
-        transformer: The one that makes it.
-        memory: Where it must fit.
-        weights: Bytes of the networks that must be there beside it.
+        estimate: Of the clip.
+        transformer: The one that will generate it.
+        memory: The device's memory.
+        resident: The bytes of the networks that stay on the device.
 
     Raises:
-        OutOfMemory: It names what would fit.
+        OutOfMemory: The message names sizes and lengths that would fit.
     """
     if memory.total is None:
         return
-    room, needed = memory.total - weights - _RESERVE, work.most(transformer, tiled=True)
-    if needed <= room:
+    available, needed = memory.total - resident - _RESERVE, estimate.peak(transformer, tiled=True)
+    if needed <= available:
         return
-    fitting = " or ".join(_fitting(work, transformer, room)) or "nothing smaller fits either: ask the operator for a larger GPU"
+    fitting = " or ".join(_fitting(estimate, transformer, available)) or "none: ask the operator for a larger GPU"
     raise OutOfMemory(
-        f"{work.frames} frames of {Size(work.width, work.height)} need {needed / 1e9:.1f} GB of memory beside the models, and this worker "
-        f"has {max(room, 0) / 1e9:.1f} GB. What would fit: {fitting}."
+        f"{estimate.frames} frames of {Size(estimate.width, estimate.height)} need {needed / 1e9:.1f} GB of memory in addition to the "
+        f"models, and this worker has {max(available, 0) / 1e9:.1f} GB. Clips that fit: {fitting}."
     )
 
 
-def _fitting(work: Work, transformer: Any, room: int) -> Iterator[str]:
-    """The most frames of the same size, and the largest size of nearly the same aspect with as many frames."""
-    for frames in range(work.frames - 4, 0, -4):
-        if Work(work.width, work.height, frames, work.pictures, work.encodes).most(transformer, tiled=True) <= room:
-            yield f"{frames} frames of {Size(work.width, work.height)}"
+def _fitting(estimate: MemoryEstimate, transformer: Any, available: int) -> Iterator[str]:
+    """Yields the most frames of the same size, and the largest size of about the same aspect with as many frames."""
+    for frames in range(estimate.frames - 4, 0, -4):
+        if replace(estimate, frames=frames).peak(transformer, tiled=True) <= available:
+            yield f"{frames} frames of {Size(estimate.width, estimate.height)}"
             break
-    for width in range(work.width - STEP, 0, -STEP):
-        height = max(STEP, round(work.height * width / work.width / STEP) * STEP)
-        if Work(width, height, work.frames, work.pictures, work.encodes).most(transformer, tiled=True) <= room:
-            yield f"{work.frames} frames of {Size(width, height)}"
+    for width in range(estimate.width - STEP, 0, -STEP):
+        height = max(STEP, round(estimate.height * width / estimate.width / STEP) * STEP)
+        if replace(estimate, width=width, height=height).peak(transformer, tiled=True) <= available:
+            yield f"{estimate.frames} frames of {Size(width, height)}"
             break

@@ -1,4 +1,4 @@
-"""Where the text encoder is: the largest network, and of no use once the prompts are encoded."""
+"""Offloads the text encoder, the largest network, which is idle once the prompts are encoded."""
 
 from __future__ import annotations
 
@@ -8,69 +8,71 @@ from typing import Any
 
 import torch
 
+from handlers.wan.memory import DeviceMemory
 from handlers.wan.weights.load import WanPipelines
-from shared.models.device import Memory, size_of
+from shared.models.device import memory_footprint
+from shared.models.oom import Fallback
 from shared.telemetry import logger
 
 
-class Residence:
-    """Moves the text encoder off the device where memory is short, and back when a prompt is to be encoded.
+class TextEncoderOffload:
+    """Moves the text encoder to the CPU when its memory is needed, and back when a prompt is to be encoded.
 
-    Where everything fits it never moves, and on a CPU without a limit neither.
+    Where everything fits, and on a CPU without a limit, it never moves.
 
     Args:
-        pipelines: WAN, loaded.
-        memory: What there is.
+        pipelines: The loaded pipelines.
+        memory: The device's memory.
     """
 
-    def __init__(self, pipelines: WanPipelines, memory: Memory) -> None:
+    def __init__(self, pipelines: WanPipelines, memory: DeviceMemory) -> None:
         self._encoder: Any = pipelines.all[0].text_encoder
-        self._memory = memory
-        self._encoder_size = size_of(self._encoder)
-        seeing = (getattr(pipeline, "image_encoder", None) for pipeline in pipelines.all)
-        self.others = size_of(pipelines.vae, *(pipeline.transformer for pipeline in pipelines.all), *seeing)
-        """Bytes of the networks that stay."""
-        self.away = False
-        """Whether the text encoder is off the device."""
+        self._encoder_size = memory_footprint(self._encoder)
+        image_encoders = (getattr(pipeline, "image_encoder", None) for pipeline in pipelines.all)
+        self.memory = memory
+        self.resident = memory_footprint(pipelines.vae, *(pipeline.transformer for pipeline in pipelines.all), *image_encoders)
+        """Bytes of the networks that stay on the device."""
+        self.is_offloaded = False
 
     @property
     def free(self) -> int | None:
-        """Bytes that there are for work; None where there is no end."""
-        return self._memory.free(self.others + (0 if self.away else self._encoder_size))
+        """The bytes available for new tensors; None if unlimited."""
+        return self.memory.free(self.resident + (0 if self.is_offloaded else self._encoder_size))
 
-    def bring(self) -> None:
-        """Has the text encoder on the device."""
-        if self.away:
-            self._encoder.to(self._memory.device)
-            self.away = False
+    def load(self) -> None:
+        """Moves the text encoder to the device."""
+        if self.is_offloaded:
+            self._encoder.to(self.memory.device)
+            self.is_offloaded = False
 
-    def make_room(self, needed: int) -> None:
-        """Has the text encoder off the device if there is not so much free beside it.
-
-        Args:
-            needed: Bytes.
-        """
-        free = self.free
-        if not self.away and free is not None and free < needed:
-            self._leave()
-            logger().info("text encoder moved off the device", needed=needed, free=free)
-
-    def send_away(self) -> AbstractContextManager[None]:
-        """Has the text encoder off the device, whatever is free: a remedy where what was counted on is not there."""
-        if not self.away:
-            self._leave()
-        return nullcontext()
-
-    def _leave(self) -> None:
+    def offload(self) -> None:
+        """Moves the text encoder to the CPU."""
+        if self.is_offloaded:
+            return
         self._encoder.to("cpu")
-        self.away = True
-        if self._memory.device.type == "cuda":
+        self.is_offloaded = True
+        if self.memory.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def ensure_free(self, needed: int) -> None:
+        """Offloads the text encoder if fewer than `needed` bytes are free."""
+        free = self.free
+        if not self.is_offloaded and free is not None and free < needed:
+            self.offload()
+            logger().info("text encoder offloaded", needed=needed, free=free)
+
+    def fallback(self) -> Fallback:
+        """Returns a fallback for when less memory is free than estimated. The text encoder stays offloaded until it is needed."""
+        return Fallback("the text encoder was offloaded to the CPU", self._apply)
+
+    def _apply(self) -> AbstractContextManager[None]:
+        self.offload()
+        return nullcontext()
 
 
 @contextmanager
-def without_encoder(pipeline: Any) -> Iterator[None]:
-    """Takes the text encoder from a pipeline that gets embeddings: it would take the encoder's device for its own."""
+def without_text_encoder(pipeline: Any) -> Iterator[None]:
+    """Detaches the text encoder from a pipeline that is called with embeddings: the pipeline would compute on the encoder's device."""
     encoder = pipeline.text_encoder
     pipeline.text_encoder = None
     try:

@@ -1,4 +1,4 @@
-"""What a clip looks like while it is made."""
+"""Latent previews: the middle frame of an unfinished clip, rendered without the VAE's decoder."""
 
 from __future__ import annotations
 
@@ -8,28 +8,24 @@ from typing import Any
 
 from torch import Tensor
 
-from handlers.wan.decoding import encode_still
-from shared.models.previews import LinearMap, fit_map, preview
+from handlers.wan.decoding import encode_image
+from shared.models.previews import LatentPreviewer
 
 
-class Looks:
-    """Shows the frame in the middle of a clip that is not finished.
+class MiddleFramePreviewer:
+    """Renders the middle frame of a clip's latents.
 
     Args:
-        vae: An `AutoencoderKLWan`, whose latents are shown. Nothing is computed before somebody wants to look.
+        vae: The `AutoencoderKLWan` that will decode them. It encodes one small image at the first preview.
     """
 
     def __init__(self, vae: Any) -> None:
-        self._vae = vae
-        self._fitted: LinearMap | None = None
+        self._previewer = LatentPreviewer(partial(encode_image, vae), vae.device)
 
-    def of(self, leading: int) -> Callable[[Tensor], str]:
-        """What makes a preview of latents, 1 × channels × latent frames × height/8 × width/8.
+    def skipping(self, reference_frames: int) -> Callable[[Tensor], str]:
+        """Returns a function that previews latents, 1 × channels × latent frames × height/8 × width/8, as a `data:` URL.
 
         Args:
-            leading: Latent frames in front of the clip's own.
+            reference_frames: The latent frames of reference images in front of the clip's own.
         """
-        if self._fitted is None:
-            self._fitted = fit_map(partial(encode_still, self._vae), self._vae.device)
-        fitted = self._fitted
-        return lambda latents: preview(latents[0, :, (leading + latents.shape[2]) // 2], fitted)
+        return lambda latents: self._previewer.render(latents[0, :, (reference_frames + latents.shape[2]) // 2])

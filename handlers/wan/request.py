@@ -107,9 +107,7 @@ class WanRequest(Request):
     resolution: Annotated[
         SizeWord | None,
         FieldLocation("config.resolution"),
-        Field(
-            description="An aspect ratio: the nearest valid size is used, with a warning. `size`, `width` and `height` take precedence."
-        ),
+        Field(description="An aspect ratio: the nearest valid size is used, with a warning. `size`, `width` and `height` take precedence."),
     ] = None
     width: Annotated[
         int,

@@ -1,1 +1,1 @@
-"""Live networks. Torch lives here and in the handlers."""
+"""Loading and running networks. Torch is imported only here and in the handlers."""

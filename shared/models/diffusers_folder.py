@@ -1,4 +1,4 @@
-"""Reading a diffusers folder: which files its components are in, its configuration, its scheduler."""
+"""Reads a diffusers folder: the weight files of its components, its configuration, its scheduler."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shared.models.load import quiet
-from shared.settings import SettingsError
+from shared.models.load import silence
+from shared.weights.errors import WeightsError
 from shared.weights.folders import weight_files
 
-# Control tokens that a user types stay text: `<|endoftext|>` in a prompt does not end it.
-TYPED_TEXT = {"split_special_tokens": True}
+# Special tokens that a user types are tokenized as ordinary text: `<|endoftext|>` in a prompt does not end it.
+LITERAL_SPECIAL_TOKENS = {"split_special_tokens": True}
 
 
 def silence_libraries() -> None:
-    """Silences the progress bars and the warnings of transformers and diffusers."""
+    """Turns off the progress bars and the warnings of transformers and diffusers."""
     from transformers.utils import logging as transformers_logging
 
-    quiet(transformers_logging)  # before diffusers is imported, which makes transformers talk
+    silence(transformers_logging)  # before the import of diffusers, which makes transformers log
     from diffusers.utils import logging as diffusers_logging
 
-    quiet(diffusers_logging)
+    silence(diffusers_logging)
 
 
-def component_files(folder: Path, parts: tuple[str, ...], *, half: bool) -> Iterator[Path]:
-    """The weight files of some components of a diffusers folder.
+def component_files(folder: Path, components: tuple[str, ...], *, half: bool) -> Iterator[Path]:
+    """Lists the weight files of some components.
 
     Args:
         folder: The diffusers folder.
-        parts: Names of components, such as `unet`.
+        components: Their names, such as `unet`.
         half: Whether files in half precision are preferred.
     """
-    for part in parts:
-        yield from weight_files(folder / part, half=half)
+    for component in components:
+        yield from weight_files(folder / component, half=half)
 
 
 def load_scheduler(folder: Path) -> Any:
@@ -44,7 +44,7 @@ def load_scheduler(folder: Path) -> Any:
         folder: The scheduler's own folder, with `scheduler_config.json`.
 
     Raises:
-        SettingsError: It is not one of diffusers' schedulers.
+        WeightsError: The configuration cannot be read, or names no scheduler of diffusers.
     """
     import diffusers
 
@@ -52,7 +52,7 @@ def load_scheduler(folder: Path) -> Any:
     kind: Any = getattr(diffusers, str(name), None)
     known = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
     if not known:
-        raise SettingsError(f"The scheduler {name!r} of the weights is not known. Copy them again, or name other ones.")
+        raise WeightsError(folder.parent.name, f"the scheduler {name!r} is unknown")
     return kind.from_pretrained(folder, local_files_only=True)
 
 
@@ -60,10 +60,11 @@ def read_config(path: Path) -> dict[str, Any]:
     """Reads a JSON configuration.
 
     Raises:
-        SettingsError: The file is missing or not JSON.
+        WeightsError: The file is missing or not JSON.
     """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read: {type(error).__name__}. Copy them again, or name other ones.") from error
+        cause = type(error).__name__
+        raise WeightsError(path.parent.name, f"{path.name} cannot be read", detail=f"{path} cannot be read ({cause})") from error
     return content

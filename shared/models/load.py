@@ -1,4 +1,4 @@
-"""One network, one tokenizer: read from a local folder straight onto the device, checked, and logged with its speed."""
+"""Loads one network or tokenizer from a local folder onto the device, checks that it is complete, and logs the throughput."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from shared.settings import SettingsError
 from shared.telemetry import logger
-from shared.weights.folders import is_half, led_astray, weight_files
+from shared.weights.errors import WeightsError
+from shared.weights.folders import is_half, unsafe_references, weight_files
 
-# A tokenizer may have fewer tokens than its model has rows (rows are padded to a round number), but not many fewer.
-_LEAST_SHARE_OF_ROWS = 0.9
+# A tokenizer may have fewer tokens than its model has embeddings (whose number is padded), but not many fewer.
+_MIN_VOCABULARY_SHARE = 0.9
 
 
-def load_network(kind: Any, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype, **options: Any) -> Any:
+def load_network(cls: Any, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype, **options: Any) -> Any:
     """Loads one network for inference.
 
-    Its weights come from `.safetensors` files only, and no hub is asked. Where the folder has files in both precisions, those nearer to
+    Weights are read from `.safetensors` files only, and the hub is never contacted. Of a folder with both precisions, the files closer to
     `dtype` are read. The network is frozen and in evaluation mode.
 
     Args:
-        kind: The class, with a `from_pretrained` as in diffusers and transformers.
+        cls: The class, with a `from_pretrained` like those of diffusers and transformers.
         folder: The network's own folder: a `config.json` and weights.
-        name: What messages and log lines call it.
-        device: Where its weights go; they are not copied on the way.
-        dtype: The precision. What the class declares to need float32 keeps it.
-        options: Handed on to `from_pretrained`.
+        name: The network in messages and log lines.
+        device: Where the weights are loaded to directly, without a copy on the host.
+        dtype: The precision. Modules that the class declares to need float32 keep it.
+        options: Passed on to `from_pretrained`.
 
     Returns:
-        The network, an instance of `kind` or of the class that `kind` chooses.
+        The network, an instance of `cls` or of the class that `cls` chooses.
 
     Raises:
-        SettingsError: The weights are damaged, incomplete or of another model, or their folder names other files than `.safetensors`.
+        WeightsError: The weights are damaged, incomplete or of another model, or the folder refers to files other than `.safetensors`.
     """
     started = time.perf_counter()
-    if reasons := led_astray(folder):
-        raise _unusable(name, reasons)
+    if reasons := unsafe_references(folder):
+        raise WeightsError(name, "; ".join(reasons))
     files = weight_files(folder, half=dtype == torch.float16)
     variant = "fp16" if files and is_half(files[0]) else None
-    network, report = _read(kind, folder, name, dtype=dtype, device_map={"": device}, variant=variant, **options)
+    network, report = _from_pretrained(cls, folder, name, dtype=dtype, device_map={"": device}, variant=variant, **options)
     network.requires_grad_(False)
     network.eval()
     check_network(network, name=name, dtype=dtype, missing=report["missing_keys"])
@@ -54,61 +54,61 @@ def load_network(kind: Any, folder: Path, *, name: str, device: torch.device, dt
 
 
 def check_network(network: nn.Module, *, name: str, dtype: torch.dtype, missing: Collection[str] = ()) -> None:
-    """Makes sure that a network is whole, because the libraries fill gaps with random or absent numbers and only log it.
+    """Checks that a network is complete: the libraries initialise missing tensors at random or leave them on the meta device.
 
     Args:
-        network: The network as it was loaded.
-        name: What the message calls it.
-        dtype: The precision that was asked for.
+        network: The loaded network.
+        name: The network in the message.
+        dtype: The requested precision.
         missing: The tensors that the loader did not find.
 
     Raises:
-        SettingsError: A tensor is missing, is nowhere in memory, or has another precision.
+        WeightsError: A tensor is missing, on the meta device, or of another precision.
     """
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
-    kept = tuple(getattr(network, "_keep_in_fp32_modules", None) or ())
+    fp32_modules = tuple(getattr(network, "_keep_in_fp32_modules", None) or ())
     wrong = {
         "missing": sorted(missing),
-        "without numbers": [key for key, tensor in tensors.items() if tensor.is_meta],
+        "on the meta device": [key for key, tensor in tensors.items() if tensor.is_meta],
         f"not in {dtype}": [
-            key for key, tensor in network.named_parameters() if tensor.dtype != dtype and not _may_be_full(key, tensor, kept)
+            key for key, tensor in network.named_parameters() if tensor.dtype != dtype and not _may_be_fp32(key, tensor, fp32_modules)
         ],
     }
-    reasons = [f"{len(keys)} tensors are {what} ({_some(keys)})" for what, keys in wrong.items() if keys]
+    reasons = [f"{len(keys)} tensors are {what} ({_first_few(keys)})" for what, keys in wrong.items() if keys]
     if reasons:
-        raise _unusable(name, reasons)
+        raise WeightsError(name, "; ".join(reasons))
 
 
-def load_tokenizer(kind: Any, folder: Path, *, name: str, rows: int, needs: Sequence[str], **options: Any) -> Any:
+def load_tokenizer(cls: Any, folder: Path, *, name: str, vocabulary_size: int, required_tokens: Sequence[str], **options: Any) -> Any:
     """Loads one tokenizer.
 
     Args:
-        kind: The class, with a `from_pretrained` as in transformers.
+        cls: The class, with a `from_pretrained` like that of transformers.
         folder: The tokenizer's folder.
-        name: What messages call it.
-        rows: How many tokens its model has embeddings for.
-        needs: Special tokens without which the model cannot be used: `bos`, `eos`, `pad`.
-        options: Handed on to `from_pretrained`.
+        name: The tokenizer in messages.
+        vocabulary_size: How many tokens its model has embeddings for.
+        required_tokens: The special tokens that the model needs: `bos`, `eos`, `pad`.
+        options: Passed on to `from_pretrained`.
 
     Raises:
-        SettingsError: The files are damaged or missing (the libraries then make a tokenizer of three tokens and say nothing), the
-            vocabulary belongs to another model, or a special token is not defined.
+        WeightsError: The files are damaged or missing (for which the libraries silently build a tokenizer of three tokens), the vocabulary
+            belongs to another model, or a special token is not defined.
     """
     try:
-        tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+        tokenizer = cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise unusable(name, error) from error
+        raise weights_error(name, error) from error
     reasons = []
-    if not rows * _LEAST_SHARE_OF_ROWS <= len(tokenizer) <= rows:
-        reasons.append(f"it has {len(tokenizer)} tokens, but its model has {rows}")
-    reasons += [f"it has no {token} token" for token in needs if getattr(tokenizer, f"{token}_token_id") is None]
+    if not vocabulary_size * _MIN_VOCABULARY_SHARE <= len(tokenizer) <= vocabulary_size:
+        reasons.append(f"it has {len(tokenizer)} tokens, but its model has {vocabulary_size}")
+    reasons += [f"it has no {token} token" for token in required_tokens if getattr(tokenizer, f"{token}_token_id") is None]
     if reasons:
-        raise _unusable(name, reasons)
+        raise WeightsError(name, "; ".join(reasons))
     return tokenizer
 
 
-def quiet(*libraries: Any) -> None:
-    """Silences the progress bars of diffusers or transformers, and their log below errors.
+def silence(*libraries: Any) -> None:
+    """Turns off the progress bars of diffusers or transformers, and their log messages below error level.
 
     Args:
         libraries: Their `utils.logging` modules.
@@ -119,33 +119,38 @@ def quiet(*libraries: Any) -> None:
 
 
 def log_loaded(name: str, size: int, seconds: float, *, unused: int = 0) -> None:
-    """Logs that a network is there, and how fast it came.
+    """Logs that a network was loaded, and at what throughput.
 
     Args:
-        name: What log lines call it.
-        size: In bytes, as read.
-        seconds: From the first look at its files to its use.
-        unused: How many tensors of its files are none of its own.
+        name: The network in the log line.
+        size: The bytes read.
+        seconds: The time from opening its files until it was ready.
+        unused: How many tensors of its files it does not have.
     """
     logger().info(
         "loaded", component=name, seconds=round(seconds, 3), bytes=size, gb_per_s=round(size / seconds / 1e9, 3), unused_tensors=unused
     )
 
 
-def unusable(name: str, error: Exception) -> SettingsError:
-    """What is raised when a library cannot read weights.
+def weights_error(name: str, error: Exception) -> WeightsError:
+    """Wraps an exception that a library raised while it read weights. Its text is for the operator only: it may contain paths.
 
     Args:
-        name: What messages call them.
-        error: What the library raised.
+        name: The weights in the message.
+        error: The library's exception.
     """
-    return _unusable(name, [_reason(error)])
+    # Torch's message for moving a meta tensor: a tensor that no file had. The same type is raised for an operation that does not exist in
+    # some precision.
+    if isinstance(error, NotImplementedError) and "meta tensor" in str(error):
+        return WeightsError(name, "tensors are missing from its files")
+    detail = (str(error).splitlines() or [type(error).__name__])[0]
+    return WeightsError(name, "its files are damaged, incomplete or of another model", detail=detail)
 
 
-def _read(kind: Any, folder: Path, name: str, **options: Any) -> tuple[Any, Any]:
-    """What the library makes of a folder, and its report of what it found there."""
+def _from_pretrained(cls: Any, folder: Path, name: str, **options: Any) -> tuple[Any, Any]:
+    """The network, and the library's report of missing and unexpected tensors."""
     try:
-        network, report = kind.from_pretrained(
+        network, report = cls.from_pretrained(
             folder,
             use_safetensors=True,
             local_files_only=True,
@@ -153,27 +158,15 @@ def _read(kind: Any, folder: Path, name: str, **options: Any) -> tuple[Any, Any]
             **options,
         )
     except (torch.OutOfMemoryError, torch.AcceleratorError):
-        raise  # of the device, not of the files
+        raise  # an error of the device, not of the files
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise unusable(name, error) from error
+        raise weights_error(name, error) from error
     return network, report
 
 
-def _may_be_full(key: str, tensor: torch.Tensor, kept: Sequence[str]) -> bool:
-    return tensor.dtype == torch.float32 and any(part in key for part in kept)
+def _may_be_fp32(key: str, tensor: torch.Tensor, fp32_modules: Sequence[str]) -> bool:
+    return tensor.dtype == torch.float32 and any(part in key for part in fp32_modules)
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-
-
-def _reason(error: Exception) -> str:
-    # What torch says when it is asked to move a tensor that has no numbers, which here is one that no file had. An operation that it lacks
-    # in some precision is of the same type.
-    if isinstance(error, NotImplementedError) and "meta tensor" in str(error):
-        return "tensors are missing from its files"
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _unusable(name: str, reasons: Sequence[str]) -> SettingsError:
-    return SettingsError(f"The weights of {name} cannot be used: {'; '.join(reasons)}. Copy them again, or name other ones.")

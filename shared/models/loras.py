@@ -1,7 +1,7 @@
-"""LoRAs, merged into a model's weights for one job.
+"""Merges LoRAs into a model's weights for one job.
 
-While it runs, the layers have other weights: new tensors, so that the original ones are put back as they are, to the bit. A step then costs
-what it costs without LoRAs. The files stay in memory, within the shelf's bound, so that a switch reads nothing.
+The layers get new weight tensors while the job runs, so the original ones are restored exactly, and a step costs no more than without.
+Loaded LoRAs stay in the LRU cache of `AddonLibrary`, so switching between them reads no files.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from shared.models.lora_files import Factors, Layer, Lora, Target, read_lora, size_of
-from shared.weights.addons import Shelf
+from shared.models.lora_files import Layer, Lora, LoraFactors, LoraTarget, lora_size, read_lora
+from shared.weights.addons import AddonLibrary
 
 
-class Chosen(Protocol):
-    """One LoRA of a request, by name, and how strongly it acts."""
+class RequestedLora(Protocol):
+    """A LoRA in a request: its name and scale."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -28,39 +28,39 @@ class Chosen(Protocol):
 
 
 @contextmanager
-def with_loras(target: Target, chosen: Sequence[Chosen], shelf: Shelf) -> Iterator[dict[str, float]]:
-    """Merges LoRAs into a model, while the body runs. Of one that is named twice the scales add up.
+def with_loras(target: LoraTarget, requested: Sequence[RequestedLora], addons: AddonLibrary) -> Iterator[dict[str, float]]:
+    """Merges a request's LoRAs into a model while the body runs. The scales of one that is named twice are added.
 
     Yields:
-        The names and their scales, as they act.
+        The effective scale of each, by name.
 
     Raises:
-        ModelUnavailable: One cannot be used. Nothing has been changed then.
+        ModelUnavailable: One is not installed or cannot be used. The model is unchanged.
     """
     scales: dict[str, float] = {}
-    for lora in chosen:
+    for lora in requested:
         scales[lora.name] = scales.get(lora.name, 0.0) + lora.scale
-    # One with scale 0 is read too, so that it is refused if it cannot be used.
-    read = [(shelf.load("loras", name, lambda path: read_lora(path, target), size_of), scale) for name, scale in scales.items()]
-    with merged(target, [(lora, scale) for lora, scale in read if scale]):
+    # One with scale 0 is loaded too, so that it is rejected if it cannot be used.
+    loaded = [(addons.load("loras", name, lambda path: read_lora(path, target), lora_size), scale) for name, scale in scales.items()]
+    with merged(target, [(lora, scale) for lora, scale in loaded if scale]):
         yield scales
 
 
 @contextmanager
-def merged(target: Target, loras: Sequence[tuple[Lora, float]]) -> Iterator[None]:
-    """Gives layers the weights that they have with LoRAs, while the body runs.
+def merged(target: LoraTarget, loras: Sequence[tuple[Lora, float]]) -> Iterator[None]:
+    """Replaces the weights of a model's layers by merged ones while the body runs.
 
-    On a GPU this takes as much memory as the layers that the LoRAs change, at most the linear layers a second time.
+    On a GPU this needs as much memory again as the layers that the LoRAs change, at most all linear layers.
 
     Args:
-        target: The model: all pipelines that share its networks have the LoRAs.
+        target: The model. All pipelines that share its networks are affected.
         loras: Each with its scale.
     """
     originals: dict[nn.Module, Any] = {}
     try:
-        for layer, parts in _by_layer(loras).items():
+        for layer, factors in _by_layer(loras).items():
             modules: Sequence[Any] = target.layers[layer]
-            weight = nn.Parameter(merged_weight(modules[0].weight, parts), requires_grad=False)
+            weight = nn.Parameter(merged_weight(modules[0].weight, factors), requires_grad=False)
             for module in modules:
                 originals[module] = module.weight
                 module.weight = weight
@@ -70,26 +70,26 @@ def merged(target: Target, loras: Sequence[tuple[Lora, float]]) -> Iterator[None
             module.weight = weight
 
 
-def merged_weight(weight: Tensor, parts: list[tuple[Factors, float]]) -> Tensor:
-    """A weight with what LoRAs add to it, computed in float32 and rounded once.
+def merged_weight(weight: Tensor, factors: list[tuple[LoraFactors, float]]) -> Tensor:
+    """Returns a weight with LoRAs merged, computed in float32 and rounded once.
 
     Args:
-        weight: Of a linear or a convolutional layer.
-        parts: What each LoRA adds, and its scale.
+        weight: The weight of a linear or convolutional layer.
+        factors: The factors of each LoRA, and its scale.
 
     Returns:
-        Of the shape, the precision and on the device of `weight`.
+        A tensor with the shape, precision and device of `weight`.
     """
     total = weight.to(torch.float32, copy=True).flatten(1)
-    for factors, scale in parts:
-        up, down = (factor.to(weight.device, torch.float32) for factor in (factors.up, factors.down))
-        total.addmm_(up, down, alpha=factors.strength * scale)
+    for each, scale in factors:
+        up, down = (factor.to(weight.device, torch.float32) for factor in (each.up, each.down))
+        total.addmm_(up, down, alpha=each.scaling * scale)
     return total.reshape(weight.shape).to(weight.dtype)
 
 
-def _by_layer(loras: Sequence[tuple[Lora, float]]) -> Mapping[Layer, list[tuple[Factors, float]]]:
-    parts: dict[Layer, list[tuple[Factors, float]]] = {}
+def _by_layer(loras: Sequence[tuple[Lora, float]]) -> Mapping[Layer, list[tuple[LoraFactors, float]]]:
+    by_layer: dict[Layer, list[tuple[LoraFactors, float]]] = {}
     for lora, scale in loras:
         for layer, factors in lora.items():
-            parts.setdefault(layer, []).append((factors, scale))
-    return parts
+            by_layer.setdefault(layer, []).append((factors, scale))
+    return by_layer

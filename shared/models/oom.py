@@ -1,4 +1,4 @@
-"""What is done when memory does not suffice: one remedy after the other, each taken off again, and the work tried anew after each."""
+"""Recovery from out-of-memory errors: the work is retried with one more fallback (empty cache, tiling, offloading) each time."""
 
 from __future__ import annotations
 
@@ -15,87 +15,87 @@ from shared.errors import OutOfMemory, classify
 
 T = TypeVar("T")
 
-_NOTHING_HELPED = "Memory did not suffice for this job, whatever was tried: ask for a smaller size, fewer images or fewer frames."
+_EXHAUSTED = "Out of memory, even after every fallback: request a smaller size, fewer images or fewer frames."
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One remedy.
+class Fallback:
+    """One way to use less memory.
 
     Attributes:
-        done: What the caller is told: `the picture was decoded in tiles`.
-        remedy: Puts it on while the work is tried, and takes it off again.
+        description: What the caller is told, in the past tense: `the image was decoded in tiles`.
+        apply: Enters it; it is undone when the recovery ends.
     """
 
-    done: str
-    remedy: Callable[[], AbstractContextManager[object]] = nullcontext
+    description: str
+    apply: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
-FREED = Rung("memory that was kept in reserve was freed")
-"""The first remedy: what the climb does anyway, because blocks that torch keeps may be of the wrong sizes."""
+EMPTY_CACHE = Fallback("the allocator's cache was emptied")
+"""The first fallback: a plain retry. `run_once` has already emptied the cache, whose blocks may have been of the wrong sizes."""
 
 
-class Ladder:
-    """Tries work, and on each lack of memory tries it again with one remedy more. They come off at the end of the `with` block.
+class OOMRecovery:
+    """Runs work, retrying after each out-of-memory error with one more fallback. All are undone at the end of the `with` block.
 
     Args:
-        rungs: The remedies, in their order.
-        warn: Is told of each that was used.
+        fallbacks: In the order in which they are tried.
+        warn: Receives a warning for each fallback that was used.
     """
 
-    def __init__(self, rungs: Iterable[Rung], warn: Callable[[str], None]) -> None:
-        self._rungs = iter(rungs)
+    def __init__(self, fallbacks: Iterable[Fallback], warn: Callable[[str], None]) -> None:
+        self._fallbacks = iter(fallbacks)
         self._warn = warn
-        self._remedies = ExitStack()
+        self._applied = ExitStack()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._remedies.__exit__(kind, error, trace)
+        self._applied.__exit__(kind, error, trace)
 
-    def climb(self, work: Callable[[], T]) -> T:
-        """Does a piece of work, with the remedies that earlier pieces needed and those that this one needs.
+    def run(self, work: Callable[[], T]) -> T:
+        """Runs a piece of work, with the fallbacks that earlier pieces needed and any more that this one needs.
 
         Args:
-            work: Must be fit to be tried again.
+            work: Must be safe to retry.
 
         Raises:
-            OutOfMemory: It did not suffice with all of them.
+            OutOfMemory: Memory ran out with all fallbacks applied.
         """
         while True:
-            done, result = attempt(work)
-            if done:
+            succeeded, result = run_once(work)
+            if succeeded:
                 return result  # type: ignore[return-value]  # what `work` returned
-            rung = next(self._rungs, None)
-            if rung is None:
-                raise OutOfMemory(_NOTHING_HELPED)
-            self._warn(f"Memory did not suffice; {rung.done}.")
-            self._remedies.enter_context(rung.remedy())
+            fallback = next(self._fallbacks, None)
+            if fallback is None:
+                raise OutOfMemory(_EXHAUSTED)
+            self._warn(f"Out of memory; {fallback.description}.")
+            self._applied.enter_context(fallback.apply())
 
 
-def climb(work: Callable[[], T], rungs: Iterable[Rung], warn: Callable[[str], None]) -> T:
-    """Does one piece of work, as `Ladder.climb` does it.
+def run_with_fallbacks(work: Callable[[], T], fallbacks: Iterable[Fallback], warn: Callable[[str], None]) -> T:
+    """Runs one piece of work as `OOMRecovery.run` does.
 
     Raises:
-        OutOfMemory: Memory did not suffice with all remedies.
+        OutOfMemory: Memory ran out with all fallbacks applied.
     """
-    with Ladder(rungs, warn) as ladder:
-        return ladder.climb(work)
+    with OOMRecovery(fallbacks, warn) as recovery:
+        return recovery.run(work)
 
 
-def attempt(work: Callable[[], T]) -> tuple[bool, T | None]:
-    """Tries work once.
+def run_once(work: Callable[[], T]) -> tuple[bool, T | None]:
+    """Runs work once.
 
     Returns:
-        Whether memory sufficed, and then the work's result. Otherwise everything that the work had is free again.
+        Whether there was enough memory, and the result of the work. If there was not, all memory that the work held has been freed.
     """
     try:
         return True, work()
     except (RuntimeError, MemoryError) as error:
         if not isinstance(classify(error, ""), OutOfMemory):
             raise
-    # Outside of the except block: the error's traceback holds on to the tensors of the work.
+    # Outside the except block: the traceback keeps the tensors of the work alive.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -103,8 +103,8 @@ def attempt(work: Callable[[], T]) -> tuple[bool, T | None]:
 
 
 @contextmanager
-def in_tiles(vae: Any) -> Iterator[None]:
-    """Lets a VAE work in tiles, of which less is in memory at once. Tiles meet in seams that one may see."""
+def tiled(vae: Any) -> Iterator[None]:
+    """Makes a VAE work in tiles, which need less memory and may leave visible seams."""
     before = bool(vae.use_tiling)
     vae.enable_tiling()
     try:
@@ -115,33 +115,20 @@ def in_tiles(vae: Any) -> Iterator[None]:
 
 
 @contextmanager
-def on_the_cpu(networks: Sequence[Any]) -> Iterator[None]:
-    """Keeps networks that are not needed now in the computer's memory. They come back, also when that failed half-way."""
-    homes = [(network, network.device) for network in networks if network is not None]
+def offloaded(networks: Sequence[Any]) -> Iterator[None]:
+    """Keeps idle networks in host memory. They are moved back, even if the offloading itself failed half-way."""
+    devices = [(network, network.device) for network in networks if network is not None]
     try:
-        _move([(network, torch.device("cpu")) for network, _ in homes])
+        _move([(network, torch.device("cpu")) for network, _ in devices])
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         yield
     finally:
-        _move(homes)
-
-
-@contextmanager
-def in_full_precision(network: Any) -> Iterator[None]:
-    """Lets a network compute in float32. Its numbers are the same before and after: every number of half precision is one of float32."""
-    before = network.dtype
-    with torch.inference_mode(False):
-        network.to(torch.float32)
-    try:
-        yield
-    finally:
-        with torch.inference_mode(False):
-            network.to(before)
+        _move(devices)
 
 
 def _move(networks: Sequence[tuple[Any, torch.device]]) -> None:
-    # Tensors that are made in inference mode could never be changed outside of it.
+    # Tensors created in inference mode could never be changed outside it.
     with torch.inference_mode(False):
         for network, device in networks:
             network.to(device)

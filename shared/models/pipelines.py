@@ -1,4 +1,4 @@
-"""Calling a diffusers pipeline so that each of its steps can be watched, and ended."""
+"""Calls diffusers pipelines with a callback after each step, which can report progress or stop the call."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from torch import Tensor
 
 
 class OnStep(Protocol):
-    """What is called after each step."""
+    """A callback after each step."""
 
     def __call__(self, done: int, total: int, *, preview: str | None = None) -> None:
-        """Told the steps done, their number, and what there is so far, as a `data:` URL, where that was asked for."""
+        """Receives the number of completed steps, the total, and a preview as a `data:` URL if there is one."""
 
 
-def call_pipeline(pipeline: Any, on_step: OnStep, show: Callable[[Tensor], str | None] | None = None, **arguments: Any) -> Any:
+def call_pipeline(pipeline: Any, on_step: OnStep, preview: Callable[[Tensor], str | None] | None = None, **arguments: Any) -> Any:
     """Calls a pipeline.
 
     Args:
-        pipeline: Any of diffusers' pipelines with `callback_on_step_end`.
-        on_step: Called after each step. What it raises ends the call at once, and leaves the pipeline as it was.
-        show: Makes a preview of the pipeline's latents as they are after a step, or makes none.
-        arguments: For the pipeline. It ignores names that it does not know.
+        pipeline: Any diffusers pipeline with `callback_on_step_end`.
+        on_step: Called after each step. An exception that it raises ends the call and leaves the pipeline as it was.
+        preview: Renders the pipeline's latents after a step; may return None.
+        arguments: Of the pipeline, which ignores unknown ones.
 
     Returns:
         What the pipeline returns.
     """
 
     def after_step(pipeline: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-        on_step(step + 1, pipeline.num_timesteps, preview=show(values["latents"]) if show is not None else None)
+        on_step(step + 1, pipeline.num_timesteps, preview=preview(values["latents"]) if preview is not None else None)
         return values
 
     try:
         return pipeline(callback_on_step_end=after_step, **arguments)
     finally:
-        # The pipeline does it itself only at its end, not when a step has raised.
+        # The pipeline does this itself only at its normal end, not after an exception in a step.
         pipeline.maybe_free_model_hooks()
 
 
 @contextmanager
-def scheduled_by(pipeline: Any, scheduler: Any) -> Iterator[None]:
-    """Puts a scheduler on a pipeline, and the one before it back whatever happens."""
+def with_scheduler(pipeline: Any, scheduler: Any) -> Iterator[None]:
+    """Gives a pipeline another scheduler while the body runs."""
     before = pipeline.scheduler
     pipeline.scheduler = scheduler
     try:

@@ -1,4 +1,4 @@
-"""What a decoder made becomes pixels."""
+"""Converts decoder output to 8-bit pixels, and detects failed outputs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 from shared.errors import GenerationError
 
 NOT_FINITE = "The model's output is not finite. Send the job again, with another seed or less guidance."
-ONE_COLOUR = "The model's output is a single colour, which is what a failed decoding looks like. Send the job again, with another seed."
+SINGLE_COLOUR = "The model's output is a single colour, which indicates a failed decoding. Send the job again, with another seed."
 
 
-def is_one_colour(pixels: NDArray[np.uint8]) -> bool:
-    """Whether all pixels of a picture are exactly the same: a sign that its decoding has failed.
+def is_single_colour(pixels: NDArray[np.uint8]) -> bool:
+    """Returns whether all pixels of an image are exactly equal, which indicates a failed decoding.
 
-    A network never draws one colour. Asked for black, or for a plain wall, it draws pixels that differ by a level or two, because its
-    decoder works on latents that differ. This says nothing about what is in a picture; a nearly plain one is as good as any other.
+    A network never draws a single colour: prompted for black or for a plain wall, it draws pixels that differ by a level or two, because
+    the latents differ. A nearly uniform image is not a failure.
 
     Args:
         pixels: Height × width × 3.
@@ -25,26 +25,26 @@ def is_one_colour(pixels: NDArray[np.uint8]) -> bool:
 
 
 def check_latents(latents: Tensor) -> None:
-    """Makes sure, before anything is decoded, that there is something to decode.
+    """Checks latents before they are decoded.
 
     Raises:
-        GenerationError: There are values that are not finite.
+        GenerationError: A value is not finite.
     """
     if not bool(latents.isfinite().all()):
         raise GenerationError(NOT_FINITE)
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:
-    """Rounds to 8 bits where the tensor lies, so that a quarter of the bytes travel to the host.
+    """Rounds images to 8 bits on the device, so that a quarter of the bytes is copied to the host.
 
     Args:
-        images: N × 3 × height × width; black is 0 and white is 1, what is outside is clipped.
+        images: N × 3 × height × width; black is 0 and white is 1, other values are clipped.
 
     Returns:
         N × height × width × 3, 0 … 255.
 
     Raises:
-        GenerationError: There are values that are not finite; as pixels they would be black, and nobody would know.
+        GenerationError: A value is not finite; as a pixel it would silently be black.
     """
     if not bool(images.isfinite().all()):
         raise GenerationError(NOT_FINITE)

@@ -1,4 +1,4 @@
-"""Reads weights ahead of the code that loads them."""
+"""Prefetches weight files into the page cache, ahead of the code that loads them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-_BLOCK = 16 * 2**20  # bytes; large reads suit network volumes, which answer page faults slowly
-_READERS = 4  # one reader gets less than half of what a disk gives, four nearly all of it
+_BLOCK = 16 * 2**20  # bytes; network volumes answer large reads faster than page faults
+_READERS = 4  # one reader reaches less than half of a disk's throughput, four nearly all
 
 Block = tuple[Path, int]
 
 
 @contextmanager
 def prefetched(files: Iterable[Path]) -> Iterator[None]:
-    """Reads files into the page cache while the body runs: while libraries are imported and the first networks are built.
+    """Reads files into the page cache while the body imports libraries and builds the first networks.
 
-    The weights are memory-mapped by whoever loads them, so what is read ahead is not read again. Reading stops when the body ends. A file
-    that cannot be read is left to the loader to report.
+    Loaders memory-map the weights, so prefetched blocks are not read again. Reading stops when the body ends. A file that cannot be read is
+    skipped: the loader reports it.
 
     Args:
-        files: What to read, first what is needed first.
+        files: In the order in which they are needed.
     """
     blocks: SimpleQueue[Block] = SimpleQueue()
     for path in files:

@@ -1,1 +1,1 @@
-"""Weights as data, and where they lie."""
+"""Finding, downloading and verifying weights, as files."""

@@ -1,37 +1,38 @@
-"""What an operator put beside the model: LoRAs, embeddings, VAEs, ControlNets …, by name."""
+"""The operator's optional weights, addressed by name: LoRAs, embeddings, VAEs, ControlNets and so on."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
+
+from cachetools import LRUCache
 
 from shared.contract.names import quote_name
 from shared.errors import ModelUnavailable
-from shared.settings import SettingsError
-from shared.weights.lru_cache import Kept
+from shared.weights.errors import WeightsError
 
 T = TypeVar("T")
 
-Kind = Literal[
+AddonKindName = Literal[
     "loras", "textual_inversions", "vaes", "controlnets", "ip_adapters", "image_encoder", "upscalers", "refiner", "safety_checker"
 ]
-"""What there may be on a shelf."""
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
-    """Where things of one kind lie.
+class AddonKind:
+    """Where the add-ons of one kind are stored, and in which form.
 
     Attributes:
-        folder: Their folder, relative to the shelf's.
-        field: The request's field that names one.
-        noun: What a message calls one of them.
+        folder: Their folder, relative to `MODELS_DIR`.
+        field: The request field that names one.
+        noun: What messages call one.
         files: Whether one may be a `.safetensors` file.
-        folders: Whether one may be a folder with a configuration in it.
-        only: The one name that counts, where a folder holds other things too.
+        folders: Whether one may be a folder with a configuration.
+        only: The only accepted name, where the folder also holds other things.
     """
 
     folder: str
@@ -42,104 +43,119 @@ class Board:
     only: str | None = None
 
 
-BOARDS: Mapping[Kind, Board] = {
-    "loras": Board("loras", "config.loras", "LoRA"),
-    "textual_inversions": Board("textual_inversions", "config.textual_inversions", "textual inversion"),
-    "vaes": Board("vaes", "config.vae", "VAE", folders=True),
-    "controlnets": Board("controlnets", "config.controls", "ControlNet", files=False, folders=True),
-    "ip_adapters": Board("ip_adapters", "metadata.reference_type", "IP-Adapter"),
-    "image_encoder": Board("ip_adapters", "metadata.reference_type", "image encoder", files=False, folders=True, only="image_encoder"),
-    "upscalers": Board("upscalers", "config.upscale", "upscaler"),
-    "refiner": Board(".", "config.refiner", "refiner", files=False, folders=True, only="refiner"),
-    "safety_checker": Board(".", "config.safety_check", "safety checker", files=False, folders=True, only="safety_checker"),
+ADDON_KINDS: Mapping[AddonKindName, AddonKind] = {
+    "loras": AddonKind("loras", "config.loras", "LoRA"),
+    "textual_inversions": AddonKind("textual_inversions", "config.textual_inversions", "textual inversion"),
+    "vaes": AddonKind("vaes", "config.vae", "VAE", folders=True),
+    "controlnets": AddonKind("controlnets", "config.controls", "ControlNet", files=False, folders=True),
+    "ip_adapters": AddonKind("ip_adapters", "metadata.reference_type", "IP-Adapter"),
+    "image_encoder": AddonKind("ip_adapters", "metadata.reference_type", "image encoder", files=False, folders=True, only="image_encoder"),
+    "upscalers": AddonKind("upscalers", "config.upscale", "upscaler"),
+    "refiner": AddonKind(".", "config.refiner", "refiner", files=False, folders=True, only="refiner"),
+    "safety_checker": AddonKind(".", "config.safety_check", "safety checker", files=False, folders=True, only="safety_checker"),
 }
-"""Every kind."""
 
-LIMIT = 8 * 2**30
-"""Bytes that are kept of what was loaded: SDXL's refiner and a dozen LoRAs, or three ControlNets, in half precision."""
+CACHE_LIMIT = 8 * 2**30
+"""Bytes of loaded add-ons that stay cached: SDXL's refiner and a dozen LoRAs, or three ControlNets, in half precision."""
 _SUFFIX = ".safetensors"
 _CONFIGURATIONS = ("config.json", "model_index.json")
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .+-]*")
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .+-]*")
 
 
-class Shelf:
-    """A folder of things that requests may name. It is looked at anew each time, so what is added or removed counts at once.
+class AddonLibrary:
+    """The add-ons in `MODELS_DIR`, and an LRU cache of those that were loaded.
+
+    The folder is listed on every call, so an add-on that is added or removed takes effect at once. The cache is not thread-safe: only the
+    GPU thread calls `load` and `clear_cache`.
 
     Args:
-        folder: `MODELS_DIR`. It need not exist; then there is nothing.
-        limit: Bytes that may be kept of what was loaded from it.
+        folder: `MODELS_DIR`. If it does not exist, there are no add-ons.
+        limit: Bytes of loaded add-ons to cache.
     """
 
-    def __init__(self, folder: Path, limit: int = LIMIT) -> None:
+    def __init__(self, folder: Path, limit: int = CACHE_LIMIT) -> None:
         self._folder = folder
-        self._kept = Kept(limit)
+        self._cache: LRUCache[object, tuple[Any, int]] = LRUCache(limit, getsizeof=itemgetter(1))
 
-    def names(self, kind: Kind) -> list[str]:
-        """What there is of a kind, sorted. What a link puts there from outside of its folder is not there."""
+    def names(self, kind: AddonKindName) -> list[str]:
+        """The installed add-ons of a kind, sorted. Links that lead out of the kind's folder do not count."""
         return sorted(self._paths(kind))
 
-    def find(self, kind: Kind, name: str) -> Path:
-        """Finds one thing.
+    def find(self, kind: AddonKindName, name: str) -> Path:
+        """Finds an add-on.
 
         Args:
-            kind: What it is.
-            name: As the request has it. It is compared with the names that there are and never made into a path.
+            kind: Its kind.
+            name: The name in the request. It is compared with the installed names and never made into a path.
 
         Returns:
             A `.safetensors` file, or a folder with a configuration and weights.
 
         Raises:
-            ModelUnavailable: There is no such thing. The message names the field and what there is.
+            ModelUnavailable: It is not installed. The message lists the installed ones.
         """
         path = self._paths(kind, name).get(name)
         if path is None:
-            board, names = BOARDS[kind], self.names(kind)
-            there = f"there is {', '.join(names)}" if names else "there is none"
-            raise ModelUnavailable(
-                f"{board.field}: this worker has no {board.noun} {quote_name(name)}; {there}. "
-                "Name another one, leave it out, or ask the operator to add it."
-            )
+            names = self.names(kind)
+            available = f"Available: {', '.join(names)}." if names else "Omit it, or ask the operator to install it."
+            raise ModelUnavailable(f"{_label(kind, name)} is not installed. {available}")
         return path
 
-    def load(self, kind: Kind, name: str, read: Callable[[Path], T], size_of: Callable[[T], int]) -> T:
-        """What `read` makes of a thing, kept in memory for the next job that asks for it; loaded again when its file has changed.
+    def load(self, kind: AddonKindName, name: str, read: Callable[[Path], T], getsizeof: Callable[[T], int]) -> T:
+        """Returns a loaded add-on, from the cache unless its files have changed. An add-on larger than the cache is loaded each time.
 
         Args:
-            kind: What it is.
-            name: As the request has it.
-            read: Reads the path that `find` gives.
-            size_of: How many bytes its result takes.
+            kind: Its kind.
+            name: The name in the request.
+            read: Loads the path that `find` returns.
+            getsizeof: The size of the result in bytes.
 
         Raises:
-            ModelUnavailable: There is no such thing, or `read` raised `SettingsError` because it cannot be used.
+            ModelUnavailable: It is not installed, or `read` raised `WeightsError`.
         """
+        path = self.find(kind, name)
+        key = (kind, path, _fingerprint(path))
+        if key in self._cache:
+            cached: T = self._cache[key][0]
+            return cached
         try:
-            return self._kept.get(self.find(kind, name), read, size_of, form=kind)
-        except SettingsError as error:
-            board = BOARDS[kind]
+            loaded = read(path)
+        except WeightsError as error:
             raise ModelUnavailable(
-                f"{board.field}: the {board.noun} {name!r} cannot be used: it is damaged, incomplete or made for another model. "
-                "Leave it out, or ask the operator to replace it."
+                f"{_label(kind, name)} cannot be used: {error.reason}. Omit it, or ask the operator to replace it."
             ) from error
+        self._store(key, loaded, getsizeof(loaded))
+        return loaded
 
-    def forget(self) -> None:
-        """Lets go of what was kept for the next jobs: memory is short."""
-        self._kept.clear()
+    def clear_cache(self) -> None:
+        """Drops all cached add-ons, to free memory."""
+        self._cache.clear()
 
-    def _paths(self, kind: Kind, wanted: str | None = None) -> dict[str, Path]:
-        """What there is of a kind, by its name; or of that only what is wanted: a volume may hold many files, and answer slowly."""
-        board = BOARDS[kind]
-        home = (self._folder / board.folder).resolve()
+    def _store(self, key: object, loaded: object, size: int) -> None:
+        if size > self._cache.maxsize:
+            self._cache.clear()  # memory then holds this one alone
+        else:
+            self._cache[key] = (loaded, size)
+
+    def _paths(self, kind: AddonKindName, wanted: str | None = None) -> dict[str, Path]:
+        """The add-ons of a kind by name, or only the wanted one: a volume may hold many files and answer slowly."""
+        spec = ADDON_KINDS[kind]
+        home = (self._folder / spec.folder).resolve()
         entries = [(_name(path), path) for path in sorted(home.iterdir())] if home.is_dir() else []
         return {
             name: path
             for name, path in entries
-            if board.only in (None, name)
+            if spec.only in (None, name)
             and wanted in (None, name)
-            and _PLAIN.fullmatch(name)
-            and _counts(path, board)
+            and _SAFE_NAME.fullmatch(name)
+            and _has_form(path, spec)
             and _is_within(path, home)
         }
+
+
+def _label(kind: AddonKindName, name: str) -> str:
+    spec = ADDON_KINDS[kind]
+    return f"The {spec.noun}" if spec.only is not None else f"{spec.noun[0].upper()}{spec.noun[1:]} {quote_name(name)}"
 
 
 def _name(path: Path) -> str:
@@ -147,11 +163,17 @@ def _name(path: Path) -> str:
 
 
 def _is_within(path: Path, home: Path) -> bool:
-    """Whether neither it, nor anything in it, is a link to somewhere else."""
+    """Whether neither the path, nor anything in it, is a link that leads out of `home`."""
     return all(each.resolve().is_relative_to(home) for each in (path, *(path.rglob("*") if path.is_dir() else ())))
 
 
-def _counts(path: Path, board: Board) -> bool:
+def _has_form(path: Path, spec: AddonKind) -> bool:
     if path.is_file():
-        return board.files and path.suffix == _SUFFIX
-    return board.folders and any((path / name).is_file() for name in _CONFIGURATIONS)
+        return spec.files and path.suffix == _SUFFIX
+    return spec.folders and any((path / name).is_file() for name in _CONFIGURATIONS)
+
+
+def _fingerprint(path: Path) -> tuple[tuple[int, int], ...]:
+    """Modification time and size of a file, or of a folder and every file in it: a folder's own time ignores files that are overwritten."""
+    files = [each for each in sorted(path.rglob("*")) if each.is_file()] if path.is_dir() else []
+    return tuple((status.st_mtime_ns, status.st_size) for status in (each.stat() for each in (path, *files)))

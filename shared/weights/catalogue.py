@@ -1,4 +1,4 @@
-"""Every set of weights: where it is published, under which licence, how large it is, who uses it."""
+"""The catalogue of weights: repository, pinned revision, files, licence and size of each set, and the handler that uses it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ Layout = Literal["diffusers", "transformers"]
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One entry of the catalogue.
+    """One catalogue entry.
 
     Attributes:
         name: The name of its folder in `MODELS_DIR`, and in messages.
         repo: The repository on the Hugging Face hub, `owner/name`.
-        revision: The commit that is downloaded, 40 hexadecimal digits. None: not pinned, and so never downloaded by a worker.
-        layout: How its folder is laid out.
-        patterns: The files of the repository that are needed.
-        licence: As the repository states it.
-        size: What these files take on disk, in bytes, rounded to 10 MB.
+        revision: The pinned commit, 40 hexadecimal digits. None: not pinned, so a worker never downloads it.
+        layout: The layout of its folder.
+        patterns: The required files of the repository.
+        licence: As stated by the repository.
+        size: The total size of these files in bytes, rounded to 10 MB.
         used_by: The handler.
-        single_file: Whether one `.safetensors` file, named as the folder would be, may be there instead.
+        single_file: Whether a single `.safetensors` file of the same name is accepted instead of the folder.
     """
 
     name: str
@@ -54,7 +54,7 @@ SDXL = Weights(
     used_by="sdxl",
     single_file=True,
 )
-"""Half precision: the files in full precision are twice as large and are cast on the way to the GPU."""
+"""Half precision: the full-precision files are twice as large, and would be cast anyway."""
 
 WAN = Weights(
     name="wan",
@@ -66,7 +66,7 @@ WAN = Weights(
     size=int(19.04 * _GB),
     used_by="wan",
 )
-"""Text to video with the blocks that condition on pictures. Its text encoder alone is 11.4 GB."""
+"""Text-to-video, with VACE's blocks for reference images. The text encoder alone is 11.4 GB."""
 
 QWEN_INSTRUCT = Weights(
     name="qwen_instruct",
@@ -91,4 +91,3 @@ QWEN_BASE = Weights(
 )
 
 CATALOGUE: tuple[Weights, ...] = (SDXL, WAN, QWEN_INSTRUCT, QWEN_BASE)
-"""All of them."""

@@ -1,4 +1,4 @@
-"""From an entry of the catalogue to a complete folder with its lock: only what is missing comes, and nothing that is not as published."""
+"""Downloads a catalogue entry: fetches only missing files, verifies each one, and writes the lock file."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from pathlib import Path
 from shared.weights.catalogue import Weights
 from shared.weights.hub import DownloadError, PublishedFile, list_files
 from shared.weights.lock import Lock, LockedFile, differences, read_lock, sha256_of, write_lock
-from shared.weights.transfer import Advance, copy, fetch, partial_path
+from shared.weights.transfer import OnProgress, copy, fetch, partial_path
 
 THREADS = 4
-"""Files at a time. A hub's host gives one connection less than a network has."""
+"""Parallel transfers: a single connection to the hub does not saturate the network."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What has to be done for one entry of the catalogue.
+class DownloadPlan:
+    """The transfers that one catalogue entry needs.
 
     Attributes:
-        weights: The entry.
-        folder: Where it goes.
-        files: All files that belong there.
-        missing: Those of them that are not there, or not as published; the largest first.
-        came: Bytes of the missing ones that an earlier run has left.
+        weights: The catalogue entry.
+        folder: The target folder.
+        files: All files of the entry.
+        missing: The ones that are missing or differ from the published ones, the largest first.
+        received: Bytes of the missing ones that an interrupted run left.
     """
 
     weights: Weights
     folder: Path
     files: tuple[PublishedFile, ...]
     missing: tuple[PublishedFile, ...]
-    came: int
+    received: int
 
     @property
     def bytes(self) -> int:
-        """What the missing files take."""
+        """The total size of the missing files."""
         return sum(file.bytes for file in self.missing)
 
 
-def locked(weights: Weights, folder: Path) -> Lock | None:
-    """The lock of a folder that is complete: of this revision, and every file has the hash that is locked. No hub is asked."""
+def verified_lock(weights: Weights, folder: Path) -> Lock | None:
+    """Returns the lock of a folder that is complete: of this revision, every file with the locked hash. Does not contact the hub."""
     try:
         lock = read_lock(folder)
     except ValueError:
@@ -54,65 +54,65 @@ def locked(weights: Weights, folder: Path) -> Lock | None:
     return None if differences(folder, lock, hashes=True) else lock
 
 
-def plan(weights: Weights, folder: Path) -> Plan:
-    """Asks the hub what belongs into a folder, and looks at what is there.
+def plan_download(weights: Weights, folder: Path) -> DownloadPlan:
+    """Compares a folder with the files on the hub.
 
     Raises:
-        DownloadError: The hub cannot be asked, or the disk has no room for what is missing.
+        DownloadError: The hub cannot be reached, or the disk lacks space for the missing files.
     """
     files = list_files(weights)
     with ThreadPoolExecutor(THREADS) as threads:
-        there = list(threads.map(lambda file: file.matches(folder / file.path), files))
-    missing = [file for file, is_there in zip(files, there, strict=True) if not is_there]
+        present = list(threads.map(lambda file: file.matches(folder / file.path), files))
+    missing = [file for file, is_present in zip(files, present, strict=True) if not is_present]
     partials = [partial_path(file, folder / file.path) for file in missing]
-    made = Plan(
+    plan = DownloadPlan(
         weights,
         folder,
         tuple(files),
         tuple(sorted(missing, key=lambda file: -file.bytes)),
         sum(path.stat().st_size for path in partials if path.is_file()),
     )
-    check_space(folder, made.bytes - made.came)
-    return made
+    check_space(folder, plan.bytes - plan.received)
+    return plan
 
 
-def carry_out(plan: Plan, advance: Advance, *, nearby: Sequence[Path] = (), threads: int = THREADS) -> Lock:
-    """Brings what is missing, and writes the lock.
+def run_download(plan: DownloadPlan, on_progress: OnProgress, *, local_copies: Sequence[Path] = (), threads: int = THREADS) -> Lock:
+    """Transfers the missing files and writes the lock.
 
     Args:
-        plan: What has to be done.
-        advance: Told of bytes as they come, from several threads.
-        nearby: Other folders of these weights on this machine. What they have is copied instead of downloaded.
-        threads: Files at a time.
+        plan: The transfers.
+        on_progress: Receives the bytes as they arrive, on several threads.
+        local_copies: Other folders with these weights on this machine. Their files are copied instead of downloaded.
+        threads: Parallel transfers.
 
     Raises:
-        DownloadError: A file does not come as published. The others are kept, and a later run goes on.
-        OSError: The disk does not take it.
+        DownloadError: A transfer failed. The other files are kept, and a later run resumes.
+        OSError: A file could not be written.
     """
     from filelock import FileLock
 
     plan.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(plan.folder / ".download.lock"):
-        bring_all([partial(_bring, file, plan.folder, nearby) for file in plan.missing], advance, threads)
-        for left_over in plan.folder.rglob("*.partial"):
-            left_over.unlink()
+        run_transfers([partial(_transfer, file, plan.folder, local_copies) for file in plan.missing], on_progress, threads)
+        for leftover in plan.folder.rglob("*.partial"):
+            leftover.unlink()
         entries = tuple(LockedFile(file.path, file.bytes, file.sha256 or sha256_of(plan.folder / file.path)) for file in plan.files)
         lock = Lock(plan.weights.repo, plan.weights.revision, plan.weights.licence, entries)
         write_lock(plan.folder, lock)
     return lock
 
 
-def bring_all(transfers: Sequence[Callable[[Advance], None]], advance: Advance, threads: int) -> None:
-    """Runs transfers side by side. When one fails, or the person at the keyboard stops them, the others end with their next bytes."""
+def run_transfers(transfers: Sequence[Callable[[OnProgress], None]], on_progress: OnProgress, threads: int) -> None:
+    """Runs transfers in parallel. When one fails, or on a keyboard interrupt, the others stop at their next chunk."""
     stop = threading.Event()
 
-    def tell(count: int) -> None:
+    def report(count: int) -> None:
         if stop.is_set():
             raise DownloadError("Stopped.")
-        advance(count)
+        on_progress(count)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="download") as pool:
-        futures = [pool.submit(transfer, tell) for transfer in transfers]
+        futures = [pool.submit(transfer, report) for transfer in transfers]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -122,16 +122,16 @@ def bring_all(transfers: Sequence[Callable[[Advance], None]], advance: Advance, 
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raises `DownloadError` when the disk of a folder, which need not exist yet, has less room than so many bytes."""
+    """Raises `DownloadError` if the disk of a folder, which need not exist yet, has fewer than `needed` bytes free."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise DownloadError(f"{needed / 1e9:.2f} GB are needed in {folder}, and its disk has {free / 1e9:.2f} GB free.")
+        raise DownloadError(f"{folder} needs {needed / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB free.")
 
 
-def _bring(file: PublishedFile, folder: Path, nearby: Sequence[Path], advance: Advance) -> None:
+def _transfer(file: PublishedFile, folder: Path, local_copies: Sequence[Path], on_progress: OnProgress) -> None:
     target = folder / file.path
-    if file.matches(target):  # another process has brought it since the plan was made
+    if file.matches(target):  # another process downloaded it after the plan was made
         return
-    if not copy(file, [place / file.path for place in nearby], target, advance):
-        fetch(file, target, advance)
+    if not copy(file, [place / file.path for place in local_copies], target, on_progress):
+        fetch(file, target, on_progress)

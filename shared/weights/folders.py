@@ -1,4 +1,4 @@
-"""What makes a folder of weights complete."""
+"""Checks that a folder of weights is complete, and that it leads libraries to no unsafe files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.
 
 
 def missing_files(folder: Path, layout: Layout) -> list[str]:
-    """Names what a folder lacks. Nothing is read but the small files that name the large ones.
+    """Lists the files that a folder lacks. Reads only the small files that name the large ones.
 
     Args:
         folder: A folder of weights.
-        layout: How it should be laid out.
+        layout: The expected layout.
 
     Returns:
-        The missing files, relative to the folder, or `no such folder`; empty when it is complete.
+        The missing files, relative to the folder, or `no such folder`; empty if it is complete.
     """
     if not folder.is_dir():
         return ["no such folder"]
@@ -32,11 +32,11 @@ def missing_files(folder: Path, layout: Layout) -> list[str]:
 
 
 def weight_files(folder: Path, *, half: bool = False) -> list[Path]:
-    """Lists the files that hold one network's weights.
+    """Lists the weight files of one network.
 
     Args:
         folder: The network's own folder.
-        half: Which files to take where a folder has both: those in half precision, or the full ones.
+        half: Which files to prefer where a folder has both: half precision or full.
 
     Returns:
         The `.safetensors` files, sorted by name; all of one precision.
@@ -46,28 +46,28 @@ def weight_files(folder: Path, *, half: bool = False) -> list[Path]:
     return chosen or files
 
 
-def led_astray(folder: Path) -> list[str]:
-    """Says what in a network's folder would have the libraries read other files than the `.safetensors` in it: pickles, for instance.
+def unsafe_references(folder: Path) -> list[str]:
+    """Finds references to files other than the folder's own `.safetensors`, such as pickles, which the libraries would load.
 
-    They follow what such a folder says of itself, whatever they are told about formats.
+    The libraries follow these references even when they are told to use `.safetensors` only.
 
     Args:
         folder: The network's own folder.
 
     Returns:
-        The reasons not to give it to them; empty when there are none.
+        The reasons not to load it; empty if there are none.
     """
     indexes = [path.name for path in sorted(folder.glob("*.index*.json")) if not all(_SHARD.fullmatch(shard) for shard in _shards(path))]
-    reasons = [f"{name} names files that are not .safetensors beside it" for name in indexes]
+    reasons = [f"{name} names files other than .safetensors in its folder" for name in indexes]
     if "transformers_weights" in _read(folder / "config.json"):
-        reasons.append("config.json names a file of weights (transformers_weights)")
+        reasons.append("config.json names a weight file (transformers_weights)")
     if (folder / "adapter_config.json").exists():
-        reasons.append("an adapter lies in its folder (adapter_config.json)")
+        reasons.append("its folder contains an adapter (adapter_config.json)")
     return reasons
 
 
 def is_half(path: Path) -> bool:
-    """Whether a file's name says that it is the half-precision variant, as in `model.fp16.safetensors`."""
+    """Returns whether a file's name marks the half-precision variant, as in `model.fp16.safetensors`."""
     return _HALF in path.name.replace("-", ".").split(".")
 
 

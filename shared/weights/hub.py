@@ -1,4 +1,4 @@
-"""What the Hugging Face hub publishes about the files that the catalogue names: their sizes and their hashes."""
+"""Lists the files of a catalogue entry on the Hugging Face hub, with sizes and hashes."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from shared.weights.catalogue import Weights
-from shared.weights.lock import leaves_its_folder, sha256_of
+from shared.weights.lock import is_path_traversal, sha256_of
 
 
 class DownloadError(Exception):
-    """Weights cannot be had. The message is for the operator, and has no token and no query string."""
+    """A download failed. The message is for the operator and contains no token and no query string."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedFile:
-    """One file as its publisher describes it.
+    """One file as published on the hub.
 
     Attributes:
         path: Relative to the folder that it belongs in, with `/`.
-        bytes: Its size.
-        url: Where it is.
-        sha256: Of its bytes, as the hub publishes it for large files.
-        blob: Git's object id, as the hub publishes it for every other file: the SHA-1 of `blob SIZE\\0` and the bytes.
-        headers: What a request for it has to say.
+        bytes: The size.
+        url: Its download URL.
+        sha256: Published for large files.
+        blob: Git's object id, published for all other files: the SHA-1 of `blob SIZE\\0` and the bytes.
+        headers: For the download request.
     """
 
     path: str
@@ -38,11 +38,11 @@ class PublishedFile:
 
     @property
     def identity(self) -> str:
-        """What no other content has."""
+        """A string that identifies the contents."""
         return self.sha256 or self.blob or hashlib.sha256(f"{self.url} {self.bytes}".encode()).hexdigest()
 
     def matches(self, path: Path) -> bool:
-        """Whether a file has the size and the hash that are published. It is read completely."""
+        """Returns whether a local file has the published size and hash. Reads the whole file."""
         if not path.is_file() or path.stat().st_size != self.bytes:
             return False
         if self.sha256 is not None:
@@ -51,14 +51,14 @@ class PublishedFile:
 
 
 def list_files(weights: Weights) -> list[PublishedFile]:
-    """Asks the hub for the files of one entry of the catalogue, at its pinned revision.
+    """Lists the files of a catalogue entry at its pinned revision.
 
     Raises:
-        DownloadError: No revision is pinned, the hub cannot be asked, or it has none of the files.
+        DownloadError: No revision is pinned, the hub cannot be reached, or it has none of the files.
     """
     if weights.revision is None:
         raise DownloadError(f"The catalogue pins no revision of {weights.repo}: pin one in shared/weights/catalogue.py.")
-    # Imported here, so that finding weights needs no hub's library. httpx2 is that library's own client.
+    # Imported here, so that resolving local weights needs no hub library. httpx2 is that library's HTTP client.
     from httpx2 import HTTPError
     from huggingface_hub import HfApi, get_token, hf_hub_url
     from huggingface_hub.hf_api import RepoFile
@@ -66,11 +66,11 @@ def list_files(weights: Weights) -> list[PublishedFile]:
     try:
         entries = list(HfApi().list_repo_tree(weights.repo, recursive=True, revision=weights.revision))
     except (OSError, HTTPError) as error:
-        raise DownloadError(f"The hub does not say which files {weights.repo} has ({type(error).__name__}).") from None
+        raise DownloadError(f"The files of {weights.repo} could not be listed ({type(error).__name__}).") from None
     files = [entry for entry in entries if isinstance(entry, RepoFile)]
     wanted = [file for file in files if any(fnmatch(file.path, pattern) for pattern in weights.patterns)]
-    if not wanted or any(leaves_its_folder(file.path) for file in wanted):
-        raise DownloadError(f"The hub has none of the files of {weights.repo} that are needed, or names files outside of a folder.")
+    if not wanted or any(is_path_traversal(file.path) for file in wanted):
+        raise DownloadError(f"The hub has none of the required files of {weights.repo}, or lists paths outside the repository.")
     headers = {"Authorization": f"Bearer {token}"} if (token := get_token()) else {}
     return [
         PublishedFile(
@@ -86,5 +86,5 @@ def list_files(weights: Weights) -> list[PublishedFile]:
 
 
 def _blob_of(path: Path) -> str:
-    content = path.read_bytes()  # git keeps small files only; large ones have a SHA-256
+    content = path.read_bytes()  # small files only: large ones have a SHA-256
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -1,4 +1,4 @@
-"""One file to this machine: it goes on where an earlier run was killed, and appears under its name only when its hash is right."""
+"""Downloads one file: resumes an interrupted transfer, and renames the file into place only after its hash was verified."""
 
 from __future__ import annotations
 
@@ -12,54 +12,54 @@ import stamina
 
 from shared.weights.hub import DownloadError, PublishedFile
 
-Advance = Callable[[int], None]
-"""Called with the bytes that have come, from the thread that they came in. What it raises ends the transfer."""
+OnProgress = Callable[[int], None]
+"""Receives the number of bytes of each chunk, on the thread of the transfer. An exception that it raises ends the transfer."""
 
-# A run of tries in which nothing came. Those in which something came are not counted.
+# Consecutive attempts without progress. Attempts that received something are not counted.
 _ATTEMPTS = 5
-_TIMES_WRONG = 2
+_MAX_CORRUPT = 2
 
 
 def partial_path(file: PublishedFile, target: Path) -> Path:
-    """Where the bytes lie until all are there. Another content has another name, so that two are never mixed."""
+    """Returns the path of the incomplete file. It depends on the contents, so that two versions are never mixed."""
     return target.with_name(f"{target.name}.{file.identity[:12]}.partial")
 
 
-def fetch(file: PublishedFile, target: Path, advance: Advance) -> None:
+def fetch(file: PublishedFile, target: Path, on_progress: OnProgress) -> None:
     """Downloads one file.
 
     Args:
-        file: What is published.
-        target: Where it goes. What is there is replaced.
-        advance: Told of all bytes, and of those that are thrown away as a negative number.
+        file: The published file.
+        target: Where to store it. An existing file is replaced.
+        on_progress: Receives all bytes, and a negative number for bytes that are discarded.
 
     Raises:
-        DownloadError: It does not come, or what comes is not what is published, twice.
-        OSError: The disk does not take it.
+        DownloadError: The transfer failed, or its contents were not the published ones, twice.
+        OSError: The file could not be written.
     """
     partial = partial_path(file, target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    for _ in range(_TIMES_WRONG):
-        _receive_all(file, partial, advance)
+    for _ in range(_MAX_CORRUPT):
+        _receive_with_resume(file, partial, on_progress)
         if file.matches(partial):
             os.replace(partial, target)
             return
-        advance(-partial.stat().st_size)
+        on_progress(-partial.stat().st_size)
         partial.unlink()
-    raise DownloadError(f"{file.path} came {_TIMES_WRONG} times with other bytes than its publisher states, and was deleted.")
+    raise DownloadError(f"{file.path} was received with the wrong hash {_MAX_CORRUPT} times and deleted.")
 
 
-def copy(file: PublishedFile, sources: Iterable[Path], target: Path, advance: Advance) -> bool:
-    """Copies one file from where it already is on this machine.
+def copy(file: PublishedFile, sources: Iterable[Path], target: Path, on_progress: OnProgress) -> bool:
+    """Copies one file from another location on this machine.
 
     Args:
-        file: What is published.
-        sources: Where it may be. What is there counts only when it has the published hash.
-        target: Where it goes.
-        advance: Told of its bytes.
+        file: The published file.
+        sources: Where it may be. A source is used only if it has the published hash.
+        target: Where to store it.
+        on_progress: Receives the bytes.
 
     Returns:
-        Whether it was there.
+        Whether a source was found.
     """
     partial = partial_path(file, target)
     for source in sources:
@@ -69,47 +69,47 @@ def copy(file: PublishedFile, sources: Iterable[Path], target: Path, advance: Ad
             shutil.copyfile(source, partial)
             if file.matches(partial):
                 os.replace(partial, target)
-                advance(file.bytes - had)
+                on_progress(file.bytes - had)
                 return True
             partial.unlink()
-            advance(-had)
+            on_progress(-had)
     return False
 
 
-def _receive_all(file: PublishedFile, partial: Path, advance: Advance) -> None:
+def _receive_with_resume(file: PublishedFile, partial: Path, on_progress: OnProgress) -> None:
     from httpx2 import HTTPError
 
     try:
         while True:
             before = partial.stat().st_size if partial.exists() else 0
             try:
-                return _receive(file, partial, advance)
+                return _receive(file, partial, on_progress)
             except (HTTPError, OSError) as error:
-                if not _may_come(error) or partial.stat().st_size <= before:
+                if not _is_transient(error) or partial.stat().st_size <= before:
                     raise
     except (HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of this machine, not of the hub
-        raise DownloadError(f"{file.path} could not be downloaded ({_reason(error)}). Start again: it goes on from here.") from None
+            raise  # an error of this machine, not of the hub
+        raise DownloadError(f"{file.path} could not be downloaded ({_reason(error)}). Run again to resume.") from None
 
 
-def _may_come(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     from httpx2 import HTTPError
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (408, 429) or error.response.status_code >= 500
-    # The hub's library raises an OSError without a number when fewer bytes came than were announced.
+    # The hub library raises an OSError without errno for a truncated response.
     return error.errno is None if isinstance(error, OSError) else isinstance(error, HTTPError)
 
 
-@stamina.retry(on=_may_come, attempts=_ATTEMPTS, timeout=None, wait_initial=0.5, wait_max=20.0)
-def _receive(file: PublishedFile, partial: Path, advance: Advance) -> None:
+@stamina.retry(on=_is_transient, attempts=_ATTEMPTS, timeout=None, wait_initial=0.5, wait_max=20.0)
+def _receive(file: PublishedFile, partial: Path, on_progress: OnProgress) -> None:
     from huggingface_hub.file_download import http_get
 
     with partial.open("ab") as stream:
         if stream.tell() > file.bytes:
-            advance(-stream.tell())
+            on_progress(-stream.tell())
             stream.truncate(0)
         http_get(
             file.url,
@@ -118,16 +118,16 @@ def _receive(file: PublishedFile, partial: Path, advance: Advance) -> None:
             headers=dict(file.headers),
             expected_size=file.bytes,
             displayed_filename=file.path,
-            tqdm_class=_counter(advance),
+            tqdm_class=_counter(on_progress),
         )
 
 
-def _counter(advance: Advance) -> Any:
-    """The class of a progress bar that shows nothing and hands the numbers on."""
+def _counter(on_progress: OnProgress) -> Any:
+    """A tqdm class that displays nothing and forwards its updates."""
 
     class Counter:
         def __init__(self, *_arguments: Any, **_options: Any) -> None:
-            self.update = advance
+            self.update = on_progress
 
         def __enter__(self) -> Self:
             return self

@@ -1,8 +1,8 @@
-"""Weights are what their lock says: sizes at every start, hashes once per place.
+"""Verifies weights against their lock: sizes at every start, hashes once per location.
 
-A file that was cut off is noticed when it is loaded. One of which a bit has flipped, or whose end is zeros, is not: it loads, and makes
-pictures of noise. Only its hash tells. Hashing takes about a second for each gigabyte, so a stamp beside the lock keeps what was hashed:
-the lock, and of each file its size and when it was last changed.
+A truncated file fails to load, but one with a flipped bit, or that ends in zeros, loads and generates noise; only its hash shows it.
+Hashing takes about a second per gigabyte, so a stamp next to the lock records what was hashed: the lock, and the size and modification time
+of each file.
 """
 
 from __future__ import annotations
@@ -13,29 +13,30 @@ import os
 import time
 from pathlib import Path
 
-from shared.settings import SettingsError
 from shared.telemetry import logger
+from shared.weights.errors import WeightsError
 from shared.weights.lock import Lock, differences, lock_path, read_lock
 
-_SOME = 3
+_MAX_NAMED = 3
+_ADVICE = "Delete the named files and download the weights again."
 
 
 def verify(name: str, weights: Path) -> None:
-    """Compares weights with their lock. Weights that have none, because they were not downloaded with it, pass.
+    """Compares weights with their lock. Weights without a lock, which were not downloaded by this tool, pass.
 
     Args:
-        name: What messages call them.
+        name: The weights in messages.
         weights: Their folder, or one `.safetensors` file.
 
     Raises:
-        SettingsError: They differ, or what lies beside them is no lock. Names the files.
+        WeightsError: They differ, or the lock is invalid. Names the files.
     """
     try:
         lock = read_lock(weights)
     except ValueError as error:
-        raise SettingsError(f"The weights {name!r}: {error}") from None
+        raise WeightsError(name, str(error), advice=_ADVICE) from None
     if lock is None:
-        logger().info("weights have no lock and are not compared with one", model=name)
+        logger().info("weights are not verified: they have no lock", model=name)
         return
     _check(name, differences(weights, lock, hashes=False))
     state = _state(weights, lock)
@@ -48,23 +49,21 @@ def verify(name: str, weights: Path) -> None:
 
 
 def stamp_path(weights: Path) -> Path:
-    """Where it is kept what was hashed."""
+    """Returns the path of the stamp."""
     lock = lock_path(weights)
     return lock.with_name(lock.name.replace(".lock.json", ".verified.json"))
 
 
 def _check(name: str, wrong: list[str]) -> None:
     if wrong:
-        more = f" and {len(wrong) - _SOME} more" if len(wrong) > _SOME else ""
-        raise SettingsError(
-            f"The weights {name!r} are damaged: {'; '.join(wrong[:_SOME])}{more}. Delete what is named and download the weights again."
-        )
+        more = f" and {len(wrong) - _MAX_NAMED} more" if len(wrong) > _MAX_NAMED else ""
+        raise WeightsError(name, f"they are damaged: {'; '.join(wrong[:_MAX_NAMED])}{more}", advice=_ADVICE)
 
 
 def _state(weights: Path, lock: Lock) -> dict[str, object]:
     folder = lock_path(weights).parent
     stats = {file.path: (folder / file.path).stat() for file in lock.files}
-    # Whole seconds, because layers of an image keep no more.
+    # In whole seconds, the resolution of image layers.
     files = {path: [stat.st_size, int(stat.st_mtime)] for path, stat in stats.items()}
     return {"lock": hashlib.sha256(lock_path(weights).read_bytes()).hexdigest(), "files": files}
 
@@ -82,5 +81,5 @@ def _stamp(weights: Path, state: dict[str, object]) -> None:
     try:
         new.write_text(json.dumps(state), encoding="utf-8")
         new.replace(path)
-    except OSError as error:  # a volume that is mounted to be read only
+    except OSError as error:  # a read-only volume
         logger().warning("the weights will be hashed again at the next start", reason=error.strerror)

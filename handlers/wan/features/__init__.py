@@ -1,1 +1,1 @@
-"""What a request can put on the WAN pipeline for one job."""
+"""The optional features of a WAN request, each configured on the pipeline for one job."""

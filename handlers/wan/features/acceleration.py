@@ -1,4 +1,4 @@
-"""Ways to be faster. Those that change the result only for those who ask; all of them for one job, and named in what it gets."""
+"""Accelerations of the transformer, applied for one job and reported in its metadata. Those that change the result are opt-in."""
 
 from __future__ import annotations
 
@@ -12,54 +12,55 @@ import torch
 
 Acceleration = Literal["none", "lossless", "fast"]
 
-# A step that changes the first block's output by less than this share takes what the later blocks made of the step before (the method is
-# ParaAttention's). On the small WAN 20 of 100 block calls fell away in 20 steps and 56 in 50, and clips differed by half a level of 255.
+# First-block cache (ParaAttention): a step that changes the first block's output by less than this share reuses the residual of the later
+# blocks from the step before. On the small WAN it skipped 20 of 100 block calls in 20 steps and 56 in 50, and clips differed by half a
+# level of 255.
 _THRESHOLD = 0.1
-_CUDNN_SINCE = (9, 0)  # compute capability: from Hopper on, cuDNN's attention is written for the card
+_CUDNN_SINCE = (9, 0)  # compute capability: cuDNN's attention is optimised for Hopper and later
 
 
-def ways_of(acceleration: Acceleration, transformer: Any, free: int | None) -> tuple[str, ...]:
-    """What an acceleration means for a transformer where it is.
+def enabled_accelerations(acceleration: Acceleration, transformer: Any, free: int | None) -> tuple[str, ...]:
+    """Returns the accelerations that a request's setting enables on the transformer's device.
 
     Args:
-        acceleration: As the request has it.
-        transformer: Of the pipeline that is called.
-        free: Bytes that there are for work beside what the clip takes; None: no end.
+        acceleration: The request's setting.
+        transformer: The one that will be called.
+        free: The bytes left over by the clip; None if unlimited.
 
     Returns:
-        Names of `WAYS`. For `lossless` on a CPU there are none: a compiler of C++ would be needed, and takes longer than clips do there.
+        Names of `ACCELERATIONS`. On a CPU `lossless` enables none: compiling would need a C++ compiler and take longer than clips do.
     """
     if acceleration == "fast":
         return ("first_block_cache",)
     if acceleration == "none" or transformer.device.type != "cuda":
         return ()
-    fused = ("fused_projections",) if free is None or fused_size(transformer) <= free else ()
+    fused = ("fused_projections",) if free is None or fused_projections_size(transformer) <= free else ()
     modern = torch.cuda.get_device_capability(transformer.device) >= _CUDNN_SINCE
     compiled = ("compiled_blocks",) if can_compile() else ()
     return (*fused, *(("cudnn_attention",) if modern else ()), *compiled)
 
 
 def can_compile() -> bool:
-    """Whether torch's compiler has what it needs for a GPU: Triton, and a compiler of C for what calls its kernels."""
+    """Returns whether torch can compile for a GPU: Triton is installed, and a C compiler for its launchers."""
     return find_spec("triton") is not None and any(which(name) for name in ("cc", "gcc", "clang"))
 
 
 @contextmanager
-def accelerated(transformer: Any, ways: tuple[str, ...]) -> Iterator[None]:
-    """Speeds a transformer up for one job, and takes that off again whatever happens.
+def accelerated(transformer: Any, names: tuple[str, ...]) -> Iterator[None]:
+    """Accelerates a transformer while the body runs.
 
     Args:
-        transformer: Of the pipeline that is called, with what its LoRAs add in its weights already.
-        ways: Names of `WAYS`, in the order in which they are put on.
+        transformer: The one that will be called, with LoRAs already merged.
+        names: Names of `ACCELERATIONS`, in the order in which they are applied.
     """
     with ExitStack() as stack:
-        for way in ways:
-            stack.enter_context(WAYS[way](transformer))
+        for name in names:
+            stack.enter_context(ACCELERATIONS[name](transformer))
         yield
 
 
-def fused_size(transformer: Any) -> int:
-    """Bytes that fused projections take beside the ones that they are made of."""
+def fused_projections_size(transformer: Any) -> int:
+    """Returns the bytes of the fused projections, which exist in addition to the separate ones."""
     layers = [layer for module in _attentions(transformer) for layer in (module.to_q, module.to_k, module.to_v)]
     return sum(layer.weight.nbytes for layer in layers)
 
@@ -69,7 +70,7 @@ def _attentions(transformer: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _cached(transformer: Any) -> Iterator[None]:
+def _first_block_cache(transformer: Any) -> Iterator[None]:
     from diffusers import FirstBlockCacheConfig
 
     transformer.enable_cache(FirstBlockCacheConfig(threshold=_THRESHOLD))
@@ -80,8 +81,8 @@ def _cached(transformer: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _fused(transformer: Any) -> Iterator[None]:
-    """One multiplication for what needs the same factor: queries, keys and values."""
+def _fused_projections(transformer: Any) -> Iterator[None]:
+    """Computes queries, keys and values in one multiplication where they have the same input."""
     try:
         transformer.fuse_qkv_projections()
         yield
@@ -90,8 +91,8 @@ def _fused(transformer: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _cudnn_first(_transformer: Any) -> Iterator[None]:
-    """Asks cuDNN's attention first; what it does not take goes to the others, as always."""
+def _cudnn_attention(_transformer: Any) -> Iterator[None]:
+    """Prefers cuDNN's attention; shapes that it does not support use the other backends as usual."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -100,10 +101,10 @@ def _cudnn_first(_transformer: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _compiled(transformer: Any) -> Iterator[None]:
-    """The repeated blocks as the compiler makes them. The first job of a process waits for it; what it made is kept by torch.
+def _compiled_blocks(transformer: Any) -> Iterator[None]:
+    """Compiles the repeated blocks. The first job of a process waits for the compiler; torch caches the result.
 
-    More shapes than torch keeps fall back to what there was before: nothing fails for it.
+    When there are more shapes than torch caches, it falls back to the uncompiled blocks without an error.
     """
     kinds = set(transformer._repeated_blocks)
     blocks = [module for module in transformer.modules() if type(module).__name__ in kinds]
@@ -115,10 +116,10 @@ def _compiled(transformer: Any) -> Iterator[None]:
             block._compiled_call_impl = None
 
 
-WAYS: Mapping[str, Callable[[Any], AbstractContextManager[None]]] = {
-    "first_block_cache": _cached,
-    "fused_projections": _fused,
-    "cudnn_attention": _cudnn_first,
-    "compiled_blocks": _compiled,
+ACCELERATIONS: Mapping[str, Callable[[Any], AbstractContextManager[None]]] = {
+    "first_block_cache": _first_block_cache,
+    "fused_projections": _fused_projections,
+    "cudnn_attention": _cudnn_attention,
+    "compiled_blocks": _compiled_blocks,
 }
-"""Every way, by the name that payloads have for it."""
+"""By their names in payloads."""

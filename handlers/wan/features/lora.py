@@ -1,19 +1,19 @@
-"""LoRAs for WAN: which layers of its transformer they add to."""
+"""LoRAs for WAN: the layers of its transformer, under the names that trainers give them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from handlers.wan.weights.load import WanPipelines
-from shared.models.lora_files import Target, layers_of
+from shared.models.lora_files import LoraTarget, lora_layers
 
 _COMPONENT = "transformer"
 
-# The original implementation's and ComfyUI's files, kohya's scripts (musubi-tuner), then diffusers and peft.
-_BEGINNINGS = {"diffusion_model.": _COMPONENT, "lora_unet_": _COMPONENT, "transformer.": _COMPONENT}
+# In this order: the original implementation and ComfyUI, kohya's scripts (musubi-tuner), diffusers and peft.
+_PREFIXES = {"diffusion_model.": _COMPONENT, "lora_unet_": _COMPONENT, "transformer.": _COMPONENT}
 
-# What the original implementation (Wan-Video/Wan2.1, wan/modules/model.py) calls parts of a layer's name.
-_ORIGINALS: Mapping[str, str] = {
+# Ends of layer names, in diffusers and in the original implementation (Wan-Video/Wan2.1, wan/modules/model.py).
+_ORIGINAL_NAMES: Mapping[str, str] = {
     "attn1.to_q": "self_attn.q",
     "attn1.to_k": "self_attn.k",
     "attn1.to_v": "self_attn.v",
@@ -36,14 +36,14 @@ _ORIGINALS: Mapping[str, str] = {
 }
 
 
-def target(pipelines: WanPipelines) -> Target:
-    """The layers of WAN's transformer. Where two views share a layer's weight, both get what a LoRA adds."""
-    views = [layers_of(_COMPONENT, pipeline.transformer) for pipeline in pipelines.all]
-    layers = {layer: [view[layer] for view in views if layer in view] for layer in views[0]}
-    return Target("WAN", layers, _BEGINNINGS, {layer: _original(layer[1]) for layer in layers})
+def target(pipelines: WanPipelines) -> LoraTarget:
+    """Returns the layers of WAN's transformer. Where two pipelines share a layer's weight, a LoRA is merged for both."""
+    per_pipeline = [lora_layers(_COMPONENT, pipeline.transformer) for pipeline in pipelines.all]
+    layers = {layer: [found[layer] for found in per_pipeline if layer in found] for layer in per_pipeline[0]}
+    return LoraTarget("WAN", layers, _PREFIXES, {layer: _original(layer[1]) for layer in layers})
 
 
 def _original(name: str) -> str:
-    """A layer's name as the original implementation has it."""
-    ending = next((ending for ending in _ORIGINALS if name.endswith(ending)), "")
-    return "head.head" if name == "proj_out" else name.removesuffix(ending) + _ORIGINALS.get(ending, "")
+    """A layer's name in the original implementation."""
+    suffix = next((suffix for suffix in _ORIGINAL_NAMES if name.endswith(suffix)), "")
+    return "head.head" if name == "proj_out" else name.removesuffix(suffix) + _ORIGINAL_NAMES.get(suffix, "")

@@ -1,19 +1,19 @@
-"""The contract's three solvers, as diffusers has them for flow matching."""
+"""The contract's schedulers, as diffusers implements them for flow matching."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-def make_solver(name: str, shift: float) -> Any:
-    """A fresh scheduler of the kind that WAN was trained for.
+def make_scheduler(name: str, shift: float) -> Any:
+    """Creates a scheduler.
 
-    Only solvers whose result depends on the seed alone: the pipeline hands them no generator, so those that draw noise of their own
-    would make another clip each time.
+    Only schedulers whose result depends on the seed alone are offered: the pipeline passes them no generator, so those that draw noise of
+    their own would give another clip each time.
 
     Args:
         name: `unipc`, `dpm++` or `euler`.
-        shift: Moves the steps towards the noisy end, 1 … 12; Wan 2.1's own value is 5.
+        shift: Shifts the timesteps towards the noisy end, 1 … 12; Wan 2.1's own value is 5.
     """
     from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
@@ -26,4 +26,4 @@ def make_solver(name: str, shift: float) -> Any:
         case "euler":
             return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=shift)
         case _:
-            raise ValueError(f"there is no solver {name}")
+            raise ValueError(f"unknown scheduler {name}")

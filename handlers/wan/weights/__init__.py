@@ -1,1 +1,1 @@
-"""Loads WAN's weights: text-to-video, VACE and image-to-video pipelines."""
+"""Loads WAN's weights: the text-to-video, VACE and image-to-video pipelines."""

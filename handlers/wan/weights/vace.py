@@ -1,4 +1,4 @@
-"""Two views of one WAN: with the blocks that look at pictures, and without."""
+"""The text-to-video model inside VACE: the transformer without the blocks that process references."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 
-def text_view(vace: Any) -> Any:
-    """The part of a VACE transformer that makes video from text, as a transformer of its own that shares every tensor.
+def text_to_video_view(vace: Any) -> Any:
+    """Returns the text-to-video part of a VACE transformer, as a transformer of its own that shares every tensor.
 
-    It computes what the whole one computes when its hints count nothing, bit for bit, without a third of the blocks and without encoding
-    an empty video. VACE's own training leaves these tensors as they were (arXiv 2503.07598, 3.3), so this is the plain text-to-video model.
+    It computes the same as VACE with a conditioning scale of 0, bit for bit, without a third of the blocks and without encoding an empty
+    video. VACE's training left these tensors frozen (arXiv 2503.07598, 3.3), so this is the plain text-to-video model.
 
     Args:
         vace: A loaded `WanVACETransformer3DModel`.
@@ -26,6 +26,6 @@ def text_view(vace: Any) -> Any:
         view: Any = WanTransformer3DModel.from_config(plain)
     tensors = vace.state_dict()
     view.load_state_dict({name: tensors[name] for name in view.state_dict()}, strict=True, assign=True)
-    view.rope = vace.rope  # its buffers are not in the state, and would be left without numbers
+    view.rope = vace.rope  # its buffers are not in the state dict, and would stay on the meta device
     view.requires_grad_(False)
     return view.eval()

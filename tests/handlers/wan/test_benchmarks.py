@@ -1,4 +1,4 @@
-"""What is measured about WAN: the memory that a long clip takes, and that the measure of its speed runs."""
+"""The WAN benchmarks: the memory of a long clip, and a run of the speed benchmark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.clip_memory import SHORT, measure, raw
 from benchmarks.wan_speed import report
 
 
-def test_the_measure_of_speed_runs_on_the_small_models(tiny_models: Path) -> None:
+def test_the_speed_benchmark_runs_on_the_small_models(tiny_models: Path) -> None:
     lines = list(report(tiny_models, tiny=True))
     assert len(lines) == 7
     assert all("lossless" in line for line in (lines[2], lines[5]))
@@ -19,10 +19,10 @@ def test_the_measure_of_speed_runs_on_the_small_models(tiny_models: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_long_clip_on_its_way_to_storage_takes_less_than_one_and_a_half_of_itself(tiny_models: Path) -> None:
+def test_storing_a_long_clip_takes_less_memory_than_one_and_a_half_raw_clips(tiny_models: Path) -> None:
     frames = 41  # 49 MB; the benchmark has twice as many
     short, long = (measure(tiny_models, "job", count) for count in (SHORT, frames))
-    took = long - short
-    said = f"{frames} frames are {raw(frames) / 1e6:.0f} MB and took {took / 1e6:.0f} MB: {took / raw(frames):.2f} clips"
-    print(said)  # noqa: T201 - a measure is to be seen
-    assert took < 1.5 * raw(frames), said
+    growth = long - short
+    result = f"{frames} frames are {raw(frames) / 1e6:.0f} MB and took {growth / 1e6:.0f} MB: {growth / raw(frames):.2f} clips"
+    print(result)  # noqa: T201 - shows the measurement
+    assert growth < 1.5 * raw(frames), result

@@ -171,7 +171,7 @@ def test_extras_of_an_image_are_ignored_with_a_warning(wan_recipe: Wan, tmp_path
 def test_a_storage_failure_fails_the_job_and_not_the_next(wan_recipe: Wan, tmp_path: Path, refused: str) -> None:
     def refuse(key: str) -> None:
         if key.endswith(refused):
-            raise UploadError("storage said no", retryable=False)
+            raise UploadError("rejected", retryable=False)
 
     failed = run(wan_recipe, Disk(tmp_path, refuse), config={"extras": ["webm"]})
     assert (failed["status"], failed["metadata"]["error_code"], failed["assets"]) == ("failed", "UPLOAD_ERROR", [])

@@ -11,43 +11,43 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
 with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
-def test_the_cpu_is_taken_when_it_is_wanted() -> None:
+def test_cpu_selects_the_cpu() -> None:
     assert choose_device("cpu") == CPU
 
 
 @without_gpu
-def test_auto_takes_the_cpu_when_there_is_no_gpu() -> None:
+def test_auto_selects_the_cpu_without_a_gpu() -> None:
     assert choose_device("auto") == CPU
 
 
 @without_gpu
-def test_a_gpu_that_is_wanted_and_not_there_stops_the_worker() -> None:
+def test_a_required_gpu_that_is_missing_raises_an_error() -> None:
     with pytest.raises(SettingsError, match="DEVICE=cuda, but torch finds no GPU"):
         choose_device("cuda")
 
 
 @with_gpu
 @pytest.mark.parametrize("wanted", ["auto", "cuda"])
-def test_the_first_gpu_is_taken(wanted: str) -> None:
+def test_the_first_gpu_is_selected(wanted: str) -> None:
     assert choose_device(wanted) == torch.device("cuda:0")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("family", ["sdxl", "wan", "chat"])
-def test_a_cpu_computes_in_full_precision(family: Family) -> None:
+def test_a_cpu_uses_float32(family: Family) -> None:
     assert choose_dtype(CPU, family) == torch.float32
 
 
 @pytest.mark.parametrize(("family", "dtype"), [("sdxl", torch.float16), ("wan", torch.bfloat16), ("chat", torch.bfloat16)])
-def test_a_gpu_computes_in_the_precision_that_was_published(family: Family, dtype: torch.dtype) -> None:
+def test_a_gpu_uses_the_published_precision(family: Family, dtype: torch.dtype) -> None:
     assert choose_dtype(torch.device("cuda:0"), family) == dtype
 
 
-def test_on_a_cpu_no_gpu_memory_is_used() -> None:
+def test_no_gpu_memory_is_reported_on_a_cpu() -> None:
     assert vram_used_mb(CPU) == 0
 
 
 @with_gpu
-def test_on_a_gpu_the_peak_is_reported_in_mebibytes() -> None:
+def test_the_peak_of_gpu_memory_is_reported_in_mebibytes() -> None:
     device = torch.device("cuda:0")
     torch.cuda.reset_peak_memory_stats(device)
     before = vram_used_mb(device)

@@ -1,4 +1,4 @@
-"""What a process of its own imports, asks for and prints when it loads models."""
+"""Loading models in a process of its own: imports, network access and output."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
 
 
-def test_loading_asks_no_network_and_prints_nothing_but_its_own_lines(tiny_models: Path) -> None:
+def test_loading_uses_no_network_and_prints_only_its_log_lines(tiny_models: Path) -> None:
     done = run(LOAD_ALL, str(tiny_models))
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == done.stdout.count("gb_per_s=") == 8
 
 
-def test_importing_is_cheap_and_chat_needs_nothing_of_diffusion(tiny_models: Path) -> None:
+def test_imports_are_lazy_and_chat_does_not_import_diffusers(tiny_models: Path) -> None:
     done = run(LOAD_CHAT, str(tiny_models))
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""What a try that ran out of memory had is free before the next, and what a remedy moved comes back."""
+"""A failed attempt frees its memory before the retry, and fallbacks are undone."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from shared.errors import OutOfMemory
-from shared.models.oom import Rung, attempt, climb, on_the_cpu
-from tests.doubles.sabotage import no_memory
+from shared.models.oom import Fallback, offloaded, run_once, run_with_fallbacks
+from tests.doubles.fault_injection import out_of_memory_error
 
 GPU, CPU = torch.device("cuda:0"), torch.device("cpu")
 
 
 @contextmanager
-def nothing_collected() -> Iterator[None]:
-    """While the body runs, Python collects only where it is asked to."""
+def no_automatic_gc() -> Iterator[None]:
+    """Disables automatic garbage collection while the body runs."""
     gc.disable()
     try:
         yield
@@ -30,96 +30,96 @@ def nothing_collected() -> Iterator[None]:
 
 
 @contextmanager
-def at_each_collection(look: Callable[[], object]) -> Iterator[list[object]]:
-    """What `look` saw as each collection began."""
-    seen: list[object] = []
+def observed_at_gc(observe: Callable[[], object]) -> Iterator[list[object]]:
+    """Collects the result of `observe` at the start of each garbage collection."""
+    observed: list[object] = []
 
-    def called(phase: str, _info: dict[str, int]) -> None:
+    def callback(phase: str, _info: dict[str, int]) -> None:
         if phase == "start":
-            seen.append(look())
+            observed.append(observe())
 
-    gc.callbacks.append(called)
+    gc.callbacks.append(callback)
     try:
-        yield seen
+        yield observed
     finally:
-        gc.callbacks.remove(called)
+        gc.callbacks.remove(callback)
 
 
-def test_what_holds_on_to_itself_is_free_before_the_next_try() -> None:
+def test_reference_cycles_are_collected_before_the_retry() -> None:
     held: list[weakref.ref[torch.Tensor]] = []
 
     def work() -> None:
         tensor: Any = torch.zeros(1)
         tensor.itself = tensor
         held.append(weakref.ref(tensor))
-        raise no_memory()
+        raise out_of_memory_error()
 
-    with nothing_collected():
-        assert attempt(work) == (False, None)
+    with no_automatic_gc():
+        assert run_once(work) == (False, None)
         assert held[0]() is None
 
 
-def test_the_error_is_forgotten_before_memory_is_given_back() -> None:
-    """Its traceback holds on to everything that the work had."""
+def test_the_traceback_is_dropped_before_the_cache_is_emptied() -> None:
+    """The traceback keeps the tensors of the work alive."""
     held: list[weakref.ref[torch.Tensor]] = []
 
     def work() -> None:
         tensor = torch.zeros(1)
         held.append(weakref.ref(tensor))
-        raise no_memory()
+        raise out_of_memory_error()
 
-    with nothing_collected(), at_each_collection(lambda: held[0]() is None) as free:
-        attempt(work)
+    with no_automatic_gc(), observed_at_gc(lambda: held[0]() is None) as free:
+        run_once(work)
     assert free == [True]
 
 
-def test_another_error_is_nobody_elses() -> None:
+def test_other_errors_are_reraised() -> None:
     def work() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
-        climb(work, [Rung("nothing")], lambda _: None)
+        run_with_fallbacks(work, [Fallback("unused")], lambda _: None)
 
 
-def test_each_remedy_is_tried_once_and_named() -> None:
-    said: list[str] = []
+def test_each_fallback_is_tried_once_and_reported() -> None:
+    warnings: list[str] = []
 
     def work() -> None:
-        raise no_memory()
+        raise out_of_memory_error()
 
-    with pytest.raises(OutOfMemory, match="whatever was tried"):
-        climb(work, [Rung("this was done"), Rung("that was done")], said.append)
-    assert said == ["Memory did not suffice; this was done.", "Memory did not suffice; that was done."]
+    with pytest.raises(OutOfMemory, match="even after every fallback"):
+        run_with_fallbacks(work, [Fallback("this was done"), Fallback("that was done")], warnings.append)
+    assert warnings == ["Out of memory; this was done.", "Out of memory; that was done."]
 
 
 @dataclass
 class Network:
-    """Stands where it is put, unless it breaks on its way to the CPU."""
+    """A network that records its moves, and may fail to move to the CPU."""
 
     device: torch.device = GPU
-    breaks: bool = False
-    been: list[torch.device] = field(default_factory=list)
+    fails_to_offload: bool = False
+    moves: list[torch.device] = field(default_factory=list)
 
     def to(self, device: torch.device) -> None:
-        if self.breaks and device == CPU:
-            raise no_memory()
+        if self.fails_to_offload and device == CPU:
+            raise out_of_memory_error()
         self.device = device
-        self.been.append(device)
+        self.moves.append(device)
 
 
-def test_networks_that_were_moved_aside_come_back() -> None:
+def test_offloaded_networks_are_moved_back() -> None:
     networks = [Network(), Network()]
-    with on_the_cpu([*networks, None]):
+    with offloaded([*networks, None]):
         assert [network.device for network in networks] == [CPU, CPU]
     assert [network.device for network in networks] == [GPU, GPU]
 
 
-def test_they_come_back_where_the_work_or_the_moving_itself_failed() -> None:
+def test_offloaded_networks_are_moved_back_after_a_failure() -> None:
     networks = [Network(), Network()]
-    with pytest.raises(OutOfMemory), on_the_cpu(networks):
+    with pytest.raises(OutOfMemory), offloaded(networks):
         raise OutOfMemory("x")
     assert [network.device for network in networks] == [GPU, GPU]
-    networks = [Network(), Network(breaks=True)]
-    with pytest.raises(torch.OutOfMemoryError), on_the_cpu(networks):
+    networks = [Network(), Network(fails_to_offload=True)]
+    with pytest.raises(torch.OutOfMemoryError), offloaded(networks):
         pass
     assert [network.device for network in networks] == [GPU, GPU]

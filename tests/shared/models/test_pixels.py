@@ -1,4 +1,4 @@
-"""What a decoder made becomes pixels, and what is no picture becomes none."""
+"""Decoder output becomes 8-bit pixels, or an error."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from shared.errors import GenerationError
 from shared.models.pixels import to_pixels
 
 
-def test_black_is_0_white_is_255_and_what_is_outside_is_clipped() -> None:
+def test_black_is_0_white_is_255_and_other_values_are_clipped() -> None:
     values = torch.tensor([-3.0, 0.0, 0.5, 1.0, 7.0]).expand(1, 3, 1, 5)
     assert to_pixels(values)[0, 0].tolist() == [[0, 0, 0], [0, 0, 0], [128, 128, 128], [255, 255, 255], [255, 255, 255]]
 
 
-def test_channels_come_last_and_pictures_first() -> None:
+def test_the_layout_is_images_height_width_channels() -> None:
     images = torch.zeros(2, 3, 4, 6)
     images[1, 0] = 1.0
     pixels = to_pixels(images)
@@ -24,7 +24,7 @@ def test_channels_come_last_and_pictures_first() -> None:
     assert (pixels[1] == (255, 0, 0)).all()
 
 
-def test_values_are_rounded_and_not_cut_off() -> None:
+def test_values_are_rounded_and_not_truncated() -> None:
     levels = torch.arange(256) / 255
     noisy = (levels - 0.4 / 255).expand(1, 3, 1, 256)
     assert to_pixels(noisy)[0, 0, :, 0].tolist() == list(range(256))

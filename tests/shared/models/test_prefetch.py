@@ -22,7 +22,7 @@ def wait_until_read(least: int, deadline: float = 10.0) -> None:
         time.sleep(0.005)
 
 
-def test_every_byte_of_every_file_is_read_while_the_body_runs(tmp_path: Path) -> None:
+def test_every_file_is_read_completely_while_the_body_runs(tmp_path: Path) -> None:
     files = [tmp_path / str(number) for number in range(3)]
     for path, size in zip(files, (40 * MEBIBYTE + 1, 1, 17 * MEBIBYTE), strict=True):
         path.write_bytes(bytes(size))
@@ -42,14 +42,14 @@ def test_reading_stops_when_the_body_ends(tmp_path: Path) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
-def test_reading_stops_when_the_body_fails_and_its_error_comes_through(tmp_path: Path) -> None:
+def test_reading_stops_when_the_body_fails_and_the_error_propagates(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(KeyError, match="mine"), prefetched([tmp_path / "file"]):
         raise KeyError("mine")
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
-def test_files_that_cannot_be_read_are_left_to_the_loader_and_the_others_are_read(tmp_path: Path) -> None:
+def test_unreadable_files_are_skipped(tmp_path: Path) -> None:
     unreadable = [tmp_path / str(number) for number in range(8)]
     for path in unreadable:
         path.mkdir()

@@ -15,14 +15,14 @@ every_entry = pytest.mark.parametrize("weights", CATALOGUE, ids=lambda weights: 
 
 
 @every_entry
-def test_every_entry_says_where_it_comes_from_and_under_which_licence(weights: Weights) -> None:
+def test_every_entry_has_a_repository_a_licence_and_a_size(weights: Weights) -> None:
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", weights.repo)
     assert weights.licence in {"Apache-2.0", "CreativeML Open RAIL++-M"}
     assert 5e9 < weights.size < 25e9
 
 
 @every_entry
-def test_a_revision_is_a_full_commit_or_openly_missing(weights: Weights) -> None:
+def test_a_revision_is_a_full_commit_or_none(weights: Weights) -> None:
     assert weights.revision is None or re.fullmatch(r"[0-9a-f]{40}", weights.revision)
 
 
@@ -58,11 +58,11 @@ def test_the_patterns_fetch_every_file_of_a_complete_folder(tiny_models: Path, w
         ("sd_xl_base_1.0.safetensors", False),
     ],
 )
-def test_of_sdxl_half_precision_is_fetched_and_nothing_twice(name: str, fetched: bool) -> None:
+def test_only_half_precision_files_of_sdxl_are_fetched(name: str, fetched: bool) -> None:
     assert any(fnmatch(name, pattern) for pattern in SDXL.patterns) == fetched
 
 
-def test_finding_weights_needs_no_torch() -> None:
+def test_resolving_weights_imports_no_torch() -> None:
     code = (
         "import sys, shared.weights.resolve; sys.exit(bool({'torch', 'transformers', 'diffusers', 'huggingface_hub'} & set(sys.modules)))"
     )

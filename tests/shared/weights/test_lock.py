@@ -1,4 +1,4 @@
-"""The lock beside weights says what they are, byte for byte."""
+"""The lock file describes weights byte for byte."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_written_is_read(folder: Path) -> None:
+def test_a_lock_round_trips(folder: Path) -> None:
     assert read_lock(folder) == LOCK
     assert LOCK.bytes == len(CONTENT)
     assert [path.name for path in folder.iterdir() if path.is_file()] == ["weights.lock.json"]
 
 
-def test_the_file_has_what_a_reader_of_another_language_needs(folder: Path) -> None:
+def test_the_json_has_the_documented_keys(folder: Path) -> None:
     assert json.loads((folder / "weights.lock.json").read_text()) == {
         "source": "owner/name",
         "revision": "a" * 40,
@@ -38,19 +38,19 @@ def test_the_file_has_what_a_reader_of_another_language_needs(folder: Path) -> N
     }
 
 
-def test_weights_without_a_lock_have_none(tmp_path: Path) -> None:
+def test_without_a_lock_file_there_is_no_lock(tmp_path: Path) -> None:
     assert read_lock(tmp_path) is None
 
 
-def test_the_lock_of_a_single_file_lies_beside_it(tmp_path: Path) -> None:
+def test_the_lock_of_a_single_file_is_in_its_folder(tmp_path: Path) -> None:
     assert lock_path(tmp_path / "sdxl.safetensors") == tmp_path / "sdxl.weights.lock.json"
 
 
-def test_weights_that_are_as_locked_do_not_differ(folder: Path) -> None:
+def test_intact_weights_have_no_differences(folder: Path) -> None:
     assert differences(folder, LOCK, hashes=True) == []
 
 
-def test_a_missing_file_and_a_wrong_size_show_without_reading_the_weights(folder: Path) -> None:
+def test_missing_files_and_wrong_sizes_are_found_without_hashing(folder: Path) -> None:
     path = folder / FILE.path
     path.write_bytes(CONTENT + b"!")
     assert differences(folder, LOCK, hashes=False) == ["unet/model.safetensors has 8 bytes instead of 7"]
@@ -58,21 +58,21 @@ def test_a_missing_file_and_a_wrong_size_show_without_reading_the_weights(folder
     assert differences(folder, LOCK, hashes=False) == ["unet/model.safetensors is missing"]
 
 
-def test_a_changed_byte_shows_when_hashes_are_compared(folder: Path) -> None:
+def test_a_changed_byte_is_found_by_hashing(folder: Path) -> None:
     (folder / FILE.path).write_bytes(b"Weights")
     assert differences(folder, LOCK, hashes=False) == []
-    assert differences(folder, LOCK, hashes=True) == ["unet/model.safetensors does not have the SHA-256 of its lock"]
+    assert differences(folder, LOCK, hashes=True) == ["unet/model.safetensors has another SHA-256 than locked"]
 
 
 @pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "unet/../../secret"])
-def test_a_lock_that_leaves_its_folder_is_refused(tmp_path: Path, path: str) -> None:
+def test_path_traversal_in_a_lock_is_rejected(tmp_path: Path, path: str) -> None:
     write_lock(tmp_path, Lock("owner/name", None, "MIT", (LockedFile(path, 1, "0" * 64),)))
     with pytest.raises(ValueError, match="a path leaves the folder"):
         read_lock(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": [1]}'])
-def test_a_broken_lock_is_refused_with_what_to_do(tmp_path: Path, content: str) -> None:
+def test_an_invalid_lock_is_rejected(tmp_path: Path, content: str) -> None:
     (tmp_path / "weights.lock.json").write_text(content)
-    with pytest.raises(ValueError, match=r"weights\.lock\.json is not a lock of weights .* download the weights again"):
+    with pytest.raises(ValueError, match=r"weights\.lock\.json is not a valid lock file"):
         read_lock(tmp_path)

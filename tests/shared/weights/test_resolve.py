@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from shared.settings import Settings, SettingsError
 from shared.weights.catalogue import QWEN_BASE, SDXL
-from shared.weights.resolve import PLACES, find, resolve
+from shared.weights.resolve import LOCATIONS, find_optional, resolve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -68,52 +68,52 @@ IN_ORDER = (put_in_models_dir, put_in_image, put_in_cached_models, put_on_volume
 
 
 @pytest.mark.parametrize("first", range(len(IN_ORDER)), ids=[put.__name__ for put in IN_ORDER])
-def test_the_first_place_that_has_the_weights_wins(machine: Machine, first: int) -> None:
+def test_the_first_location_with_the_weights_is_used(machine: Machine, first: int) -> None:
     folders = [put(machine) for put in IN_ORDER[first:]]
     assert resolve(QWEN_BASE, machine.settings) == folders[0]
 
 
-def test_an_explicit_path_comes_before_all_places(machine: Machine) -> None:
+def test_an_explicit_path_takes_precedence(machine: Machine) -> None:
     for put in IN_ORDER:
         put(machine)
     explicit = put_explicit(machine)
     assert resolve(QWEN_BASE, machine.with_settings(qwen_base_model=explicit)) == explicit
 
 
-def test_an_explicit_path_that_is_not_complete_is_refused_and_nothing_else_is_used(machine: Machine) -> None:
+def test_an_incomplete_explicit_path_is_rejected_without_an_alternative(machine: Machine) -> None:
     put_in_models_dir(machine)
     explicit = put_explicit(machine)
     (explicit / "config.json").unlink()
-    with pytest.raises(SettingsError, match=r"QWEN_BASE_MODEL must name a complete transformers folder, .*lacks config\.json"):
+    with pytest.raises(SettingsError, match=r"QWEN_BASE_MODEL must name a complete transformers folder; got .*lacks config\.json"):
         resolve(QWEN_BASE, machine.with_settings(qwen_base_model=explicit))
 
 
-def test_a_folder_that_is_not_complete_is_passed_over(machine: Machine) -> None:
+def test_an_incomplete_folder_is_skipped(machine: Machine) -> None:
     (put_in_models_dir(machine) / "model-00001-of-00002.safetensors").unlink()
     whole = put_on_volume(machine)
     assert resolve(QWEN_BASE, machine.settings) == whole
 
 
-def test_of_the_cached_snapshots_the_pinned_one_wins(machine: Machine) -> None:
+def test_the_pinned_snapshot_in_the_cache_is_preferred(machine: Machine) -> None:
     put_in_cached_models(machine)
     pinned = machine.put_in_cache(str(QWEN_BASE.revision), main=None)
     assert resolve(QWEN_BASE, machine.settings) == pinned
 
 
-def test_without_the_pinned_one_the_cached_snapshot_that_main_names_is_used(machine: Machine) -> None:
+def test_without_the_pinned_snapshot_the_one_of_main_is_used(machine: Machine) -> None:
     machine.put_in_cache("f" * 40, main=None)
     named = machine.put_in_cache(COMMIT, main=COMMIT + "\n")
     assert resolve(QWEN_BASE, machine.settings) == named
 
 
 @pytest.mark.parametrize("main", ["", "../../../models/qwen_base", "main"])
-def test_a_cache_whose_main_names_no_commit_counts_as_empty(machine: Machine, main: str) -> None:
+def test_a_cache_whose_main_is_not_a_commit_counts_as_empty(machine: Machine, main: str) -> None:
     machine.put_in_cache(COMMIT, main=main)
     with pytest.raises(SettingsError, match=r"cached models .*: none"):
         resolve(QWEN_BASE, machine.settings)
 
 
-def test_the_cache_may_hold_links_to_blobs(machine: Machine) -> None:
+def test_a_cache_of_links_to_blobs_is_accepted(machine: Machine) -> None:
     snapshot = put_in_cached_models(machine)
     blobs = snapshot.parents[1] / "blobs"
     blobs.mkdir()
@@ -126,19 +126,19 @@ def test_the_cache_may_hold_links_to_blobs(machine: Machine) -> None:
         resolve(QWEN_BASE, machine.settings)
 
 
-def test_weights_that_are_nowhere_stop_the_worker_with_every_place_and_what_to_do(machine: Machine) -> None:
+def test_missing_weights_raise_an_error_with_every_location_and_advice(machine: Machine) -> None:
     with pytest.raises(SettingsError) as caught:
         resolve(SDXL, machine.settings)
     message = str(caught.value)
     assert "'sdxl' (stabilityai/stable-diffusion-xl-base-1.0) were not found" in message
     assert "SDXL_MODEL: not set" in message
-    assert [place.name for place in PLACES if f"{place.name}: " not in message] == []
+    assert [location.name for location in LOCATIONS if f"{location.name}: " not in message] == []
     assert f"{machine.root / 'models' / 'sdxl'} (no such folder)" in message
     assert "Set SDXL_MODEL to a complete diffusers folder" in message
     assert "ALLOW_DOWNLOADS=1" in message
 
 
-def test_the_message_says_what_a_nearly_complete_folder_lacks(machine: Machine) -> None:
+def test_the_error_lists_the_files_that_a_folder_lacks(machine: Machine) -> None:
     folder = put_in_models_dir(machine)
     for name in ("config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "tokenizer_config.json"):
         (folder / name).unlink()
@@ -154,33 +154,33 @@ def test_weights_without_a_pinned_revision_are_never_downloaded(machine: Machine
         resolve(unpinned, machine.with_settings(allow_downloads=True))
 
 
-def test_weights_without_a_pinned_revision_are_used_where_they_are_found(machine: Machine) -> None:
+def test_weights_without_a_pinned_revision_are_used_if_found(machine: Machine) -> None:
     cached = put_in_cached_models(machine)
     assert resolve(replace(QWEN_BASE, revision=None), machine.settings) == cached
 
 
-def test_weights_that_a_worker_can_do_without_are_none_when_they_are_nowhere_and_are_not_downloaded(machine: Machine) -> None:
-    assert find(QWEN_BASE, machine.with_settings(allow_downloads=True)) is None
+def test_missing_optional_weights_are_none_and_not_downloaded(machine: Machine) -> None:
+    assert find_optional(QWEN_BASE, machine.with_settings(allow_downloads=True)) is None
     assert not (machine.root / "models").exists()
 
 
-def test_weights_that_a_worker_can_do_without_are_found_in_the_same_places(machine: Machine) -> None:
+def test_optional_weights_are_found_in_the_same_locations(machine: Machine) -> None:
     image = put_in_image(machine)
-    assert find(QWEN_BASE, machine.settings) == image
+    assert find_optional(QWEN_BASE, machine.settings) == image
     explicit = put_explicit(machine)
-    assert find(QWEN_BASE, machine.with_settings(qwen_base_model=explicit)) == explicit
+    assert find_optional(QWEN_BASE, machine.with_settings(qwen_base_model=explicit)) == explicit
 
 
-def test_an_explicit_path_to_weights_that_a_worker_can_do_without_must_be_right_as_well(machine: Machine) -> None:
+def test_an_explicit_path_to_optional_weights_must_be_complete(machine: Machine) -> None:
     with pytest.raises(SettingsError, match=r"QWEN_BASE_MODEL must name a complete"):
-        find(QWEN_BASE, machine.with_settings(qwen_base_model=machine.root / "nothing"))
+        find_optional(QWEN_BASE, machine.with_settings(qwen_base_model=machine.root / "nothing"))
 
 
 @pytest.mark.parametrize("put", IN_ORDER, ids=lambda put: put.__name__)
-def test_the_log_names_the_place_and_never_the_path(machine: Machine, put: Callable[[Machine], Path]) -> None:
+def test_the_log_names_the_location_and_never_the_path(machine: Machine, put: Callable[[Machine], Path]) -> None:
     put(machine)
     with capture_logs() as lines:
         resolve(QWEN_BASE, machine.settings)
     assert [(line["event"], line["model"]) for line in lines] == [("weights found", "qwen_base")]
-    assert lines[0]["place"] in {place.name for place in PLACES}
+    assert lines[0]["location"] in {location.name for location in LOCATIONS}
     assert str(machine.root) not in str(lines)
