@@ -84,6 +84,7 @@ def test_training_encodes_captions_as_a_worker_does(small_models: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_train_sdxl_writes_a_folder_that_a_worker_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_sdxl, "_IMAGES", 32)
     monkeypatch.setattr(train_sdxl, "_HELD_OUT_IMAGES", 4)
@@ -93,6 +94,7 @@ def test_train_sdxl_writes_a_folder_that_a_worker_loads(tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_train_addons_writes_add_ons_that_diffusers_loads(small_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (lora, image_encoder, ip_adapter, controlnet):
         monkeypatch.setattr(module, "_IMAGES", 16)
@@ -107,6 +109,7 @@ def test_train_addons_writes_add_ons_that_diffusers_loads(small_models: Path, tm
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_train_wan_writes_a_folder_that_a_worker_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_wan, "_CLIP_COUNTS", dict.fromkeys((1, 5, 9, 13, 17), 2))
     monkeypatch.setattr(train_wan, "_HELD_OUT_CLIPS", 2)
