@@ -1,6 +1,6 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow faults soak protections check-models lint types fix schemas requirements image image-test hub models bench bench-chat bench-load clean
+.PHONY: help setup demo test test-slow faults soak mutations check-models lint types fix schemas requirements image image-test hub models bench bench-chat bench-load clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -41,9 +41,9 @@ test-slow: models  ## Run the tests that take longer
 	$(PYTEST) -m slow
 
 faults: setup  ## Inject forty faults into real workers and print what held
-	$(PYTHON) -m tests.chaos.faults
+	$(PYTHON) -m tests.chaos.fault_injection
 
-protections: setup  ## Take every protection away, one by one, and see its tests fail (ONLY=6 for a point, ONLY=word for some)
+mutations: setup  ## Break each guarantee in a copy of the code and see its tests fail (ONLY=outbox for an area or a word)
 	$(PYTHON) -m tests.mutations $(if $(ONLY),--only "$(ONLY)")
 
 soak: setup  ## Have 500 jobs done with faults by chance, and print what was lost and what grows (COUNT=60, SEED=7)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,7 +54,6 @@ def main() -> int:
 
 def _run(mutations: Sequence[Mutation]) -> int:
     """Returns how many mutants were killed; none are tried when their tests do not pass without them."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the fork server, before it imports torch
     runner = Runner()
     with TemporaryDirectory(prefix="mutations-") as folder, ThreadPoolExecutor(_WORKERS) as threads:
         template = Path(folder)

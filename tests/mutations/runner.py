@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -21,32 +22,13 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from tests.doubles.fork_server import LIBRARIES
 from tests.mutations.mutation import Mutation
 
 ROOT = Path(__file__).parents[2]
 
-LIBRARIES = (
-    "pytest",
-    "hypothesis",
-    "av",
-    "httpx",
-    "peft",
-    "PIL.Image",
-    "pydantic",
-    "safetensors.torch",
-    "torch",
-    "diffusers.loaders.ip_adapter",
-    "diffusers.models.controlnets.controlnet_union",
-    "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_inpaint",
-    "diffusers.pipelines.controlnet.pipeline_controlnet_union_sd_xl",
-    "diffusers.pipelines.wan.pipeline_wan_vace",
-    "diffusers.pipelines.wan.pipeline_wan_i2v",
-    "transformers.models.clip.modeling_clip",
-    "transformers.models.umt5.modeling_umt5",
-    "transformers.models.qwen2.modeling_qwen2",
-    "transformers.models.auto.tokenization_auto",
-)
-"""Imported by the fork server. None may import the product, or read the environment of a worker as runpod does."""
+# Read when huggingface_hub is imported. The product sets them in the processes that it runs in.
+_IMPORT_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
 
 TIMEOUT = 900.0
 """Seconds for the tests of one mutation."""
@@ -102,9 +84,10 @@ def copy_repository(root: Path, target: Path) -> None:
 class Runner:
     """Runs pytest in processes forked from one that has already imported `libraries`."""
 
-    def __init__(self, libraries: Sequence[str] = LIBRARIES) -> None:
+    def __init__(self, libraries: Sequence[str] = ("pytest", "hypothesis", *LIBRARIES)) -> None:
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(libraries))
+        _start_fork_server()
 
     def check_mutation(self, mutation: Mutation, template: Path) -> MutationResult:
         """Applies a mutation to a copy of `template` and runs its tests there."""
@@ -117,8 +100,9 @@ class Runner:
 
     def run_tests(self, root: Path, tests: Sequence[str], *, write_bytecode: bool = True, timeout: float = TIMEOUT) -> list[TestOutcome]:
         """Runs tests below `root` in a forked process. Returns nothing when pytest could not run them, or not within `timeout` seconds."""
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"} | ({} if write_bytecode else {"PYTHONDONTWRITEBYTECODE": "1"})
         receiver, sender = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_run_pytest, args=(root, tests, write_bytecode, sender))
+        process = self._context.Process(target=_run_pytest, args=(root, tests, environment, sender))
         process.start()
         sender.close()
         try:
@@ -130,6 +114,21 @@ class Runner:
             _kill_group(process.pid)
             process.join()
         return outcomes
+
+
+def _start_fork_server() -> None:
+    """Starts the fork server with the environment for its imports, and without its standard error: libraries print warnings."""
+    environment, stderr, null = dict(os.environ), os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.environ.update(_IMPORT_ENVIRONMENT)
+    os.dup2(null, 2)
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 def _replace(path: Path, content: str) -> None:
@@ -169,17 +168,17 @@ def _message(report: pytest.TestReport) -> str:
     return str(crash.message if crash else report.longrepr or "").partition("\n")[0]
 
 
-def _run_pytest(root: Path, tests: Sequence[str], write_bytecode: bool, sender: Connection) -> None:
+def _run_pytest(root: Path, tests: Sequence[str], environment: Mapping[str, str], sender: Connection) -> None:
     """Runs in the forked process: runs tests with the modules below `root`, and sends their outcomes."""
     os.setsid()
     os.chdir(root)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in environment
     # This module was imported from the checkout. Everything else is to come from `root`.
     sys.path[:] = [str(root), *(path for path in sys.path if Path(path) != ROOT)]
     for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
         del sys.modules[name]
-    if not write_bytecode:
-        sys.dont_write_bytecode = True
-        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, sys.stdout.fileno())
     os.dup2(null, sys.stderr.fileno())
