@@ -1,1 +1,1 @@
-"""Programs for a person: the demo and its callback receiver."""
+"""The demo, and the loopback servers that it shares with the tests."""

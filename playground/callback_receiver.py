@@ -1,4 +1,4 @@
-"""A receiver of callbacks on this machine: it keeps what arrives and checks how it is signed."""
+"""A callback receiver on loopback: records every request, verifies its signatures, and replies as configured."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from shared.webhooks import WebhookInvalid, verify
 
 @dataclass(frozen=True, slots=True)
 class ReceivedCallback:
-    """One request that arrived.
+    """One recorded request.
 
     Attributes:
-        path: Where it was sent, with the query.
-        headers: By their names in lower case.
-        body: Byte by byte.
-        problem: What is wrong with its signatures, None when they hold.
+        path: The path with its query string.
+        headers: By lower-case name.
+        body: The raw body.
+        problem: Why signature verification failed, or None if it succeeded.
     """
 
     path: str
@@ -33,24 +33,24 @@ class ReceivedCallback:
 
     @property
     def verified(self) -> bool:
-        """Whether both signatures hold."""
+        """Whether both signatures are valid."""
         return self.problem is None
 
     @property
     def payload(self) -> Any:
-        """The body, read as JSON."""
+        """The body, parsed as JSON."""
         return json.loads(self.body)
 
 
 @dataclass(frozen=True, slots=True)
 class CannedResponse:
-    """How the inbox answers one request.
+    """A predefined response.
 
     Attributes:
-        status: Of the answer.
-        headers: Beside the usual ones.
-        delay: Seconds to wait before it.
-        reset: Break the connection instead of answering.
+        status: The HTTP status.
+        headers: Additional headers.
+        delay: Seconds to wait before responding.
+        reset: Whether to reset the connection instead of responding.
     """
 
     status: int = 200
@@ -60,57 +60,63 @@ class CannedResponse:
 
 
 class CallbackReceiver(LoopbackServer):
-    """Receives callbacks on loopback, inside a `with` block.
+    """Receives callbacks on loopback inside a `with` block.
 
     Args:
         secret: `JOB_CALLBACK_SECRET`.
-        answers: Given one after the other; then 200 for good.
-        on_callback: Called with each request, before it is answered, on the thread that serves it.
+        responses: Responses to the first requests, in order; every later request gets 200.
+        on_callback: Called with each request before it is responded to, on the thread that serves it.
     """
 
-    def __init__(self, secret: str, *, responses: Iterable[CannedResponse] = (), on_callback: Callable[[ReceivedCallback], None] | None = None) -> None:
-        super().__init__(_Request)
+    def __init__(
+        self,
+        secret: str,
+        *,
+        responses: Iterable[CannedResponse] = (),
+        on_callback: Callable[[ReceivedCallback], None] | None = None,
+    ) -> None:
+        super().__init__(_Handler)
         self.secret = secret
         self._responses = deque(responses)
-        self._on_message = on_callback
+        self._on_callback = on_callback
         self._messages: list[ReceivedCallback] = []
         self._changed = threading.Condition()
 
     @property
     def url(self) -> str:
-        """Where to send callbacks."""
+        """The callback URL."""
         return f"{super().url}/job-callback"
 
     @property
     def messages(self) -> list[ReceivedCallback]:
-        """What has arrived so far, in order."""
+        """All recorded requests, in order."""
         with self._changed:
             return list(self._messages)
 
     @property
     def payloads(self) -> list[Any]:
-        """The payloads that have arrived with signatures that hold, in order."""
+        """The payloads of all requests with valid signatures, in order."""
         return [message.payload for message in self.messages if message.verified]
 
     def respond_with(self, responses: Iterable[CannedResponse]) -> None:
-        """Gives these answers to the next requests, one after the other; then 200 again."""
+        """Sets the responses to the next requests, in order; every later request gets 200."""
         with self._changed:
             self._responses = deque(responses)
 
     def recover(self) -> None:
-        """Forgets how the next requests were to be answered: 200 from now on."""
+        """Discards the remaining canned responses: every request gets 200 from now on."""
         with self._changed:
             self._responses.clear()
 
     def wait_for(self, count: int, *, timeout: float = 30.0) -> list[ReceivedCallback]:
-        """Waits until so many requests have arrived.
+        """Blocks until this many requests have been recorded.
 
         Args:
-            count: How many, since the inbox was opened.
-            timeout: Seconds to wait at most.
+            count: The number of requests since the receiver was created.
+            timeout: In seconds.
 
         Raises:
-            TimeoutError: Fewer have arrived by then.
+            TimeoutError: Fewer requests were recorded by then.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._messages) >= count, timeout):
@@ -118,19 +124,19 @@ class CallbackReceiver(LoopbackServer):
             return list(self._messages)
 
     def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> CannedResponse:
-        """Keeps a request and says how to answer it."""
+        """Records a request and returns the response to it."""
         lowered = {name.lower(): value for name, value in headers.items()}
-        message = ReceivedCallback(path, lowered, body, self._problem_of(lowered, body))
-        if self._on_message is not None:
-            self._on_message(message)
+        message = ReceivedCallback(path, lowered, body, self._verification_error(lowered, body))
+        if self._on_callback is not None:
+            self._on_callback(message)
         with self._changed:
             self._messages.append(message)
             self._changed.notify_all()
-            answer = self._responses.popleft() if self._responses else CannedResponse()
-        self.closing.wait(answer.delay)
-        return answer
+            response = self._responses.popleft() if self._responses else CannedResponse()
+        self.closing.wait(response.delay)
+        return response
 
-    def _problem_of(self, headers: Mapping[str, str], body: bytes) -> str | None:
+    def _verification_error(self, headers: Mapping[str, str], body: bytes) -> str | None:
         try:
             verify(headers, body, self.secret)
         except WebhookInvalid as error:
@@ -138,19 +144,19 @@ class CallbackReceiver(LoopbackServer):
         return None
 
 
-class _Request(RequestHandler[CallbackReceiver]):
+class _Handler(RequestHandler[CallbackReceiver]):
     def do_POST(self) -> None:
         """Receives one callback."""
-        answer = self.service.receive(self.path, dict(self.headers), self.body())
-        if answer.reset:
+        response = self.service.receive(self.path, dict(self.headers), self.body())
+        if response.reset:
             self._reset()
             return
         content = b'{"received": true}'
-        self.send_head(answer.status, {"Content-Type": "application/json", "Content-Length": str(len(content)), **answer.headers})
+        self.send_head(response.status, {"Content-Type": "application/json", "Content-Length": str(len(content)), **response.headers})
         self.wfile.write(content)
 
     def _reset(self) -> None:
-        # With no time to linger, closing sends a reset instead of an orderly end.
+        # SO_LINGER with a timeout of zero makes close() send RST instead of FIN.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
         self.close_connection = True

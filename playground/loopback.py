@@ -1,4 +1,4 @@
-"""A server on this machine, for as long as a `with` block lasts: the receiver of the playground, and what tests have for services."""
+"""An HTTP server on loopback as a context manager: the base of the demo's callback receiver and of the tests' fake services."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Generic, Self, TypeVar
 
-D = TypeVar("D", bound="LoopbackServer")
+S = TypeVar("S", bound="LoopbackServer")
 
 
 class LoopbackServer:
-    """Listens on a free port from when it is made, and answers inside a `with` block.
+    """Binds a free port on construction and serves requests inside a `with` block.
 
     Args:
-        request: How a request is served.
-        tls: Serve https with this certificate.
+        request_handler: Handles one connection.
+        tls: Serves https with this certificate.
 
     Attributes:
-        closing: Set when the block is left: who never answers, or without end, waits for it.
+        closing: Set when the block is left. Handlers that respond late, endlessly or never wait for it.
     """
 
-    def __init__(self, request: type[RequestHandler[Any]], *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, request_handler: type[RequestHandler[Any]], *, tls: ssl.SSLContext | None = None) -> None:
         self.closing = threading.Event()
-        self._server = _Server(self, request, tls)
+        self._server = _Server(self, request_handler, tls)
         self._scheme = "http" if tls is None else "https"
-        name, often = type(self).__name__, {"poll_interval": 0.02}
-        self._thread = threading.Thread(target=self._server.serve_forever, name=name, kwargs=often, daemon=True)
+        name, options = type(self).__name__, {"poll_interval": 0.02}
+        self._thread = threading.Thread(target=self._server.serve_forever, name=name, kwargs=options, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -42,60 +42,60 @@ class LoopbackServer:
 
     @property
     def port(self) -> int:
-        """Of this machine, and free until now."""
+        """The port that the server listens on."""
         return self._server.server_port
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The server's base URL."""
         return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def on_connection(self) -> None:
-        """Called when a connection is made, before it is served."""
+        """Called for every accepted connection, before its first request is handled."""
 
 
-class RequestHandler(BaseHTTPRequestHandler, Generic[D]):
-    """One connection to `D`, kept for the next request unless that is told otherwise."""
+class RequestHandler(BaseHTTPRequestHandler, Generic[S]):
+    """Handles one connection to a server of type `S`, persistent by default."""
 
     protocol_version = "HTTP/1.1"
 
     @property
-    def service(self) -> D:
-        """Whose request it is."""
+    def service(self) -> S:
+        """The server that received the request."""
         assert isinstance(self.server, _Server)
-        service: D = self.server.service
+        service: S = self.server.service
         return service
 
     def body(self) -> bytes:
-        """What was sent along. Can be read once."""
+        """Reads the request body. It can be read once."""
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def send_head(self, status: int, headers: Mapping[str, str]) -> None:
-        """Sends status and headers."""
+        """Sends the status line and headers."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
 
     def respond(self, status: int, content: bytes, content_type: str = "application/json") -> None:
-        """Sends a whole answer."""
+        """Sends a complete response."""
         self.send_head(status, {"Content-Type": content_type, "Content-Length": str(len(content))})
         self.wfile.write(content)
 
     def respond_json(self, status: int, content: object) -> None:
-        """Sends an answer in JSON."""
+        """Sends a complete JSON response."""
         self.respond(status, json.dumps(content).encode())
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing is printed: what arrived is kept."""
+        """Suppresses the access log."""
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, service: Any, request: type[RequestHandler[Any]], tls: ssl.SSLContext | None) -> None:
-        super().__init__(("127.0.0.1", 0), request)
+    def __init__(self, service: Any, request_handler: type[RequestHandler[Any]], tls: ssl.SSLContext | None) -> None:
+        super().__init__(("127.0.0.1", 0), request_handler)
         self.service = service
         self._tls = tls
 
@@ -109,4 +109,4 @@ class _Server(ThreadingHTTPServer):
         super().finish_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that hangs up, or is ended, is no event."""
+        """Ignores errors of aborted connections."""
