@@ -20,12 +20,13 @@ from shared.storage import open_storage
 from shared.telemetry import logger
 from shared.webhooks import Webhook
 from shared.weights.catalogue import Weights
+from shared.weights.errors import WeightsError
 from shared.weights.resolve import resolve
 from shared.weights.verify import verify
 
 Scope = Literal["image", "weights", "machine"]
 Check = Callable[[Settings], object]
-"""Raises `SettingsError` if the requirement is not met."""
+"""Raises `SettingsError` or `WeightsError` if the requirement is not met."""
 
 _OPTION = "--check"
 # Enough for a clip, or for a dozen images, while they are written.
@@ -104,7 +105,7 @@ def check_disk(_settings: Settings) -> None:
 def _problem(check: Check, settings: Settings) -> str | None:
     try:
         check(settings)
-    except SettingsError as error:
+    except (SettingsError, WeightsError) as error:
         return str(error)
     return None
 

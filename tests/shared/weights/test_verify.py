@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.self_check import startup_problems
+from shared.settings import Settings
 from shared.weights.errors import WeightsError
 from shared.weights.lock import Lock, LockedFile, read_lock, write_lock
 from shared.weights.verify import stamp_path, verify
@@ -101,3 +103,9 @@ def test_a_read_only_folder_is_hashed_at_every_start(weights: Path) -> None:
     spoil(weights, CONTENT[:-100] + bytes(100), later=False)
     with pytest.raises(WeightsError, match="SHA-256"):
         verify("sdxl", weights)
+
+
+def test_damaged_weights_keep_a_worker_from_starting(weights: Path) -> None:
+    spoil(weights, CONTENT[:-1])
+    problems = startup_problems(Settings(), {"model": lambda _: verify("sdxl", weights)}, ())
+    assert problems["model"].startswith("The weights of sdxl cannot be used: they are damaged: vae/model.safetensors has 7,999 bytes")
