@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from small_models.training.addons import ip_adapter, lora
 from small_models.training.addons.edges import edge_map
-from small_models.training.addons.evaluation import generate_images, load_controlnet_pipeline, load_ip_adapter, load_pipeline
+from small_models.training.addons.evaluation import load_controlnet_pipeline, load_ip_adapter
 from small_models.training.addons.stripes import stripe_contrast, with_plain_background, with_stripes
 from small_models.training.sdxl.classifier import classify
 from small_models.training.sdxl.dataset import Figure, Scene, render
+from small_models.training.sdxl.generation import generate_images, load_pipeline
 
 _SQUARE = Scene((Figure("square", "red", "top left", "large"),), "white", False)
 _STAR = Scene((Figure("star", "red", "bottom right", "large"),), "white", False)

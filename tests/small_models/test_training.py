@@ -14,8 +14,9 @@ from handlers.sdxl.weights.load import load_sdxl
 from handlers.wan.weights.load import load_wan
 from small_models import train_addons, train_sdxl, train_wan
 from small_models.training.addons import controlnet, image_encoder, ip_adapter, lora
-from small_models.training.addons.evaluation import load_controlnet_pipeline, load_ip_adapter, load_pipeline
+from small_models.training.addons.evaluation import load_controlnet_pipeline, load_ip_adapter
 from small_models.training.loop import TrainingConfig, train
+from small_models.training.sdxl.generation import load_pipeline
 from small_models.training.sdxl.text_encoders import TextEncoders
 from small_models.training.wan import vae as wan_vae
 

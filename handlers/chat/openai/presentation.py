@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 from pydantic import JsonValue
 
@@ -27,8 +27,13 @@ from handlers.chat.openai.response import (
 from shared.jobs.lifecycle import Completed, Failed
 from shared.jobs.presentation import HandlerResponse, PayloadPresentation, Presentation
 
-if TYPE_CHECKING:
-    from handlers.chat.recipe import ChatRecipe
+
+class NamesModels(Protocol):
+    """A recipe that serves models by name."""
+
+    @property
+    def model_names(self) -> Sequence[str]:
+        """The models that requests may name."""
 
 
 def present(job_id: str, raw: object) -> Presentation:
@@ -42,7 +47,7 @@ def present(job_id: str, raw: object) -> Presentation:
     return PayloadPresentation() if options is None else OpenAIPresentation(job_id, options)
 
 
-def answer_without_job(raw: object, recipe: ChatRecipe, started: int) -> HandlerResponse | None:
+def answer_without_job(raw: object, recipe: NamesModels, started: int) -> HandlerResponse | None:
     """Answers `/openai/v1/models`, which needs no inference; returns None for any other input.
 
     Args:

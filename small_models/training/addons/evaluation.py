@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from handlers.sdxl.weights.load import load_sdxl
 from small_models.training.addons import ip_adapter, lora
 from small_models.training.addons.controlnet import caption_without_place
 from small_models.training.addons.edges import edge_map
 from small_models.training.addons.stripes import figure_mask, stripe_contrast, with_plain_background
 from small_models.training.sdxl.captions import caption
 from small_models.training.sdxl.dataset import Scene, render, sample_scene
-from small_models.training.sdxl.generation import GUIDANCE, STEPS
+from small_models.training.sdxl.generation import generate_images, load_pipeline
 from small_models.training.sdxl.prompt_adherence import ATTRIBUTES, count_matches
 from small_models.training.shapes import Pixels
 from small_models.training.tables import table
@@ -39,11 +38,6 @@ _MIN_CONTROLNET_PLACE = 0.85
 _MIN_IP_ADAPTER_PLACE = 0.6  # the figure is placed as in the reference; chance is a fifth
 
 
-def load_pipeline(sdxl: Path) -> Any:
-    """Loads the small SDXL on the CPU, in float32."""
-    return load_sdxl(sdxl, torch.device("cpu"), torch.float32)
-
-
 def load_controlnet_pipeline(pipeline: Any, folder: Path) -> Any:
     """Loads a ControlNet and returns a ControlNet pipeline that shares the other components."""
     from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline
@@ -62,28 +56,6 @@ def load_ip_adapter(pipeline: Any, folder: Path) -> None:
     pipeline.register_modules(feature_extractor=make_image_processor())
     pipeline.load_ip_adapter(str(folder), subfolder="", weight_name=ip_adapter.FILE_NAME, image_encoder_folder="image_encoder")
     pipeline.unet.requires_grad_(False)
-
-
-def generate_images(pipeline: Any, prompts: list[str], seeds: list[int], **parameters: Any) -> Pixels:
-    """Generates one image per prompt and seed in a single call.
-
-    Args:
-        pipeline: An SDXL pipeline of diffusers.
-        prompts: The prompts.
-        seeds: As many seeds.
-        parameters: Further arguments of the pipeline.
-
-    Returns:
-        Count × 64 × 64 × 3.
-    """
-    images = pipeline(
-        prompts,
-        num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE,
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        **parameters,
-    ).images
-    return np.stack([np.asarray(image) for image in images])
 
 
 def generate_in_batches(pipeline: Any, prompts: list[str], edge_maps: Pixels | None = None, **parameters: Any) -> Pixels:

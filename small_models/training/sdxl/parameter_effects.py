@@ -10,10 +10,9 @@ from PIL import Image
 
 from handlers.sdxl.request import SdxlRequest
 from shared.jobs.recipe import Recipe
-from small_models.training.addons.evaluation import generate_images, load_pipeline
 from small_models.training.sdxl.classifier import classify
 from small_models.training.sdxl.dataset import Scene, render
-from small_models.training.sdxl.generation import generate_image
+from small_models.training.sdxl.generation import generate_image, generate_images, load_pipeline
 from small_models.training.sdxl.prompt_adherence import ATTRIBUTES, count_matches, held_out_captions
 from small_models.training.shapes import Pixels
 from small_models.training.tables import table
