@@ -36,7 +36,7 @@ from shared.jobs.streaming.text import TextStream
 from shared.self_check import parse_scope, self_check, startup_problems
 from shared.settings import Settings, SettingsError, on_runpod, prepare_environment, read_settings
 from shared.storage import open_storage
-from shared.telemetry import configure_logging, logger, watch_errors
+from shared.telemetry import configure_logging, install_exception_hooks, logger
 from shared.webhooks import Webhook
 from shared.weights.errors import WeightsError
 
@@ -163,7 +163,7 @@ class _Endpoint(Generic[RequestT]):
         self._handler = handler
         self._worker = worker
         self._settings = settings
-        self._timeout = settings.timeout_of(handler.name)
+        self._timeout = settings.job_timeout_for(handler.name)
         # Everything that may follow a job's deadline: the last step, `callback.json`, the callback.
         self._shutdown = GracefulShutdown(settings.job_grace + settings.upload_deadline + settings.callback_deadline)
         self._in_flight, self._update_lock = InFlightJobs(), threading.Lock()
@@ -260,4 +260,4 @@ def _start_sdk(config: dict[str, Any]) -> None:
     try:
         _runpod().start(config)
     finally:
-        watch_errors()  # replaces the SDK's exception hook, which prints tracebacks
+        install_exception_hooks()  # replaces the SDK's exception hook, which prints tracebacks

@@ -141,14 +141,14 @@ class _AssetUpload:
     uploads: UploadSession
     token: CancelToken
 
-    def put(self, ending: str, content: bytes | Path, mime_type: str) -> StoredObject:
-        key = object_key(self.request.user_id or "", self.request.job_id, f"{self.index}.{ending}")
+    def put(self, extension: str, content: bytes | Path, mime_type: str) -> StoredObject:
+        key = object_key(self.request.user_id or "", self.request.job_id, f"{self.index}.{extension}")
         return self.uploads.put(key, content, mime_type, seconds=self.token.remaining)
 
 
 def _store_extra(kind: ExtraKind, path: Path, upload: _AssetUpload) -> ExtraFile:
     upload.token.check()
-    stored = upload.put(EXTRA_TYPES[kind].ending, path, EXTRA_TYPES[kind].mime)
+    stored = upload.put(EXTRA_TYPES[kind].extension, path, EXTRA_TYPES[kind].mime)
     return ExtraFile(kind=kind, url=stored.key, mime_type=EXTRA_TYPES[kind].mime, file_size_bytes=stored.size)
 
 

@@ -47,7 +47,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Worker(Generic[RequestT]):
-    """What all jobs of a process share.
+    """The resources that all jobs of a process share.
 
     Attributes:
         id: Appears in payloads: `sdxl_worker_<pod>`.

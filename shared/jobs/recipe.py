@@ -13,7 +13,7 @@ from shared.contract.request import Request
 from shared.jobs.execution.cancel import CancelToken
 from shared.media.extras import ExtraKind
 from shared.media.images import Pixels
-from shared.media.videos import STANDARD, Encoding
+from shared.media.videos import DEFAULT_ENCODING, Encoding
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class VideoOutput:
     fps: int
     seed: int
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
-    encoding: Encoding = STANDARD
+    encoding: Encoding = DEFAULT_ENCODING
     extras: Sequence[ExtraKind] = ()
 
 

@@ -60,7 +60,7 @@ class Outbox:
                 file.write(b"ok")
             (self._folder / ".check").unlink()
         except OSError as error:
-            raise SettingsError(f"OUTBOX_DIR is not writable ({error.strerror}). Please name a folder that is.") from None
+            raise SettingsError(f"OUTBOX_DIR is not writable ({error.strerror}). Choose a writable folder.") from None
 
     def writer(self, identity: Identity) -> OutboxWriter:
         """Starts an entry. Nothing is written until a file is added."""

@@ -23,7 +23,7 @@ from shared.jobs.delivery.redelivery import Redelivery, RedeliveryResult
 from shared.settings import Settings, SettingsError
 from shared.storage.local_disk import LocalDisk
 from shared.webhooks import Webhook
-from tests.doubles.worker import clean_environment
+from tests.doubles.processes import clean_environment
 from tests.shared.contract.payloads import completed, image
 
 KEY = "user-1/job/0.png"

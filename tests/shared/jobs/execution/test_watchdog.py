@@ -7,7 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from tests.doubles.worker import clean_environment
+from tests.doubles.processes import clean_environment
 
 HANGING_SHUTDOWN = """
 import threading, time
