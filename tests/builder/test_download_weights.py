@@ -1,4 +1,4 @@
-"""`python -m builder.download_weights`: killed, cut off and lied to, it ends with what the hub publishes, or says why not."""
+"""`builder.download_weights`, in a process of its own, survives SIGKILL, cut connections and corrupt data, or reports why it failed."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from tests.doubles.processes import ROOT
 TOKEN = "hf_canary_token"
 
 
-def weights(seed: int, size: int) -> bytes:
+def random_weights(seed: int, size: int) -> bytes:
     return save({"weight": np.random.default_rng(seed).integers(0, 255, size, dtype=np.uint8)})
 
 
 FILES = {
     "config.json": b"{}",
     "tokenizer.json": b"tokens" * 50,
-    "model-00001-of-00002.safetensors": weights(1, 2_000_000),
-    "model-00002-of-00002.safetensors": weights(2, 1_000_000),
+    "model-00001-of-00002.safetensors": random_weights(1, 2_000_000),
+    "model-00002-of-00002.safetensors": random_weights(2, 1_000_000),
 }
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
@@ -44,7 +44,7 @@ def hub() -> Iterator[FakeHub]:
 
 
 class Download:
-    """The command, in a process of its own, as a person starts it."""
+    """Runs the command in a subprocess."""
 
     def __init__(self, hub: FakeHub, home: Path) -> None:
         self.models = home / "models"
@@ -86,7 +86,7 @@ def download(hub: FakeHub, tmp_path: Path) -> Download:
     return Download(hub, tmp_path)
 
 
-def test_it_fills_a_folder_and_locks_what_is_in_it(hub: FakeHub, download: Download) -> None:
+def test_it_downloads_all_files_and_writes_a_lock_file(hub: FakeHub, download: Download) -> None:
     status, output = download.run()
     assert status == 0, output
     assert download.is_as_published(hub)
@@ -98,22 +98,22 @@ def test_it_fills_a_folder_and_locks_what_is_in_it(hub: FakeHub, download: Downl
     }
 
 
-def test_it_says_which_licence_before_anything_comes(hub: FakeHub, download: Download) -> None:
+def test_it_prints_the_licence_before_downloading(hub: FakeHub, download: Download) -> None:
     hub.files.clear()
     status, output = download.run()
     assert status == 1
     assert f"qwen_base: Qwen/Qwen2.5-7B at {QWEN_BASE.revision}, licence Apache-2.0" in output
 
 
-def test_a_second_run_downloads_nothing_and_asks_nobody(hub: FakeHub, download: Download) -> None:
+def test_a_second_run_makes_no_request(hub: FakeHub, download: Download) -> None:
     download.run()
     hub.requests.clear()
     status, output = download.run()
     assert (status, hub.requests) == (0, [])
-    assert "complete, and as its lock says. Nothing to do." in output
+    assert "complete and verified against its lock file. Nothing to do." in output
 
 
-def test_the_token_goes_to_the_hub_only_and_is_written_nowhere(hub: FakeHub, download: Download, tmp_path: Path) -> None:
+def test_the_token_is_sent_to_the_hub_only_and_never_written(hub: FakeHub, download: Download, tmp_path: Path) -> None:
     _, output = download.run()
     assert {request.authorization for request in hub.requests if not request.path.startswith("/large/")} == {f"Bearer {TOKEN}"}
     assert {request.authorization for request in hub.downloads} == {None}
@@ -122,8 +122,8 @@ def test_the_token_goes_to_the_hub_only_and_is_written_nowhere(hub: FakeHub, dow
 
 
 @pytest.mark.slow
-def test_killed_five_times_at_random_it_completes_and_does_not_begin_anew(hub: FakeHub, download: Download) -> None:
-    hub.files |= {FIRST: weights(3, 100_000_000), SECOND: weights(4, 60_000_000)}
+def test_after_five_sigkills_at_random_times_it_resumes_and_completes(hub: FakeHub, download: Download) -> None:
+    hub.files |= {FIRST: random_weights(3, 100_000_000), SECOND: random_weights(4, 60_000_000)}
     hub.bytes_per_second = 20e6
     draw = random.Random(0)
     for _ in range(5):
@@ -139,14 +139,14 @@ def test_killed_five_times_at_random_it_completes_and_does_not_begin_anew(hub: F
     status, output = download.run()
     assert status == 0, output
     assert download.is_as_published(hub)
-    went_on = [request.range for request in hub.downloads if request.path.endswith(FIRST) and request.range]
-    starts = [int(part.removeprefix("bytes=").rstrip("-")) for part in went_on]
+    resumed = [request.range for request in hub.downloads if request.path.endswith(FIRST) and request.range]
+    starts = [int(part.removeprefix("bytes=").rstrip("-")) for part in resumed]
     assert starts == sorted(starts)
     assert starts[-1] > starts[0] > 0
 
 
-def test_a_connection_that_breaks_off_is_taken_up_where_it_broke(hub: FakeHub, download: Download) -> None:
-    hub.files[FIRST] = weights(3, 30_000_000)
+def test_a_broken_connection_is_resumed_at_its_offset(hub: FakeHub, download: Download) -> None:
+    hub.files[FIRST] = random_weights(3, 30_000_000)
     hub.cuts[FIRST] = [25_000_000]
     status, output = download.run()
     assert status == 0, output
@@ -154,8 +154,8 @@ def test_a_connection_that_breaks_off_is_taken_up_where_it_broke(hub: FakeHub, d
     assert [request.range for request in hub.downloads if request.path.endswith(FIRST)] == [None, "bytes=20971520-"]
 
 
-def test_a_host_that_ignores_ranges_gets_no_file_wrong(hub: FakeHub, download: Download) -> None:
-    hub.files[FIRST] = weights(3, 30_000_000)
+def test_a_host_that_ignores_range_requests_causes_no_corrupt_file(hub: FakeHub, download: Download) -> None:
+    hub.files[FIRST] = random_weights(3, 30_000_000)
     hub.cuts[FIRST] = [25_000_000]
     hub.ignores_ranges = True
     status, output = download.run()
@@ -164,7 +164,7 @@ def test_a_host_that_ignores_ranges_gets_no_file_wrong(hub: FakeHub, download: D
 
 
 @pytest.mark.parametrize("name", [FIRST, "config.json"])
-def test_wrong_bytes_are_thrown_away_and_asked_for_once_more(hub: FakeHub, download: Download, name: str) -> None:
+def test_a_corrupt_file_is_discarded_and_downloaded_again(hub: FakeHub, download: Download, name: str) -> None:
     hub.corrupt[name] = 1
     status, output = download.run()
     assert status == 0, output
@@ -172,7 +172,7 @@ def test_wrong_bytes_are_thrown_away_and_asked_for_once_more(hub: FakeHub, downl
 
 
 @pytest.mark.parametrize("name", [FIRST, "config.json"])
-def test_wrong_bytes_that_come_again_are_never_accepted(hub: FakeHub, download: Download, name: str) -> None:
+def test_a_file_that_is_corrupt_twice_is_rejected(hub: FakeHub, download: Download, name: str) -> None:
     hub.corrupt[name] = 2
     status, output = download.run()
     assert status == 1
@@ -182,9 +182,7 @@ def test_wrong_bytes_that_come_again_are_never_accepted(hub: FakeHub, download: 
 
 
 @pytest.mark.parametrize("name", [FIRST, "config.json"])
-def test_a_byte_that_changed_on_disk_is_noticed_by_the_next_run_and_only_that_file_comes_again(
-    hub: FakeHub, download: Download, name: str
-) -> None:
+def test_a_file_that_changed_on_disk_is_detected_and_only_it_is_downloaded_again(hub: FakeHub, download: Download, name: str) -> None:
     download.run()
     content = hub.files[name]
     (download.folder / name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
@@ -195,7 +193,7 @@ def test_a_byte_that_changed_on_disk_is_noticed_by_the_next_run_and_only_that_fi
     assert {path.rpartition("/")[2] for path in hub.asked if "/tree/" not in path} == {name}
 
 
-def test_files_that_somebody_else_has_put_there_are_kept_when_they_are_as_published(hub: FakeHub, download: Download) -> None:
+def test_existing_files_with_the_published_hashes_are_kept(hub: FakeHub, download: Download) -> None:
     download.folder.mkdir(parents=True)
     for name, content in hub.files.items():
         (download.folder / name).write_bytes(content)
@@ -206,19 +204,19 @@ def test_files_that_somebody_else_has_put_there_are_kept_when_they_are_as_publis
 
 
 @pytest.mark.parametrize("place", [f"cache/models--Qwen--Qwen2.5-7B/snapshots/{QWEN_BASE.revision}", "volume/qwen_base"])
-def test_what_lies_on_this_machine_is_copied_and_not_downloaded(hub: FakeHub, download: Download, tmp_path: Path, place: str) -> None:
+def test_local_copies_are_verified_and_used_instead_of_downloads(hub: FakeHub, download: Download, tmp_path: Path, place: str) -> None:
     folder = tmp_path / place
     folder.mkdir(parents=True)
     for name, content in hub.files.items():
         (folder / name).write_bytes(content)
-    (folder / SECOND).write_bytes(bytes(len(hub.files[SECOND])))  # of the right size, and wrong
+    (folder / SECOND).write_bytes(bytes(len(hub.files[SECOND])))  # the right size, but corrupt
     status, output = download.run()
     assert status == 0, output
     assert download.is_as_published(hub)
     assert {path.rpartition("/")[2] for path in hub.asked if "/tree/" not in path} == {SECOND}
 
 
-def test_a_disk_without_room_is_noticed_before_anything_comes(hub: FakeHub, download: Download) -> None:
+def test_insufficient_disk_space_is_detected_before_downloading(hub: FakeHub, download: Download) -> None:
     hub.claims = {FIRST: 10**15}
     status, output = download.run()
     assert status == 1
@@ -226,21 +224,21 @@ def test_a_disk_without_room_is_noticed_before_anything_comes(hub: FakeHub, down
     assert [path for path in hub.asked if "/tree/" not in path] == []
 
 
-def test_a_file_that_the_host_refuses_ends_the_run_with_its_status(hub: FakeHub, download: Download) -> None:
+def test_an_http_error_is_reported_with_its_status(hub: FakeHub, download: Download) -> None:
     hub.refuses = {FIRST: 403}
     status, output = download.run()
     assert status == 1
     assert f"{FIRST} could not be downloaded (HTTP status 403). Run again to resume." in output
 
 
-def test_a_name_that_is_not_in_the_catalogue_is_answered_with_those_that_are(download: Download) -> None:
+def test_an_unknown_name_is_rejected_with_the_available_ones(download: Download) -> None:
     status, output = download.run("sdxxl")
     assert status == 1
-    assert "There is no sdxxl in the catalogue; there is chat, qwen_base, qwen_instruct, sdxl, wan." in output
+    assert "Not in the catalogue: sdxxl. Available: chat, qwen_base, qwen_instruct, sdxl, wan." in output
 
 
-class TestAnOwnCheckpoint:
-    CONTENT = weights(5, 500_000)
+class TestCustomCheckpoint:
+    CONTENT = random_weights(5, 500_000)
 
     @pytest.fixture
     def target(self, download: Download) -> Path:
@@ -251,8 +249,10 @@ class TestAnOwnCheckpoint:
         hub.files["own.safetensors"] = self.CONTENT
         return f"{hub.url}/{QWEN_BASE.repo}/resolve/{QWEN_BASE.revision}/own.safetensors?token=canary-query"
 
-    def test_it_comes_from_a_url_with_its_lock_beside_it(self, hub: FakeHub, download: Download, target: Path, url: str) -> None:
-        hub.cuts["own.safetensors"] = [1, 100_000]  # the question for its size, and the first try
+    def test_it_is_downloaded_from_a_url_and_locked_without_the_urls_secrets(
+        self, hub: FakeHub, download: Download, target: Path, url: str
+    ) -> None:
+        hub.cuts["own.safetensors"] = [1, 100_000]  # the size request, and the first attempt
         status, output = download.run("--checkpoint", url, "--licence", "OpenRAIL")
         assert status == 0, output
         assert target.read_bytes() == self.CONTENT
@@ -261,30 +261,32 @@ class TestAnOwnCheckpoint:
         assert (lock.revision, lock.licence, lock.files[0].path) == (None, "OpenRAIL", "sdxl.safetensors")
         assert "canary-query" not in lock_path(target).read_text() + output
 
-    def test_it_comes_from_a_path(self, download: Download, target: Path, tmp_path: Path) -> None:
+    def test_it_is_copied_from_a_path(self, download: Download, target: Path, tmp_path: Path) -> None:
         source = tmp_path / "mine.safetensors"
         source.write_bytes(self.CONTENT)
         status, output = download.run("--checkpoint", str(source))
         assert status == 0, output
-        assert "Nobody states the SHA-256 of this checkpoint" in output
+        assert "The SHA-256 of this checkpoint is unknown" in output
         assert json.loads(lock_path(target).read_text())["source"] == "mine.safetensors"
 
-    def test_the_sha256_that_the_hub_publishes_counts(self, hub: FakeHub, download: Download, target: Path, url: str) -> None:
-        hub.corrupt["own.safetensors"] = 3  # the question for its size, and two tries
+    def test_it_is_verified_against_the_sha256_that_the_hub_publishes(
+        self, hub: FakeHub, download: Download, target: Path, url: str
+    ) -> None:
+        hub.corrupt["own.safetensors"] = 3  # the size request, and two attempts
         status, output = download.run("--checkpoint", url)
         assert status == 1
-        assert "came 2 times with other bytes" in output
+        assert "was received with the wrong hash 2 times and deleted" in output
         assert not target.exists()
 
-    def test_the_sha256_that_the_operator_gives_counts(self, download: Download, target: Path, tmp_path: Path) -> None:
+    def test_it_is_verified_against_the_sha256_of_the_command_line(self, download: Download, target: Path, tmp_path: Path) -> None:
         source = tmp_path / "mine.safetensors"
         source.write_bytes(self.CONTENT)
         status, output = download.run("--checkpoint", str(source), "--sha256", "0" * 64)
         assert status == 1
-        assert "mine.safetensors does not have the SHA-256 that was given." in output
+        assert "mine.safetensors does not match the SHA-256 given with --sha256." in output
         assert not target.exists()
 
-    def test_without_any_sha256_a_file_that_is_cut_short_is_refused(self, download: Download, target: Path, tmp_path: Path) -> None:
+    def test_a_truncated_file_is_rejected_even_without_a_sha256(self, download: Download, target: Path, tmp_path: Path) -> None:
         source = tmp_path / "mine.safetensors"
         source.write_bytes(self.CONTENT[:-1])
         status, output = download.run("--checkpoint", str(source))
@@ -292,7 +294,7 @@ class TestAnOwnCheckpoint:
         assert "is not a complete .safetensors file" in output
         assert not target.exists()
 
-    def test_a_worker_finds_it_as_sdxl(self, download: Download, target: Path, url: str) -> None:
+    def test_a_worker_loads_it_as_sdxl(self, download: Download, target: Path, url: str) -> None:
         from shared.settings import Settings
         from shared.weights.resolve import resolve
 

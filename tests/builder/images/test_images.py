@@ -1,4 +1,4 @@
-"""The three images: what is in them, what they do, and what a change of them costs."""
+"""The container images: their content, their default command, and the layers that a change rebuilds."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.doubles.processes import ROOT
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
 
 VOLUME_MODELS = "/runpod-volume/models"
-CODE = ("Dockerfile", ".dockerignore", "builder", "handlers", "shared")
+CONTEXT = ("Dockerfile", ".dockerignore", "builder", "handlers", "shared")
 
 
 def handler_of(image: Image) -> str:
     return image.tag.rpartition("/")[2].partition("-worker")[0]
 
 
-def sample(handler: str) -> dict[str, Any]:
+def _job(handler: str) -> dict[str, Any]:
     job: dict[str, Any] = json.loads((ROOT / "handlers" / handler / "test_input.json").read_text())["input"]
     return job
 
@@ -41,18 +41,18 @@ def payload_of(container: Container, job: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def context(tmp_path: Path) -> Path:
-    """What a build sees, to be changed."""
-    for name in CODE:
+    """A copy of the build context that tests may change."""
+    for name in CONTEXT:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     return tmp_path
 
 
-def test_its_default_command_does_its_test_job(image: Image, images: Images, tiny_models: Path) -> None:
+def test_its_default_command_runs_its_test_job(image: Image, images: Images, tiny_models: Path) -> None:
     container = images.container(image)
     done = container.run(mounts={tiny_models: VOLUME_MODELS})
     assert done.returncode == 0, done.stdout + done.stderr
-    job = sample(handler_of(image))
+    job = _job(handler_of(image))
     payload = payload_of(container, job)
     assert (payload["status"], payload["job_id"]) == ("completed", job["id"])
     assert payload["assets"]
@@ -67,23 +67,23 @@ def test_its_default_command_does_its_test_job(image: Image, images: Images, tin
                 assert sum(1 for _ in clip.decode(video=0)) == job["config"]["frames"]
 
 
-def test_without_weights_it_ends_with_1_and_says_where_it_looked(chat: Image, images: Images) -> None:
+def test_without_weights_it_exits_with_1_and_lists_the_searched_locations(chat: Image, images: Images) -> None:
     done = images.container(chat).run()
     assert done.returncode == 1
     assert "/runpod-volume/models/qwen_instruct (no such folder)" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_only_the_code_of_its_handler_is_in_it(image: Image, images: Images) -> None:
+def test_it_contains_only_the_code_of_its_handler(image: Image, images: Images) -> None:
     app = images.container(image).root / "app"
     handlers = {path.name for path in (app / "handlers").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert handlers == {handler_of(image)}
     assert {path.name for path in app.iterdir()} == {"builder", "handlers", "requirements", "shared", "test_input.json"}
-    downloads = {"__init__.py", "checkpoint.py", "command_line.py", "download_weights.py"}
-    assert {path.name for path in (app / "builder").glob("*.py")} == downloads
+    assert {path.name for path in (app / "builder").glob("*.py")} == {"__init__.py", "command_line.py", "download_weights.py"}
+    assert {path.name for path in (app / "builder/weights").glob("*.py")} == {"__init__.py", "checkpoint.py"}
 
 
-def test_only_what_its_lock_names_is_installed(image: Image, images: Images) -> None:
+def test_only_packages_of_its_lock_file_are_installed(image: Image, images: Images) -> None:
     (packages,) = images.container(image).root.glob("usr/local/lib/python3.11/site-packages")
     installed = {path.name.split("-")[0].lower().replace("_", "-").replace(".", "-") for path in packages.glob("*.dist-info")}
     lock = (ROOT / f"builder/requirements/{handler_of(image)}.txt").read_text()
@@ -99,20 +99,20 @@ def test_chat_has_no_diffusion(chat: Image, images: Images) -> None:
     assert "No module named 'diffusers'" in done.stderr
 
 
-def test_nothing_of_the_machine_that_built_it_stays(image: Image, images: Images) -> None:
+def test_no_file_of_the_build_machine_remains(image: Image, images: Images) -> None:
     root = images.container(image).root
-    left = [*(root / "root").rglob("*"), root / "etc/pip.conf", *(root / "run").rglob("*"), *(root / "tmp").rglob("*")]
-    assert [path for path in left if path.is_file() and path.stat().st_size and path.name not in (".bashrc", ".profile")] == []
+    candidates = [*(root / "root").rglob("*"), root / "etc/pip.conf", *(root / "run").rglob("*"), *(root / "tmp").rglob("*")]
+    assert [path for path in candidates if path.is_file() and path.stat().st_size and path.name not in (".bashrc", ".profile")] == []
 
 
-def test_the_three_have_what_weighs_most_in_common(images: Images) -> None:
+def test_the_images_share_their_largest_layers(images: Images) -> None:
     tables = [images.build(handler).layers for handler in HANDLERS]
     common = [same[0] for same in zip(*tables, strict=False) if len({layer.digest for layer in same}) == 1]
     for table in tables:
         assert sum(layer.size for layer in common) > 0.7 * sum(layer.size for layer in table)
 
 
-def test_a_changed_line_of_code_makes_one_new_layer_and_that_is_small(images: Images, chat: Image, context: Path) -> None:
+def test_a_code_change_rebuilds_one_small_layer(images: Images, chat: Image, context: Path) -> None:
     with (context / "handlers/chat/recipe.py").open("a") as file:
         file.write("# one more line\n")
     changed = images.build("chat", context, "localhost/changed")
@@ -122,28 +122,28 @@ def test_a_changed_line_of_code_makes_one_new_layer_and_that_is_small(images: Im
     assert after[-1].size < 10_000_000
 
 
-def test_code_that_cannot_be_imported_makes_no_image(images: Images, chat: Image, context: Path) -> None:
+def test_the_build_fails_if_the_code_cannot_be_imported(images: Images, chat: Image, context: Path) -> None:
     (context / "handlers/chat/recipe.py").write_text("import a_library_that_is_not_there\n")
     done = images.try_build("chat", context, "localhost/broken")
     assert done.returncode != 0
     assert "handlers.chat.recipe cannot be imported" in done.stdout + done.stderr
 
 
-def test_it_works_without_the_rights_of_root(images: Images, chat: Image, tiny_models: Path) -> None:
+def test_it_runs_as_an_unprivileged_user(images: Images, chat: Image, tiny_models: Path) -> None:
     container = images.container(images.build("chat", ROOT, "localhost/without-root", RUN_AS="worker"))
     done = container.run("sh", "-c", f"id -un && {chat.command[2]}", mounts={tiny_models: "/app/models"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[0] == "worker"
-    assert payload_of(container, sample("chat"))["status"] == "completed"
+    assert payload_of(container, _job("chat"))["status"] == "completed"
 
 
-def test_weights_are_baked_in_from_the_hub_and_its_token_stays_out(images: Images, tiny_models: Path, tmp_path: Path) -> None:
+def test_baked_weights_are_downloaded_and_the_hub_token_is_not_in_the_image(images: Images, tiny_models: Path, tmp_path: Path) -> None:
     folder = tiny_models / QWEN_INSTRUCT.name
     token = tmp_path / "token"
     token.write_text("hf_canary_token")
     with FakeHub({path.name: path.read_bytes() for path in folder.iterdir()}, QWEN_INSTRUCT.repo, str(QWEN_INSTRUCT.revision)) as hub:
-        given = {"WEIGHTS": "baked", "MODELS": QWEN_INSTRUCT.name, "HF_ENDPOINT": hub.url}
-        image = images.build("chat", ROOT, "localhost/baked", "--secret", f"id=hf_token,src={token}", **given)
+        arguments = {"WEIGHTS": "baked", "MODELS": QWEN_INSTRUCT.name, "HF_ENDPOINT": hub.url}
+        image = images.build("chat", ROOT, "localhost/baked", "--secret", f"id=hf_token,src={token}", **arguments)
         assert {request.authorization for request in hub.requests if "/resolve/" in request.path} == {"Bearer hf_canary_token"}
     container = images.container(image)
     done = container.run()
@@ -151,12 +151,12 @@ def test_weights_are_baked_in_from_the_hub_and_its_token_stays_out(images: Image
     lock = read_lock(container.root / "opt/models" / QWEN_INSTRUCT.name)
     assert lock is not None
     assert lock.revision == QWEN_INSTRUCT.revision
-    assert "hf_canary_token" not in json.dumps(image.facts)
+    assert "hf_canary_token" not in json.dumps(image.config)
     written = [path for folder in ("app", "opt", "root", "tmp", "run") for path in (container.root / folder).rglob("*") if path.is_file()]
     assert not any(b"hf_canary_token" in path.read_bytes() for path in written)
 
 
-def test_it_fills_a_volume_by_itself(images: Images, chat: Image, tiny_models: Path, tmp_path: Path) -> None:
+def test_it_can_download_weights_to_a_volume(images: Images, chat: Image, tiny_models: Path, tmp_path: Path) -> None:
     folder = tiny_models / QWEN_INSTRUCT.name
     volume = tmp_path / "volume"
     volume.mkdir()
@@ -167,10 +167,10 @@ def test_it_fills_a_volume_by_itself(images: Images, chat: Image, tiny_models: P
     assert "verified and locked" in done.stdout
     container = images.container(chat)
     assert container.run(mounts={volume: "/runpod-volume"}).returncode == 0
-    assert payload_of(container, sample("chat"))["status"] == "completed"
+    assert payload_of(container, _job("chat"))["status"] == "completed"
 
 
-def test_the_sizes(images: Images, capsys: pytest.CaptureFixture[str]) -> None:
+def test_print_the_layer_sizes(images: Images, capsys: pytest.CaptureFixture[str]) -> None:
     lines = []
     for handler in HANDLERS:
         layers = images.build(handler).layers

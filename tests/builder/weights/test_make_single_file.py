@@ -1,4 +1,4 @@
-"""An SDXL folder as one file in the original layout: what diffusers reads from it is what was in the folder."""
+"""Converting an SDXL folder to a single-file checkpoint is the exact inverse of diffusers' loader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from builder.weights.make_single_file import NotSdxl, main, make_single_file
 from handlers.sdxl.weights.original_names import unet_name
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
-PICTURE = {"width": 64, "height": 64, "num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "np"}
+PARAMETERS = {"width": 64, "height": 64, "num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "np"}
 
 
 @pytest.fixture(params=["tiny", "small"])
@@ -23,47 +23,47 @@ def folder(request: pytest.FixtureRequest, tiny_models: Path, small_models: Path
     return (tiny_models if request.param == "tiny" else small_models) / "sdxl"
 
 
-def draw(pipeline: Any) -> Any:
+def generate(pipeline: Any) -> Any:
     pipeline.set_progress_bar_config(disable=True)
     for part in PARTS:
         for tensor in getattr(pipeline, part).requires_grad_(False).parameters():
-            tensor.data = tensor.data.clone()  # kernels round by how tensors lie in memory; those from a file lie as they do there
-    return pipeline("a red circle on a blue background", generator=torch.Generator().manual_seed(7), **PICTURE).images[0]
+            tensor.data = tensor.data.clone()  # memory-mapped tensors may be misaligned, which changes the rounding of kernels
+    return pipeline("a red circle on a blue background", generator=torch.Generator().manual_seed(7), **PARAMETERS).images[0]
 
 
-def original(path: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
+def read_header(path: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
     with safe_open(path, "pt") as file:
-        return {name: file.get_slice(name).get_shape() for name in file.keys()}, file.metadata()  # noqa: SIM118 — it is no dict
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}, file.metadata()  # noqa: SIM118 - not a dict
 
 
-def test_every_tensor_and_a_picture_come_back_equal(folder: Path, tmp_path: Path) -> None:
+def test_loading_it_restores_every_tensor_and_generates_the_same_image(folder: Path, tmp_path: Path) -> None:
     from diffusers import StableDiffusionXLPipeline
 
     file = tmp_path / "model.safetensors"
     make_single_file(folder, file)
-    ours = StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    read = StableDiffusionXLPipeline.from_single_file(file, config=str(folder), local_files_only=True, dtype=torch.float32)
+    expected_pipeline = StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    loaded_pipeline = StableDiffusionXLPipeline.from_single_file(file, config=str(folder), local_files_only=True, dtype=torch.float32)
     for part in PARTS:
-        expected, found = getattr(ours, part).state_dict(), getattr(read, part).state_dict()
+        expected, found = getattr(expected_pipeline, part).state_dict(), getattr(loaded_pipeline, part).state_dict()
         assert expected.keys() == found.keys()
         assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
-    assert np.array_equal(draw(ours), draw(read))
+    assert np.array_equal(generate(expected_pipeline), generate(loaded_pipeline))
 
 
-def test_types_and_the_number_of_numbers_stay(folder: Path, tmp_path: Path) -> None:
+def test_dtypes_and_sizes_are_preserved(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     make_single_file(folder, file)
-    shapes, _ = original(file)
+    shapes, _ = read_header(file)
     sizes = [path.stat().st_size for part in PARTS for path in (folder / part).glob("*.safetensors")]
     assert sum(sizes) * 0.95 < file.stat().st_size < sum(sizes) * 1.05
     assert all(0 not in shape for shape in shapes.values())
 
 
-def test_names_are_those_of_published_checkpoints(tiny_models: Path, tmp_path: Path) -> None:
+def test_tensor_names_are_those_of_published_checkpoints(tiny_models: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     make_single_file(tiny_models / "sdxl", file)
-    shapes, metadata = original(file)
-    # What readers tell an SDXL by, and each kind of layer once. The tiny one has as many levels and layers per level as the published one.
+    shapes, metadata = read_header(file)
+    # The names by which loaders recognize SDXL, and each kind of layer once. The tiny model has the published levels and layers per level.
     assert shapes.keys() >= {
         "model.diffusion_model.input_blocks.0.0.weight",
         "model.diffusion_model.input_blocks.3.0.op.weight",
@@ -95,30 +95,32 @@ def test_names_are_those_of_published_checkpoints(tiny_models: Path, tmp_path: P
     assert metadata["modelspec.prediction_type"] == "epsilon"
 
 
-def test_a_level_without_attention_has_its_sampler_one_place_earlier() -> None:
+def test_the_upsampler_of_a_level_without_attention_has_the_preceding_index() -> None:
     assert unet_name("up_blocks.0.upsamplers.0.conv.bias", 2, (False, True, True)) == "output_blocks.2.1.conv.bias"
 
 
-def test_the_header_says_that_the_small_one_predicts_velocities(small_models: Path, tmp_path: Path) -> None:
+def test_the_header_of_the_small_sdxl_states_v_prediction(small_models: Path, tmp_path: Path) -> None:
     make_single_file(small_models / "sdxl", tmp_path / "model.safetensors")
-    assert original(tmp_path / "model.safetensors")[1]["modelspec.prediction_type"] == "v"
+    assert read_header(tmp_path / "model.safetensors")[1]["modelspec.prediction_type"] == "v"
 
 
-def test_two_runs_write_the_same_tensors_in_the_same_order(tiny_models: Path, tmp_path: Path) -> None:
+def test_output_is_deterministic_and_leaves_no_temporary_file(tiny_models: Path, tmp_path: Path) -> None:
     for name in ("one", "other"):
         assert main([str(tiny_models / "sdxl"), str(tmp_path / f"{name}.safetensors")]) == 0
-    assert list(original(tmp_path / "one.safetensors")[0]) == list(original(tmp_path / "other.safetensors")[0])
+    assert list(read_header(tmp_path / "one.safetensors")[0]) == list(read_header(tmp_path / "other.safetensors")[0])
     assert {path.name for path in tmp_path.iterdir()} == {"one.safetensors", "other.safetensors"}
 
 
-@pytest.mark.parametrize("damage", ["it is another model", "a file is gone"])
-def test_what_is_no_sdxl_is_refused(damage: str, tmp_path: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("damage", ["another model", "missing file"])
+def test_a_folder_that_is_not_a_complete_sdxl_is_rejected(
+    damage: str, tmp_path: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "sdxl"
     folder.mkdir()
-    name = "WanVACEPipeline" if damage == "it is another model" else "StableDiffusionXLPipeline"
+    name = "WanVACEPipeline" if damage == "another model" else "StableDiffusionXLPipeline"
     (folder / "model_index.json").write_text(json.dumps({"_class_name": name, "unet": ["diffusers", "UNet2DConditionModel"]}))
-    with pytest.raises(NotSdxl, match="is no complete StableDiffusionXLPipeline folder"):
+    with pytest.raises(NotSdxl, match="is not a complete StableDiffusionXLPipeline folder"):
         make_single_file(folder, tmp_path / "model.safetensors")
     assert main([str(folder), str(tmp_path / "model.safetensors")]) == 1
-    assert "is no complete" in capsys.readouterr().err
+    assert "is not a complete" in capsys.readouterr().err
     assert not (tmp_path / "model.safetensors").exists()
