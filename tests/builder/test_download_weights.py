@@ -147,7 +147,7 @@ def test_after_five_sigkills_at_random_times_it_resumes_and_completes(hub: FakeH
 
 def test_a_broken_connection_is_resumed_at_its_offset(hub: FakeHub, download: Download) -> None:
     hub.files[FIRST] = random_weights(3, 30_000_000)
-    hub.cuts[FIRST] = [25_000_000]
+    hub.truncations[FIRST] = [25_000_000]
     status, output = download.run()
     assert status == 0, output
     assert download.is_as_published(hub)
@@ -156,7 +156,7 @@ def test_a_broken_connection_is_resumed_at_its_offset(hub: FakeHub, download: Do
 
 def test_a_host_that_ignores_range_requests_causes_no_corrupt_file(hub: FakeHub, download: Download) -> None:
     hub.files[FIRST] = random_weights(3, 30_000_000)
-    hub.cuts[FIRST] = [25_000_000]
+    hub.truncations[FIRST] = [25_000_000]
     hub.ignores_ranges = True
     status, output = download.run()
     assert status == 0, output
@@ -190,7 +190,7 @@ def test_a_file_that_changed_on_disk_is_detected_and_only_it_is_downloaded_again
     status, output = download.run()
     assert status == 0, output
     assert download.is_as_published(hub)
-    assert {path.rpartition("/")[2] for path in hub.asked if "/tree/" not in path} == {name}
+    assert {path.rpartition("/")[2] for path in hub.requested_paths if "/tree/" not in path} == {name}
 
 
 def test_existing_files_with_the_published_hashes_are_kept(hub: FakeHub, download: Download) -> None:
@@ -199,7 +199,7 @@ def test_existing_files_with_the_published_hashes_are_kept(hub: FakeHub, downloa
         (download.folder / name).write_bytes(content)
     status, output = download.run()
     assert status == 0, output
-    assert [path for path in hub.asked if "/tree/" not in path] == []
+    assert [path for path in hub.requested_paths if "/tree/" not in path] == []
     assert read_lock(download.folder) is not None
 
 
@@ -213,19 +213,19 @@ def test_local_copies_are_verified_and_used_instead_of_downloads(hub: FakeHub, d
     status, output = download.run()
     assert status == 0, output
     assert download.is_as_published(hub)
-    assert {path.rpartition("/")[2] for path in hub.asked if "/tree/" not in path} == {SECOND}
+    assert {path.rpartition("/")[2] for path in hub.requested_paths if "/tree/" not in path} == {SECOND}
 
 
 def test_insufficient_disk_space_is_detected_before_downloading(hub: FakeHub, download: Download) -> None:
-    hub.claims = {FIRST: 10**15}
+    hub.claimed_sizes = {FIRST: 10**15}
     status, output = download.run()
     assert status == 1
     assert "needs 1000000.00 GB, and its disk has" in output
-    assert [path for path in hub.asked if "/tree/" not in path] == []
+    assert [path for path in hub.requested_paths if "/tree/" not in path] == []
 
 
 def test_an_http_error_is_reported_with_its_status(hub: FakeHub, download: Download) -> None:
-    hub.refuses = {FIRST: 403}
+    hub.error_statuses = {FIRST: 403}
     status, output = download.run()
     assert status == 1
     assert f"{FIRST} could not be downloaded (HTTP status 403). Run again to resume." in output
@@ -252,7 +252,7 @@ class TestCustomCheckpoint:
     def test_it_is_downloaded_from_a_url_and_locked_without_the_urls_secrets(
         self, hub: FakeHub, download: Download, target: Path, url: str
     ) -> None:
-        hub.cuts["own.safetensors"] = [1, 100_000]  # the size request, and the first attempt
+        hub.truncations["own.safetensors"] = [1, 100_000]  # the size request, and the first attempt
         status, output = download.run("--checkpoint", url, "--licence", "OpenRAIL")
         assert status == 0, output
         assert target.read_bytes() == self.CONTENT

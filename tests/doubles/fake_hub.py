@@ -1,4 +1,4 @@
-"""A model hub on loopback: its listing with sizes and hashes, redirects to a host for large files, ranges, and faults on demand."""
+"""A fake Hugging Face Hub on loopback: file listings with hashes, redirects to an LFS host, range requests, and injected faults."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any, Self
 
 from playground.loopback import LoopbackServer, RequestHandler
 
-_PIECE = 1 << 16
+_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
 class HubRequest:
-    """One request."""
+    """A recorded request."""
 
     path: str
     range: str | None
@@ -28,75 +28,75 @@ class FakeHub(LoopbackServer):
     """Publishes one repository at one commit.
 
     Args:
-        files: Path → bytes.
+        files: Path to content.
         repo: `owner/name`.
         revision: The commit.
 
     Attributes:
-        large: From so many bytes on a file is kept as a large one: with a SHA-256, on another host.
-        cuts: Path → after how many bytes each of the next answers breaks off.
-        corrupt: Paths whose first byte is wrong in the next so many answers.
-        claims: Path → the size that is said instead of the true one.
-        refuses: Path → the status of every answer.
-        ignores_ranges: Whether the host sends whole files to whoever asks for a part.
-        bytes_per_second: How fast each answer comes; None: at once.
+        lfs_threshold: Files of at least this many bytes are LFS files: with a SHA-256, on a separate host.
+        truncations: Path to the numbers of bytes after which the next responses are cut off.
+        corrupt: Path to the number of next responses whose first byte is flipped.
+        claimed_sizes: Path to a wrong size in the listing.
+        error_statuses: Path to the HTTP status of every response.
+        ignores_ranges: Whether range requests get the complete file.
+        bytes_per_second: The bandwidth of each response; None for unlimited.
     """
 
     def __init__(self, files: Mapping[str, bytes], repo: str, revision: str) -> None:
-        super().__init__(_Request)
+        super().__init__(_Handler)
         self.files = dict(files)
         self.repo, self.revision = repo, revision
-        self.large = 100_000
-        self.cuts: dict[str, list[int]] = {}
+        self.lfs_threshold = 100_000
+        self.truncations: dict[str, list[int]] = {}
         self.corrupt: dict[str, int] = {}
-        self.claims: dict[str, int] = {}
-        self.refuses: dict[str, int] = {}
+        self.claimed_sizes: dict[str, int] = {}
+        self.error_statuses: dict[str, int] = {}
         self.ignores_ranges = False
         self.bytes_per_second: float | None = None
         self.requests: list[HubRequest] = []
-        # The other host: a browser and every client count another port as another origin, and drop the token.
-        self._host = _Host(self)
+        # A separate port is a separate origin, to which HTTP clients do not forward the token.
+        self._lfs_host = _LfsHost(self)
 
     def __enter__(self) -> Self:
-        self._host.__enter__()
+        self._lfs_host.__enter__()
         return super().__enter__()
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()
-        self._host.__exit__()
+        self._lfs_host.__exit__()
 
     @property
-    def asked(self) -> list[str]:
-        """The paths that were asked for."""
+    def requested_paths(self) -> list[str]:
+        """The paths of all requests."""
         return [request.path for request in self.requests]
 
     @property
     def downloads(self) -> list[HubRequest]:
-        """The requests that were answered with bytes of large files."""
+        """The requests for LFS files."""
         return [request for request in self.requests if request.path.startswith("/large/")]
 
     def listing(self) -> list[dict[str, Any]]:
-        """What the hub says about the files."""
+        """Returns the file listing of the hub's API."""
         return [self._entry(path, content) for path, content in self.files.items()]
 
     def _entry(self, path: str, content: bytes) -> dict[str, Any]:
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        entry: dict[str, Any] = {"type": "file", "path": path, "size": self.claims.get(path, len(content)), "oid": blob}
-        if len(content) >= self.large:
+        entry: dict[str, Any] = {"type": "file", "path": path, "size": self.claimed_sizes.get(path, len(content)), "oid": blob}
+        if len(content) >= self.lfs_threshold:
             entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": entry["size"], "pointerSize": 134}
         return entry
 
     def respond(self, request: RequestHandler[Any]) -> None:
-        """Answers one GET."""
+        """Responds to a GET request."""
         path = request.path.partition("?")[0]
         self.requests.append(HubRequest(path, request.headers.get("Range"), request.headers.get("Authorization")))
         name = path.partition(f"/{self.repo}/resolve/{self.revision}/")[2] or path.partition("/large/")[2]
         if path == f"/api/models/{self.repo}/tree/{self.revision}":
             _send(request, 200, json.dumps(self.listing()).encode(), {"Content-Type": "application/json"})
-        elif name not in self.files or name in self.refuses:
-            _send(request, self.refuses.get(name, 404), b"", {})
+        elif name not in self.files or name in self.error_statuses:
+            _send(request, self.error_statuses.get(name, 404), b"", {})
         elif "/resolve/" in path and "lfs" in (entry := self._entry(name, self.files[name])):
-            host = f"{self._host.url}/large/{name}?signature=canary-signature"
+            host = f"{self._lfs_host.url}/large/{name}?signature=canary-signature"
             _send(request, 302, b"", {"Location": host, "X-Linked-Etag": f'"{entry["lfs"]["oid"]}"', "X-Linked-Size": str(entry["size"])})
         else:
             self._send_file(request, name)
@@ -109,23 +109,23 @@ class FakeHub(LoopbackServer):
         part = None if self.ignores_ranges else re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range") or "")
         first, last = (int(part[1]), int(part[2] or len(content) - 1)) if part else (0, len(content) - 1)
         body = content[first : last + 1]
-        cut = self.cuts[name].pop(0) if self.cuts.get(name) else None
-        more = {"Content-Range": f"bytes {first}-{last}/{len(content)}"} if part else {}
-        _send(request, 206 if part else 200, body, more, cut=cut, speed=self.bytes_per_second)
+        cut = self.truncations[name].pop(0) if self.truncations.get(name) else None
+        headers = {"Content-Range": f"bytes {first}-{last}/{len(content)}"} if part else {}
+        _send(request, 206 if part else 200, body, headers, cut=cut, speed=self.bytes_per_second)
 
 
-class _Host(LoopbackServer):
+class _LfsHost(LoopbackServer):
     def __init__(self, hub: FakeHub) -> None:
-        super().__init__(_RequestForLarge)
+        super().__init__(_LfsHandler)
         self.hub = hub
 
 
-class _Request(RequestHandler[FakeHub]):
+class _Handler(RequestHandler[FakeHub]):
     def do_GET(self) -> None:
         self.service.respond(self)
 
 
-class _RequestForLarge(RequestHandler[_Host]):
+class _LfsHandler(RequestHandler[_LfsHost]):
     def do_GET(self) -> None:
         self.service.hub.respond(self)
 
@@ -141,10 +141,10 @@ def _send(
 ) -> None:
     request.send_head(status, {**headers, "Content-Length": str(len(body))})
     try:
-        for start in range(0, len(body[:cut]), _PIECE):
-            request.wfile.write(body[start : min(start + _PIECE, len(body[:cut]))])
+        for start in range(0, len(body[:cut]), _CHUNK):
+            request.wfile.write(body[start : min(start + _CHUNK, len(body[:cut]))])
             if speed:
-                time.sleep(_PIECE / speed)
+                time.sleep(_CHUNK / speed)
     except (BrokenPipeError, ConnectionResetError):
         request.close_connection = True
     if cut is not None:

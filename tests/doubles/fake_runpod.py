@@ -1,4 +1,4 @@
-"""RunPod's job API on loopback, as the SDK speaks it: job-take, job-done, job-stream, job-stop, ping."""
+"""A fake of RunPod's job API on loopback, for the real SDK: job-take, job-done, job-stream, job-stop, ping."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from urllib.parse import parse_qs, urlsplit
 
 from playground.loopback import LoopbackServer, RequestHandler
 
-# Seconds that a take is held open. An immediate "nothing" makes the SDK ask again at once, all the time.
+# Seconds that a take request is held open (long polling). An immediate empty response makes the SDK poll in a busy loop.
 HOLD_TAKE = 0.25
-# A stop poll is held for long, as RunPod does it: the SDK rests for a second after each, and would not hear a stop signal meanwhile.
+# Seconds that a stop poll is held open, as RunPod does: the SDK sleeps for a second after each, during which it would miss a stop signal.
 HOLD_STOP = 30.0
 
 
 @dataclass(frozen=True)
 class Post:
-    """What a worker sent: `kind` is `job-done` or `job-stream`."""
+    """A recorded request of a worker; `kind` is `job-done` or `job-stream`."""
 
     kind: str
     job_id: str
@@ -40,25 +40,25 @@ class Post:
 
 
 class FakeRunPodAPI(LoopbackServer):
-    """Hands out jobs and stop signals, and keeps what comes back.
+    """Serves jobs and stop signals, and records progress updates, streams and results.
 
     Attributes:
-        posts: Everything that workers sent, in the order of arrival.
-        answers: HTTP statuses for the next results; when it is empty, 200.
+        posts: All recorded requests, in order of arrival.
+        result_statuses: HTTP statuses of the responses to the next results; 200 once it is empty.
         pings: The query of each ping.
-        takes: When jobs were asked for: `(seconds, jobs in progress)`.
-        taken: The ids of the jobs that were handed out, in order.
-        max_in_flight: How many of them, at most, had no result at once and were not stopped.
-        on_progress_sent: Called with the job's id while a progress update is on its way.
-        progress_delay: Seconds that a progress update is on its way.
-        stream_delay: Seconds that a piece of a stream is on its way.
-        on_result_dropped: Called when a result arrives, which is then not taken.
+        takes: The time of each take request, and whether jobs were in progress.
+        taken: The ids of the jobs that were taken, in order.
+        max_in_flight: The largest number of taken jobs without a result that were not stopped.
+        on_progress_sent: Called with the job's id while a progress update is in transit.
+        progress_delay: Latency of a progress update in seconds.
+        stream_delay: Latency of a stream chunk in seconds.
+        on_result_dropped: If set, called when a result arrives, which is then answered with 500.
     """
 
     def __init__(self) -> None:
-        super().__init__(_Request)
+        super().__init__(_Handler)
         self.posts: list[Post] = []
-        self.answers: deque[int] = deque()
+        self.result_statuses: deque[int] = deque()
         self.pings: list[dict[str, list[str]]] = []
         self.takes: list[tuple[float, bool]] = []
         self.taken: list[str] = []
@@ -75,7 +75,7 @@ class FakeRunPodAPI(LoopbackServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes a worker take its jobs here. The SDK appends `&…`, so each URL needs a query."""
+        """The environment that connects a worker to this server. The SDK appends `&…`, so each URL needs a query."""
         api = f"{self.url}/v2/endpoint"
         return {
             "RUNPOD_POD_ID": "pod1",
@@ -102,34 +102,34 @@ class FakeRunPodAPI(LoopbackServer):
             self._changed.notify_all()
 
     def drain(self) -> None:
-        """Lets go of the stop poll, because a worker that ends waits for it."""
+        """Completes the stop poll, for which a worker waits before it exits."""
         with self._changed:
             self._draining = True
             self._changed.notify_all()
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 60.0, *, what: str = "the worker") -> None:
-        """Returns when something that came in has made the condition true."""
+        """Blocks until a request makes the condition true."""
         with self._changed:
-            assert self._changed.wait_for(condition, timeout=seconds), f"nothing came from {what} within {seconds} s"
+            assert self._changed.wait_for(condition, timeout=seconds), f"no matching request from {what} within {seconds} s"
 
     def results(self, job_id: str) -> list[Any]:
-        """The accepted results of a job. There should never be two, unless it was handed out twice."""
+        """The accepted results of a job: one for each time it was submitted."""
         return [post.body for post in self.posts if post.is_result and post.job_id == job_id and post.status == 200]
 
     def result(self, job_id: str, seconds: float = 60.0) -> Any:
-        """Waits for a job's accepted result."""
+        """Blocks until a job has an accepted result and returns it."""
         self.wait_for(lambda: bool(self.results(job_id)), seconds, what=f"job {job_id}")
         return self.results(job_id)[0]
 
     def progress(self, job_id: str) -> list[Any]:
-        """The progress updates of a job, as they arrived."""
+        """The progress updates of a job, in order of arrival."""
         return [post.body["output"] for post in self.posts if post.is_progress and post.job_id == job_id]
 
     def streamed(self, job_id: str) -> list[Any]:
-        """The pieces of a streamed result, as they arrived."""
+        """The chunks of a streamed result, in order of arrival."""
         return [post.body["output"] for post in self.posts if post.kind == "job-stream" and post.job_id == job_id]
 
-    # What the server calls
+    # Called by the request handler
 
     def take(self, count: int, *, busy: bool) -> list[dict[str, Any]]:
         with self._changed:
@@ -138,8 +138,8 @@ class FakeRunPodAPI(LoopbackServer):
             self._changed.wait_for(lambda: bool(self._jobs), timeout=HOLD_TAKE)
             jobs = [self._jobs.popleft() for _ in range(min(count, len(self._jobs)))]
             self.taken += [job["id"] for job in jobs]
-            ended = sum(post.is_result for post in self.posts) + self._stopped
-            self.max_in_flight = max(self.max_in_flight, len(self.taken) - ended)
+            finished = sum(post.is_result for post in self.posts) + self._stopped
+            self.max_in_flight = max(self.max_in_flight, len(self.taken) - finished)
             return jobs
 
     def take_stops(self) -> list[str]:
@@ -150,7 +150,7 @@ class FakeRunPodAPI(LoopbackServer):
             self._stopped += len(stops)
             return stops
 
-    def keep(self, kind: str, job_id: str, body: Any) -> int:
+    def record(self, kind: str, job_id: str, body: Any) -> int:
         progress = isinstance(body, dict) and body.get("status") == "IN_PROGRESS"
         if progress:
             time.sleep(self.progress_delay)
@@ -161,7 +161,7 @@ class FakeRunPodAPI(LoopbackServer):
             self.on_result_dropped()
             return 500
         with self._changed:
-            status = self.answers.popleft() if self.answers and kind == "job-done" and not progress else 200
+            status = self.result_statuses.popleft() if self.result_statuses and kind == "job-done" and not progress else 200
             self.posts.append(Post(kind, job_id, body, status))
             self._draining |= isinstance(body, dict) and "stopPod" in body
             self._changed.notify_all()
@@ -173,7 +173,7 @@ class FakeRunPodAPI(LoopbackServer):
             self._changed.notify_all()
 
 
-class _Request(RequestHandler[FakeRunPodAPI]):
+class _Handler(RequestHandler[FakeRunPodAPI]):
     def do_GET(self) -> None:
         runpod_api, url = self.service, urlsplit(self.path)
         verb, query = url.path.split("/")[3], parse_qs(url.query)
@@ -190,16 +190,16 @@ class _Request(RequestHandler[FakeRunPodAPI]):
             case _:
                 runpod_api.ping(query)
                 content = {"ok": True}
-        self._say(200, json.dumps(content).encode()) if content else self._say(204, b"")
+        self._send(200, json.dumps(content).encode()) if content else self._send(204, b"")
 
     def do_POST(self) -> None:
         verb, job_id = self.path.split("/")[3], urlsplit(self.path).path.split("/")[-1]
-        self._say(self.service.keep(verb, job_id, json.loads(self.body(), parse_constant=_refuse)), b"{}")
+        self._send(self.service.record(verb, job_id, json.loads(self.body(), parse_constant=_reject)), b"{}")
 
-    def _say(self, status: int, content: bytes) -> None:
-        with contextlib.suppress(ConnectionError):  # a worker that ends does not wait for its open polls
+    def _send(self, status: int, content: bytes) -> None:
+        with contextlib.suppress(ConnectionError):  # an exiting worker does not wait for its open polls
             self.respond(status, content)
 
 
-def _refuse(constant: str) -> None:
+def _reject(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")

@@ -1,7 +1,7 @@
-"""Supabase Storage on loopback, as far as the worker speaks to it, with its habits and with faults on demand.
+"""A fake of the part of Supabase Storage that a worker uses, on loopback, with its quirks and with injected faults.
 
-Its habits: the real status of an error stands in the body of an answer that is 400; 409 and 415 come before the body was read, on a
-connection that is kept and then never answers again.
+Its quirks: an error's real status is in the body of a response with status 400; 409 and 415 are sent before the request body was read,
+on a persistent connection that never responds again.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from playground.loopback import LoopbackServer, RequestHandler
 
 Fault = Callable[["Handler"], None]
 Behaviour = Callable[[Any], None]
-"""Of a path: those of `tests.doubles.image_server`."""
+"""Behavior of a path, from `tests.doubles.image_server`."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """What is stored under a key."""
+    """A stored object."""
 
     content: bytes
     content_type: str
@@ -36,7 +36,7 @@ class StoredObject:
 
 
 def responds(http: int, body: bytes, content_type: str = "application/json") -> Fault:
-    """Answers so, and stores nothing."""
+    """Sends this response and stores nothing."""
 
     def behave(handler: Handler) -> None:
         handler.read_body()
@@ -46,25 +46,25 @@ def responds(http: int, body: bytes, content_type: str = "application/json") -> 
 
 
 def fails_with(status: int) -> Fault:
-    """Answers with an error as the service does: 400, with the real status in the body."""
-    return responds(400, json.dumps({"statusCode": str(status), "error": "Error", "message": "at the moment not"}).encode())
+    """Sends an error as the service does: 400, with the real status in the body."""
+    return responds(400, json.dumps({"statusCode": str(status), "error": "Error", "message": "temporarily unavailable"}).encode())
 
 
 def stores(handler: Handler) -> None:
-    """Stores, as it should."""
+    """Stores the object and responds correctly."""
     handler.store()
     handler.respond(200, b'{"Key": "a-key", "Id": "an-id"}')
 
 
 def drops_the_response(handler: Handler) -> None:
-    """Stores, then breaks the connection."""
+    """Stores the object, then resets the connection."""
     handler.store()
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.close_connection = True
 
 
 def truncates_the_response(handler: Handler) -> None:
-    """Stores, then sends half an answer."""
+    """Stores the object, then sends a truncated response."""
     handler.store()
     handler.send_response(200)
     handler.send_header("Content-Length", "500")
@@ -74,25 +74,25 @@ def truncates_the_response(handler: Handler) -> None:
 
 
 def hangs(handler: Handler) -> None:
-    """Reads the request and never answers."""
+    """Reads the request and never responds."""
     handler.read_body()
     handler.service.closing.wait()
 
 
 class FakeStorage(LoopbackServer):
-    """One bucket, served inside a `with` block.
+    """Serves one bucket inside a `with` block.
 
     Args:
         key: The service key.
-        bucket: Its name.
-        size_limit: Bytes that an object may have.
-        mime_types: The media types that are allowed; None allows all.
+        bucket: The bucket's name.
+        size_limit: The maximum size of an object in bytes.
+        mime_types: The allowed media types; None allows all.
 
     Attributes:
-        objects: What is stored, by key.
+        objects: The stored objects by key.
         requests: Method and path of each request, in order.
-        connections: How many connections were made.
-        outage: What every request meets, as long as it is set.
+        connections: The number of accepted connections.
+        outage: A fault that applies to every request while it is set.
     """
 
     def __init__(
@@ -114,31 +114,31 @@ class FakeStorage(LoopbackServer):
         self.connections += 1
 
     def fail(self, *faults: Fault) -> None:
-        """Serves the next requests by these, one each."""
+        """Injects these faults into the next requests, one each."""
         self._faults.extend(faults)
 
     def serve(self, path: str, *behaviours: Behaviour) -> str:
-        """Serves a path as `ImageServer` does, beside what is stored. Returns its URL."""
+        """Configures a path like `ImageServer.serve`, in addition to the stored objects. Returns the URL."""
         self._paths[path] = deque(behaviours)
         return self.url + path
 
     def next_behaviour(self, path: str) -> Behaviour | None:
-        """How a path that was given to `serve` behaves now."""
+        """Returns the next behavior of a path that was configured with `serve`."""
         behaviours = self._paths.get(path.partition("?")[0])
         return None if behaviours is None else behaviours.popleft() if len(behaviours) > 1 else behaviours[0]
 
     def recover(self) -> None:
-        """Serves every request as it should from now on."""
+        """Removes all faults."""
         self.outage = None
         self._faults.clear()
 
     def next_fault(self) -> Fault | None:
-        """The fault that the next request meets."""
+        """Returns the fault for the next request."""
         return self.outage or (self._faults.popleft() if self._faults else None)
 
 
 class Handler(RequestHandler[FakeStorage]):
-    """One connection."""
+    """Handles one connection."""
 
     def do_GET(self) -> None:
         self._serve(self.look_up)
@@ -149,7 +149,7 @@ class Handler(RequestHandler[FakeStorage]):
     def do_PUT(self) -> None:
         self._serve(self._upload)
 
-    def _serve(self, usual: Callable[[], None]) -> None:
+    def _serve(self, handle: Callable[[], None]) -> None:
         storage = self.service
         storage.requests.append((self.command, self.path))
         self._body: bytes | None = None
@@ -164,10 +164,10 @@ class Handler(RequestHandler[FakeStorage]):
             self.read_body()
             self.refuse(403, "Unauthorized", "signature verification failed")
         else:
-            usual()
+            handle()
 
     def look_up(self) -> None:
-        """Answers with the bucket, or an object."""
+        """Sends the bucket's description or an object."""
         storage, (kind, rest) = self.service, self._parts()
         bucket, _, key = rest.partition("/")
         if bucket != storage.bucket:
@@ -187,7 +187,7 @@ class Handler(RequestHandler[FakeStorage]):
         self.respond(200, json.dumps(described | limits).encode())
 
     def _parts(self) -> tuple[str, str]:
-        """`bucket`, name; or `object`, bucket and key, whether or not `authenticated` is said."""
+        """Returns `bucket` and its name, or `object` and bucket/key, with or without `authenticated` in the path."""
         path = unquote(urlsplit(self.path).path).removeprefix("/storage/v1/").replace("object/authenticated/", "object/", 1)
         kind, _, rest = path.partition("/")
         return kind, rest
@@ -209,7 +209,7 @@ class Handler(RequestHandler[FakeStorage]):
             self.respond(200, json.dumps({"Key": f"{bucket}/{key}", "Id": "an-id"}).encode())
 
     def store(self) -> None:
-        """Stores what is uploaded."""
+        """Stores the uploaded object."""
         content, content_type, metadata = self._form()
         self.service.objects[self._parts()[1].partition("/")[2]] = StoredObject(content, content_type, metadata)
 
@@ -221,13 +221,13 @@ class Handler(RequestHandler[FakeStorage]):
         return file.stream.read(), file.mimetype, json.loads(form.get("metadata", "{}"))
 
     def read_body(self) -> bytes:
-        """The body, which is read once."""
+        """Returns the request body, reading it once."""
         if self._body is None:
             self._body = self.body()
         return self._body
 
     def refuse(self, status: int, error: str, message: str) -> None:
-        """Sends an error, with its real status in the body."""
+        """Sends an error with its real status in the body."""
         self.respond(400, json.dumps({"statusCode": str(status), "error": error, "message": message}).encode())
 
     def _refuse_early(self, status: int, error: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Networks that meet real faults while they compute."""
+"""Injects faults into networks through forward hooks."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import torch
 
 
 def out_of_memory_error() -> torch.OutOfMemoryError:
-    """As torch raises it."""
+    """Returns the error that torch raises."""
     return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.68 GiB.")
 
 
-class Calls:
-    """How often a network was called, and with how many samples each time."""
+class CallLog:
+    """The batch size of each call of a network."""
 
     def __init__(self) -> None:
-        self.samples: list[int] = []
+        self.batch_sizes: list[int] = []
 
 
 @contextmanager
-def raising_oom(network: Any, *, times: int, above: int = 0, after: int = 0) -> Iterator[Calls]:
-    """Has a network run out of memory.
+def raising_oom(network: Any, *, times: int, above: int = 0, after: int = 0) -> Iterator[CallLog]:
+    """Makes a network raise an out-of-memory error.
 
     Args:
-        network: What is called.
-        times: So often, and then no more.
-        above: Only with more samples than these.
-        after: Not in so many first calls.
+        network: The network.
+        times: The number of failures, after which calls succeed.
+        above: Only fail for batches larger than this.
+        after: The number of initial calls that do not fail.
     """
-    calls = Calls()
-    left = times
+    calls = CallLog()
+    remaining = times
 
     def before(_network: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        nonlocal left
+        nonlocal remaining
         sample = arguments[0] if arguments else next(iter(named.values()))
-        calls.samples.append(len(sample))
-        if left > 0 and len(sample) > above and len(calls.samples) > after:
-            left -= 1
+        calls.batch_sizes.append(len(sample))
+        if remaining > 0 and len(sample) > above and len(calls.batch_sizes) > after:
+            remaining -= 1
             raise out_of_memory_error()
 
     hook = network.register_forward_pre_hook(before, with_kwargs=True)
@@ -51,7 +51,7 @@ def raising_oom(network: Any, *, times: int, above: int = 0, after: int = 0) -> 
 
 @contextmanager
 def returning_constant(network: Any, value: float) -> Iterator[None]:
-    """Has a network answer with one number everywhere."""
+    """Replaces a network's output by a constant."""
 
     def after(_network: Any, _arguments: Any, result: Any) -> Any:
         return torch.full_like(result, value) if isinstance(result, torch.Tensor) else (torch.full_like(result[0], value), *result[1:])

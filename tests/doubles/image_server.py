@@ -1,4 +1,4 @@
-"""A host of pictures on loopback, well-behaved or not: each path behaves as it is told."""
+"""An HTTP server for reference images on loopback. Each path has a configurable behavior, correct or faulty."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Behaviour = Callable[["Handler"], None]
 
 
 def answers(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Behaviour:
-    """Answers as it should. Headers that are given win over its own."""
+    """Responds correctly. The given headers override the default ones."""
 
     def behave(handler: Handler) -> None:
         handler.send_head(status, {"Content-Length": str(len(body)), **(headers or {})})
@@ -24,12 +24,12 @@ def answers(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None
 
 
 def redirects(location: str, *, status: int = 302) -> Behaviour:
-    """Sends the caller elsewhere."""
+    """Redirects to another location."""
     return answers(b"", status=status, headers={"Location": location})
 
 
 def drips(head: bytes, drop: bytes, *, seconds: float = 0.05) -> Behaviour:
-    """Sends raw bytes, then one drop after another for ever. No single read ever waits long."""
+    """Sends raw bytes, then small chunks forever, so that no single read times out (slow drip)."""
 
     def behave(handler: Handler) -> None:
         handler.wfile.write(head)
@@ -40,30 +40,30 @@ def drips(head: bytes, drop: bytes, *, seconds: float = 0.05) -> Behaviour:
 
 
 def floods(head: bytes, drop: bytes) -> Behaviour:
-    """Sends raw bytes, then more for ever, as fast as they are taken."""
+    """Sends raw bytes, then chunks forever, as fast as the client reads."""
     return drips(head, drop, seconds=0.0)
 
 
 def hangs(handler: Handler) -> None:
-    """Never answers."""
+    """Never responds."""
     handler.service.closing.wait()
 
 
 def resets(handler: Handler) -> None:
-    """Breaks the connection instead of answering."""
+    """Resets the connection instead of responding."""
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def stops_short(body: bytes) -> Behaviour:
-    """Announces more than it sends."""
+    """Sends fewer bytes than Content-Length announces."""
     return answers(body, headers={"Content-Length": str(len(body) + 1000)})
 
 
 class ImageServer(LoopbackServer):
-    """Serves what it is told to, inside a `with` block.
+    """Serves configured paths inside a `with` block.
 
     Args:
-        tls: Serve https with this certificate.
+        tls: Serves https with this certificate.
 
     Attributes:
         requests: Path and headers (names in lower case) of each request, in order.
@@ -75,21 +75,21 @@ class ImageServer(LoopbackServer):
         self._paths: dict[str, deque[Behaviour]] = {}
 
     def serve(self, path: str, *behaviours: Behaviour) -> str:
-        """Serves a path: each request by the next behaviour, all further ones by the last. Returns its URL."""
+        """Configures a path: each request uses the next behavior, all later ones the last. Returns the URL."""
         self._paths[path] = deque(behaviours)
         return self.url + path
 
     def behave(self, handler: Handler) -> None:
-        """Serves one request."""
+        """Applies the path's behavior to a request."""
         self.requests.append((handler.path, {name.lower(): value for name, value in handler.headers.items()}))
         behaviours = self._paths.get(handler.path.partition("?")[0], deque([answers(b"not here", status=404)]))
         (behaviours.popleft() if len(behaviours) > 1 else behaviours[0])(handler)
 
 
 class Handler(RequestHandler[ImageServer]):
-    """One request."""
+    """Handles one request."""
 
-    protocol_version = "HTTP/1.0"  # its connections are not kept
+    protocol_version = "HTTP/1.0"  # no persistent connections
 
     def do_GET(self) -> None:
         self.service.behave(self)

@@ -1,15 +1,15 @@
-"""Jobs as RunPod hands them out."""
+"""A factory of jobs in RunPod's format."""
 
 from __future__ import annotations
 
 from typing import Any
 
 PROMPT_CANARY = "canary-prompt-heron-over-the-bay"
-"""In the prompt of every job, and nowhere in what a worker prints or answers."""
+"""Part of every prompt; must not occur in logs or responses of a worker."""
 
 
-def sdxl_job(job_id: str, verb: str = "paint", **config: Any) -> dict[str, Any]:
-    """A small SDXL job: one picture of 64 × 64 with 10 steps, unless `config` says otherwise."""
+def sdxl_job(job_id: str, behavior: str = "paint", **config: Any) -> dict[str, Any]:
+    """Returns an SDXL job: one image of 64 × 64 with 10 steps, unless overridden by `config`."""
     settings = {"resolution": "64x64", "steps": 10, "seed": 7} | config
-    request = {"id": job_id, "user_id": "user-1", "type": "sdxl_image_fast", "prompt": f"{verb} {PROMPT_CANARY}", "config": settings}
+    request = {"id": job_id, "user_id": "user-1", "type": "sdxl_image_fast", "prompt": f"{behavior} {PROMPT_CANARY}", "config": settings}
     return {"id": job_id, "input": request}

@@ -1,4 +1,4 @@
-"""The tiny models, made once per machine."""
+"""The tiny models, generated once per machine."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from builder.make_tiny_models import make_tiny_models
 
 
 def tiny_models_at(root: Path) -> Path:
-    """A folder that serves as MODELS_DIR: `sdxl`, `wan`, `qwen_instruct`, `qwen_base`. Never to be written to."""
+    """Returns a read-only MODELS_DIR with `sdxl`, `wan`, `qwen_instruct` and `qwen_base`."""
     folder = root / ".pytest_cache" / "tiny_models"
     folder.parent.mkdir(exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # tests run in several processes
+    with FileLock(folder.with_suffix(".lock")):  # pytest-xdist runs several processes
         make_tiny_models(folder)
     return folder

@@ -1,4 +1,4 @@
-"""The generated schemas, as receivers would use them."""
+"""Loads the generated schemas, as a callback receiver would."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ _SCHEMAS = Path(__file__).parents[2] / "schemas"
 
 
 def payload_schema(handler: str) -> dict[str, Any]:
-    """The schema of a handler's payload."""
+    """Returns the schema of a handler's payloads."""
     schema: dict[str, Any] = json.loads((_SCHEMAS / f"{handler}.payload.schema.json").read_text())
     return schema

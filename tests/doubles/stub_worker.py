@@ -1,6 +1,6 @@
-"""A worker without a model: it paints, slowly or badly when asked to. `python -m tests.doubles.stub_worker` serves it in the real SDK.
+"""A worker with a stub recipe, served through the real SDK: `python -m tests.doubles.stub_worker`.
 
-The prompt's first word says what happens; everything else is the SDXL contract.
+It implements the SDXL contract without a model. The first word of the prompt selects its behavior, such as `slowly`, `crash` or `hang`.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from shared.serverless import serve
 from shared.settings import Settings
 
 STEPS_LOG = Path("steps.log")
-"""One line per step, in the worker's folder: `job_id seconds`."""
+"""One line per step in the worker's folder: job id and monotonic time."""
 STEP_SECONDS = 0.05
 
 
 class AcceleratorError(RuntimeError):
-    """What torch raises when the GPU's context is lost, by name and attribute."""
+    """Has the name and attribute of torch's error for a lost CUDA context."""
 
     error_code = 700
 
 
 class OutOfMemoryError(RuntimeError):
-    """What torch raises when memory does not suffice, by name."""
+    """Has the name of torch's out-of-memory error."""
 
 
 class StubRecipe:
-    """Pictures of one colour each, made from the seed.
+    """Generates single-color images from the seed.
 
     Attributes:
-        on_step: Called at each step.
+        on_step: Called in each step.
     """
 
     def __init__(self) -> None:
@@ -54,18 +54,18 @@ class StubRecipe:
             raise ModelUnavailable("This worker has no LoRA.")
 
     def generate(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: JobRun) -> Generator[Output]:
-        verb = request.prompt.split()[0]
-        if verb in _FAILURES:
+        behavior = request.prompt.split()[0]
+        if behavior in _FAILURES:
             _step(run)
-            _FAILURES[verb](request.prompt)
-        for step in range(request.steps if verb == "slowly" else 3):
+            _FAILURES[behavior](request.prompt)
+        for step in range(request.steps if behavior == "slowly" else 3):
             run.cancel.check()
             _step(run)
             self.on_step()
             run.report(step + 1, request.steps)
         for seed in request.seeds:
-            colour = np.random.default_rng(seed).integers(0, 256, 3, dtype=np.uint8)
-            pixels = np.broadcast_to(colour, (request.height, request.width, 3)).copy()
+            color = np.random.default_rng(seed).integers(0, 256, 3, dtype=np.uint8)
+            pixels = np.broadcast_to(color, (request.height, request.width, 3)).copy()
             yield ImageOutput(pixels, seed, request.output_format, {"steps": request.steps, "batch_size": request.num_images})
 
     def summarize(self, request: SdxlRequest, outputs: Sequence[Output]) -> Summary:
@@ -84,7 +84,7 @@ def _crash(prompt: str) -> NoReturn:
 
 
 def _lose_the_device(prompt: str) -> NoReturn:
-    time.sleep(20 * STEP_SECONDS)  # others may come meanwhile
+    time.sleep(20 * STEP_SECONDS)  # time for other jobs to arrive
     raise AcceleratorError("CUDA error: an illegal memory access was encountered")
 
 
@@ -93,13 +93,13 @@ def _fill_the_memory(prompt: str) -> NoReturn:
 
 
 def _hang(prompt: str) -> NoReturn:
-    """As a kernel that never ends: this thread does not come back, the others go on."""
+    """Like a kernel that never returns: this thread is blocked, the others run on."""
     while True:
         threading.Event().wait()
 
 
 def _freeze(prompt: str) -> NoReturn:
-    """As an extension that never lets go of the interpreter: no line of Python is run any more."""
+    """Like an extension that never releases the GIL: no Python code runs any more."""
     while True:
         ctypes.PyDLL(None).sleep(3600)
 

@@ -1,4 +1,4 @@
-"""The TypeScript compiler, as strict as it can be."""
+"""Runs the TypeScript compiler in strict mode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COMPILER = Path(__file__).parents[2] / "node_modules/typescript/bin/tsc"
 
 
 def compile_all(folder: Path) -> str:
-    """Returns the compiler's complaints about the files of a folder."""
+    """Type-checks the files of a folder and returns the compiler's errors."""
     assert COMPILER.is_file(), "run `make setup`"
     files = [str(file) for file in sorted(folder.glob("*.ts"))]
     arguments = [str(COMPILER), "--strict", "--noEmit", "--target", "es2022", "--module", "es2022", "--moduleResolution", "bundler"]

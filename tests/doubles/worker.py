@@ -1,56 +1,49 @@
-"""A worker as a process of its own, in the real SDK's loop."""
+"""A worker under test as a child process, in the real SDK's loop."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from shared.settings import unconfigured
 from tests.doubles.fake_runpod import FakeRunPodAPI
-
-ROOT = Path(__file__).parents[2]
-
-# The second has a `cpuinfo` that measures nothing.
-_MODULES = os.pathsep.join(map(str, (ROOT, Path(__file__).with_name("processor"))))
-
-
-def clean_environment(**variables: str) -> dict[str, str]:
-    """This process's environment without anything that configures a worker, and with `variables`."""
-    return unconfigured(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": _MODULES} | variables
+from tests.doubles.processes import clean_environment, start_module
 
 
 class WorkerProcess:
-    """Starts `python -m MODULE` against a gateway, and ends it and everything that it started.
+    """Runs `python -m MODULE` against a RunPod API, and kills it and its child processes at the end.
 
     Args:
         module: What to run.
-        gateway: Where it takes its jobs.
+        runpod_api: Where it takes its jobs.
         folder: Its working directory; results go to `out/` in it and everything it prints to `worker.log`.
         environment: More variables.
+        fresh: Start a new interpreter instead of forking one that has imported the libraries.
     """
 
-    def __init__(self, module: str, runpod_api: FakeRunPodAPI, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        runpod_api: FakeRunPodAPI,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        fresh: bool = False,
+    ) -> None:
         self.folder = folder
-        self._gateway = runpod_api
+        self._runpod_api = runpod_api
         self.output = folder / "out"
         self._log = folder / "worker.log"
-        variables = {**runpod_api.environment, "OUTPUT_DIR": str(self.output), **(environment or {})}
+        variables = clean_environment(**{**runpod_api.environment, "OUTPUT_DIR": str(self.output), **(environment or {})})
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", module],
-                cwd=folder,
-                env=clean_environment(**variables),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # A group of its own: the SDK's ping process outlives a killed worker.
-                start_new_session=True,
-            )
+            streams = {"output": log.fileno(), "errors": log.fileno()}
+            # In a session of its own: the SDK's ping process outlives a killed worker.
+            self.process = start_module(module, folder=folder, environment=variables, fresh=fresh, **streams)
 
     def __enter__(self) -> Self:
         return self
@@ -58,27 +51,29 @@ class WorkerProcess:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
             sys.stdout.write(self.log)  # pytest shows it with the failure
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
         self.process.wait()
+        # Orphans of the worker are children of this process since it started a fork server.
+        with suppress(ChildProcessError):
+            while True:
+                os.waitpid(-self.process.pid, 0)
 
     @property
     def log(self) -> str:
-        """Everything that the worker has printed."""
+        """Everything that the worker has printed so far."""
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def terminate(self) -> None:
-        """Asks the worker to end, as RunPod does when it scales down."""
+        """Sends SIGTERM, as RunPod does when it scales down."""
         self.process.send_signal(signal.SIGTERM)
-        self._gateway.drain()
+        self._runpod_api.drain()
 
     def kill(self) -> None:
-        """Ends the worker in the middle of what it does."""
+        """Sends SIGKILL."""
         self.process.kill()
         self.process.wait()
 
     def wait(self, seconds: float = 30.0) -> int:
-        """Waits for the end and returns the exit code."""
+        """Waits for the exit code."""
         return self.process.wait(seconds)

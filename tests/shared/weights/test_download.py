@@ -48,7 +48,7 @@ def test_missing_weights_are_downloaded_at_the_pinned_revision_if_allowed(hub: F
     folder = tmp_path / "models" / "qwen_base"
     assert f"FOUND {folder}\n" in output
     assert {name: (folder / name).read_bytes() for name in hub.files} == hub.files
-    assert all(f"/{QWEN_BASE.revision}" in path for path in hub.asked if not path.startswith("/large/"))
+    assert all(f"/{QWEN_BASE.revision}" in path for path in hub.requested_paths if not path.startswith("/large/"))
 
 
 def test_a_worker_writes_the_same_lock_as_the_download_command(hub: FakeHub, tmp_path: Path) -> None:
@@ -62,19 +62,19 @@ def test_a_worker_writes_the_same_lock_as_the_download_command(hub: FakeHub, tmp
 def test_only_the_files_of_the_catalogue_entry_are_downloaded(hub: FakeHub, tmp_path: Path) -> None:
     hub.files |= {"pytorch_model.bin": b"a pickle", "README.md": b"words", "onnx/model.onnx": b"another form"}
     start(hub, tmp_path / "models", ALLOW_DOWNLOADS="1")
-    assert not any(path.endswith((".bin", ".md", ".onnx")) for path in hub.asked)
+    assert not any(path.endswith((".bin", ".md", ".onnx")) for path in hub.requested_paths)
 
 
 def test_a_second_start_does_not_contact_the_hub(hub: FakeHub, tmp_path: Path) -> None:
     start(hub, tmp_path / "models", ALLOW_DOWNLOADS="1")
     hub.requests.clear()
     assert "FOUND" in start(hub, tmp_path / "models", ALLOW_DOWNLOADS="1")
-    assert hub.asked == []
+    assert hub.requested_paths == []
 
 
 def test_the_hub_is_not_contacted_unless_allowed(hub: FakeHub, tmp_path: Path) -> None:
     assert "STOPPED The weights 'qwen_base' (Qwen/Qwen2.5-7B) were not found." in start(hub, tmp_path / "models")
-    assert hub.asked == []
+    assert hub.requested_paths == []
 
 
 def test_an_incomplete_download_stops_the_worker(hub: FakeHub, tmp_path: Path) -> None:
