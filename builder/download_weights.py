@@ -20,7 +20,7 @@ from pathlib import Path
 
 from builder.command_line import command_parser
 from builder.weights.checkpoint import inspect_source, install_checkpoint
-from shared.settings import Settings, SettingsError, allow_hub, load_settings
+from shared.settings import Settings, SettingsError, enable_hub_access, load_settings
 from shared.weights.catalogue import CATALOGUE, SDXL, Weights
 from shared.weights.download import THREADS, check_space, plan_download, run_download, verified_lock
 from shared.weights.hub import DownloadError
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.names and not options.checkpoint:
         parser.error("a NAME or --checkpoint is required")
-    allow_hub()
+    enable_hub_access()
     _silence_hub_warnings()
     try:
         settings = load_settings()

@@ -1,6 +1,6 @@
-"""The only reader of the environment: typed, frozen, secrets masked.
+"""Settings from environment variables: typed, frozen, secrets masked. No other module reads the environment.
 
-`docs/environment.md` is made from the descriptions of the fields.
+`docs/environment.md` is generated from the field descriptions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _VOLUME = Path("/runpod-volume")
 
 
 class SettingsError(Exception):
-    """The worker cannot start as it is configured. The message names everything that is missing or wrong, and never a value."""
+    """The configuration is incomplete or invalid. The message lists every variable at fault, and never a value."""
 
 
 def _split_hosts(value: object) -> object:
@@ -41,135 +41,146 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
-    """What the operator decides. Every field is an environment variable; an empty variable counts as unset.
+    """The operator's settings. Every field is an environment variable; an empty variable counts as unset.
 
-    Keys are masked wherever they are shown, and URLs are not shown at all, because they may hold a token or a password.
+    Keys are masked in every representation, and URLs are omitted, because they may contain a token or a password.
     """
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
 
-    # Where results go
-    supabase_url: Url | None = Field(None, repr=False, description="The Supabase project. Without it results go to `OUTPUT_DIR`.")
+    # Storage
+    supabase_url: Url | None = Field(
+        None, repr=False, description="URL of the Supabase project. If unset, results are stored in `OUTPUT_DIR`."
+    )
     supabase_key: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY"),
-        description="The project's service key.",
+        description="Service role key of the project.",
     )
-    storage_bucket: str = Field("workspace-temp", description="The bucket that results are stored in.")
-    output_dir: Path = Field(Path("out"), description="The folder for results when there is no `SUPABASE_URL`.")
-    upload_deadline: Seconds = Field(90.0, description="Seconds for one upload with all its retries.")
-    store_callback: bool = Field(False, description="Store the payload beside the assets as `callback.json`; local storage always does.")
+    storage_bucket: str = Field("workspace-temp", description="Bucket for results.")
+    output_dir: Path = Field(Path("out"), description="Folder for results if `SUPABASE_URL` is unset.")
+    upload_deadline: Seconds = Field(90.0, description="Seconds for one upload, including retries.")
+    store_callback: bool = Field(False, description="Store the payload with the assets as `callback.json`; local storage always does.")
     outbox_dir: Path | None = Field(
-        None, description="The folder where results wait that cannot be delivered; by default `/runpod-volume/outbox`, else `outbox`."
+        None, description="Folder for results that could not be delivered; by default `/runpod-volume/outbox`, else `outbox`."
     )
-    outbox_max_bytes: int = Field(4 * 2**30, gt=0, description="Bytes that waiting results may take. What does not fit is not kept.")
-    outbox_max_age: Seconds = Field(7 * 86400.0, description="Seconds after which a waiting result is given up.")
+    outbox_max_bytes: int = Field(4 * 2**30, gt=0, description="Maximum size of the outbox in bytes. Results that do not fit are dropped.")
+    outbox_max_age: Seconds = Field(7 * 86400.0, description="Seconds after which an undelivered result expires.")
 
     # Callbacks
-    job_callback_secret: SecretStr | None = Field(None, description="The key of both webhook signatures.")
+    job_callback_secret: SecretStr | None = Field(None, description="Secret of both webhook signatures.")
     job_callback_url: Url | None = Field(
-        None, repr=False, description="Where callbacks go; by default `{SUPABASE_URL}/functions/v1/job-callback`."
+        None, repr=False, description="Target of callbacks; by default `{SUPABASE_URL}/functions/v1/job-callback`."
     )
-    callback_allowed_hosts: Hosts = Field((), description="Hosts that a request's own `callback_url` may name, separated by commas.")
-    callback_deadline: Seconds = Field(75.0, description="Seconds for one callback with all its retries.")
-    callback_processing: bool = Field(False, description="Also send one `processing` callback when a job starts.")
+    callback_allowed_hosts: Hosts = Field((), description="Hosts allowed in a request's `callback_url`, comma-separated.")
+    callback_deadline: Seconds = Field(75.0, description="Seconds for one callback, including retries.")
+    callback_processing: bool = Field(False, description="Also send a `processing` callback when a job starts.")
 
-    # References
-    reference_allowed_hosts: Hosts = Field((), description="Hosts that references may come from, by commas; empty: any public host.")
-    reference_deadline: Seconds = Field(20.0, description="Seconds for one reference, from the name look-up to the last byte.")
-    reference_max_bytes: int = Field(20 * 1024 * 1024, gt=0, description="Bytes that one reference may have.")
+    # Reference images
+    reference_allowed_hosts: Hosts = Field((), description="Hosts allowed in reference URLs, comma-separated; if empty, any public host.")
+    reference_deadline: Seconds = Field(20.0, description="Seconds for one reference, from name resolution to the last byte.")
+    reference_max_bytes: int = Field(20 * 1024 * 1024, gt=0, description="Maximum size of one reference in bytes.")
     sdxl_reference_method: Literal["adapter", "img2img"] = Field(
-        "adapter", description="`img2img` serves every type of reference by image→image, for workers without adapter weights."
+        "adapter", description="`img2img` applies every type of reference by image-to-image, for workers without IP-Adapter weights."
     )
     sdxl_safety_check: bool = Field(
-        False, description="Look at every picture of SDXL's and flag what may not be safe for work; needs `MODELS_DIR/safety_checker`."
+        False, description="Run the safety checker on every SDXL image and set `nsfw_flagged`; requires `MODELS_DIR/safety_checker`."
     )
 
     # Models
-    models_dir: Path = Field(Path("models"), description="The folder that is looked through first for weights.")
-    sdxl_model: Path | None = Field(None, description="An explicit path to SDXL: a diffusers folder or one `.safetensors` file.")
-    wan_model: Path | None = Field(None, description="An explicit path to WAN: a diffusers folder.")
-    qwen_instruct_model: Path | None = Field(None, description="An explicit path to the instruct model: a transformers folder.")
-    qwen_base_model: Path | None = Field(None, description="An explicit path to the base model: a transformers folder.")
-    baked_models_dir: Path = Field(Path("/opt/models"), description="Where the image keeps weights that were baked into it.")
-    huggingface_cache: Path = Field(Path("/runpod-volume/huggingface-cache/hub"), description="RunPod's cached-model folder.")
-    volume_models_dir: Path = Field(Path("/runpod-volume/models"), description="Weights on the network volume.")
-    allow_downloads: bool = Field(False, description="Download weights that are found nowhere. Off, a worker never asks a hub.")
-    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where models run; `auto` takes a GPU if there is one.")
+    models_dir: Path = Field(Path("models"), description="Folder that is searched first for weights.")
+    sdxl_model: Path | None = Field(None, description="Explicit path of SDXL: a diffusers folder or a single `.safetensors` file.")
+    wan_model: Path | None = Field(None, description="Explicit path of WAN: a diffusers folder.")
+    qwen_instruct_model: Path | None = Field(None, description="Explicit path of the instruct model: a transformers folder.")
+    qwen_base_model: Path | None = Field(None, description="Explicit path of the base model: a transformers folder.")
+    baked_models_dir: Path = Field(Path("/opt/models"), description="Folder of weights that are baked into the image.")
+    huggingface_cache: Path = Field(Path("/runpod-volume/huggingface-cache/hub"), description="RunPod's model cache.")
+    volume_models_dir: Path = Field(Path("/runpod-volume/models"), description="Folder of weights on the network volume.")
+    allow_downloads: bool = Field(False, description="Download missing weights. If off, a worker never contacts a model hub.")
+    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Device of the models; `auto` uses a GPU if there is one.")
     device_memory_gb: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="GB of the GPU's memory that WAN may use; unset: all. On a CPU: what a GPU would have."
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="GB of GPU memory that WAN may use; if unset, all. On a CPU, the memory of the simulated GPU.",
     )
 
     # Limits and defaults
     job_timeout: Seconds = Field(
-        570.0, description="Seconds that a job may take before it fails with `JOB_TIMEOUT`. Less than RunPod's own limit, which is 600."
+        570.0, description="Seconds before a job fails with `JOB_TIMEOUT`. Must be less than RunPod's own limit, 600 by default."
     )
-    sdxl_job_timeout: Seconds | None = Field(None, description="The same for SDXL alone.")
-    wan_job_timeout: Seconds | None = Field(None, description="The same for WAN alone.")
-    chat_job_timeout: Seconds | None = Field(None, description="The same for chat alone.")
+    sdxl_job_timeout: Seconds | None = Field(None, description="Overrides `JOB_TIMEOUT` for SDXL.")
+    wan_job_timeout: Seconds | None = Field(None, description="Overrides `JOB_TIMEOUT` for WAN.")
+    chat_job_timeout: Seconds | None = Field(None, description="Overrides `JOB_TIMEOUT` for chat.")
     job_grace: Seconds = Field(
-        20.0, description="Seconds that a step may take beyond that; then the job is answered without it, and the worker is replaced."
+        20.0,
+        description="Seconds that a step may exceed the timeout; then the job fails without waiting for it, and the worker is replaced.",
     )
     job_concurrency: int | None = Field(
         None,
         ge=1,
         le=64,
-        description="Jobs in hand at once. Pictures and clips: 1 by default; above it one computes while the others fetch and upload. "
-        "Chat: at most so many; by default as many as there is memory for.",
+        description="Jobs in flight. SDXL and WAN: 1 by default; with more, one generates while the others fetch and upload. "
+        "Chat: the maximum; by default as many as fit in memory.",
     )
-    progress_interval: float = Field(1.0, ge=0.5, description="Least seconds between two progress updates.")
-    wan_max_area: int = Field(399_360, gt=0, description="The largest width × height of a clip, in pixels.")
-    wan_default_fps: int = Field(24, ge=8, le=24, description="Frames per second of a clip that does not ask for a rate.")
+    progress_interval: float = Field(1.0, ge=0.5, description="Minimum seconds between two progress updates.")
+    wan_max_area: int = Field(399_360, gt=0, description="Maximum width × height of a video, in pixels.")
+    wan_default_fps: int = Field(24, ge=8, le=24, description="Default frames per second of a video.")
     video_encoder: Literal["libx264", "h264_nvenc"] = Field(
-        "libx264", description="What writes clips: `h264_nvenc` is the encoder of an NVIDIA GPU that has one."
+        "libx264", description="Video encoder: `h264_nvenc` is the hardware encoder of NVIDIA GPUs that have one."
     )
-    video_quality: int = Field(18, ge=1, le=51, description="How well clips are written: 1 is the best, 51 the smallest.")
+    video_quality: int = Field(18, ge=1, le=51, description="Quality of videos (CRF): 1 is best, 51 is smallest.")
     chat_instruct_name: ModelName = Field(
-        "qwen_instruct", description="What the instruct model is called. `QWEN_INSTRUCT_MODEL` may name the folder of any causal model."
+        "qwen_instruct", description="Name of the instruct model. `QWEN_INSTRUCT_MODEL` may be the folder of any causal language model."
     )
-    chat_base_name: ModelName = Field("qwen_base", description="What the base model is called, likewise with `QWEN_BASE_MODEL`.")
+    chat_base_name: ModelName = Field("qwen_base", description="Name of the base model, likewise with `QWEN_BASE_MODEL`.")
     chat_resident: Literal["auto", "both", "one"] = Field(
         "auto",
-        description="Chat models in memory: `both`, or the `one` that is needed; `auto` keeps both where 4 GiB are left beside them.",
+        description="Chat models in memory: `both`, or only the `one` in use; `auto` keeps both if that leaves 4 GiB free.",
     )
     chat_cache_gb: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="GiB for what chat models remember of conversations; by default what they leave."
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="GiB for the KV cache of chat models; by default the memory that the weights leave free.",
     )
     chat_engine_url: Url | None = Field(
         None,
         repr=False,
-        description="A server on this machine that speaks OpenAI's protocol and writes the chats: `http://127.0.0.1:8000`.",
+        description="An inference server on this machine with OpenAI's API, used instead of the built-in engine: `http://127.0.0.1:8000`.",
     )
-    chat_engine_model: str | None = Field(None, description="What that server calls the model; not needed where it serves only one.")
-    chat_engine_context: int | None = Field(None, gt=0, description="Tokens that its model holds, where the server does not say it.")
+    chat_engine_model: str | None = Field(None, description="Name of the model on that server; optional if it serves only one.")
+    chat_engine_context: int | None = Field(
+        None, gt=0, description="Context window of that model in tokens, if the server does not report it."
+    )
     chat_engine_extensions: bool = Field(
-        True, description="Whether it knows `top_k`, `min_p` and `repetition_penalty`, as vLLM does; off for a server that refuses them."
+        True, description="Whether the server accepts `top_k`, `min_p` and `repetition_penalty`, as vLLM does."
     )
-    chat_engine_concurrency: int = Field(32, ge=1, le=256, description="Answers that it is asked for at once.")
-    chat_engine_start: Seconds = Field(600.0, description="Seconds that it may take to become ready.")
-    chat_streaming: bool = Field(False, description="Chat yields pieces of text while it writes them.")
-    sfw_words: Words = Field((), description="Words and phrases that `sfw_mode` masks, separated by commas.")
+    chat_engine_concurrency: int = Field(32, ge=1, le=256, description="Maximum concurrent requests to that server.")
+    chat_engine_start: Seconds = Field(600.0, description="Seconds that the server may take to become ready.")
+    chat_streaming: bool = Field(False, description="Stream text while it is generated.")
+    sfw_words: Words = Field((), description="Words and phrases that `sfw_mode` masks, comma-separated.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="The least level that is logged. At `DEBUG` errors are logged in full, and may hold what callers wrote."
+        "INFO", description="Minimum level of log lines. At `DEBUG`, errors are logged in full and may contain prompts."
     )
 
-    # What RunPod sets
-    runpod_pod_id: str = Field("local", description="Set by RunPod: names the worker in payloads.")
+    # Set by RunPod
+    runpod_pod_id: str = Field("local", description="Set by RunPod: identifies the worker in payloads.")
 
     @property
     def callback_url(self) -> str | None:
-        """Where callbacks go, if anywhere: `JOB_CALLBACK_URL`, else the edge function of the Supabase project."""
+        """The configured target of callbacks: `JOB_CALLBACK_URL`, else the edge function of the Supabase project, else None."""
         if self.job_callback_url is not None:
             return self.job_callback_url
         return f"{self.supabase_url}/functions/v1/job-callback" if self.supabase_url is not None else None
 
     @property
     def outbox(self) -> Path:
-        """Where results wait: on the network volume if there is one, because a worker's own disk ends with the worker."""
+        """The outbox's folder: on the network volume if there is one, because a worker's own disk is deleted with it."""
         return self.outbox_dir or (_VOLUME if _VOLUME.is_dir() else Path()) / "outbox"
 
-    def timeout_of(self, handler: str) -> float:
-        """Seconds that a job of a handler may take."""
+    def job_timeout_for(self, handler: str) -> float:
+        """Returns the job timeout of a handler, in seconds."""
         own: float | None = getattr(self, f"{handler}_job_timeout", None)
         return own if own is not None else self.job_timeout
 
@@ -185,43 +196,43 @@ class Settings(BaseSettings):
 
 
 def on_runpod() -> bool:
-    """Whether RunPod gave this process a queue to take jobs from. Without one a worker runs a single local job."""
+    """Whether RunPod provides a job queue. Without one, a worker runs a single local job."""
     return "RUNPOD_WEBHOOK_GET_JOB" in os.environ
 
 
 def prepare_environment() -> None:
-    """Sets what libraries read while they are imported. To be called before runpod, diffusers or transformers is imported."""
-    # The SDK's default is DEBUG, and at DEBUG it prints every handler's output.
+    """Sets variables that libraries read at import. Call before importing runpod, diffusers or transformers."""
+    # The SDK's default is DEBUG, at which it prints the output of every job.
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
-    # Without it diffusers asks a hub for configurations even where it was told to use local files only.
+    # Without it, diffusers requests configurations from the hub even with `local_files_only`.
     downloads = os.environ.get("ALLOW_DOWNLOADS", "").lower() in {"1", "true", "t", "yes", "y", "on"}
     os.environ["HF_HUB_OFFLINE"] = "0" if downloads else "1"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
-def allow_hub() -> None:
-    """Lets this process ask a model hub. To be called before huggingface_hub is imported, by commands that exist to download."""
+def enable_hub_access() -> None:
+    """Enables access to model hubs, for download commands. Call before importing huggingface_hub."""
     os.environ["HF_HUB_OFFLINE"] = "0"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
-def variables_of(name: str) -> tuple[str, ...]:
-    """The environment variables that a field is read from, by the field's name."""
+def variable_names(name: str) -> tuple[str, ...]:
+    """Returns the environment variables of a field."""
     alias = Settings.model_fields[name].validation_alias
     return tuple(str(each) for each in alias.choices) if isinstance(alias, AliasChoices) else (name.upper(),)
 
 
-def unconfigured(environment: Mapping[str, str]) -> dict[str, str]:
-    """What of an environment configures no worker: for workers that are started to show or to test something."""
-    ours = {variable for name in Settings.model_fields for variable in variables_of(name)}
+def without_worker_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns an environment without worker settings and RunPod variables, for workers started by demos and tests."""
+    ours = {variable for name in Settings.model_fields for variable in variable_names(name)}
     return {name: value for name, value in environment.items() if name.upper() not in ours and not name.startswith("RUNPOD")}
 
 
 def load_settings() -> Settings:
-    """Reads the environment once.
+    """Reads and checks the environment.
 
     Raises:
-        SettingsError: With one message that names every variable that is missing or malformed.
+        SettingsError: Lists every variable that is missing or malformed.
     """
     settings = read_settings()
     check_complete(settings)
@@ -229,26 +240,26 @@ def load_settings() -> Settings:
 
 
 def read_settings() -> Settings:
-    """Reads the environment, which may still be incomplete.
+    """Reads the environment without checking completeness.
 
     Raises:
-        SettingsError: It names every variable that is malformed.
+        SettingsError: Lists every variable that is malformed.
     """
     try:
         return Settings()
     except PydanticError as error:
-        wrong = [f"{_variable(problem['loc'])}: {problem['msg']}" for problem in error.errors(include_input=False)]
-        raise SettingsError("The environment is not valid. " + "; ".join(wrong)) from None
+        invalid = [f"{_variable(problem['loc'])}: {problem['msg']}" for problem in error.errors(include_input=False)]
+        raise SettingsError("The environment is not valid. " + "; ".join(invalid)) from None
 
 
 def check_complete(settings: Settings) -> None:
-    """Makes sure that what was begun was finished: a URL has its key, a callback its secret.
+    """Checks that settings that belong together are complete: a URL and its key, callbacks and their secret.
 
     Raises:
-        SettingsError: It names every variable that is missing.
+        SettingsError: Lists every variable that is missing.
     """
     if missing := _missing(settings):
-        raise SettingsError("The configuration is incomplete. Please set " + " and ".join(missing) + ".")
+        raise SettingsError("The configuration is incomplete. Set " + " and ".join(missing) + ".")
 
 
 def _variable(loc: tuple[int | str, ...]) -> str:

@@ -145,11 +145,11 @@ class Webhook:
         if self._configured is None and not self._allowed:
             return
         if self._secret is None:
-            raise SettingsError("Callbacks must be signed. Please set JOB_CALLBACK_SECRET.")
+            raise SettingsError("Callbacks must be signed. Set JOB_CALLBACK_SECRET.")
         try:
             _standard(self._secret.get_secret_value())
         except (ValueError, standardwebhooks.webhooks.EmptyWebhookSecretError):
-            raise SettingsError("JOB_CALLBACK_SECRET starts with whsec_, which base64 must follow. Please correct it.") from None
+            raise SettingsError("JOB_CALLBACK_SECRET starts with whsec_, which base64 must follow. Correct it.") from None
         if self._configured is not None:
             url = httpx.URL(self._configured)
             if url.scheme != "https" and origin(url) != self._supabase and not is_loopback(url.host):

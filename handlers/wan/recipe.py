@@ -26,7 +26,7 @@ from handlers.wan.weights.load import WanPipelines
 from shared.jobs.recipe import ImageOutput, JobRun, Output, Summary, VideoOutput
 from shared.jobs.streaming.queue import StreamQueue
 from shared.media.images import Pixels
-from shared.media.videos import STANDARD, Encoding
+from shared.media.videos import DEFAULT_ENCODING, Encoding
 from shared.models.device import reset_vram_peak, vram_used_mb
 from shared.models.loras import with_loras
 from shared.models.oom import EMPTY_CACHE, run_with_fallbacks
@@ -45,7 +45,7 @@ class WanRecipe:
     """
 
     def __init__(
-        self, pipelines: WanPipelines, addons: AddonLibrary, encoding: Encoding = STANDARD, *, memory_limit: int | None = None
+        self, pipelines: WanPipelines, addons: AddonLibrary, encoding: Encoding = DEFAULT_ENCODING, *, memory_limit: int | None = None
     ) -> None:
         self._pipelines = pipelines
         self._addons = addons

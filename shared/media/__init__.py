@@ -1,1 +1,1 @@
-"""Pictures and clips: opened with limits, encoded the same way every time."""
+"""Decoding and encoding of images and videos."""

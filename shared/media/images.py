@@ -1,4 +1,4 @@
-"""Pictures: untrusted bytes are opened with limits, finished pixels become PNG, WebP or JPEG."""
+"""Decodes untrusted images within limits; encodes pixels as PNG, WebP or JPEG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Pixels = NDArray[np.uint8]
 
 
 class ImageType(NamedTuple):
-    """How a format is called outside."""
+    """The MIME type and the file extension of a format."""
 
     mime: str
     extension: str
@@ -29,18 +29,18 @@ class ImageType(NamedTuple):
 IMAGE_TYPES: Mapping[str, ImageType] = MappingProxyType(
     {"png": ImageType("image/png", "png"), "webp": ImageType("image/webp", "webp"), "jpeg": ImageType("image/jpeg", "jpg")}
 )
-"""The formats that are read and written, by their names in the contract. The one place for media types and extensions."""
+"""The supported formats by their names in the contract."""
 
 MAX_PIXELS = 7680 * 4320
-"""An 8K frame. Opened it takes 100 MB."""
+"""An 8K frame, 100 MB decoded."""
 
 MIN_SIDE, MAX_SIDE, MAX_RATIO = 16, 8192, 8
-"""Pixels of the shorter and the longer side, and how much longer the longer one may be."""
+"""Pixels of the shorter and the longer side, and the maximum aspect ratio."""
 
 _PREVIEW_SIDE = 128
 
-# PNG by run lengths, without a search for matches: 3.7 times faster than the default at the same size, because the filters leave little
-# to find. JPEG keeps the full resolution of colours, so that red edges stay sharp.
+# PNG with run-length matching only: 3.7 times faster than the default at the same size, because the filters leave few other matches.
+# JPEG without chroma subsampling, so that red edges stay sharp.
 _ENCODINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "png": {"compress_level": 1, "compress_type": zlib.Z_RLE},
@@ -49,8 +49,8 @@ _ENCODINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 
-# What brings a picture upright, by its EXIF orientation.
-_TURNS: Mapping[object, Image.Transpose] = MappingProxyType(
+# The transposition that undoes each EXIF orientation.
+_TRANSPOSITIONS: Mapping[object, Image.Transpose] = MappingProxyType(
     {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -62,28 +62,28 @@ _TURNS: Mapping[object, Image.Transpose] = MappingProxyType(
     }
 )
 
-# What Pillow raises for damaged files. Anything else would be a fault of this program, and is not to be hidden.
-_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, LookupError, ArithmeticError, TypeError, AssertionError, struct.error)
+# The exceptions that Pillow raises for damaged files. Any other is a bug and must not be hidden.
+_DECODER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, LookupError, ArithmeticError, TypeError, AssertionError, struct.error)
 
 
 class UnreadableImage(ValueError):
-    """Bytes that are not a picture that may be used. Its text is the reason, as the end of a sentence: `it is 9000 × 20 pixels …`."""
+    """The content is not a usable image. The text is the reason, as the end of a sentence: `it is 9000 × 20 pixels …`."""
 
 
 def open_image(content: bytes) -> Image.Image:
-    """Opens a picture that nobody vouches for.
+    """Decodes an untrusted image.
 
-    The first frame counts. EXIF orientation is applied, alpha is flattened on white, 16 bits per channel are scaled to 8. Colours are
-    taken as sRGB: an embedded profile is not applied.
+    Uses the first frame, applies the EXIF orientation, flattens alpha on white, and scales 16 bits per channel to 8. Colours are
+    interpreted as sRGB; an embedded profile is ignored.
 
     Args:
-        content: A PNG, JPEG or WebP file. No other decoder is tried, whatever the bytes look like.
+        content: A PNG, JPEG or WebP file. No other decoder is tried.
 
     Returns:
-        RGB; sides from `MIN_SIDE` to `MAX_SIDE`, at most `MAX_PIXELS` in all, one side at most `MAX_RATIO` times the other.
+        An RGB image; sides from `MIN_SIDE` to `MAX_SIDE`, at most `MAX_PIXELS` in total, aspect ratio at most `MAX_RATIO`.
 
     Raises:
-        UnreadableImage: With the reason.
+        UnreadableImage: The reason.
     """
     try:
         with Image.open(BytesIO(content), formats=tuple(IMAGE_TYPES)) as image:
@@ -93,10 +93,10 @@ def open_image(content: bytes) -> Image.Image:
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImage("it is not a PNG, JPEG or WebP picture") from None
+        raise UnreadableImage("it is not a PNG, JPEG or WebP image") from None
     except Image.DecompressionBombError:
         raise UnreadableImage(f"it has more than {MAX_PIXELS} pixels") from None
-    except _DAMAGED:
+    except _DECODER_ERRORS:
         raise UnreadableImage("the file is damaged") from None
 
 
@@ -105,18 +105,18 @@ def _check_size(width: int, height: int) -> None:
     if short < MIN_SIDE or long > MAX_SIDE or width * height > MAX_PIXELS or long > MAX_RATIO * short:
         raise UnreadableImage(
             f"it is {width} × {height} pixels; allowed are sides from {MIN_SIDE} to {MAX_SIDE}, "
-            f"at most {MAX_PIXELS} pixels in all, and one side at most {MAX_RATIO} times the other"
+            f"at most {MAX_PIXELS} pixels in total, and an aspect ratio of at most {MAX_RATIO}"
         )
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # Not `ImageOps.exif_transpose`: it also writes the EXIF data anew, and fails for pictures whose other tags are odd.
+    # Not `ImageOps.exif_transpose`, which also rewrites the EXIF data and fails on images with invalid tags.
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except _DAMAGED:
+    except _DECODER_ERRORS:
         return image
-    turn = _TURNS.get(orientation)
-    return image if turn is None else image.transpose(turn)
+    transpose = _TRANSPOSITIONS.get(orientation)
+    return image if transpose is None else image.transpose(transpose)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -129,7 +129,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    # Pillow would clip instead of scale: everything above 255 of 65 535 would turn white.
+    # Pillow clips instead of scaling: every value above 255 of 65 535 would turn white.
     grey = np.asarray(image).astype(np.uint32)
     transparent = image.info.get("transparency")
     if transparent is not None:
@@ -138,31 +138,31 @@ def _scale_to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Fits a picture into `width` × `height` by a centre crop and one LANCZOS resampling. Nothing is ever padded."""
+    """Fits an image to `width` × `height` by a centre crop and one LANCZOS resampling, without padding."""
     if image.size == (width, height):
         return image
     return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
 
 
 def encode_image(pixels: Pixels, format: str, *, text: Mapping[str, str] | None = None) -> bytes:
-    """Encodes a picture. The same pixels always give the same bytes.
+    """Encodes an image deterministically.
 
     Args:
         pixels: Height × width × 3.
         format: `png`; `webp` (lossy, quality 90); `jpeg` (quality 95, 4:4:4).
-        text: Keywords and their texts, for the text chunks of a PNG.
+        text: Keywords and values of PNG text chunks.
 
     Raises:
-        ValueError: Pixels of another shape or type, an unknown format, or text for a format without text chunks.
+        ValueError: Invalid pixels, an unknown format, or text for a format other than PNG.
     """
     if format not in _ENCODINGS:
-        raise ValueError(f"There is no image format {format!r}; there are {', '.join(_ENCODINGS)}.")
+        raise ValueError(f"Unknown image format {format!r}. Available: {', '.join(_ENCODINGS)}.")
     options = dict(_ENCODINGS[format])
     if text:
         if format != "png":
-            raise ValueError(f"Only PNG carries text, not {format}.")
+            raise ValueError(f"Only PNG supports text chunks, not {format}.")
         options["pnginfo"] = _chunks(text)
-    return _encode(_picture(pixels), format, options)
+    return _encode(_to_image(pixels), format, options)
 
 
 def _chunks(text: Mapping[str, str]) -> PngInfo:
@@ -173,32 +173,32 @@ def _chunks(text: Mapping[str, str]) -> PngInfo:
 
 
 def thumbnail(pixels: Pixels, longest: int = 256) -> bytes:
-    """Makes a WebP preview.
+    """Encodes a WebP thumbnail.
 
     Args:
         pixels: Height × width × 3.
-        longest: The most pixels that a side may have. A smaller picture keeps its size.
+        longest: Maximum pixels per side. A smaller image keeps its size.
 
     Raises:
-        ValueError: Pixels of another shape or type.
+        ValueError: Invalid pixels.
     """
-    picture = _picture(pixels)
-    picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    return _encode(picture, "webp", {"quality": 80})
+    image = _to_image(pixels)
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return _encode(image, "webp", {"quality": 80})
 
 
 def preview_url(pixels: Pixels) -> str:
-    """Makes a WebP of at most 128 pixels on a side as a `data:` URL, small enough to ride in a progress update."""
+    """Encodes a WebP of at most 128 pixels per side as a `data:` URL, small enough for a progress update."""
     return f"data:{IMAGE_TYPES['webp'].mime};base64,{b64encode(thumbnail(pixels, _PREVIEW_SIDE)).decode()}"
 
 
-def _picture(pixels: Pixels) -> Image.Image:
+def _to_image(pixels: Pixels) -> Image.Image:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"Pixels must be uint8 and height × width × 3, not {pixels.dtype} of shape {pixels.shape}.")
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def _encode(picture: Image.Image, format: str, options: Mapping[str, Any]) -> bytes:
+def _encode(image: Image.Image, format: str, options: Mapping[str, Any]) -> bytes:
     buffer = BytesIO()
-    picture.save(buffer, format=format, **options)
+    image.save(buffer, format=format, **options)
     return buffer.getvalue()

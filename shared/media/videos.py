@@ -1,4 +1,4 @@
-"""Clips: frames become H.264 in MP4, as every browser plays it."""
+"""Encodes frames as H.264 in MP4, which every browser plays."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Encoder = Literal["libx264", "h264_nvenc"]
 Codec = Encoder | Literal["libvpx-vp9"]
 
 QUALITY: Final = 18
-"""At x264's constant rate factor of 18 a clip looks like its frames."""
+"""The constant rate factor at which x264 is visually lossless."""
 
 _OPTIONS: Final[Mapping[Encoder, Mapping[str, str]]] = {
-    # So that the same frames give the same bytes. How x264 shares out the work changes what it writes, so the number of threads is
-    # fixed; and its macroblock tree, whose fast code varies from run to run, is off. Real clips are no larger without it.
+    # For deterministic output: the number of threads, which affects the result, is fixed, and the macroblock tree, whose fast code varies
+    # from run to run, is off. Real clips are no larger without it.
     "libx264": {"preset": "veryfast", "threads": "8", "x264-params": "mbtree=0"},
-    # NVIDIA's own preset for quality before speed, with a quality that is constant like x264's.
+    # NVIDIA's preset for quality over speed, with constant quality like x264's.
     "h264_nvenc": {"preset": "p5", "rc": "vbr", "b:v": "0"},
 }
 _QUALITY_OPTION: Final[Mapping[Encoder, str]] = {"libx264": "crf", "h264_nvenc": "cq"}
@@ -43,32 +43,32 @@ _LIMITED_RANGE = 1
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How clips are written.
+    """The settings of the video encoder.
 
     Attributes:
-        encoder: `libx264` on the CPU, or `h264_nvenc` on an NVIDIA GPU that has an encoder.
-        quality: 1, the best, … 51.
+        encoder: `libx264` on the CPU, or `h264_nvenc` on an NVIDIA GPU with a hardware encoder.
+        quality: 1 (best) … 51.
     """
 
     encoder: Encoder = "libx264"
     quality: int = QUALITY
 
 
-STANDARD: Final = Encoding()
-"""What runs everywhere."""
+DEFAULT_ENCODING: Final = Encoding()
+"""Settings that every machine supports."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a written file really holds.
+    """The properties of a written file.
 
     Attributes:
         width: Pixels.
         height: Pixels.
-        frames: How many.
+        frames: Number of frames.
         fps: Frames per second, constant.
         duration_seconds: `frames / fps`.
-        size_bytes: Of the file.
+        size_bytes: Size of the file.
         middle: The frame in the middle, height × width × 3, for a thumbnail.
     """
 
@@ -81,55 +81,55 @@ class VideoInfo:
     middle: Pixels = field(repr=False, compare=False)
 
 
-def check_encoder(encoding: Encoding = STANDARD) -> None:
-    """Proves that clips can be written on this machine, by writing one.
+def check_encoder(encoding: Encoding = DEFAULT_ENCODING) -> None:
+    """Checks that the encoder works on this machine, by encoding one frame.
 
     Raises:
-        RuntimeError: They cannot. The message says what is missing.
+        RuntimeError: It does not. The message says what is missing.
     """
-    black = np.zeros((256, 256, 3), np.uint8)  # encoders of GPUs refuse much smaller ones
+    black = np.zeros((256, 256, 3), np.uint8)  # hardware encoders reject much smaller frames
     try:
         with tempfile.TemporaryDirectory() as folder:
             write_video([black], Path(folder) / "0.mp4", fps=8, encoding=encoding)
-    except (ImportError, OSError, ValueError) as error:  # PyAV's errors are of these
+    except (ImportError, OSError, ValueError) as error:  # the base classes of PyAV's errors
         raise RuntimeError(
-            f"Clips cannot be written: PyAV with the encoder {encoding.encoder} is needed. Install the requirements of the WAN image, or "
-            "choose another VIDEO_ENCODER."
+            f"Videos cannot be encoded: PyAV with the encoder {encoding.encoder} is required. Install the requirements of the WAN image "
+            "or choose another VIDEO_ENCODER."
         ) from error
 
 
-def write_video(frames: Iterable[Pixels], path: Path, *, fps: int, encoding: Encoding = STANDARD) -> VideoInfo:
-    """Writes a clip that starts to play before it is loaded. The same frames always give the same bytes.
+def write_video(frames: Iterable[Pixels], path: Path, *, fps: int, encoding: Encoding = DEFAULT_ENCODING) -> VideoInfo:
+    """Encodes a clip deterministically, for progressive playback.
 
     Args:
-        frames: Each height × width × 3, RGB, all of one size; width and height multiples of 16. They are taken one by one, and not all are
-            kept: at most the later half of what has come. A frame must not be changed after it was handed over.
-        path: The file to write, over what is there. When writing fails, nothing is left of it.
+        frames: Each height × width × 3, RGB, all of one size; width and height multiples of 16. They are consumed one by one; at most the
+            later half is kept in memory. A frame must not be modified after it was yielded.
+        path: The file to write or overwrite. It is deleted if encoding fails.
         fps: Frames per second, 1 or more.
-        encoding: With which encoder, and how well.
+        encoding: The encoder settings.
 
     Returns:
-        What the file holds.
+        The properties of the file.
 
     Raises:
-        ValueError: There are no frames, or one has a wrong type or size.
-        OSError: The disk refused.
+        ValueError: There are no frames, or one has an invalid type or size.
+        OSError: The write failed.
     """
-    middle = _Middle()
+    middle = _MiddleFrame()
     with _removed_on_failure(path):
-        _encode(middle.watch(frames), path, fps, encoding)
+        _encode(middle.track(frames), path, fps, encoding)
     height, width, _ = middle.frame.shape
     return VideoInfo(width, height, middle.count, fps, middle.count / fps, path.stat().st_size, middle.frame)
 
 
-class _Middle:
-    """Finds the frame in the middle of frames of which nobody knows how many will come."""
+class _MiddleFrame:
+    """Finds the middle frame of a stream of unknown length."""
 
     def __init__(self) -> None:
         self.count = 0
         self._kept: deque[Pixels] = deque()
 
-    def watch(self, frames: Iterable[Pixels]) -> Iterator[Pixels]:
+    def track(self, frames: Iterable[Pixels]) -> Iterator[Pixels]:
         for frame in frames:
             self._kept.append(frame)
             self.count += 1
@@ -154,27 +154,27 @@ def _removed_on_failure(path: Path) -> Iterator[None]:
 
 
 def _encode(frames: Iterator[Pixels], path: Path, fps: int, encoding: Encoding) -> None:
-    # PyAV itself, because what imageio's plugin for it lets one choose ends before the quality, the threads and the tags of the colours.
+    # PyAV directly: imageio's plugin for it does not expose quality, threads and colour tags.
     first = next(frames, None)
     if first is None:
         raise ValueError("A clip needs at least one frame.")
-    # `faststart` moves the index to the front, so that a browser does not need the end of the file first. In the default time scale, of
-    # milliseconds, the length of most clips would be rounded.
+    # `faststart` moves the index to the front, so that a browser need not load the end of the file first. The default time scale,
+    # milliseconds, would round the duration of most clips.
     options = {"movflags": "+faststart", "movie_timescale": str(1000 * fps)}
     settings = {_QUALITY_OPTION[encoding.encoder]: str(encoding.quality), **_OPTIONS[encoding.encoder]}
     with open_container(path, "mp4", options) as container:
-        stream = open_stream(container, _checked(first, first), fps, encoding.encoder, settings)
+        stream = open_stream(container, _check_frame(first, first), fps, encoding.encoder, settings)
         write_frame(container, stream, first)
         for frame in frames:
-            write_frame(container, stream, _checked(frame, first))
+            write_frame(container, stream, _check_frame(frame, first))
         container.mux(stream.encode(None))
 
 
-def _checked(frame: Pixels, first: Pixels) -> Pixels:
+def _check_frame(frame: Pixels, first: Pixels) -> Pixels:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(f"A frame must be uint8 and height × width × 3, not {frame.dtype} of shape {frame.shape}.")
     if frame.shape != first.shape:
-        raise ValueError(f"All frames of a clip have one size; after {first.shape} came {frame.shape}.")
+        raise ValueError(f"All frames of a clip must have one size; got {frame.shape} after {first.shape}.")
     if frame.shape[0] % _SIZE_STEP or frame.shape[1] % _SIZE_STEP or not frame.size:
         raise ValueError(f"Width and height of a clip must be multiples of {_SIZE_STEP}, not {frame.shape[1]} × {frame.shape[0]}.")
     return frame
@@ -182,28 +182,28 @@ def _checked(frame: Pixels, first: Pixels) -> Pixels:
 
 @contextmanager
 def open_container(path: Path, format: str, options: Mapping[str, str]) -> Iterator[OutputContainer]:
-    """Opens a file for streams. However that ends the file is closed: FFmpeg alone leaves it open when it cannot end it, and what was
-    removed then still takes its place on the disk.
+    """Opens a container file for writing, and always closes it. FFmpeg leaves a file open that it cannot finalize, and a deleted file that
+    is open still occupies disk space.
 
     Args:
-        path: The file to write, over what is there.
-        format: What FFmpeg calls the kind of file.
-        options: Of that.
+        path: The file to write or overwrite.
+        format: FFmpeg's name of the container format.
+        options: Options of the format.
     """
     import av
 
-    with path.open("wb", buffering=0) as file, ExitStack() as again:
+    with path.open("wb", buffering=0) as file, ExitStack() as readers:
 
-        def read_again(_url: str, _flags: int, _options: object) -> BinaryIO:
-            """For what moves the index to the front."""
-            return again.enter_context(path.open("rb"))
+        def open_for_reading(_url: str, _flags: int, _options: object) -> BinaryIO:
+            """`faststart` reads the file back."""
+            return readers.enter_context(path.open("rb"))
 
-        with av.open(_Sink(file), "w", format=format, options=dict(options), io_open=read_again) as container:
+        with av.open(_Sink(file), "w", format=format, options=dict(options), io_open=open_for_reading) as container:
             yield container
 
 
 class _Sink:
-    """A file that refuses as FFmpeg's own do, by numbers below zero: an exception PyAV would print, or keep for who comes next."""
+    """A file whose `write` returns negative error numbers like FFmpeg's own I/O. PyAV prints exceptions, or raises them in a later call."""
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
@@ -220,29 +220,29 @@ class _Sink:
 
 
 def open_stream(container: OutputContainer, like: Pixels, fps: int, codec: Codec, options: Mapping[str, str]) -> VideoStream:
-    """Adds a stream to a file: frames of the size of `like`, constant rate, yuv420p, colours of BT.709 and tagged so.
+    """Adds a video stream with a constant frame rate, yuv420p, converted to and tagged as BT.709.
 
     Args:
         container: Open for writing.
         like: The first frame, height × width × 3.
         fps: Frames per second.
-        codec: What PyAV calls the encoder.
-        options: Of the encoder.
+        codec: PyAV's name of the encoder.
+        options: Options of the encoder.
     """
     stream = container.add_stream(codec, rate=fps, options=dict(options))
     stream.height, stream.width, _ = like.shape
     stream.pix_fmt = "yuv420p"
-    # Without these tags a player guesses by the size of the picture, and small clips come out with other colours.
-    colours = stream.codec_context
-    colours.colorspace = colours.color_primaries = colours.color_trc = _BT709
-    colours.color_range = _LIMITED_RANGE
+    # Without these tags, players guess the colour space from the size, and small clips get wrong colours.
+    codec_context = stream.codec_context
+    codec_context.colorspace = codec_context.color_primaries = codec_context.color_trc = _BT709
+    codec_context.color_range = _LIMITED_RANGE
     return stream
 
 
 def write_frame(container: OutputContainer, stream: VideoStream, frame: Pixels) -> None:
-    """Encodes one frame, height × width × 3, for a stream of `open_stream`, and writes what is ready."""
+    """Encodes one frame, height × width × 3, and writes the packets that are ready."""
     import av
 
-    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-    converted = picture.reformat(format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED_RANGE)
+    video_frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+    converted = video_frame.reformat(format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED_RANGE)
     container.mux(stream.encode(converted))

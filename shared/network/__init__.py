@@ -55,5 +55,5 @@ def configured_origin(variable: str, url: str | None) -> Origin | None:
     except httpx.InvalidURL:
         parsed = httpx.URL()
     if parsed is not None and not parsed.host:
-        raise SettingsError(f"{variable} is not a valid URL. Please correct it.")
+        raise SettingsError(f"{variable} is not a valid URL. Correct it.")
     return origin(parsed) if parsed is not None else None

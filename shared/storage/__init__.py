@@ -1,4 +1,4 @@
-"""Where results go: a Supabase bucket, or a folder."""
+"""Storage of results: a Supabase bucket or a local folder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ __all__ = ["Storage", "StoredObject", "object_key", "open_storage"]
 
 
 def open_storage(settings: Settings) -> Storage:
-    """Opens what the operator chose: Supabase where `SUPABASE_URL` is set, else the folder `OUTPUT_DIR`."""
-    # Imported here so that a worker without Supabase does not load its client.
+    """Returns the configured storage: Supabase if `SUPABASE_URL` is set, else the folder `OUTPUT_DIR`."""
+    # Imported lazily, so that a worker without Supabase does not load its client.
     if settings.supabase_url is not None:
         from shared.storage.supabase import SupabaseStorage
 

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Atomic and durable file writes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Writes a file that takes its place only when it is whole and on the disk. Nothing else stays behind, whatever happens."""
+    """Writes a temporary file, which replaces `path` atomically once it is complete and synced. It is removed on any error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
-        # Opened by name, not by `tempfile`, so that the result has the permissions that the operator's umask gives to new files.
+        # Not `tempfile`, which ignores the umask: the file must have the permissions of any new file.
         with part.open("xb") as file:
             yield file
             file.flush()
@@ -27,7 +27,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def fsync_directory(folder: Path) -> None:
-    """Returns when the names in a folder are on the disk, too: a file's own `fsync` does not promise that."""
+    """Syncs a directory: `fsync` of a file does not make its name durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

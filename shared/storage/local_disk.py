@@ -1,4 +1,4 @@
-"""Storage in a folder, for a developer's machine and for workers without Supabase."""
+"""Storage in a local folder, for development and for workers without Supabase."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from shared.storage.protocol import StoredObject, checked_key, describe_object
 
 
 class LocalDisk:
-    """Keeps objects as files under one folder, by the same keys as a bucket.
+    """Stores objects as files in a folder, with the same keys as in a bucket.
 
     Args:
-        folder: Made when it is missing.
+        folder: Created if it does not exist.
     """
 
     keeps_callbacks = True
@@ -27,44 +27,42 @@ class LocalDisk:
         self._folder = folder
 
     def check(self) -> None:
-        """Writes and removes a file.
+        """Writes and deletes a file.
 
         Raises:
-            SettingsError: The folder cannot be written to.
+            SettingsError: The folder is not writable.
         """
         try:
             with atomic_write(self._folder / ".check") as file:
                 file.write(b"ok")
             (self._folder / ".check").unlink()
         except OSError as error:
-            raise SettingsError(
-                f"OUTPUT_DIR cannot be written to ({error.strerror}). Please name a folder that this user may write to."
-            ) from None
+            raise SettingsError(f"OUTPUT_DIR is not writable ({error.strerror}). Choose a folder that this user may write to.") from None
 
     def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
-        """Stores an object, over what was there before. A crash leaves the old file or the new one, never a part of it.
+        """Stores an object, overwriting any previous one. After a crash there is the old file or the new one, never a partial one.
 
         Args:
-            key: Made by `object_key`.
-            content: The bytes, or the file that holds them.
-            content_type: Not kept: the key's extension says it.
-            seconds: Not looked at: a disk answers at once.
+            key: From `object_key`.
+            content: The bytes, or a file.
+            content_type: Not stored: the key's extension implies it.
+            seconds: Ignored.
 
         Raises:
-            UploadError: The disk refused, for example because it is full.
-            ValueError: The key was not made by `object_key`.
+            UploadError: The write failed, for example because the disk is full.
+            ValueError: The key is not from `object_key`.
         """
         path = self._folder / checked_key(key)
         try:
             stored = describe_object(key, content)
-            with atomic_write(path) as file, _reading(content) as source:
+            with atomic_write(path) as file, _open_content(content) as source:
                 shutil.copyfileobj(source, file, length=1 << 20)
         except OSError as error:
             raise UploadError(
-                f"The result could not be written to disk ({error.strerror}). Ask the operator to look at OUTPUT_DIR."
+                f"The result could not be written to disk ({error.strerror}). Ask the operator to check OUTPUT_DIR."
             ) from None
         return stored
 
 
-def _reading(content: bytes | Path) -> BinaryIO:
+def _open_content(content: bytes | Path) -> BinaryIO:
     return BytesIO(content) if isinstance(content, bytes) else content.open("rb")

@@ -53,7 +53,7 @@ class SupabaseStorage:
 
     def __init__(self, settings: Settings) -> None:
         if settings.supabase_url is None or settings.supabase_key is None:
-            raise SettingsError("Supabase storage requires both SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY. Please set both.")
+            raise SettingsError("Supabase storage requires both SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY. Set both.")
         self.keeps_callbacks = settings.store_callback
         self._url = f"{settings.supabase_url}/storage/v1/"
         self._key = settings.supabase_key
@@ -73,13 +73,11 @@ class SupabaseStorage:
             raise SettingsError(f"Results cannot be stored: {error}. {self._advice(error.status)}") from None
         if bucket.file_size_limit is not None and bucket.file_size_limit < _MIN_FILE_SIZE_LIMIT:
             raise SettingsError(
-                f"The bucket {self._bucket} allows files of {bucket.file_size_limit} bytes. Please allow {_MIN_FILE_SIZE_LIMIT} or more."
+                f"The bucket {self._bucket} allows files of {bucket.file_size_limit} bytes. Allow {_MIN_FILE_SIZE_LIMIT} or more."
             )
         rejected = [mime for mime in self._mime_types() if not _allows(bucket.allowed_mime_types, mime)]
         if rejected:
-            raise SettingsError(
-                f"The bucket {self._bucket} does not allow {', '.join(rejected)}. Please add them to its allowed MIME types."
-            )
+            raise SettingsError(f"The bucket {self._bucket} does not allow {', '.join(rejected)}. Add them to its allowed MIME types.")
 
     def _mime_types(self) -> list[str]:
         made = [image.mime for image in IMAGE_TYPES.values()] + [VIDEO_MIME]
@@ -87,10 +85,10 @@ class SupabaseStorage:
 
     def _advice(self, status: int | None) -> str:
         if status in (401, 403):
-            return "Please set SUPABASE_SERVICE_ROLE_KEY to the service key of this project."
+            return "Set SUPABASE_SERVICE_ROLE_KEY to the service key of this project."
         if status == 404:
-            return f"Please create the bucket {self._bucket} or set STORAGE_BUCKET to another, and check that the key is the service key."
-        return "Please check that SUPABASE_URL is correct and that the project is running."
+            return f"Create the bucket {self._bucket} or set STORAGE_BUCKET to another, and check that the key is the service key."
+        return "Check that SUPABASE_URL is correct and that the project is running."
 
     def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
         """Stores an object, overwriting any previous one. Idempotent; retries transient failures within `UPLOAD_DEADLINE`.

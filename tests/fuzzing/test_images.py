@@ -14,7 +14,7 @@ from tests.fuzzing.containers import join, split
 from tests.fuzzing.exploration import examples, explore
 from tests.fuzzing.images import SAMPLES, damaged
 
-REASONS = ("it is not a PNG, JPEG or WebP picture", "the file is damaged", "it has more than", "it is ")
+REASONS = ("it is not a PNG, JPEG or WebP image", "the file is damaged", "it has more than", "it is ")
 
 
 @pytest.mark.parametrize("name", list(SAMPLES))

@@ -29,7 +29,7 @@ EVERYWHERE = frozenset(
     {
         "code", "error_code", "error_type", "field", "fields", "finish_reason", "format", "id", "job_id", "job_type", "kind", "mime",
         "mime_type", "content_type", "model", "model_used", "name", "revision", "sha256", "type", "user_id", "webhook_id", "worker_id",
-        "warnings", "timings", "noun", "ending", "path", "licence", "repo", "source", "reference_mode", "reference_method",
+        "warnings", "timings", "noun", "extension", "path", "licence", "repo", "source", "reference_mode", "reference_method",
         "enhancement_source", "enhancement_type",
     }
 )  # fmt: skip
@@ -41,7 +41,8 @@ HERE: dict[str, set[str]] = {
     "ExtraFile": {"url"},
     "FailedMetadata": {"assets_pending"},
     "FailedPayload": {"error_message"},
-    "Operator": {"callback_hosts", "chat_models"},
+    "Operator": {"callback_hosts"},
+    "ChatOperator": {"callback_hosts", "models"},
     "Context": {"sources"},  # names of fields
     "CollectedFields": {"sources"},  # the same
     "OpenAIErrorBody": {"message", "param"},
@@ -50,6 +51,7 @@ HERE: dict[str, set[str]] = {
     "ComputedDefault": {"text"},  # the contract's own words
     "Problem": {"allowed", "nearest", "sent"},  # made safe to show by `show_value`
     "Conflict": {"allowed", "nearest", "sent"},
+    "ServerRejection": {"allowed", "nearest", "sent"},  # an HTTP status
     "Worker": {"recipe", "request"},
     "OutboxFile": {"key"},
     "EncodedOutput": {"facts"},

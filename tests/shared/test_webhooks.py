@@ -252,8 +252,8 @@ def test_invalid_webhook_id_is_refused(webhook_id: str) -> None:
     ("settings", "message"),
     [
         ({"job_callback_url": "http://own.example/cb", "job_callback_secret": SECRET}, "must start with https"),
-        ({"job_callback_url": "https://own.example/cb"}, "set JOB_CALLBACK_SECRET"),
-        ({"callback_allowed_hosts": ("a.example",)}, "set JOB_CALLBACK_SECRET"),
+        ({"job_callback_url": "https://own.example/cb"}, "Set JOB_CALLBACK_SECRET"),
+        ({"callback_allowed_hosts": ("a.example",)}, "Set JOB_CALLBACK_SECRET"),
         ({"job_callback_url": "https://own.example:x", "job_callback_secret": SECRET}, "JOB_CALLBACK_URL is not a valid URL"),
         ({"job_callback_url": "https://own.example/cb", "job_callback_secret": "whsec_"}, "which base64 must follow"),
         ({"job_callback_url": "https://own.example/cb", "job_callback_secret": "whsec_A"}, "which base64 must follow"),

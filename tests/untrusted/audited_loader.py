@@ -89,7 +89,7 @@ def _job(path: Path) -> None:
 
     if "pipeline" not in _KEPT:
         _KEPT["pipeline"] = load_sdxl(Path(os.environ["TINY_MODELS"]) / "sdxl", torch.device("cpu"), torch.float32)
-    recipe = SdxlRecipe(_KEPT["pipeline"], AddonLibrary(path), without_adapters=False, safety_check=(path / "safety_checker").exists())
+    recipe = SdxlRecipe(_KEPT["pipeline"], AddonLibrary(path), img2img_only=False, safety_check=(path / "safety_checker").exists())
     request = SdxlRequest.parse(json.loads((path / "job.json").read_text()), job_id="j")
     recipe.check(request)
     references = {name: Image.new("RGB", (64, 64), "red") for name in request.references}
@@ -105,10 +105,12 @@ def _wan_job(path: Path) -> None:
     from handlers.wan.weights.load import load_wan
     from shared.jobs.execution.cancel import CancelToken
     from shared.jobs.recipe import JobRun
-    from shared.media.videos import STANDARD
+    from shared.media.videos import DEFAULT_ENCODING
     from shared.weights.addons import AddonLibrary
 
-    recipe = WanRecipe(load_wan(Path(os.environ["TINY_MODELS"]) / "wan", torch.device("cpu"), torch.float32), AddonLibrary(path), STANDARD)
+    recipe = WanRecipe(
+        load_wan(Path(os.environ["TINY_MODELS"]) / "wan", torch.device("cpu"), torch.float32), AddonLibrary(path), DEFAULT_ENCODING
+    )
     request = WanRequest.parse(json.loads((path / "job.json").read_text()), job_id="j")
     recipe.check(request)
     list(recipe.generate(request, {}, JobRun("j", CancelToken(600), lambda *_, **__: None)))

@@ -1,4 +1,4 @@
-"""What may be stored beside a clip."""
+"""Extras of a clip: poster, WebM, GIF."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def written(folder: Path, frames: list[Pixels], *kinds: ExtraKind, fps: int = 8)
 def test_poster_is_the_first_frame_losslessly(tmp_path: Path) -> None:
     frames = moving(5)
     (path,) = written(tmp_path, frames, "poster")
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        assert np.array_equal(np.asarray(picture), frames[0])
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert np.array_equal(np.asarray(image), frames[0])
 
 
 @pytest.mark.parametrize(("count", "fps"), [(1, 24), (2, 8), (9, 16), (83, 24)])
@@ -42,35 +42,35 @@ def test_webm_has_every_frame_with_its_timestamp(tmp_path: Path, count: int, fps
     assert len(shown) == count
     assert [frame.time for frame in shown] == pytest.approx([index / fps for index in range(count)], abs=1e-3)
     middle = shown[count // 2].to_ndarray(format="rgb24").astype(int)
-    assert np.abs(middle - frames[count // 2]).mean() < 12  # the colours are half as fine as the pixels
+    assert np.abs(middle - frames[count // 2]).mean() < 12  # yuv420p halves the chroma resolution
 
 
 @pytest.mark.parametrize(("count", "fps"), [(1, 24), (7, 8), (83, 24), (10, 13)])
 def test_gif_has_the_clips_duration_and_at_most_twelve_frames_per_second(tmp_path: Path, count: int, fps: int) -> None:
     (path,) = written(tmp_path, moving(count), "gif", fps=fps)
-    with Image.open(path) as picture:
+    with Image.open(path) as image:
         lengths = []
-        for index in range(getattr(picture, "n_frames", 1)):
-            picture.seek(index)
-            lengths.append(picture.info["duration"])
+        for index in range(getattr(image, "n_frames", 1)):
+            image.seek(index)
+            lengths.append(image.info["duration"])
     assert sum(lengths) == pytest.approx(1000 * count / fps, abs=5)
     assert len(lengths) <= 12 * count / fps + 1
 
 
 def test_gif_is_small_loops_and_keeps_the_aspect_ratio(tmp_path: Path) -> None:
     (path,) = written(tmp_path, moving(4, height=480, width=832), "gif")
-    with Image.open(path) as picture:
-        assert picture.format == "GIF"
-        assert picture.size == (320, 185)
-        assert picture.info["loop"] == 0
+    with Image.open(path) as image:
+        assert image.format == "GIF"
+        assert image.size == (320, 185)
+        assert image.info["loop"] == 0
 
 
 def test_gif_resembles_the_clip(tmp_path: Path) -> None:
     frames = moving(4)
     (path,) = written(tmp_path, frames, "gif")
-    with Image.open(path) as picture:
-        picture.seek(3)
-        assert np.abs(np.asarray(picture.convert("RGB")).astype(int) - frames[3]).mean() < 12
+    with Image.open(path) as image:
+        image.seek(3)
+        assert np.abs(np.asarray(image.convert("RGB")).astype(int) - frames[3]).mean() < 12
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -84,16 +84,16 @@ def test_the_same_frames_give_the_same_bytes(tmp_path: Path, kind: ExtraKind) ->
 
 
 def test_frames_are_streamed(tmp_path: Path) -> None:
-    made: list[int] = []
+    consumed: list[int] = []
 
     def watched() -> Iterator[Pixels]:
         for index, frame in enumerate(moving(4)):
-            made.append(index)
+            consumed.append(index)
             yield frame
 
     passed = tee_extras(watched(), ALL, tmp_path, fps=8)
     next(passed)
-    assert made == [0]
+    assert consumed == [0]
     assert len(list(passed)) == 3
 
 
@@ -108,5 +108,5 @@ def test_gif_is_not_written_if_the_frames_fail(tmp_path: Path) -> None:
 
 
 def test_extras_have_distinct_keys_and_mime_types() -> None:
-    assert len({extra.ending for extra in EXTRA_TYPES.values()} | {"mp4", "thumb.webp"}) == len(EXTRA_TYPES) + 2
+    assert len({extra.extension for extra in EXTRA_TYPES.values()} | {"mp4", "thumb.webp"}) == len(EXTRA_TYPES) + 2
     assert {kind: extra.mime for kind, extra in EXTRA_TYPES.items()} == {"poster": "image/png", "webm": "video/webm", "gif": "image/gif"}

@@ -1,4 +1,4 @@
-"""A clip plays where people watch it: in a browser, before the whole of it has arrived."""
+"""Playback of clips in Chromium, also before the download ends."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from shared.media.videos import write_video
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 FRAMES, FPS, WIDTH, HEIGHT = 33, 16, 160, 96
-PAGE = b"""<!doctype html><video id="clip" muted src="/clip.mp4"></video><pre id="said"></pre><script>
-const clip = document.getElementById("clip"), said = document.getElementById("said");
+PAGE = b"""<!doctype html><video id="clip" muted src="/clip.mp4"></video><pre id="events"></pre><script>
+const clip = document.getElementById("clip"), log = document.getElementById("events");
 for (const event of ["loadedmetadata", "loadeddata", "error"]) clip.addEventListener(event, () => {
-  said.textContent += `${event} ${clip.videoWidth}x${clip.videoHeight} ${clip.duration} `;
+  log.textContent += `${event} ${clip.videoWidth}x${clip.videoHeight} ${clip.duration} `;
 });
 </script>"""
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
 
 
 class Site(LoopbackServer):
-    """Serves the page, and the first bytes of the clip. The rest never comes."""
+    """Serves the page and the first part of the clip. The rest is never sent."""
 
     def __init__(self, clip: bytes, share: float, kind: str = "video/mp4") -> None:
         super().__init__(_Request)
@@ -50,7 +50,7 @@ class _Request(RequestHandler[Site]):
 
 
 def watch(url: str, profile: Path) -> str:
-    """What the page says after some seconds of the browser's own time."""
+    """Returns the events that the page recorded within some seconds of the browser's virtual time."""
     flags = [
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
         "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required", f"--user-data-dir={profile}",
@@ -58,9 +58,9 @@ def watch(url: str, profile: Path) -> str:
     ]  # fmt: skip
     assert BROWSER is not None
     page = subprocess.run([BROWSER, *flags, url], capture_output=True, text=True, timeout=60, check=True).stdout
-    said = re.search(r'<pre id="said">(.*?)</pre>', page)
-    assert said is not None, page
-    return said[1]
+    events = re.search(r'<pre id="events">(.*?)</pre>', page)
+    assert events is not None, page
+    return events[1]
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +73,15 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def test_browser_reads_size_and_duration(clip: bytes, tmp_path: Path) -> None:
     with Site(clip, 1.0) as site:
-        said = watch(site.url, tmp_path)
-    assert f"loadedmetadata {WIDTH}x{HEIGHT} {FRAMES / FPS}" in said
-    assert "error" not in said
+        events = watch(site.url, tmp_path)
+    assert f"loadedmetadata {WIDTH}x{HEIGHT} {FRAMES / FPS}" in events
+    assert "error" not in events
 
 
 def test_playback_starts_before_the_download_ends(clip: bytes, tmp_path: Path) -> None:
     with Site(clip, 0.5) as site:
-        said = watch(site.url, tmp_path)
-    assert f"loadeddata {WIDTH}x{HEIGHT} {FRAMES / FPS}" in said
+        events = watch(site.url, tmp_path)
+    assert f"loadeddata {WIDTH}x{HEIGHT} {FRAMES / FPS}" in events
 
 
 def test_browser_plays_the_webm(tmp_path: Path) -> None:
@@ -89,6 +89,6 @@ def test_browser_plays_the_webm(tmp_path: Path) -> None:
     for _ in tee_extras(iter(noise), ["webm"], tmp_path, fps=FPS):
         pass
     with Site(extra_path(tmp_path, "webm").read_bytes(), 1.0, "video/webm") as site:
-        said = watch(site.url, tmp_path / "profile")
-    assert re.search(rf"loadeddata {WIDTH}x{HEIGHT} {FRAMES / FPS:.2f}", said)
-    assert "error" not in said
+        events = watch(site.url, tmp_path / "profile")
+    assert re.search(rf"loadeddata {WIDTH}x{HEIGHT} {FRAMES / FPS:.2f}", events)
+    assert "error" not in events

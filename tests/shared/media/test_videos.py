@@ -1,3 +1,5 @@
+"""Encoding of clips."""
+
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +13,7 @@ from shared.media.videos import Encoding, check_encoder, write_video
 
 
 def moving(count: int, *, height: int = 64, width: int = 96) -> list[Pixels]:
-    """Soft colours that drift: each frame differs from the one before."""
+    """Returns frames of drifting gradients, each different from the previous one."""
     y, x = np.mgrid[0:height, 0:width]
     return [np.stack([(x + 3 * i) % 256, (y * 2 + i) % 256, np.full_like(x, 10 * i % 256)], axis=-1).astype(np.uint8) for i in range(count)]
 
@@ -21,7 +23,7 @@ def decoded(path: Path) -> list[Pixels]:
         return [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
 
 
-def closed_by(frames: list[Pixels], error: Exception) -> Iterator[Pixels]:
+def failing_after(frames: list[Pixels], error: Exception) -> Iterator[Pixels]:
     yield from frames
     raise error
 
@@ -85,7 +87,7 @@ def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
     frames = [np.clip(np.roll(base, 3 * i, axis=1) + noise.normal(0, 4, base.shape), 0, 255).astype(np.uint8) for i in range(20)]
     files = set()
     for _ in range(8):
-        # What the memory held before must not matter.
+        # The previous content of memory must not matter.
         junk = [noise.bytes(int(size)) for size in noise.integers(1000, 3_000_000, 20)]
         del junk
         write_video(iter(frames), tmp_path / "0.mp4", fps=16)
@@ -97,13 +99,13 @@ def test_frames_are_encoded_while_they_arrive(tmp_path: Path) -> None:
     sizes: list[int] = []
     path = tmp_path / "0.mp4"
 
-    def watched() -> Iterator[Pixels]:
+    def recorded() -> Iterator[Pixels]:
         for frame in moving(200):
             sizes.append(path.stat().st_size if path.exists() else 0)
             yield frame
 
-    write_video(watched(), path, fps=8)
-    assert sizes[-1] > 0, "the file grew while frames were still to come"
+    write_video(recorded(), path, fps=8)
+    assert sizes[-1] > 0, "the file grew before the last frame"
 
 
 @pytest.mark.parametrize("size", [(60, 64), (64, 100), (63, 64)])
@@ -130,25 +132,25 @@ def test_frames_must_be_uint8(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_failed_frames_leave_no_file(tmp_path: Path, count: int) -> None:
     with pytest.raises(ZeroDivisionError):
-        write_video(closed_by(moving(count), ZeroDivisionError()), tmp_path / "0.mp4", fps=8)
+        write_video(failing_after(moving(count), ZeroDivisionError()), tmp_path / "0.mp4", fps=8)
     assert list(tmp_path.iterdir()) == []
 
 
 def files_open() -> list[str]:
-    """What this process has open, by name."""
+    """Returns the paths of this process's open files."""
     return sorted(str(handle.readlink()) for handle in Path("/proc/self/fd").iterdir() if handle.is_symlink())
 
 
 @pytest.mark.parametrize("count", [1, 60])
 def test_failed_write_leaves_no_open_file(tmp_path: Path, count: int, capfd: pytest.CaptureFixture[str]) -> None:
     full = tmp_path / "full.mp4"
-    full.symlink_to("/dev/full")  # a disk without a byte left
+    full.symlink_to("/dev/full")  # a full disk
     with pytest.raises(OSError, match="No space left"):
         write_video(moving(count), full, fps=8)
     with pytest.raises(ZeroDivisionError):
-        write_video(closed_by(moving(count), ZeroDivisionError()), tmp_path / "0.mp4", fps=8)
+        write_video(failing_after(moving(count), ZeroDivisionError()), tmp_path / "0.mp4", fps=8)
     assert [name for name in files_open() if name == "/dev/full" or name.startswith(str(tmp_path))] == []
-    assert write_video(moving(count), tmp_path / "0.mp4", fps=8).frames == count, "and nothing of it meets the next one"
+    assert write_video(moving(count), tmp_path / "0.mp4", fps=8).frames == count, "the failure does not affect the next clip"
     assert "Traceback" not in capfd.readouterr().err
 
 

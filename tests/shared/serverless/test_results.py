@@ -106,7 +106,7 @@ def test_duplicate_deliveries_are_idempotent(harness: WorkerHarness) -> None:
 
 
 def test_result_is_posted_again_after_a_500(harness: WorkerHarness) -> None:
-    harness.runpod_api.answers.append(500)
+    harness.runpod_api.result_statuses.append(500)
     harness.runpod_api.submit(sdxl_job("again"))
     assert harness.runpod_api.result("again")["output"]["status"] == "completed"
     assert [post.status for post in harness.runpod_api.posts if post.job_id == "again" and post.is_result] == [500, 200]

@@ -106,5 +106,5 @@ def test_check_leaves_no_file(folder: Path) -> None:
 
 def test_check_reports_a_folder_that_is_not_writable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(SettingsError, match="OUTPUT_DIR cannot be written to"):
+    with pytest.raises(SettingsError, match="OUTPUT_DIR is not writable"):
         LocalDisk(tmp_path / "file" / "out").check()

@@ -191,8 +191,8 @@ def test_check_retries_a_transient_failure(server: FakeStorage) -> None:
 @pytest.mark.parametrize(
     ("changes", "advice"),
     [
-        ({"key": "wrong"}, "set SUPABASE_SERVICE_ROLE_KEY"),
-        ({"storage_bucket": "elsewhere"}, "create the bucket elsewhere or set STORAGE_BUCKET to another"),
+        ({"key": "wrong"}, "Set SUPABASE_SERVICE_ROLE_KEY"),
+        ({"storage_bucket": "elsewhere"}, "Create the bucket elsewhere or set STORAGE_BUCKET to another"),
     ],
 )
 def test_check_says_what_to_do(server: FakeStorage, changes: dict[str, Any], advice: str) -> None:
@@ -215,7 +215,7 @@ def test_check_reports_a_file_size_limit_that_is_too_small(server: FakeStorage) 
 def test_check_reports_unreachable_storage() -> None:
     with FakeStorage(KEY) as server:
         storage = storage_at(server)
-    with pytest.raises(SettingsError, match="check that SUPABASE_URL is correct"):
+    with pytest.raises(SettingsError, match="Check that SUPABASE_URL is correct"):
         storage.check()
 
 
