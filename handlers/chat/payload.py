@@ -1,4 +1,4 @@
-"""The payload of a completed chat job, which repeats the answer and the token counts at its top level."""
+"""The payload of a completed chat job, which repeats the completion and the token counts at its top level."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ChatMetadata(CompletedMetadata):
 
 
 class ModelInfo(OpenModel):
-    """The model that answered."""
+    """The model that generated the completion."""
 
     model: str
 
@@ -34,11 +34,11 @@ class Usage(ClosedModel):
 
 
 class ChatTopLevel(ClosedModel):
-    """The keys that a chat's payload has at its top level."""
+    """The keys that a chat payload has at its top level."""
 
     success: Literal[True]
-    response: Annotated[str, Field(repr=False, description="The answer, as in the asset.")]
-    enhanced_prompt: Annotated[str | None, Field(repr=False, description="Enhancements only: the answer again.")] = omitted_if_none
+    response: Annotated[str, Field(repr=False, description="The completion, as in the asset.")]
+    enhanced_prompt: Annotated[str | None, Field(repr=False, description="Enhancements only: the completion again.")] = omitted_if_none
     tokens_generated: int
     generation_time: float
     model_info: ModelInfo
@@ -46,10 +46,10 @@ class ChatTopLevel(ClosedModel):
 
     @classmethod
     def of(cls, payload: CompletedPayload) -> Self:
-        """Reads the keys of a chat's payload.
+        """Returns the top-level keys of a payload.
 
         Raises:
-            ValueError: The payload is not of a chat.
+            ValueError: It is not the payload of a chat job.
         """
         return cls.model_validate(payload.model_extra)
 

@@ -15,7 +15,7 @@ from handlers.chat.response_format import ResponseFormat
 from shared.contract.collect_fields import CollectedFields
 from shared.contract.context import Context, Operator, RequestWarnings
 from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation
-from shared.contract.fields import Seed, Text, ensure_valid_text, random_seed
+from shared.contract.fields import Seed, Text, ensure_valid_text, seed_of_job
 from shared.contract.names import Vocabulary
 from shared.contract.nested import NestedModel
 from shared.contract.rejections import refuse
@@ -214,7 +214,7 @@ class ChatRequest(Request):
     seed: Annotated[
         Seed,
         FieldLocation("seed"),
-        random_seed,
+        seed_of_job,
         Field(description="The same seed gives the same completion if no other job runs at the same time."),
     ] = UNSET
     presence_penalty: Annotated[

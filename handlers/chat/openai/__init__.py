@@ -1,1 +1,1 @@
-"""The OpenAI-compatible form of chat requests and answers."""
+"""The OpenAI-compatible form of chat requests and responses."""

@@ -1,1 +1,1 @@
-"""The engine that calls an OpenAI-compatible inference server on this machine, such as vLLM."""
+"""The inference engine that delegates to an OpenAI-compatible server on this machine, such as vLLM."""

@@ -35,7 +35,7 @@ class CompletionRequest:
     Attributes:
         body: The JSON body.
         too_long: The error to raise if the server finds that the conversation exceeds the context window.
-        ensure_json: Whether to verify that a complete answer is JSON: some servers accept `response_format` and ignore it.
+        ensure_json: Whether to verify that an untruncated completion is JSON: some servers accept `response_format` and ignore it.
     """
 
     body: Mapping[str, Any] = field(repr=False)

@@ -1,1 +1,1 @@
-"""The engine in this process: many conversations, written together token by token (continuous batching)."""
+"""The in-process inference engine: continuous batching of transformers models."""

@@ -91,16 +91,16 @@ def measure_bytes_per_token(loaded: ChatModel, name: str) -> int:
         raise SettingsError(f"The model {name!r} cannot be served: its cache is not keys and values of each token.") from error
 
 
-def choose_residency(wanted: Literal["auto", "both", "one"], folders: Iterable[Path], device: torch.device) -> Literal["both", "one"]:
+def choose_residency(setting: Literal["auto", "both", "one"], folders: Iterable[Path], device: torch.device) -> Literal["both", "one"]:
     """Decides whether all models stay resident in memory.
 
     Args:
-        wanted: The operator's setting. `auto` means `both` if 4 GiB are left once both are loaded, and always on a CPU.
+        setting: The operator's setting. `auto` means `both` if 4 GiB are left once both are loaded, and always on a CPU.
         folders: The models' folders; weights take as much memory on the device as on disk.
         device: Where the models go.
     """
-    if wanted != "auto":
-        return wanted
+    if setting != "auto":
+        return setting
     free = free_vram(device)
     size = sum(path.stat().st_size for folder in folders for path in weight_files(folder, half=False))
     return "both" if free is None or free - size >= _MIN_FREE_WITH_BOTH else "one"

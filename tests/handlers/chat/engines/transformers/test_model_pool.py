@@ -103,7 +103,7 @@ def test_a_busy_model_does_not_starve_the_other(one: TransformersEngine) -> None
 def test_residency_follows_the_setting_and_auto_keeps_both_on_a_cpu(tiny_models: Path) -> None:
     folders = [tiny_models / "qwen_instruct", tiny_models / "qwen_base"]
     cpu = torch.device("cpu")
-    assert [choose_residency(wanted, folders, cpu) for wanted in ("auto", "both", "one")] == ["both", "both", "one"]
+    assert [choose_residency(setting, folders, cpu) for setting in ("auto", "both", "one")] == ["both", "both", "one"]
 
 
 # During a swap
