@@ -8,7 +8,7 @@ from shared.jobs.recipe import Recipe
 from shared.serverless import serve
 from shared.settings import Settings, SettingsError
 from shared.weights.catalogue import SDXL
-from shared.weights.resolve import resolve
+from shared.weights.resolve import resolve, weights_name
 
 
 def load(settings: Settings) -> Recipe[SdxlRequest]:
@@ -35,6 +35,7 @@ def load(settings: Settings) -> Recipe[SdxlRequest]:
         addons,
         img2img_only=settings.sdxl_reference_method == "img2img",
         safety_check=settings.sdxl_safety_check,
+        model_name=settings.sdxl_model_name or weights_name(weights),
     )
 
 

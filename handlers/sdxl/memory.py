@@ -19,8 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Self
 
+from handlers.sdxl.request import SdxlRequest
 from shared.errors import OutOfMemory
+from shared.models.device import memory_footprint
 
 UNET, REFINER, CONTROLS, DECODER = 10_108, 12_117, 6_560, 98_312
 """Bytes per latent pixel, in half precision."""
@@ -59,6 +62,21 @@ class MemoryEstimate:
     vae_itemsize: int = 4
     text_encoder_weights: int = 0
     unet_weights: int = 0
+
+    @classmethod
+    def of(cls, request: SdxlRequest, pipeline: Any) -> Self:
+        """Estimates the memory for a request on any SDXL pipeline."""
+        return cls(
+            request.width,
+            request.height,
+            guided=request.guidance_scale > 1,
+            controlled=bool(request.controls),
+            refined=request.refiner is not None,
+            unet_itemsize=pipeline.unet.dtype.itemsize,
+            vae_itemsize=pipeline.vae.dtype.itemsize,
+            text_encoder_weights=memory_footprint(pipeline.text_encoder, pipeline.text_encoder_2),
+            unet_weights=memory_footprint(pipeline.unet),
+        )
 
     @property
     def denoising(self) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
 from handlers.sdxl.features import img2img, ip_adapter
 from handlers.sdxl.request import SdxlRequest
+
+NO_REFERENCES: Mapping[str, JsonValue] = {"reference_mode": "none", "exact_copy_mode": False}
+"""The metadata of a job without references."""
 
 
 def reference_metadata(request: SdxlRequest, effective: SdxlRequest) -> dict[str, JsonValue]:
@@ -18,8 +21,6 @@ def reference_metadata(request: SdxlRequest, effective: SdxlRequest) -> dict[str
         effective: The request as this worker serves it, possibly by another method.
     """
     method = effective.reference_method
-    if method == "none" and not effective.adapter_references:
-        return {"reference_mode": "none", "exact_copy_mode": False}
     references = ip_adapter.adapter_references(effective)
     types = list(dict.fromkeys(each.type for each in references))
     metadata: dict[str, JsonValue] = {"reference_mode": _mode(request, types), "exact_copy_mode": method == "copy"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,12 +11,9 @@ from PIL import Image
 from pydantic import JsonValue
 from torch import Tensor
 
-from handlers.sdxl.memory import MemoryEstimate
 from handlers.sdxl.prompts import TextualInversion
 from handlers.sdxl.refiner_pass import RefinerPass
-from handlers.sdxl.request import SdxlRequest
 from shared.media.images import Pixels
-from shared.models.device import memory_footprint
 from shared.weights.addons import AddonLibrary
 
 
@@ -36,7 +33,7 @@ class JobPipeline:
         warn: Receives warnings for the caller.
         metadata: Metadata of the generated images.
         textual_inversions: By the names that stand for them in the prompts.
-        after_decode: Applied to each decoded image.
+        after_decode: Applied to each decoded image, if any.
     """
 
     pipeline: Any
@@ -50,24 +47,4 @@ class JobPipeline:
     warn: Callable[[str], None] = lambda text: None
     metadata: dict[str, JsonValue] = field(default_factory=dict)
     textual_inversions: dict[str, TextualInversion] = field(default_factory=dict)
-    after_decode: Callable[[Pixels], Pixels] = lambda pixels: pixels
-
-    def batch(self, images: slice) -> JobPipeline:
-        """Returns the same configuration for some of the images, with generators of their own."""
-        generators = [generator.clone_state() for generator in self.generators[images]]
-        return replace(self, generators=generators, image_arguments={name: rows[images] for name, rows in self.image_arguments.items()})
-
-    def memory_estimate(self, request: SdxlRequest) -> MemoryEstimate:
-        """Estimates the memory that the job's images need in addition to the weights."""
-        pipeline = self.pipeline
-        return MemoryEstimate(
-            request.width,
-            request.height,
-            guided=request.guidance_scale > 1,
-            controlled=bool(request.controls),
-            refined=request.refiner is not None,
-            unet_itemsize=pipeline.unet.dtype.itemsize,
-            vae_itemsize=pipeline.vae.dtype.itemsize,
-            text_encoder_weights=memory_footprint(pipeline.text_encoder, pipeline.text_encoder_2),
-            unet_weights=memory_footprint(pipeline.unet),
-        )
+    after_decode: Callable[[Pixels], Pixels] | None = None

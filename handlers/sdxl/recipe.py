@@ -18,7 +18,7 @@ from handlers.sdxl.decoding import decode
 from handlers.sdxl.features import registry
 from handlers.sdxl.features.img2img import REFERENCE_FIELD
 from handlers.sdxl.memory import MemoryEstimate, micro_batches, split_batch
-from handlers.sdxl.metadata import reference_metadata, reference_warnings
+from handlers.sdxl.metadata import NO_REFERENCES, reference_metadata, reference_warnings
 from handlers.sdxl.pipeline import JobPipeline
 from handlers.sdxl.postprocess.postprocessor import PostProcessor
 from handlers.sdxl.previews import IntervalPreviewer
@@ -27,7 +27,7 @@ from handlers.sdxl.prompts import PromptEmbeddings, encode_prompts
 from handlers.sdxl.request import SdxlRequest
 from shared.jobs.recipe import ImageOutput, JobRun, Output, Summary
 from shared.media.images import fit
-from shared.models.device import free_vram, reset_vram_peak, vram_used_mb
+from shared.models.device import describe_device, free_vram, reset_vram_peak
 from shared.models.oom import EMPTY_CACHE, Fallback, offloaded, run_once, run_with_fallbacks
 from shared.models.pipelines import call_pipeline
 from shared.weights.addons import AddonLibrary
@@ -51,12 +51,15 @@ class SdxlRecipe:
         *,
         img2img_only: bool = False,
         safety_check: bool = False,
+        model_name: str = "sdxl",
         free_memory: Callable[[torch.device], int | None] = free_vram,
     ) -> None:
         self._pipeline = pipeline
         self._addons = addons
         self._img2img_only = img2img_only
         self._free_memory = partial(free_memory, pipeline.device)
+        self._safety_check = safety_check
+        self._model_name = model_name
         self._postprocessor = PostProcessor(addons, pipeline.device, pipeline.unet.dtype, always_checks_safety=safety_check)
 
     def check(self, request: SdxlRequest) -> None:
@@ -69,7 +72,8 @@ class SdxlRecipe:
         effective = self._effective(request)
         for feature in registry.requested(effective):
             feature.check(effective, self._addons)
-        self._postprocessor.check(request)
+        if self._is_postprocessed(request):
+            self._postprocessor.check(request)
 
     @torch.inference_mode()
     def generate(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: JobRun) -> Generator[Output]:
@@ -77,8 +81,7 @@ class SdxlRecipe:
         reset_vram_peak(self._pipeline.device)
         with closing(self._generate(self._effective(request), references, run)) as images:
             for image in images:
-                pixels, metadata = self._postprocessor.process(image.pixels, request, run)
-                yield replace(image, pixels=pixels, metadata={**image.metadata, **metadata})
+                yield self._postprocess(image, request, run) if self._is_postprocessed(request) else image
 
     def _generate(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: JobRun) -> Generator[ImageOutput]:
         if request.reference_method == "copy":
@@ -90,7 +93,7 @@ class SdxlRecipe:
             prompt, negative_prompt = request.weighted_prompt, request.weighted_negative_prompt
             embeddings = encode_prompts(job.pipeline, prompt, negative_prompt, request.clip_skip, job.textual_inversions)
             # 3. Denoise and decode, in batches as large as memory allows
-            batch_size = self._batch_size(job.memory_estimate(request), request.num_images)
+            batch_size = self._batch_size(MemoryEstimate.of(request, job.pipeline), request.num_images)
             yield from generate_images(job, request, embeddings, batch_size, run)
 
     def _batch_size(self, estimate: MemoryEstimate, count: int) -> int:
@@ -104,13 +107,22 @@ class SdxlRecipe:
     def summarize(self, request: SdxlRequest, outputs: Sequence[Output]) -> Summary:
         """Returns the metadata and warnings of the payload."""
         metadata: dict[str, Any] = {
-            "model_used": "sdxl",
+            "model_used": self._model_name,
             "enhancement_source": "none",
             "compel_enhancement": request.compel_enabled,
-            "vram_used": vram_used_mb(self._pipeline.device),
+            **describe_device(self._pipeline.device),
         }
+        if request.reference is None and not request.adapter_references:
+            return Summary(metadata | dict(NO_REFERENCES))
         effective = self._effective(request)
         return Summary(metadata | reference_metadata(request, effective), warnings=reference_warnings(effective))
+
+    def _is_postprocessed(self, request: SdxlRequest) -> bool:
+        return self._safety_check or request.safety_check or request.upscale is not None or request.enhance is not None
+
+    def _postprocess(self, image: ImageOutput, request: SdxlRequest, run: JobRun) -> ImageOutput:
+        pixels, metadata = self._postprocessor.process(image.pixels, request, run)
+        return replace(image, pixels=pixels, metadata={**image.metadata, **metadata})
 
     def _effective(self, request: SdxlRequest) -> SdxlRequest:
         """Returns the request as this worker serves it."""
@@ -144,7 +156,9 @@ def generate_images(
         # An image is encoded and uploaded while the next one is decoded.
         for seed, latent in zip(request.seeds[images], torch.split(latents, 1), strict=True):
             run.cancel.check()
-            pixels = job.after_decode(decode(job.pipeline, latent, run.warn))
+            pixels = decode(job.pipeline, latent, run.warn)
+            if job.after_decode is not None:
+                pixels = job.after_decode(pixels)
             yield ImageOutput(pixels, seed, request.output_format, _image_metadata(request, job))
 
 
@@ -158,8 +172,7 @@ def _denoise_or_split(
     """
 
     def work() -> Tensor:
-        # A batch of its own for each attempt, because an attempt advances the generators.
-        return denoise(job.batch(images), request, embeddings, progress)
+        return denoise(_batch(job, images), request, embeddings, progress)
 
     if images.stop - images.start == 1:
         encoders = [job.pipeline.text_encoder, job.pipeline.text_encoder_2]
@@ -169,6 +182,12 @@ def _denoise_or_split(
     if not succeeded:
         run.warn("Out of memory; the batch was split.")
     return latents
+
+
+def _batch(job: JobPipeline, images: slice) -> JobPipeline:
+    """Returns the configuration for some of the images. The generators are copies, because a failed attempt has advanced its own."""
+    generators = [generator.clone_state() for generator in job.generators[images]]
+    return replace(job, generators=generators, image_arguments={name: rows[images] for name, rows in job.image_arguments.items()})
 
 
 def denoise(batch: JobPipeline, request: SdxlRequest, embeddings: PromptEmbeddings, progress: ProgressCounter) -> Tensor:

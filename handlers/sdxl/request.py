@@ -13,16 +13,16 @@ from handlers.sdxl.prompt_weights import PromptWeightError, WeightedText, parse_
 from handlers.sdxl.scheduler_names import MIN_STEPS, SchedulerName
 from shared.contract.context import Context
 from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation
-from shared.contract.fields import LARGEST_SEED, ExactInt, Id, Name, PreviewFlag, Seed, Text, random_seed
+from shared.contract.fields import ExactInt, Id, Name, PreviewFlag, Seed, Text, batch_seeds, seed_of_job
 from shared.contract.loras import Lora
 from shared.contract.references import Reference
 from shared.contract.rejections import conflict, refuse, requires
 from shared.contract.request import Request, id_location, type_location, user_id_location
-from shared.contract.sizes import Size, SizeWord, round_side, side_of
+from shared.contract.sizes import Size, SizeString, default_side, round_side
 
 _FAST = ("sdxl_image_fast",)
 _HIGH = ("sdxl_image_high", "sdxl_generate")
-_side = partial(side_of, Size(1024, 1024))
+_side = partial(default_side, Size(1024, 1024))
 _WEIGHTED = r"text with weights such as (red:1.3), (red) or [red], with \( or \[ for a literal bracket"
 _STEPS = "a whole number from 10 to 50 (from 1 with the schedulers lcm and tcd)"
 
@@ -54,7 +54,7 @@ class SdxlRequest(Request):
     compel_enabled: Annotated[
         bool,
         FieldLocation("compel_enabled"),
-        Field(description="Whether weights such as `(red:1.3)`, `(red)` and `[red]` are parsed in both prompts."),
+        Field(description="Whether weights such as `(red:1.3)` and `[red]` are parsed in the prompts."),
     ] = False
     prompt: Annotated[
         Text,
@@ -76,10 +76,7 @@ class SdxlRequest(Request):
     ] = None
     steps: Annotated[
         int,
-        Field(
-            description="Denoising steps.",
-            json_schema_extra={"minimum": 1, "maximum": 50, "allowed": _STEPS},
-        ),
+        Field(description="Denoising steps.", json_schema_extra={"minimum": 1, "maximum": 50, "allowed": _STEPS}),
         FieldLocation("config.steps", ("num_inference_steps",)),
         ComputedDefault.by_type({_FAST: 15, _HIGH: 25}),
     ] = UNSET
@@ -90,32 +87,24 @@ class SdxlRequest(Request):
         ComputedDefault.by_type({_FAST: 6.0, _HIGH: 7.5}),
     ] = UNSET
     resolution: Annotated[
-        SizeWord | None,
+        SizeString | None,
         FieldLocation("config.resolution"),
-        Field(description="Width and height as one value, each a multiple of 8, 64 … 2048. `width` and `height` take precedence."),
+        Field(description="`WxH`, each a multiple of 8, 64 … 2048. `width` and `height` take precedence."),
     ] = None
     width: Annotated[
-        int,
-        Field(ge=64, le=2048, multiple_of=8, description="In pixels; only together with `height`."),
-        FieldLocation("config.width"),
-        _side(0),
+        int, Field(ge=64, le=2048, multiple_of=8, description="In pixels; requires `height`."), FieldLocation("config.width"), _side(0)
     ] = UNSET
     height: Annotated[
-        int,
-        Field(ge=64, le=2048, multiple_of=8, description="In pixels; only together with `width`."),
-        FieldLocation("config.height"),
-        _side(1),
+        int, Field(ge=64, le=2048, multiple_of=8, description="In pixels; requires `width`."), FieldLocation("config.height"), _side(1)
     ] = UNSET
     seed: Annotated[
         Seed,
         FieldLocation("config.seed"),
-        random_seed,
-        Field(description="Image *i* uses `seed + i`, wrapping from the largest seed to 0, so that all seeds of a job differ."),
+        seed_of_job,
+        Field(description="Image *i* uses `seed + i`, wrapping from the largest seed to 1, so that all seeds of a job differ."),
     ] = UNSET
     loras: Annotated[
-        tuple[Lora, ...],
-        Field(strict=False, max_length=16, description="LoRAs, applied together."),
-        FieldLocation("config.loras"),
+        tuple[Lora, ...], Field(strict=False, max_length=16, description="LoRAs, applied together."), FieldLocation("config.loras")
     ] = ()
     textual_inversions: Annotated[
         tuple[Name, ...],
@@ -136,9 +125,7 @@ class SdxlRequest(Request):
         Enhance | None, FieldLocation("config.enhance"), Field(description="Sharpens the generated images and raises their contrast.")
     ] = None
     safety_check: Annotated[
-        bool,
-        FieldLocation("config.safety_check"),
-        Field(description="Whether each image is classified, as `nsfw_flagged` in its metadata. Images are not changed."),
+        bool, FieldLocation("config.safety_check"), Field(description="Whether images are classified: `nsfw_flagged` in their metadata.")
     ] = False
     clip_skip: Annotated[
         int, Field(ge=0, le=2, description="The number of CLIP layers skipped from the end."), FieldLocation("config.clip_skip")
@@ -167,17 +154,13 @@ class SdxlRequest(Request):
     ] = 0.5
     denoise_strength: Annotated[
         float | None,
-        Field(
-            ge=0.0,
-            le=1.0,
-            description="The fraction of the noise schedule applied to the reference. Overrides `reference_strength`, its complement.",
-        ),
+        Field(ge=0.0, le=1.0, description="The img2img strength. Overrides `reference_strength`, its complement."),
         FieldLocation("metadata.denoise_strength"),
     ] = None
     reference_mode: Annotated[
         ReferenceMode,
         FieldLocation("metadata.reference_mode"),
-        Field(description="`modify` requests img2img for every `reference_type`. WAN's modes are ignored."),
+        Field(description="`modify` requests img2img for every `reference_type`. WAN's modes are ignored.", validate_default=False),
     ] = None
     compel_weights: Annotated[
         Text | None,
@@ -185,17 +168,12 @@ class SdxlRequest(Request):
         Field(max_length=10_000, description='With `compel_enabled`: weighted text appended to the prompt: `"(a:1.3), (b:1.2)"`.'),
     ] = None
     exact_copy_mode: Annotated[
-        bool,
-        FieldLocation("metadata.exact_copy_mode"),
-        Field(description="Whether a reference with an empty prompt is copied."),
+        bool, FieldLocation("metadata.exact_copy_mode"), Field(description="Whether a reference with an empty prompt is copied.")
     ] = False
     mask: Annotated[
         Reference | None,
         FieldLocation("config.mask"),
-        Field(
-            description="The inpainting mask: white is repainted, black keeps the reference's pixels, grey blends; transparent counts as "
-            "white. It is cropped like the reference, whose type is then ignored."
-        ),
+        Field(description="The inpainting mask: white is repainted, black is kept, grey blends. It is cropped like the reference."),
     ] = None
     adapter_references: Annotated[
         tuple[ReferenceImage, ...],
@@ -278,8 +256,8 @@ class SdxlRequest(Request):
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seed of each image: `seed`, `seed + 1` …, wrapping from the largest seed to 0."""
-        return tuple((self.seed + index) % (LARGEST_SEED + 1) for index in range(self.num_images))
+        """The seed of each image: `seed`, `seed + 1` …, wrapping from the largest seed to 1."""
+        return batch_seeds(self.seed, self.num_images)
 
     @property
     def weighted_prompt(self) -> tuple[WeightedText, ...]:

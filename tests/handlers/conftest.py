@@ -1,4 +1,4 @@
-"""The real recipes on small models, each loaded once."""
+"""Fixtures and helpers: the real recipes on tiny models, each loaded once per session."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from shared.jobs.recipe import ImageOutput, JobRun, Output, Recipe, TextOutput, 
 from shared.settings import Settings
 
 
-class Watched:
-    """A run that remembers its progress and can be stopped at a step."""
+class RecordedRun:
+    """A `JobRun` that records progress and can be cancelled at a step."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.steps: list[tuple[int, int]] = []
@@ -37,15 +37,15 @@ class Watched:
             self.run.cancel.cancel()
 
 
-def make(
-    recipe: Recipe[Any], request: Any, watched: Watched | None = None, references: Mapping[str, Image.Image] | None = None
+def generate(
+    recipe: Recipe[Any], request: Any, recorded: RecordedRun | None = None, references: Mapping[str, Image.Image] | None = None
 ) -> list[Output]:
-    """Everything that a recipe makes of a request."""
+    """Checks a request and returns all of its outputs."""
     recipe.check(request)
-    return list(recipe.generate(request, references or {}, (watched or Watched()).run))
+    return list(recipe.generate(request, references or {}, (recorded or RecordedRun()).run))
 
 
-def pictures(outputs: list[Output]) -> list[ImageOutput]:
+def image_outputs(outputs: list[Output]) -> list[ImageOutput]:
     return [output for output in outputs if isinstance(output, ImageOutput)]
 
 
@@ -62,21 +62,21 @@ def text(outputs: list[Output]) -> TextOutput:
 
 
 def sdxl(prompt: str = "a red circle", *, negative: str | None = None, **config: Any) -> SdxlRequest:
-    """Small and quick unless `config` says otherwise."""
+    """A request that is small and fast unless `config` overrides it."""
     settings = {"resolution": "64x64", "steps": 10, "seed": 7} | config
     raw: Mapping[str, object] = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": prompt, "config": settings}
     return SdxlRequest.parse({**raw, "negative_prompt": negative}, job_id="j")
 
 
 def wan(prompt: str = "a red circle", kind: str = "video_fast", strength: float = 0.5, **config: Any) -> WanRequest:
-    """Small and quick unless `config` says otherwise."""
+    """A request that is small and fast unless `config` overrides it."""
     settings = {"width": 64, "height": 64, "frames": 9, "fps": 8, "steps": 3, "seed": 7} | config
     raw: Mapping[str, object] = {"id": "j", "user_id": "u", "type": kind, "prompt": prompt, "config": settings}
     return WanRequest.parse({**raw, "metadata": {"reference_strength": strength}}, job_id="j")
 
 
 def chat(*contents: str, **fields: Any) -> ChatRequest:
-    """A conversation that begins with the user; greedy and short unless `fields` say otherwise."""
+    """A conversation that starts with the user, decoded greedily and briefly unless `fields` override it."""
     roles = ("user", "assistant")
     messages = [{"role": roles[index % 2], "content": content} for index, content in enumerate(contents)]
     return ChatRequest.parse({"type": "chat", "messages": messages, "temperature": 0, "max_tokens": 16} | fields, job_id="j")
@@ -110,7 +110,7 @@ def chat_recipe(settings: Settings) -> Recipe[ChatRequest]:
 
 @pytest.fixture(scope="session")
 def tokenizer(tiny_models: Path) -> Any:
-    """The small instruct model's."""
+    """The tokenizer of the tiny instruct model."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(tiny_models / "qwen_instruct")
@@ -118,7 +118,7 @@ def tokenizer(tiny_models: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def instruct(tiny_models: Path) -> Any:
-    """The small instruct model, a `ChatModel`."""
+    """The tiny instruct model, a `ChatModel`."""
     import torch
 
     from handlers.chat.engines.transformers.load import load_chat

@@ -1,4 +1,4 @@
-"""Results that are none: not finite, or of a single colour. They are never called completed."""
+"""Unusable outputs, not finite or of a single colour, fail their job."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 from shared.errors import GenerationError
 from shared.models.pixels import is_single_colour
 from tests.doubles.fault_injection import raising_oom, returning_constant
-from tests.handlers.conftest import Watched, clip, make, pictures, sdxl, wan
+from tests.handlers.conftest import RecordedRun, clip, generate, image_outputs, sdxl, wan
 
 NAN, BLACK = float("nan"), -1.0
 
 
 @contextmanager
 def overflowing_in_half_precision(vae: Any) -> Iterator[None]:
-    """A VAE as SDXL's: what its first layer makes is too large for half precision, and is scaled by the next one to what it should be."""
+    """A VAE that overflows in half precision like SDXL's: its first layer's outputs are too large, and the next layer scales them back."""
     weights = (vae.decoder.conv_in.weight, vae.decoder.conv_in.bias)
     before = [tensor.clone() for tensor in weights]
     with torch.no_grad():
@@ -37,19 +37,19 @@ def overflowing_in_half_precision(vae: Any) -> Iterator[None]:
 
 def test_an_image_that_overflows_in_half_precision_is_decoded_again_in_float32(sdxl_recipe: Any) -> None:
     vae = sdxl_recipe._pipeline.vae
-    watched = Watched()
+    recorded = RecordedRun()
     before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
     with overflowing_in_half_precision(vae):
         with torch.inference_mode():
             raw = vae.decode(torch.randn(1, 4, 8, 8).half(), return_dict=False)[0]
         assert not raw.isfinite().all(), "without the remedy there is nothing to be seen"
         with raising_oom(vae.decoder, times=0) as decoding, raising_oom(sdxl_recipe._pipeline.unet, times=0) as denoising:
-            (picture,) = pictures(make(sdxl_recipe, sdxl(), watched))
+            (image,) = image_outputs(generate(sdxl_recipe, sdxl(), recorded))
         assert vae.dtype == torch.float16
-    assert len(decoding.samples) == 2
-    assert len(denoising.samples) == len(watched.steps), "nothing is denoised again"
-    assert not is_single_colour(picture.pixels)
-    assert watched.run.warnings == ["The VAE failed in half precision; the picture was decoded in full precision."]
+    assert len(decoding.batch_sizes) == 2
+    assert len(denoising.batch_sizes) == len(recorded.steps), "nothing is denoised again"
+    assert not is_single_colour(image.pixels)
+    assert recorded.run.warnings == ["The VAE failed in half precision; the image was decoded in full precision."]
     assert all(torch.allclose(tensor, before[name], atol=1e-3) for name, tensor in vae.state_dict().items())
     vae.load_state_dict(before)
 
@@ -57,7 +57,7 @@ def test_an_image_that_overflows_in_half_precision_is_decoded_again_in_float32(s
 @pytest.mark.parametrize("value", [NAN, BLACK, 1.0, 0.25])
 def test_an_image_that_is_unusable_in_float32_fails(sdxl_recipe: Any, value: float) -> None:
     with returning_constant(sdxl_recipe._pipeline.vae.decoder, value), pytest.raises(GenerationError) as raised:
-        make(sdxl_recipe, sdxl())
+        generate(sdxl_recipe, sdxl())
     assert raised.value.retryable
 
 
@@ -68,8 +68,8 @@ def test_image_latents_that_are_not_finite_are_not_decoded(sdxl_recipe: Any) -> 
         raising_oom(pipeline.vae.decoder, times=0) as decoding,
         pytest.raises(GenerationError, match="not finite"),
     ):
-        make(sdxl_recipe, sdxl())
-    assert decoding.samples == []
+        generate(sdxl_recipe, sdxl())
+    assert decoding.batch_sizes == []
 
 
 def test_clip_latents_that_are_not_finite_are_not_decoded(wan_recipe: Any) -> None:
@@ -79,8 +79,8 @@ def test_clip_latents_that_are_not_finite_are_not_decoded(wan_recipe: Any) -> No
         raising_oom(pipelines.vae.decoder, times=0) as decoding,
         pytest.raises(GenerationError, match="not finite"),
     ):
-        list(clip(make(wan_recipe, wan())).frames)
-    assert decoding.samples == []
+        list(clip(generate(wan_recipe, wan())).frames)
+    assert decoding.batch_sizes == []
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,13 @@ def test_a_clip_that_is_not_finite_fails_before_its_last_frame(wan_recipe: Any, 
     pipelines = wan_recipe._pipelines
     spoiled = pipelines.vae.decoder if network == "decoder" else pipelines.text_to_video.transformer
     with returning_constant(spoiled, value), pytest.raises(GenerationError, match=reason):
-        list(clip(make(wan_recipe, wan())).frames)
+        list(clip(generate(wan_recipe, wan())).frames)
 
 
 @pytest.mark.parametrize("value", [NAN, BLACK])
 def test_a_single_colour_image_of_wan_fails(wan_recipe: Any, value: float) -> None:
     with returning_constant(wan_recipe._pipelines.vae.decoder, value), pytest.raises(GenerationError):
-        make(wan_recipe, wan(kind="image_fast", frames=1))
+        generate(wan_recipe, wan(kind="image_fast", frames=1))
 
 
 def test_a_nearly_black_image_is_accepted() -> None:

@@ -47,7 +47,7 @@ def check(request: SdxlRequest, addons: AddonLibrary) -> None:
         addons.find("controlnets", control.kind)
         if not control.prepared and control.kind not in _PREPROCESSORS:
             raise ModelUnavailable(
-                f"config.controls[{index}].image must be a control image, with prepared: true. "
+                f"`config.controls[{index}].image` must be a control image, with `prepared: true`. "
                 f"There is no preprocessor for {control.kind!r}; available: {', '.join(sorted(_PREPROCESSORS))}."
             )
 

@@ -87,9 +87,9 @@ def find_adapter(reference: AdapterReference, addons: AddonLibrary) -> tuple[str
         return name, files[name]
     missing = f"one of {', '.join(f'{file}.safetensors' for file in files)}" if name is None else f"the folder {_IMAGE_ENCODER}"
     is_main = reference.image == REFERENCE_FIELD
-    alternative = " Or send reference_mode 'modify', or set SDXL_REFERENCE_METHOD=img2img, for img2img." if is_main else ""
+    alternative = " Or send `reference_mode: modify`, or set SDXL_REFERENCE_METHOD=img2img, for img2img." if is_main else ""
     raise ModelUnavailable(
-        f"{reference.fields}type: no IP-Adapter for {reference.type!r} is installed; ip_adapters/ lacks {missing}. "
+        f"`{reference.fields}type`: no IP-Adapter for {reference.type!r} is installed; ip_adapters/ lacks {missing}. "
         f"Ask the operator to add it, or omit the reference.{alternative}"
     )
 

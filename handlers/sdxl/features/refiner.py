@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from handlers.sdxl.features.img2img import effective_steps
+from handlers.sdxl.memory import MemoryEstimate
 from handlers.sdxl.pipeline import JobPipeline
 from handlers.sdxl.refiner_pass import RefinerPass
 from handlers.sdxl.request import SdxlRequest
@@ -125,4 +126,4 @@ def _load(folder: Path, base: Any) -> RefinerNetwork:
 def _exceeds_memory(job: JobPipeline, request: SdxlRequest) -> bool:
     """Whether a single image does not fit while the refiner stays on the GPU."""
     free = job.free_memory()
-    return free is not None and job.memory_estimate(request).single_image > free
+    return free is not None and MemoryEstimate.of(request, job.pipeline).single_image > free

@@ -49,7 +49,7 @@ def choose_upscaler(settings: Upscale, addons: AddonLibrary) -> str:
         return settings.model
     problem = f"upscaler {settings.model!r} does not support" if settings.model is not None else "no installed upscaler supports"
     advice = f"Available: {', '.join(sorted(suitable))}." if suitable else "Omit it, or ask the operator to install one."
-    raise ModelUnavailable(f"config.upscale: {problem} factor {settings.factor}. {advice}")
+    raise ModelUnavailable(f"`config.upscale`: {problem} factor {settings.factor}. {advice}")
 
 
 def _check_readable(name: str, addons: AddonLibrary) -> None:
@@ -100,7 +100,7 @@ def upscale(
         succeeded, large = run_once(partial(upscale_tiled, pixels, network, settings.factor, run.cancel.check, tile=tile))
         if succeeded and large is not None:
             return large, name
-    raise OutOfMemory("Out of memory while upscaling, even in small tiles. Omit config.upscale.")
+    raise OutOfMemory("Out of memory while upscaling, even in small tiles. Omit `config.upscale`.")
 
 
 def upscale_tiled(

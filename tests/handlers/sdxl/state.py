@@ -1,4 +1,4 @@
-"""What a pipeline consists of, to the bit, so that two moments of its life can be compared."""
+"""Fingerprints of a pipeline: object identities and values, for comparison before and after a job."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_CALLED = {"_step_index", "_begin_index", "timesteps", "sigmas", "num_inference_steps"}
-"""What a scheduler remembers of its last call, and sets anew at the next."""
+_CALL_STATE = {"_step_index", "_begin_index", "timesteps", "sigmas", "num_inference_steps"}
+"""The state of a scheduler that every call resets."""
 
 
 _PLAIN = (bool, int, float, str, type(None))
 
 
 class Same:
-    """A thing that equals nothing but itself. It is kept alive, so that no later thing is taken for it."""
+    """Compares by identity. It keeps the object alive, so that its id is not reused."""
 
-    def __init__(self, thing: object) -> None:
-        self._thing = thing
+    def __init__(self, value: object) -> None:
+        self._value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self._thing is other._thing
+        return isinstance(other, Same) and self._value is other._value
 
     def __hash__(self) -> int:
-        return id(self._thing)
+        return id(self._value)
 
     def __repr__(self) -> str:
-        return f"{type(self._thing).__name__} at {id(self._thing):#x}"
+        return f"{type(self._value).__name__} at {id(self._value):#x}"
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """A tensor: the object, where its numbers lie, and what they are."""
+class TensorState:
+    """The identity, storage and values of a tensor."""
 
     tensor: Same
-    place: int
+    address: int
     kind: str
     checksum: str
 
     @classmethod
-    def of(cls, tensor: Tensor) -> Numbers:
+    def of(cls, tensor: Tensor) -> TensorState:
         numbers = tensor.detach().contiguous().view(torch.uint8).numpy() if tensor.ndim else tensor.detach().numpy()
         kind = f"{tensor.dtype} {tuple(tensor.shape)} {tensor.device} {'trained' if tensor.requires_grad else 'frozen'}"
         return cls(Same(tensor), tensor.data_ptr(), kind, hashlib.blake2b(numbers.tobytes()).hexdigest())
 
 
 def fingerprint(pipeline: Any) -> Mapping[str, object]:
-    """Everything of a pipeline that one job could leave for the next: by name, so that a difference says where it is."""
+    """All state that one job could leave to the next, by name."""
     found: dict[str, object] = {"class": type(pipeline), "config": dict(pipeline.config), "dtype": pipeline.dtype}
     for name, component in pipeline.components.items():
         found[name] = Same(component)
@@ -60,14 +60,14 @@ def fingerprint(pipeline: Any) -> Mapping[str, object]:
             found |= {f"{name}.{key}": value for key, value in _network(component).items()}
         if hasattr(component, "get_vocab"):
             found[f"{name}.vocabulary"] = (len(component), component.get_added_vocab(), component.split_special_tokens)
-    found["scheduler.state"] = {key for key in vars(pipeline.scheduler) if key not in _CALLED}
+    found["scheduler.state"] = {key for key in vars(pipeline.scheduler) if key not in _CALL_STATE}
     found["unet.attention"] = {name: (type(one), Same(one)) for name, one in pipeline.unet.attn_processors.items()}
     found["unet.encoder_hid_proj"] = Same(pipeline.unet.encoder_hid_proj)
     return found
 
 
 def _configuration(config: Any) -> object:
-    # A frozen configuration of diffusers has attributes too, which the library itself assigns to.
+    # diffusers' frozen configurations also have attributes, which the library itself assigns.
     return (dict(config), dict(vars(config))) if isinstance(config, dict) else config.to_dict()
 
 
@@ -77,10 +77,10 @@ def _network(network: nn.Module) -> dict[str, object]:
         hooks = [len(getattr(module, kind)) for kind in ("_forward_hooks", "_forward_pre_hooks", "_state_dict_hooks")]
         values = {key: value if isinstance(value, _PLAIN) else type(value) for key, value in vars(module).items()}
         found[f"module {name}"] = (Same(module), type(module), hooks, values)
-    found |= {f"parameter {name}": Numbers.of(tensor) for name, tensor in network.named_parameters()}
-    return found | {f"buffer {name}": Numbers.of(tensor) for name, tensor in network.named_buffers()}
+    found |= {f"parameter {name}": TensorState.of(tensor) for name, tensor in network.named_parameters()}
+    return found | {f"buffer {name}": TensorState.of(tensor) for name, tensor in network.named_buffers()}
 
 
 def differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """The names of what is not as before."""
+    """The names whose state differs."""
     return sorted(name for name in before.keys() | after.keys() if name not in before or name not in after or before[name] != after[name])

@@ -1,3 +1,5 @@
+"""The parser for prompt weights."""
+
 from __future__ import annotations
 
 import pytest
@@ -8,7 +10,7 @@ from handlers.sdxl.prompt_weights import PromptWeightError, WeightedText, parse_
 
 
 @pytest.mark.parametrize(
-    ("text", "phrases"),
+    ("text", "pieces"),
     [
         ("a red circle", [("a red circle", 1.0)]),
         ("a (red:1.3) circle", [("a ", 1.0), ("red", 1.3), (" circle", 1.0)]),
@@ -31,23 +33,23 @@ from handlers.sdxl.prompt_weights import PromptWeightError, WeightedText, parse_
         ("(🙂:1.5) é", [("🙂", 1.5), (" é", 1.0)]),
     ],
 )
-def test_weights_are_parsed_as_by_the_web_ui(text: str, phrases: list[tuple[str, float]]) -> None:
-    assert [(phrase.text, phrase.weight) for phrase in parse_prompt_weights(text)] == phrases
+def test_weights_are_parsed_as_by_the_web_ui(text: str, pieces: list[tuple[str, float]]) -> None:
+    assert [(piece.text, piece.weight) for piece in parse_prompt_weights(text)] == pieces
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a (red circle", r'a "\(" that is never closed at character 3'),
-        ("a [red circle", r'a "\[" that is never closed at character 3'),
-        ("a red) circle", r'a "\)" that closes nothing at character 6'),
-        ("a (red] circle)", r'a "\]" that closes nothing at character 7'),
-        ("red:1.3)", r'a "\)" that closes nothing at character 4'),
-        ("(red:1.2.3)", "a weight that is no number at character 5"),
-        ("(red:1,3)", "a weight that is no number at character 5"),
-        ("(red:)", "a weight that is no number at character 5"),
-        ("(red:11)", "a weight outside of -10 to 10 at character 1"),
-        ("a ((red:9):9)", "a weight outside of -10 to 10 at character 3"),
+        ("a (red circle", r'an unclosed "\(" at character 3'),
+        ("a [red circle", r'an unclosed "\[" at character 3'),
+        ("a red) circle", r'an unmatched "\)" at character 6'),
+        ("a (red] circle)", r'an unmatched "\]" at character 7'),
+        ("red:1.3)", r'an unmatched "\)" at character 4'),
+        ("(red:1.2.3)", "a weight that is not a number at character 5"),
+        ("(red:1,3)", "a weight that is not a number at character 5"),
+        ("(red:)", "a weight that is not a number at character 5"),
+        ("(red:11)", "a weight outside -10 to 10 at character 1"),
+        ("a ((red:9):9)", "a weight outside -10 to 10 at character 3"),
     ],
 )
 def test_syntax_errors_are_reported_with_their_position(text: str, message: str) -> None:
@@ -63,4 +65,4 @@ def test_text_without_brackets_is_one_piece(text: str) -> None:
 @given(st.text())
 def test_escaped_text_is_returned_in_full(text: str) -> None:
     escaped = "".join(f"\\{letter}" if letter in "()[]\\" else letter for letter in text)
-    assert "".join(phrase.text for phrase in parse_prompt_weights(escaped)) == text
+    assert "".join(piece.text for piece in parse_prompt_weights(escaped)) == text

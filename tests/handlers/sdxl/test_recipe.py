@@ -1,4 +1,4 @@
-"""SDXL, text → image, on the small model: every value that is accepted acts."""
+"""Text-to-image on the tiny model: every parameter has an effect."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from handlers.sdxl.prompt_weights import WeightedText
 from handlers.sdxl.request import SdxlRequest
 from shared.errors import Cancelled, ModelUnavailable
 from shared.jobs.recipe import ImageOutput, Recipe
-from tests.handlers.conftest import Watched, make, pictures, sdxl
+from tests.handlers.conftest import RecordedRun, generate, image_outputs, sdxl
 
 Sdxl = Recipe[SdxlRequest]
 
 
 def one(recipe: Sdxl, request: SdxlRequest) -> ImageOutput:
-    (picture,) = pictures(make(recipe, request))
-    return picture
+    (image,) = image_outputs(generate(recipe, request))
+    return image
 
 
 def differs(recipe: Sdxl, request: SdxlRequest) -> bool:
-    """Whether a request makes another picture than the plain one."""
+    """Whether the image differs from that of the default request."""
     return not np.array_equal(one(recipe, request).pixels, one(recipe, sdxl()).pixels)
 
 
@@ -36,12 +36,12 @@ def test_images_have_the_requested_size(sdxl_recipe: Sdxl) -> None:
 
 @pytest.mark.parametrize("count", [3, 6])
 def test_image_i_of_a_batch_equals_a_single_image_with_its_seed(sdxl_recipe: Sdxl, count: int) -> None:
-    """Nearly: kernels sum in another order for another batch, so a few values in ten thousand round the other way, by one level."""
-    batch = pictures(make(sdxl_recipe, sdxl(num_images=count)))
-    assert [picture.seed for picture in batch] == list(range(7, 7 + count))
-    for picture in batch:
-        alone = one(sdxl_recipe, sdxl(seed=picture.seed)).pixels
-        difference = np.abs(picture.pixels.astype(int) - alone.astype(int))
+    """Except for rounding: kernels sum in an order that depends on the batch size, so a few values in ten thousand differ by one level."""
+    batch = image_outputs(generate(sdxl_recipe, sdxl(num_images=count)))
+    assert [image.seed for image in batch] == list(range(7, 7 + count))
+    for image in batch:
+        alone = one(sdxl_recipe, sdxl(seed=image.seed)).pixels
+        difference = np.abs(image.pixels.astype(int) - alone.astype(int))
         assert difference.max() <= 1
         assert (difference > 0).mean() <= 5e-4
     assert not np.array_equal(batch[0].pixels, batch[1].pixels)
@@ -91,7 +91,7 @@ def test_a_short_prompt_is_encoded_as_by_diffusers(sdxl_recipe: Sdxl) -> None:
 
 
 def test_special_tokens_in_a_prompt_are_encoded_as_text(sdxl_recipe: Sdxl) -> None:
-    """Otherwise it would end the prompt for the pooled embedding, and what follows would count for nothing there."""
+    """Otherwise an end token would hide the rest of the prompt from the pooled embedding."""
     import torch
 
     from handlers.sdxl.prompts import encode_prompts
@@ -99,28 +99,31 @@ def test_special_tokens_in_a_prompt_are_encoded_as_text(sdxl_recipe: Sdxl) -> No
 
     assert isinstance(sdxl_recipe, SdxlRecipe)
     with torch.inference_mode():
-        typed, alone = (encode_prompts(sdxl_recipe._pipeline, [WeightedText(prompt)], [], 0).pooled for prompt in ("a red <|endoftext|> circle", "a red"))
+        typed, alone = (
+            encode_prompts(sdxl_recipe._pipeline, [WeightedText(prompt)], [], 0).pooled
+            for prompt in ("a red <|endoftext|> circle", "a red")
+        )
     assert not torch.equal(typed, alone)
 
 
 def test_image_metadata_reports_the_effective_settings(sdxl_recipe: Sdxl) -> None:
-    picture = one(sdxl_recipe, sdxl(steps=12, guidance_scale=3.5, output_format="jpeg"))
-    assert picture.format == "jpeg"
-    assert picture.metadata == {"batch_size": 1, "steps": 12, "num_inference_steps": 12, "guidance_scale": 3.5}
+    image = one(sdxl_recipe, sdxl(steps=12, guidance_scale=3.5, output_format="jpeg"))
+    assert image.format == "jpeg"
+    assert image.metadata == {"batch_size": 1, "steps": 12, "num_inference_steps": 12, "guidance_scale": 3.5}
 
 
 def test_progress_reports_every_step(sdxl_recipe: Sdxl) -> None:
-    watched = Watched()
-    make(sdxl_recipe, sdxl(steps=12), watched)
-    assert watched.steps == [(step, 12) for step in range(1, 13)]
+    recorded = RecordedRun()
+    generate(sdxl_recipe, sdxl(steps=12), recorded)
+    assert recorded.steps == [(step, 12) for step in range(1, 13)]
 
 
 def test_a_cancelled_job_stops_within_a_step_and_leaves_the_pipeline_unchanged(sdxl_recipe: Sdxl) -> None:
     before = one(sdxl_recipe, sdxl()).pixels
-    watched = Watched(stop_at=3)
+    recorded = RecordedRun(stop_at=3)
     with pytest.raises(Cancelled):
-        make(sdxl_recipe, sdxl(steps=50), watched)
-    assert watched.steps[-1][0] <= 4
+        generate(sdxl_recipe, sdxl(steps=50), recorded)
+    assert recorded.steps[-1][0] <= 4
     assert np.array_equal(one(sdxl_recipe, sdxl()).pixels, before)
 
 
@@ -130,11 +133,11 @@ def test_a_cancelled_job_stops_within_a_step_and_leaves_the_pipeline_unchanged(s
         ({"loras": [{"name": "pixels"}]}, r"LoRA 'pixels' is not installed"),
         ({"textual_inversions": ["style"]}, r"Textual inversion 'style' is not installed"),
         ({"vae": "other"}, r"VAE 'other' is not installed"),
-        ({"refiner": {"switch_at": 0.8}}, "config.refiner"),
-        ({"upscale": {"factor": 2}}, r"config\.upscale: this worker has no upscaler for 2 times; there is none"),
+        ({"refiner": {"switch_at": 0.8}}, r"The refiner is not installed"),
+        ({"upscale": {"factor": 2}}, r"config\.upscale`: no installed upscaler supports factor 2"),
         ({"upscale": {"factor": 4, "model": "x"}}, r"Upscaler 'x' is not installed"),
         ({"safety_check": True}, r"The safety checker is not installed"),
-        ({"enhance": {"restore_faces": True}}, r"config\.enhance\.restore_faces: this worker has no network"),
+        ({"enhance": {"restore_faces": True}}, r"config\.enhance\.restore_faces`: this worker has no network"),
         ({"controls": [{"kind": "canny", "image": "https://a.example/b.png"}]}, r"ControlNet 'canny' is not installed"),
         ({"image": "https://a.example/b.png"}, "metadata.reference_type"),
     ],

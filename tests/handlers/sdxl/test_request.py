@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -41,13 +42,17 @@ def test_other_numbers_of_images_are_refused(count: Any) -> None:
 
 def test_the_images_of_a_job_have_different_seeds_also_at_the_end_of_the_range() -> None:
     assert sdxl(config={"seed": 5, "num_images": 3}).seeds == (5, 6, 7)
-    assert sdxl(config={"seed": 2_147_483_647, "num_images": 3}).seeds == (2_147_483_647, 0, 1)
+    assert sdxl(config={"seed": 0, "num_images": 3}).seeds == (0, 1, 2)
+    assert sdxl(config={"seed": 2_147_483_646, "num_images": 3}).seeds == (2_147_483_646, 2_147_483_647, 1)
+    assert sdxl(config={"seed": 2_147_483_647, "num_images": 3}).seeds == (2_147_483_647, 1, 2)
 
 
-def test_an_absent_seed_is_random() -> None:
-    drawn = {sdxl().seed for _ in range(20)}
-    assert len(drawn) > 15
-    assert all(1 <= seed <= 2_147_483_647 for seed in drawn)
+def test_an_absent_seed_is_derived_from_the_job() -> None:
+    digest = int(hashlib.sha256(b"u/j").hexdigest(), 16)
+    assert {sdxl(id="j", user_id="u").seed, sdxl(id=None, job_id="j", user_id="u").seed} == {1 + digest % 2_147_483_647}
+    derived = {sdxl(id=f"job-{number}", user_id=user).seed for number in range(20) for user in ("a", "b")}
+    assert len(derived) == 40
+    assert all(1 <= seed <= 2_147_483_647 for seed in derived)
 
 
 def test_a_seed_of_zero_is_used() -> None:

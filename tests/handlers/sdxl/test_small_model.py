@@ -1,4 +1,4 @@
-"""SDXL, text → image, on the small model that was trained: pictures show what prompts say."""
+"""Text-to-image on the small trained model: images show what their prompts describe."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_the_seed_changes_the_pixels_but_not_the_content(recipe: Sdxl) -> None:
 
 def test_a_negative_prompt_suppresses_its_content_only_with_guidance(recipe: Sdxl) -> None:
     white = {
-        guidance: [classify(generate_image(recipe, "a red circle", seed, guidance=guidance, negative=negative)).background for seed in range(6)].count(
-            "white"
-        )
+        guidance: [
+            classify(generate_image(recipe, "a red circle", seed, guidance=guidance, negative=negative)).background for seed in range(6)
+        ].count("white")
         for guidance, negative in ((2.0, ""), (1.0, NOT_WHITE), (4.0, NOT_WHITE))
     }
     assert white[2.0] == white[1.0] == 6

@@ -1,4 +1,4 @@
-"""ControlNets guide where things are, for one job."""
+"""ControlNets, compared with diffusers and by the position of figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shared.settings import Settings
 from small_models.training.addons.edges import edge_map
 from small_models.training.sdxl.classifier import classify
 from small_models.training.sdxl.dataset import Figure, Scene, render
-from tests.handlers.conftest import Watched, make, pictures, sdxl
+from tests.handlers.conftest import RecordedRun, generate, image_outputs, sdxl
 
 Sdxl = Recipe[SdxlRequest]
 PROMPT = "a red circle on a white background"
@@ -34,38 +34,38 @@ def recipe(small_models: Path) -> Sdxl:
     return load(Settings(models_dir=small_models, device="cpu"))
 
 
-def picture(place: str, shape: str = "circle") -> Image.Image:
+def image(place: str, shape: str = "circle") -> Image.Image:
     scene = Scene((Figure(shape, "red", place, "large"),), "white", striped=False)
     return Image.fromarray(render(scene, np.random.default_rng(1)))
 
 
-def hint(place: str) -> Image.Image:
-    return Image.fromarray(edge_map(np.asarray(picture(place))))
+def control_image(place: str) -> Image.Image:
+    return Image.fromarray(edge_map(np.asarray(image(place))))
 
 
-def asked(*controls: dict[str, Any], **config: Any) -> SdxlRequest:
+def request_with(*controls: dict[str, Any], **config: Any) -> SdxlRequest:
     full = [{"kind": "canny", "image": URL} | control for control in controls]
     return sdxl(PROMPT, negative="", controls=full, **{"guidance_scale": 2.0, "steps": 20} | config)
 
 
 def draw(
-    recipe: Sdxl, request: SdxlRequest, *given: Image.Image, main: Image.Image | None = None, watched: Watched | None = None
+    recipe: Sdxl, request: SdxlRequest, *given: Image.Image, main: Image.Image | None = None, recorded: RecordedRun | None = None
 ) -> Pixels:
     references = {f"config.controls[{index}].image": one for index, one in enumerate(given)}
     if main is not None:
         references["metadata.reference_image_url"] = main
-    return pictures(make(recipe, request, watched, references=references))[0].pixels
+    return image_outputs(generate(recipe, request, recorded, references=references))[0].pixels
 
 
 @pytest.mark.parametrize("place", ["left", "right", "top", "bottom"])
 def test_a_figure_is_drawn_where_the_control_image_has_edges(recipe: Sdxl, place: str) -> None:
-    shown = classify(draw(recipe, asked({"prepared": True}), hint(place)))
+    shown = classify(draw(recipe, request_with({"prepared": True}), control_image(place)))
     assert (shown.place, shown.color, shown.background) == (place, "red", "white")
-    assert classify(draw(recipe, asked())).place == "centre"
+    assert classify(draw(recipe, request_with())).place == "centre"
 
 
 def test_an_ordinary_image_is_preprocessed_to_edges(recipe: Sdxl) -> None:
-    assert classify(draw(recipe, asked({}), picture("top"))).place == "top"
+    assert classify(draw(recipe, request_with({}), image("top"))).place == "top"
 
 
 def test_canny_edges_are_white_lines_on_black() -> None:
@@ -81,20 +81,22 @@ def test_canny_edges_are_white_lines_on_black() -> None:
 
 def test_a_control_image_of_another_shape_is_centre_cropped(recipe: Sdxl) -> None:
     wide = Image.new("RGB", (192, 64))
-    wide.paste(hint("top"), (64, 0))
-    request = asked({"prepared": True}, steps=10)
-    assert np.array_equal(draw(recipe, request, wide), draw(recipe, request, hint("top")))
+    wide.paste(control_image("top"), (64, 0))
+    request = request_with({"prepared": True}, steps=10)
+    assert np.array_equal(draw(recipe, request, wide), draw(recipe, request, control_image("top")))
 
 
 @pytest.mark.parametrize("control", [{"strength": 0.0}, {"until": 0.0}])
 def test_a_control_without_strength_or_duration_changes_nothing(recipe: Sdxl, control: dict[str, Any]) -> None:
-    assert np.array_equal(draw(recipe, asked({"prepared": True} | control, steps=10), hint("left")), draw(recipe, asked(steps=10)))
+    assert np.array_equal(
+        draw(recipe, request_with({"prepared": True} | control, steps=10), control_image("left")), draw(recipe, request_with(steps=10))
+    )
 
 
 def test_strength_and_until_increase_the_adherence_to_the_edges(recipe: Sdxl) -> None:
     def left_half(**control: Any) -> float:
-        """How much of the red is in the left half."""
-        pixels = draw(recipe, asked({"prepared": True} | control), hint("left")).astype(np.float32)
+        """The share of red in the left half."""
+        pixels = draw(recipe, request_with({"prepared": True} | control), control_image("left")).astype(np.float32)
         red = np.clip(pixels[..., 0] - pixels[..., 1], 0, None)
         return float(red[:, :32].sum() / red.sum())
 
@@ -124,33 +126,35 @@ TWO = ({"prepared": True, "strength": 0.7}, {"prepared": True, "strength": 0.4, 
 def test_two_controlnets_equal_diffusers_bit_for_bit(recipe: Sdxl, small_models: Path) -> None:
     plain, noise = direct(small_models, StableDiffusionXLControlNetPipeline), torch.Generator().manual_seed(7)
     with torch.inference_mode():
-        (expected,) = plain(PROMPT, image=[hint("left"), hint("top")], width=64, height=64, generator=noise, **CALL).images
-    drawn = draw(recipe, asked(*TWO, steps=10), hint("left"), hint("top"))
+        (expected,) = plain(
+            PROMPT, image=[control_image("left"), control_image("top")], width=64, height=64, generator=noise, **CALL
+        ).images
+    drawn = draw(recipe, request_with(*TWO, steps=10), control_image("left"), control_image("top"))
     assert np.array_equal(drawn, (expected * 255).round().astype(np.uint8))
 
 
 def test_controlnets_with_img2img_equal_diffusers_bit_for_bit(recipe: Sdxl, small_models: Path) -> None:
     plain, noise = direct(small_models, StableDiffusionXLControlNetImg2ImgPipeline), torch.Generator().manual_seed(7)
-    start = picture("right")
+    start = image("right")
     with torch.inference_mode():
-        hints = [hint("left"), hint("top")]
-        (expected,) = plain(PROMPT, image=start, control_image=hints, strength=0.8, generator=noise, **CALL).images
-    request = asked(*TWO, steps=10, image=URL, denoise_strength=0.8)
-    drawn = draw(recipe, request, hint("left"), hint("top"), main=start)
+        control_images = [control_image("left"), control_image("top")]
+        (expected,) = plain(PROMPT, image=start, control_image=control_images, strength=0.8, generator=noise, **CALL).images
+    request = request_with(*TWO, steps=10, image=URL, denoise_strength=0.8)
+    drawn = draw(recipe, request, control_image("left"), control_image("top"), main=start)
     assert np.array_equal(drawn, (expected * 255).round().astype(np.uint8))
 
 
 def test_controlnets_do_not_affect_later_jobs(recipe: Sdxl) -> None:
-    before = draw(recipe, asked(steps=10))
-    draw(recipe, asked({"prepared": True}, steps=10), hint("left"))
+    before = draw(recipe, request_with(steps=10))
+    draw(recipe, request_with({"prepared": True}, steps=10), control_image("left"))
     with pytest.raises(Cancelled):
-        draw(recipe, asked({"prepared": True}), hint("left"), watched=Watched(stop_at=3))
-    assert np.array_equal(draw(recipe, asked(steps=10)), before)
+        draw(recipe, request_with({"prepared": True}), control_image("left"), recorded=RecordedRun(stop_at=3))
+    assert np.array_equal(draw(recipe, request_with(steps=10)), before)
 
 
 def test_a_kind_that_is_not_installed_is_refused_with_the_available_ones(recipe: Sdxl) -> None:
     with pytest.raises(ModelUnavailable, match=r"config\.controls.*'depth'.*canny"):
-        recipe.check(asked({"kind": "depth"}))
+        recipe.check(request_with({"kind": "depth"}))
 
 
 @pytest.mark.parametrize(
@@ -163,15 +167,15 @@ def test_a_controlnet_for_another_model_is_refused_with_the_reason(small_models:
     ControlNetModel.from_config(config | other).save_pretrained(tmp_path / "controlnets/canny")
     recipe = load(Settings(models_dir=tmp_path, sdxl_model=small_models / "sdxl", device="cpu"))
     with pytest.raises(ModelUnavailable, match=r"^ControlNet 'canny' cannot be used: .*made for another model"):
-        draw(recipe, asked({"prepared": True}), hint("left"))
+        draw(recipe, request_with({"prepared": True}), control_image("left"))
 
 
 @pytest.mark.parametrize("more", [{}, {"image": URL, "denoise_strength": 0.5}])
 def test_guidance_rescale_cannot_be_combined_with_controls_without_a_mask(recipe: Sdxl, more: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=r"config\.guidance_rescale.*config\.controls"):
-        recipe.check(asked({"prepared": True}, guidance_rescale=0.5, **more))
-    recipe.check(asked({"prepared": True}, guidance_rescale=0.0, **more))
-    recipe.check(asked({"prepared": True}, guidance_rescale=0.5, **more | {"image": URL, "mask": URL}))
+        recipe.check(request_with({"prepared": True}, guidance_rescale=0.5, **more))
+    recipe.check(request_with({"prepared": True}, guidance_rescale=0.0, **more))
+    recipe.check(request_with({"prepared": True}, guidance_rescale=0.5, **more | {"image": URL, "mask": URL}))
 
 
 def test_an_image_without_a_preprocessor_is_refused_with_the_available_ones(small_models: Path, tmp_path: Path) -> None:
@@ -180,12 +184,12 @@ def test_an_image_without_a_preprocessor_is_refused_with_the_available_ones(smal
         (tmp_path / "controlnets/pose").mkdir(exist_ok=True)
         (tmp_path / "controlnets/pose" / file).write_bytes((small_models / "controlnets/canny" / file).read_bytes())
     recipe = load(Settings(models_dir=tmp_path, sdxl_model=small_models / "sdxl", device="cpu"))
-    with pytest.raises(ModelUnavailable, match=r"config\.controls\[0\]\.image.*'pose'.*prepared: true"):
-        recipe.check(asked({"kind": "pose"}))
-    assert classify(draw(recipe, asked({"kind": "pose", "prepared": True}), hint("left"))).place == "left"
+    with pytest.raises(ModelUnavailable, match=r"config\.controls\[0\]\.image`.*prepared: true.*'pose'; available: canny"):
+        recipe.check(request_with({"kind": "pose"}))
+    assert classify(draw(recipe, request_with({"kind": "pose", "prepared": True}), control_image("left"))).place == "left"
 
 
 def test_metadata_lists_the_controls(recipe: Sdxl) -> None:
-    request = asked({"prepared": True, "strength": 0.5}, steps=10)
-    (made,) = pictures(make(recipe, request, references={"config.controls[0].image": hint("left")}))
+    request = request_with({"prepared": True, "strength": 0.5}, steps=10)
+    (made,) = image_outputs(generate(recipe, request, references={"config.controls[0].image": control_image("left")}))
     assert made.metadata["controls"] == [{"kind": "canny", "strength": 0.5, "until": 1.0}]

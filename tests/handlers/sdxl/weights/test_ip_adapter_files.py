@@ -1,4 +1,4 @@
-"""Files of IP-Adapters: which one serves a type, and which ones are refused."""
+"""IP-Adapter files: the choice by reference type, and files that are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from handlers.sdxl.features.ip_adapter import ADAPTERS_BY_TYPE, AdapterReference, accept, serving
+from handlers.sdxl.features.ip_adapter import ADAPTERS_BY_TYPE, AdapterReference, check, find_adapter
 from handlers.sdxl.nested import ReferenceType
 from handlers.sdxl.weights.ip_adapter_files import (
     ImagePrompt,
@@ -30,11 +30,11 @@ from tests.handlers.sdxl.adapters import (
     PLAIN,
     PLUS,
     Sdxl,
-    asked,
+    adapter_request,
     draw,
-    picture,
+    image,
     plain_pipeline,
-    worker,
+    recipe_with,
     write_all_adapters,
 )
 from tests.handlers.sdxl.files import write_ip_adapter
@@ -54,11 +54,11 @@ def addons(pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(tiny_models: Path, addons: Path) -> Sdxl:
-    return worker(tiny_models, addons)
+    return recipe_with(tiny_models, addons)
 
 
 @pytest.mark.parametrize(
-    ("there", "kind", "taken"),
+    ("installed", "kind", "chosen"),
     [
         ((PLAIN, PLUS, FACE), "style", PLAIN),
         ((PLUS, FACE), "style", PLUS),
@@ -72,12 +72,12 @@ def recipe(tiny_models: Path, addons: Path) -> Sdxl:
     ],
 )
 def test_the_first_installed_file_of_the_table_serves_a_type(
-    tmp_path: Path, there: tuple[str, ...], kind: ReferenceType, taken: str
+    tmp_path: Path, installed: tuple[str, ...], kind: ReferenceType, chosen: str
 ) -> None:
     (tmp_path / "ip_adapters/image_encoder").mkdir(parents=True)
-    for name in (*(f"{one}.safetensors" for one in there), "image_encoder/config.json"):
+    for name in (*(f"{one}.safetensors" for one in installed), "image_encoder/config.json"):
         (tmp_path / "ip_adapters" / name).touch()
-    assert serving(AdapterReference(MAIN, "", kind, 0.5), AddonLibrary(tmp_path))[0] == taken
+    assert find_adapter(AdapterReference(MAIN, "", kind, 0.5), AddonLibrary(tmp_path))[0] == chosen
 
 
 @pytest.mark.parametrize("kind", ADAPTERS_BY_TYPE)
@@ -86,29 +86,29 @@ def test_a_type_without_an_adapter_is_refused_with_the_files_that_serve_it(addon
     for name in ADAPTERS_BY_TYPE[kind]:
         (tmp_path / f"ip_adapters/{name}.safetensors").unlink(missing_ok=True)
     other = "style" if kind == "character" else "character"
-    refused = rf"type: this worker has no adapter for '{kind}': .*{r'.*'.join(f'{name}.safetensors' for name in ADAPTERS_BY_TYPE[kind])}"
-    with pytest.raises(ModelUnavailable, match=rf"^metadata\.reference_{refused}.*SDXL_REFERENCE_METHOD"):
-        accept(asked(type=kind), AddonLibrary(tmp_path))
-    with pytest.raises(ModelUnavailable, match=rf"^config\.references\[1\]\.{refused}") as caught:
-        accept(asked({"type": other}, {"type": kind}, main=None), AddonLibrary(tmp_path))
+    refused = rf"type`: no IP-Adapter for '{kind}': .*{r'.*'.join(f'{name}.safetensors' for name in ADAPTERS_BY_TYPE[kind])}"
+    with pytest.raises(ModelUnavailable, match=rf"^`metadata\.reference_{refused}.*SDXL_REFERENCE_METHOD"):
+        check(adapter_request(type=kind), AddonLibrary(tmp_path))
+    with pytest.raises(ModelUnavailable, match=rf"^`config\.references\[1\]\.{refused}") as caught:
+        check(adapter_request({"type": other}, {"type": kind}, main=None), AddonLibrary(tmp_path))
     assert "SDXL_REFERENCE_METHOD" not in caught.value.message
 
 
 def test_adapters_without_an_image_encoder_are_refused(addons: Path, tmp_path: Path) -> None:
     (tmp_path / "ip_adapters").mkdir()
     shutil.copy(addons / f"ip_adapters/{PLAIN}.safetensors", tmp_path / "ip_adapters")
-    with pytest.raises(ModelUnavailable, match="lacks the folder image_encoder"):
-        accept(asked(), AddonLibrary(tmp_path))
+    with pytest.raises(ModelUnavailable, match="ip_adapters/ lacks the folder image_encoder"):
+        check(adapter_request(), AddonLibrary(tmp_path))
 
 
 def test_img2img_replaces_adapters_for_the_main_reference_only(tiny_models: Path, tmp_path: Path) -> None:
-    started = worker(tiny_models, tmp_path, sdxl_reference_method="img2img")
-    started.check(asked())
-    with pytest.raises(ModelUnavailable, match=r"^config\.references\[0\]\.type"):
-        started.check(asked({}))
+    img2img_recipe = recipe_with(tiny_models, tmp_path, sdxl_reference_method="img2img")
+    img2img_recipe.check(adapter_request())
+    with pytest.raises(ModelUnavailable, match=r"^`config\.references\[0\]\.type"):
+        img2img_recipe.check(adapter_request({}))
 
 
-def junk(tensors: dict[str, Tensor]) -> None:
+def no_adapter(tensors: dict[str, Tensor]) -> None:
     tensors.clear()
     tensors["encoder.weight"] = torch.zeros(2)
 
@@ -148,7 +148,7 @@ def not_finite(tensors: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize(
     "spoil",
-    [junk, empty, wrong_shape, layer_missing, norm_missing, narrow, face_id, full_face, not_finite],
+    [no_adapter, empty, wrong_shape, layer_missing, norm_missing, narrow, face_id, full_face, not_finite],
     ids=lambda spoil: spoil.__name__,
 )
 def test_a_file_that_is_not_an_adapter_for_sdxl_is_refused_and_the_unet_is_unchanged(
@@ -172,13 +172,16 @@ def test_a_damaged_adapter_is_refused(pipeline: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("plus", [False, True])
 def test_an_adapter_for_another_image_encoder_is_refused(pipeline: Any, addons: Path, tmp_path: Path, plus: bool) -> None:
-    write_ip_adapter(tmp_path / "ink.safetensors", pipeline, plus=plus, seen=56)
-    adapter, eye = read_ip_adapter(tmp_path / "ink.safetensors", pipeline), read_image_encoder(addons / "ip_adapters/image_encoder", pipeline.unet)
-    glances = [ImagePrompt(adapter, picture(), lambda _name: 1.0)]
+    write_ip_adapter(tmp_path / "ink.safetensors", pipeline, plus=plus, encoder_width=56)
+    adapter, encoder = (
+        read_ip_adapter(tmp_path / "ink.safetensors", pipeline),
+        read_image_encoder(addons / "ip_adapters/image_encoder", pipeline.unet),
+    )
+    prompts = [ImagePrompt(adapter, image(), lambda _name: 1.0)]
     with (
         torch.inference_mode(),
         pytest.raises(ModelUnavailable, match="'ink' cannot be used: it is made for another image encoder"),
-        with_ip_adapters(pipeline, eye, glances, guided=True),
+        with_ip_adapters(pipeline, encoder, prompts, guided=True),
     ):
         pass
 
@@ -211,4 +214,4 @@ def test_a_damaged_image_encoder_is_refused_with_the_reason(recipe: Sdxl, addons
     shutil.copytree(addons / "ip_adapters", tmp_path / "ip_adapters")
     (tmp_path / "ip_adapters/image_encoder/model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ModelUnavailable, match=r"^The image encoder cannot be used"):
-        draw(SdxlRecipe(recipe._pipeline, AddonLibrary(tmp_path)), asked(), picture())
+        draw(SdxlRecipe(recipe._pipeline, AddonLibrary(tmp_path)), adapter_request(), image())
