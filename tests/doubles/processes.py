@@ -35,6 +35,10 @@ def clean_environment(**variables: str) -> dict[str, str]:
     return without_worker_settings(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": _PYTHONPATH} | variables
 
 
+# Of a fork server, whenever it starts.
+_INITIAL_ENVIRONMENT = clean_environment()
+
+
 class Process:
     """A child process, with the interface of `subprocess.Popen` as far as tests use it."""
 
@@ -80,17 +84,14 @@ class ForkServer:
     def __init__(self) -> None:
         # Forks become children of this process, which can wait for them.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        self._environment = clean_environment()
         self._lock = Lock()
         self._socket, server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with server:
             command = [sys.executable, "-m", "tests.doubles.fork_server", str(server.fileno())]
             # It exits when this process does, because the connection is closed.
-            self._process = subprocess.Popen(command, cwd=ROOT, env=self._environment, pass_fds=[server.fileno()], start_new_session=True)
-
-    def supports(self, environment: Mapping[str, str]) -> bool:
-        """Whether a fork with this environment behaves as a fresh process with it."""
-        return _read_at_startup(environment) == _read_at_startup(self._environment)
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, env=_INITIAL_ENVIRONMENT, pass_fds=[server.fileno()], start_new_session=True
+            )
 
     def start(self, request: Request, streams: Sequence[int]) -> Process:
         """Forks a process with the file descriptors `streams` as its standard input, output and error."""
@@ -107,12 +108,17 @@ def fork_server() -> ForkServer:
     return ForkServer()
 
 
+def can_fork(environment: Mapping[str, str]) -> bool:
+    """Whether a fork with this environment behaves as a fresh process with it."""
+    return _read_at_startup(environment) == _read_at_startup(_INITIAL_ENVIRONMENT)
+
+
 def _read_at_startup(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith(_READ_AT_STARTUP)}
 
 
 def start_module(
-    module: str, *arguments: str, folder: Path, environment: Mapping[str, str], output: int, errors: int, fresh: bool = False
+    module: str, *arguments: str, folder: Path, environment: Mapping[str, str], output: int, errors: int | None = None, fresh: bool = False
 ) -> Process | subprocess.Popen[bytes]:
     """Starts `python -m MODULE ARGUMENTS` in a session of its own.
 
@@ -122,10 +128,11 @@ def start_module(
         folder: Its working directory.
         environment: Its whole environment.
         output: File descriptor of its standard output.
-        errors: File descriptor of its standard error.
-        fresh: Start a new interpreter. An environment that affects its start, or an import, implies it.
+        errors: File descriptor of its standard error, by default `output`.
+        fresh: Start a new interpreter. Implied by an environment that affects its start, or an import.
     """
-    if fresh or not fork_server().supports(environment):
+    errors = output if errors is None else errors
+    if fresh or not can_fork(environment):
         command = [sys.executable, "-m", module, *arguments]
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=errors, start_new_session=True)
     with open(os.devnull) as null:
@@ -141,8 +148,9 @@ def run_module(
         subprocess.TimeoutExpired: It took longer than `timeout` seconds, and was killed.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output, tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
-        streams = {"output": output.fileno(), "errors": errors.fileno()}
-        process = start_module(module, *arguments, folder=folder, environment=environment, fresh=fresh, **streams)
+        process = start_module(
+            module, *arguments, folder=folder, environment=environment, output=output.fileno(), errors=errors.fileno(), fresh=fresh
+        )
         try:
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:

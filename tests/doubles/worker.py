@@ -41,9 +41,8 @@ class WorkerProcess:
         self._log = folder / "worker.log"
         variables = clean_environment(**{**runpod_api.environment, "OUTPUT_DIR": str(self.output), **(environment or {})})
         with self._log.open("ab") as log:
-            streams = {"output": log.fileno(), "errors": log.fileno()}
             # In a session of its own: the SDK's ping process outlives a killed worker.
-            self.process = start_module(module, folder=folder, environment=variables, fresh=fresh, **streams)
+            self.process = start_module(module, folder=folder, environment=variables, output=log.fileno(), fresh=fresh)
 
     def __enter__(self) -> Self:
         return self
