@@ -1,8 +1,8 @@
 """Counts the source files that one plain SDXL job enters: `python -m benchmarks.files_entered MODELS_DIR`.
 
-A file counts if one of its functions is called between the RunPod SDK's call of the endpoint and its response, on any thread: the worker is
-loaded, its storage is the local disk, and neither callbacks nor references are involved. The number is a measure of the reading that it takes
-to follow a job.
+A file counts if one of its functions is called between the RunPod SDK's call of the endpoint and its response, on any thread. The worker is
+already loaded, its storage is the local disk, and the job has neither callbacks nor references. The count measures how much code one has to
+read to follow a job.
 """
 
 from __future__ import annotations

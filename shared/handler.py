@@ -64,8 +64,8 @@ class Handler(Generic[RequestT]):
     operator: Callable[[Settings], Operator] = operator_settings
     always_callback: bool = True
     streams: Callable[[Settings], bool] = lambda _settings: False
-    present: Callable[[str, object], Presentation] = lambda _job_id, _raw: PayloadPresentation()
-    answer_without_job: Callable[[object, Any, int], HandlerResponse | None] = lambda _raw, _recipe, _started: None
+    present: Callable[[str, object], Presentation] = PayloadPresentation.of
+    answer_without_job: Callable[[object, Any, int], HandlerResponse | None] | None = None
     max_concurrency: Callable[[Any], int] | None = None
 
     def required_weights(self, settings: Settings) -> tuple[Weights, ...]:

@@ -163,6 +163,7 @@ class _Endpoint(Generic[RequestT]):
         self._handler = handler
         self._worker = worker
         self._settings = settings
+        self._sends_progress = settings.on_runpod
         self._timeout = settings.job_timeout_for(handler.name)
         # Everything that may follow a job's deadline: the last step, `callback.json`, the callback.
         self._shutdown = GracefulShutdown(settings.job_grace + settings.upload_deadline + settings.callback_deadline)
@@ -180,7 +181,7 @@ class _Endpoint(Generic[RequestT]):
         """Runs one job and returns its response."""
         if (response := self._answer_without_job(job)) is not None:
             return response
-        send = partial(_send_update, self._update_lock, job) if self._settings.on_runpod else _discard_update
+        send = partial(_send_update, self._update_lock, job) if self._sends_progress else _discard_update
         outcome = await self._run(job, Progress(send, self._settings.progress_interval))
         return self._handler.present(str(job["id"]), job.get("input")).result(outcome)
 
@@ -203,7 +204,8 @@ class _Endpoint(Generic[RequestT]):
         return responses[-1] if failed else responses
 
     def _answer_without_job(self, job: Mapping[str, Any]) -> HandlerResponse | None:
-        return self._handler.answer_without_job(job.get("input"), self._worker.recipe, self._started)
+        answer = self._handler.answer_without_job
+        return answer(job.get("input"), self._worker.recipe, self._started) if answer is not None else None
 
     async def _run(self, job: dict[str, Any], progress: Progress) -> Completed | Failed:
         seconds = _seconds_for(job, self._timeout)

@@ -103,6 +103,8 @@ def _warn_of_unknown(
         for name in sections[section]
         if _is_unknown(section, name, known, descriptive)
     ]
+    if not unknown:
+        return
     vocabulary = Vocabulary(
         (alias.rpartition(".")[2], location.path) for location in declared for alias in (location.path, *location.aliases)
     )

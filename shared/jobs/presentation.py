@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, Self
 
 from pydantic import JsonValue
 
@@ -29,6 +29,11 @@ class Presentation(Protocol):
 
 class PayloadPresentation:
     """The contract's own form: `{"delta": …}` for a piece of text, then the callback payload."""
+
+    @classmethod
+    def of(cls, _job_id: str, _raw: object) -> Self:
+        """Returns the presentation of a job: the same for every input."""
+        return cls()
 
     def delta(self, text: str) -> HandlerResponse:
         """Renders a piece of streamed text."""
