@@ -9,7 +9,7 @@ from shared.media.videos import Encoding, check_encoder
 from shared.serverless import serve
 from shared.settings import Settings, SettingsError
 from shared.weights.catalogue import WAN
-from shared.weights.resolve import resolve
+from shared.weights.resolve import resolve, weights_name
 
 
 def check_video(settings: Settings) -> None:
@@ -31,7 +31,8 @@ def load(settings: Settings) -> Recipe[WanRequest]:
 
     device = choose_device(settings.device)
     pipelines, addons = load_wan(folder, device, choose_dtype(device, "wan")), AddonLibrary(settings.models_dir)
-    return WanRecipe(pipelines, addons, _encoding(settings), memory_limit=settings.device_memory)
+    model_name = settings.wan_model_name or weights_name(folder)
+    return WanRecipe(pipelines, addons, _encoding(settings), memory_limit=settings.device_memory, model_name=model_name)
 
 
 def read_wan_operator(settings: Settings) -> WanOperator:

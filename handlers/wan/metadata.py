@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
@@ -36,22 +36,23 @@ def output_metadata(request: WanRequest, accelerations: Sequence[str], *, vace: 
     return metadata
 
 
-def job_metadata(request: WanRequest, *, vace: bool, vram_used: int) -> dict[str, JsonValue]:
+def job_metadata(request: WanRequest, *, vace: bool, model_name: str, device: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Returns the metadata of the job.
 
     Args:
         request: The request.
         vace: Whether references go through VACE.
-        vram_used: The job's peak of allocated GPU memory, in MiB.
+        model_name: The name of the weights.
+        device: The device's name and memory.
     """
     metadata: dict[str, JsonValue] = {
-        "model_used": "wan",
+        "model_used": model_name,
         "enhancement_source": "none",
         "auto_enhancement": False,
         "compel_enhancement": False,
         "reference_mode": request.reference_mode,
         "exact_copy_mode": False,
-        "vram_used": vram_used,
+        **device,
     }
     if request.references:
         metadata |= {"reference_method": "vace" if vace else "image_to_video", "reference_strength": request.reference_strength}

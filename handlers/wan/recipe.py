@@ -27,7 +27,7 @@ from shared.jobs.recipe import ImageOutput, JobRun, Output, Summary, VideoOutput
 from shared.jobs.streaming.queue import StreamQueue
 from shared.media.images import Pixels
 from shared.media.videos import DEFAULT_ENCODING, Encoding
-from shared.models.device import reset_vram_peak, vram_used_mb
+from shared.models.device import describe_device, reset_vram_peak
 from shared.models.loras import with_loras
 from shared.models.oom import EMPTY_CACHE, run_with_fallbacks
 from shared.models.pipelines import call_pipeline
@@ -45,11 +45,18 @@ class WanRecipe:
     """
 
     def __init__(
-        self, pipelines: WanPipelines, addons: AddonLibrary, encoding: Encoding = DEFAULT_ENCODING, *, memory_limit: int | None = None
+        self,
+        pipelines: WanPipelines,
+        addons: AddonLibrary,
+        encoding: Encoding = DEFAULT_ENCODING,
+        *,
+        memory_limit: int | None = None,
+        model_name: str = "wan",
     ) -> None:
         self._pipelines = pipelines
         self._addons = addons
         self._encoding = encoding
+        self._model_name = model_name
         self._memory = DeviceMemory(pipelines.device, memory_limit)
         self._memory.enforce_limit()
         self._offload = TextEncoderOffload(pipelines, self._memory)
@@ -63,8 +70,7 @@ class WanRecipe:
             ModelUnavailable: The loaded weights do not support the request's references, or a LoRA is not installed.
             OutOfMemory: The clip cannot fit. The message names clips that would.
         """
-        for each in request.loras:
-            self._addons.find("loras", each.name)
+        lora.check(request, self._addons)
         reference.check(request, self._pipelines)
         transformer = select_pipeline(self._pipelines, request).transformer
         check_memory(MemoryEstimate.of(request), transformer, self._memory, self._offload.resident)
@@ -76,7 +82,7 @@ class WanRecipe:
         # 1. Prepare the references, for the next longer clip that the VAE supports
         conditioning = reference.conditioning(request, references, self._pipelines)
         # 2. Denoise
-        with with_loras(lora.target(self._pipelines), request.loras, self._addons) if request.loras else nullcontext():
+        with with_loras(lora.lora_target(self._pipelines), request.loras, self._addons) if request.loras else nullcontext():
             latents = self._denoise(request, conditioning, run)
         # 3. Decode frame by frame: the video is encoded while later frames are decoded
         if request.is_image:
@@ -87,7 +93,8 @@ class WanRecipe:
 
     def summarize(self, request: WanRequest, outputs: Sequence[Output]) -> Summary:
         """Reports what was done, for the payload."""
-        metadata = job_metadata(request, vace=self._pipelines.vace is not None, vram_used=vram_used_mb(self._pipelines.device))
+        device = describe_device(self._pipelines.device)
+        metadata = job_metadata(request, vace=self._pipelines.vace is not None, model_name=self._model_name, device=device)
         warnings = []
         if request.acceleration != "none" and not job_accelerations(self._pipelines, request, self._offload):
             warnings.append(f"`config.acceleration` has no effect on this worker's device; got {request.acceleration}")

@@ -13,12 +13,12 @@ from handlers.wan.sizes import MAX_FRAMES, MAX_SIDE, STEP, is_valid, nearest_val
 from shared.contract.constraints import group_thousands
 from shared.contract.context import Context, Operator
 from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation
-from shared.contract.fields import Id, PreviewFlag, Seed, Text, random_seed
+from shared.contract.fields import Id, PreviewFlag, Seed, Text, seed_of_job
 from shared.contract.loras import Lora
 from shared.contract.references import Reference
 from shared.contract.rejections import refuse
 from shared.contract.request import Request, id_location, type_location, user_id_location
-from shared.contract.sizes import Size, SizeWord
+from shared.contract.sizes import Size, SizeString
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,14 @@ class WanRequest(Request):
     negative_prompt: Annotated[
         Text | None, FieldLocation("negative_prompt"), Field(max_length=10_000, description="What the clip should not show; may be empty.")
     ] = None
-    seed: Annotated[Seed, FieldLocation("config.seed"), random_seed, Field(description="The seed of the initial noise.")] = UNSET
+    seed: Annotated[Seed, FieldLocation("config.seed"), seed_of_job, Field(description="The seed of the initial noise.")] = UNSET
     size: Annotated[
-        SizeWord | None,
+        SizeString | None,
         FieldLocation("config.size"),
         Field(description="Width and height as one string, `480*832`. An invalid size is rejected."),
     ] = None
     resolution: Annotated[
-        SizeWord | None,
+        SizeString | None,
         FieldLocation("config.resolution"),
         Field(description="An aspect ratio: the nearest valid size is used, with a warning. `size`, `width` and `height` take precedence."),
     ] = None

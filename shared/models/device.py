@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from pydantic import JsonValue
 from torch import nn
 
 from shared.settings import SettingsError
@@ -46,6 +47,14 @@ def reset_vram_peak(device: torch.device) -> None:
 def vram_used_mb(device: torch.device) -> int:
     """Returns the peak of allocated GPU memory since the last reset, in MiB; 0 on a CPU."""
     return torch.cuda.max_memory_allocated(device) // 2**20 if device.type == "cuda" else 0
+
+
+def describe_device(device: torch.device) -> dict[str, JsonValue]:
+    """Returns what payloads report about the device: its name, the job's peak of allocated memory and the total, in MiB."""
+    if device.type != "cuda":
+        return {"device": device.type, "vram_used": 0, "vram_total": 0}
+    properties = torch.cuda.get_device_properties(device)
+    return {"device": properties.name, "vram_used": vram_used_mb(device), "vram_total": properties.total_memory // 2**20}
 
 
 def free_vram(device: torch.device) -> int | None:

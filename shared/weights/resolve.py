@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,6 +80,16 @@ def resolve(weights: Weights, settings: Settings) -> Path:
         "or set ALLOW_DOWNLOADS=1. "
         f"For a trial, `python -m builder.make_tiny_models {settings.models_dir}` creates small models with random weights."
     )
+
+
+def weights_name(path: Path) -> str:
+    """Returns the name of weights for payloads: of the file, the folder, or in a Hugging Face cache the repository. Never a path."""
+    absolute = Path(os.path.abspath(path))  # not `resolve`, which would follow a link of the cache to a nameless blob
+    if absolute.suffix == ".safetensors":
+        return absolute.stem
+    if absolute.parent.name == "snapshots" and absolute.parent.parent.name.startswith("models--"):
+        return absolute.parent.parent.name.rpartition("--")[2]
+    return absolute.name
 
 
 def _search(weights: Weights, settings: Settings) -> tuple[WeightsLocation, Path] | None:

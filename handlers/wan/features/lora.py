@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from handlers.wan.request import WanRequest
 from handlers.wan.weights.load import WanPipelines
 from shared.models.lora_files import LoraTarget, lora_layers
+from shared.weights.addons import AddonLibrary
 
 _COMPONENT = "transformer"
 
@@ -36,7 +38,17 @@ _ORIGINAL_NAMES: Mapping[str, str] = {
 }
 
 
-def target(pipelines: WanPipelines) -> LoraTarget:
+def check(request: WanRequest, addons: AddonLibrary) -> None:
+    """Refuses LoRAs that are not installed.
+
+    Raises:
+        ModelUnavailable: Names the alternatives.
+    """
+    for lora in request.loras:
+        addons.find("loras", lora.name)
+
+
+def lora_target(pipelines: WanPipelines) -> LoraTarget:
     """Returns the layers of WAN's transformer. Where two pipelines share a layer's weight, a LoRA is merged for both."""
     per_pipeline = [lora_layers(_COMPONENT, pipeline.transformer) for pipeline in pipelines.all]
     layers = {layer: [found[layer] for found in per_pipeline if layer in found] for layer in per_pipeline[0]}

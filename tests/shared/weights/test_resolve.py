@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from shared.settings import Settings, SettingsError
 from shared.weights.catalogue import QWEN_BASE, SDXL
-from shared.weights.resolve import LOCATIONS, find_optional, resolve
+from shared.weights.resolve import LOCATIONS, find_optional, resolve, weights_name
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -184,3 +184,20 @@ def test_the_log_names_the_location_and_never_the_path(machine: Machine, put: Ca
     assert [(line["event"], line["model"]) for line in lines] == [("weights found", "qwen_base")]
     assert lines[0]["location"] in {location.name for location in LOCATIONS}
     assert str(machine.root) not in str(lines)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/models/lustifySDXLNSFWSFW_v20.safetensors", "lustifySDXLNSFWSFW_v20"),
+        ("/models/juggernaut v9.1.safetensors", "juggernaut v9.1"),
+        ("/opt/models/sdxl", "sdxl"),
+        ("/opt/models/sdxl/", "sdxl"),
+        ("/models/my.merge-v2/../other", "other"),
+        ("/runpod-volume/huggingface-cache/hub/models--Wan-AI--Wan2.1-T2V-1.3B-Diffusers/snapshots/0fad780a", "Wan2.1-T2V-1.3B-Diffusers"),
+        ("/hub/models--gpt2/snapshots/0fad780a", "gpt2"),
+        ("/hub/models--RunDiffusion--Juggernaut/snapshots/0fad780a/Juggernaut_X.safetensors", "Juggernaut_X"),
+    ],
+)
+def test_payloads_name_the_file_folder_or_repository_of_the_weights_and_no_path(path: str, name: str) -> None:
+    assert weights_name(Path(path)) == name

@@ -13,7 +13,7 @@ import torch
 
 from handlers.wan.decoding import decode_memory, decode_with_fallbacks
 from handlers.wan.features.acceleration import accelerated, fused_projections_size
-from handlers.wan.features.lora import target
+from handlers.wan.features.lora import lora_target
 from handlers.wan.recipe import WanRecipe
 from handlers.wan.request import WanRequest
 from handlers.wan.weights.load import WanPipelines, load_wan
@@ -115,7 +115,7 @@ def with_lora(pipelines: WanPipelines, scale: float) -> Iterator[None]:
     """Merges a LoRA into a layer that will be fused."""
     layer = ("transformer", "blocks.0.attn1.to_q")
     down, up = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((2, 48), (48, 2)))
-    with merged(target(pipelines), [({layer: LoraFactors(down, up, 1.0)}, scale)] if scale else []):
+    with merged(lora_target(pipelines), [({layer: LoraFactors(down, up, 1.0)}, scale)] if scale else []):
         yield
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from handlers.wan.features.lora import target
+from handlers.wan.features.lora import lora_target
 from handlers.wan.recipe import WanRecipe
 from handlers.wan.weights.load import WanPipelines, load_wan
 from shared.errors import Cancelled, ModelUnavailable
@@ -83,7 +83,7 @@ def test_a_merged_lora_equals_the_librarys_unmerged_one(tiny_models: Path, tmp_p
     latents = {}
     with torch.inference_mode():
         latents["plain"] = ours.text_to_video("a cat", **call, generator=torch.Generator().manual_seed(1)).frames
-        with merged(target(ours), [(read_lora(path, target(ours)), 0.7)]):
+        with merged(lora_target(ours), [(read_lora(path, lora_target(ours)), 0.7)]):
             latents["merged"] = ours.text_to_video("a cat", **call, generator=torch.Generator().manual_seed(1)).frames
         latents["unmerged"] = theirs.text_to_video("a cat", **call, generator=torch.Generator().manual_seed(1)).frames
     assert (latents["merged"] - latents["unmerged"]).abs().max() < 1e-3 * (latents["merged"] - latents["plain"]).abs().max()
