@@ -131,13 +131,19 @@ def _patch_fsync() -> None:
     os.fsync = fsync_  # type: ignore[assignment]
 
 
+def _unload_product() -> None:
+    """Unloads the product, which a fork server may have imported: its modules bind the original functions as default arguments."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in {"shared", "handlers"}]:
+        del sys.modules[name]
+
+
 def main() -> None:
     """Installs the hooks and serves the handler."""
     signal.signal(signal.SIGUSR1, report_heap)
     purge_cancelled_timers()
     sys.addaudithook(_audit)
-    # Before any module binds the original functions.
     socket.getaddrinfo, socket.create_connection = _resolve, _connect  # type: ignore[assignment]
+    _unload_product()
     import importlib
 
     import certifi

@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.load.harness import TIMEOUT, Job, LoadHarness
 from tests.doubles.fake_runpod import FakeRunPodAPI
-from tests.doubles.jobs import sdxl_job
+from tests.doubles.jobs import sdxl_job, webhook_id
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def assert_one_set_of_files(harness: LoadHarness, job: Job, payloads: list[Any],
     objects = {key: stored for key, stored in harness.storage.objects.items() if key.startswith(folder)}
     assert set(objects) == {asset[name] for asset in payloads[0]["assets"] for name in ("url", "thumbnail_url")}
     assert all(stored.metadata["sha256"] == hashlib.sha256(stored.content).hexdigest() for stored in objects.values())
-    assert {message.headers["webhook-id"] for message in harness.received_callbacks(job["id"])} == {f"{job['id']}_completed"}
+    assert {message.headers["webhook-id"] for message in harness.received_callbacks(job["id"])} == {webhook_id(job["id"], "completed")}
     assert not harness.outbox.exists() or list(harness.outbox.iterdir()) == []
 
 

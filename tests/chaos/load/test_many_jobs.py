@@ -12,6 +12,7 @@ import pytest
 
 from tests.chaos.load.harness import TIMEOUT, Job, LoadHarness, start_load_harness
 from tests.chaos.load.jobs import sdxl_job, wan_job, with_id
+from tests.doubles.jobs import webhook_id
 
 JOBS: dict[str, Callable[[LoadHarness, int], Job]] = {"sdxl": sdxl_job, "wan": wan_job}
 
@@ -94,7 +95,7 @@ def assert_callbacks(harness: LoadHarness, job: Job, output: Any) -> None:
     processing, completed = messages = harness.received_callbacks(job["id"])
     assert all(message.verified for message in messages)
     assert (processing.payload["status"], completed.payload) == ("processing", output)
-    assert [message.headers["webhook-id"] for message in messages] == [f"{job['id']}_processing", f"{job['id']}_completed"]
+    assert [message.headers["webhook-id"] for message in messages] == [webhook_id(job["id"], status, user_id=job["input"]["user_id"]) for status in ("processing", "completed")]
     url = job["input"].get("callback_url", harness.receiver.url)
     assert all(url.endswith(message.path) for message in messages)
     (receiver,) = {each.url for each in harness.receivers for message in each.messages if message.payload["job_id"] == job["id"]}
