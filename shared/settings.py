@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     models_dir: Path = Field(Path("models"), description="Folder that is searched first for weights.")
     sdxl_model: Path | None = Field(None, description="Explicit path of SDXL: a diffusers folder or a single `.safetensors` file.")
     wan_model: Path | None = Field(None, description="Explicit path of WAN: a diffusers folder.")
+    sdxl_model_name: ModelName | None = Field(None, description="SDXL's name in payloads; by default that of its file or folder.")
+    wan_model_name: ModelName | None = Field(None, description="WAN's name in payloads; by default that of its folder.")
     qwen_instruct_model: Path | None = Field(None, description="Explicit path of the instruct model: a transformers folder.")
     qwen_base_model: Path | None = Field(None, description="Explicit path of the base model: a transformers folder.")
     baked_models_dir: Path = Field(Path("/opt/models"), description="Folder of weights that are baked into the image.")

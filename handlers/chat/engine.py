@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+from pydantic import JsonValue
+
 from handlers.chat.request import ChatRequest
 from shared.jobs.execution.cancel import CancelToken
 
@@ -95,8 +97,8 @@ class InferenceEngine(Protocol):
         """The number of completions that run at once. Constant for the lifetime of the engine."""
 
     @property
-    def vram_used_mb(self) -> int:
-        """GPU memory in use in MiB; 0 if unknown."""
+    def device(self) -> Mapping[str, JsonValue]:
+        """What payloads report about the device, as `shared.models.device.describe_device` returns it; empty if unknown."""
 
     def check(self, request: ChatRequest) -> None:
         """Rejects a request that this engine can never complete, before any work is done.

@@ -96,7 +96,7 @@ class ChatRecipe:
             "enhancement_type": request.enhancement_type,
             "sfw_mode": request.sfw_mode,
             "system_prompt_used": "custom" if custom else "none",
-            "vram_used": self.engine.vram_used_mb,
+            **self.engine.device,
         }
         warnings = ("Generation stopped early: the model had started to repeat itself.",) if text.metadata.get("repeats") else ()
         return Summary(metadata, top_level, warnings)

@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, JsonValue, PlainSerializer, WithJsonSchema, model_validator
 
 from shared.contract.assets import Asset, ClosedModel, OpenModel, omitted_if_none
 from shared.errors import ERRORS, Problem
+
+WORKER_VERSION: Final = "0.1.0"
+"""The version of this code, as in `pyproject.toml`."""
 
 
 def _ensure_code(code: str) -> str:
@@ -36,9 +39,16 @@ Timings = Annotated[dict[str, float], Field(description="Seconds of each step.")
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 
 
+RunPodId = Annotated[str, Field(description="RunPod's id of the job. It differs between the attempts of one `job_id`.")]
+WorkerVersion = Annotated[str, Field(description="The version of the worker's code.")]
+_Cleared = Annotated[None, Field(description="Always `null`: clears the value of an earlier failure where receivers merge metadata.")]
+
+
 class CompletedMetadata(OpenModel):
     """Metadata of every completed job."""
 
+    runpod_id: RunPodId
+    worker_version: WorkerVersion = WORKER_VERSION
     job_type: Annotated[str, Field(description="The request's type.")]
     processing_time: Annotated[float, Field(description="Seconds of the whole job.")]
     generation_time: Annotated[float, Field(description="Seconds on the GPU.")]
@@ -47,7 +57,13 @@ class CompletedMetadata(OpenModel):
         Strings, Field(description="What was ignored or changed although the job succeeded: unknown fields, mapped sizes.")
     ] = ()
     model_used: str | None = omitted_if_none
+    device: Annotated[str | None, Field(description="The GPU's name, or `cpu`.")] = omitted_if_none
     vram_used: Annotated[int | None, Field(description="Peak GPU memory in MB.")] = omitted_if_none
+    vram_total: Annotated[int | None, Field(description="The GPU's memory in MB; 0 without one.")] = omitted_if_none
+    error_code: _Cleared = None
+    error_type: _Cleared = None
+    retryable: _Cleared = None
+    assets_pending: _Cleared = None
 
 
 class VisualMetadata(CompletedMetadata):
@@ -98,6 +114,8 @@ class CompletedPayload(BaseCompleted):
 class FailedMetadata(OpenModel):
     """Why a job failed."""
 
+    runpod_id: RunPodId
+    worker_version: WorkerVersion = WORKER_VERSION
     error_code: Annotated[
         str, AfterValidator(_ensure_code), Field(description="See the table of errors.", json_schema_extra={"enum": list[Any](_CODES)})
     ]
@@ -131,6 +149,7 @@ class FailedPayload(_FinalPayload):
 class ProcessingMetadata(OpenModel):
     """Metadata of a job that has started."""
 
+    runpod_id: RunPodId
     job_type: Annotated[str | None, Field(description="The request's type, where it is valid.")] = omitted_if_none
 
 
@@ -141,7 +160,7 @@ class ProcessingPayload(ClosedModel):
     worker_id: str
     status: Literal["processing"] = "processing"
     assets: Annotated[tuple[()], Field(strict=False)] = ()
-    metadata: ProcessingMetadata = ProcessingMetadata()
+    metadata: ProcessingMetadata
     error_message: None = None
 
 

@@ -1,4 +1,4 @@
-"""The context of a validation: the operator's decisions, the job's id, and the warnings collected on the way."""
+"""The context of a validation: the operator's settings, the job's id, and the warnings collected on the way."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RequestWarnings:
 
     def __init__(self) -> None:
         self._texts: dict[str, None] = {}
-        self._left_out = 0
+        self._omitted = 0
 
     def add(self, text: str) -> None:
         """Adds a warning unless it is a duplicate. Beyond twenty, warnings are only counted."""
@@ -59,12 +59,12 @@ class RequestWarnings:
 
     def add_omitted(self, count: int) -> None:
         """Counts warnings that are not written out."""
-        self._left_out += count
+        self._omitted += count
 
     def __iter__(self) -> Iterator[str]:
         yield from self._texts
-        if self._left_out:
-            yield f"and {self._left_out} more {'warning' if self._left_out == 1 else 'warnings'}"
+        if self._omitted:
+            yield f"and {self._omitted} more {'warning' if self._omitted == 1 else 'warnings'}"
 
 
 @dataclass(frozen=True)

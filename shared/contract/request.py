@@ -120,12 +120,17 @@ class Request(BaseModel):
 
 @dataclass(frozen=True)
 class Identity:
-    """The owner of a job and the target of its callback, known even if the request is invalid."""
+    """The owner of a job and the target of its callback, known even if the request is invalid.
+
+    Attributes:
+        runpod_id: RunPod's id of the job. Repeated deliveries have the same id; a new attempt of the same `job_id` has another.
+    """
 
     job_id: str
     user_id: str | None
     job_type: str | None
     callback_url: str | None = field(repr=False)
+    runpod_id: str = ""
 
 
 def _identity_values(raw: Mapping[object, Any]) -> dict[str, Any]:
@@ -150,6 +155,6 @@ def identify(raw: object, *, job_id: str, operator: Operator = DEFAULT_OPERATOR)
     try:
         Request.model_validate(values, context=Context(operator, job_id))
     except PydanticError as error:
-        wrong = {detail["loc"][0] for detail in error.errors(include_url=False, include_input=False)}
-        values = {name: value for name, value in values.items() if name not in wrong}
-    return Identity(values.get("job_id", job_id), values.get("user_id"), values.get("type"), values.get("callback_url"))
+        invalid = {detail["loc"][0] for detail in error.errors(include_url=False, include_input=False)}
+        values = {name: value for name, value in values.items() if name not in invalid}
+    return Identity(values.get("job_id", job_id), values.get("user_id"), values.get("type"), values.get("callback_url"), job_id)

@@ -41,7 +41,7 @@ def _parse(text: object) -> Size:
     return Size(int(match[1]), int(match[2]))
 
 
-SizeWord = Annotated[
+SizeString = Annotated[
     Size,
     BeforeValidator(_parse),
     WithJsonSchema({"type": "string", "pattern": r"^[1-9]\d{0,5}[x*][1-9]\d{0,5}$", "allowed": _ALLOWED}),
@@ -54,7 +54,7 @@ def round_side(side: int, step: int, low: int, high: int) -> int:
     return min(max(round(side / step) * step, low), high)
 
 
-def side_of(default: Size, index: Literal[0, 1]) -> ComputedDefault:
+def default_side(default: Size, index: Literal[0, 1]) -> ComputedDefault:
     """Returns the default of a width (0) or height (1): from `resolution`, else from `default`. Giving only one of the two is an error."""
 
     def compute(data: Mapping[str, Any], context: Context) -> int:

@@ -136,7 +136,7 @@ async def _complete(job: Job, identity: Identity, worker: Worker[RequestT], run:
         references = await _fetch(request, worker, threads, run, timer)
         with worker.callbacks.upload_session(identity) as uploads:
             summary, assets = await _generate(request, references, worker, threads, uploads, run, timer)
-            done = check_result_size(payload.completed(request, worker.id, assets, summary, timer, run.warnings))
+            done = check_result_size(payload.completed(identity, request, worker.id, assets, summary, timer, run.warnings))
             return await await_or_cancel(submit(threads, partial(uploads.finalize, done)), run.cancel)
 
 

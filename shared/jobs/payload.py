@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.contract.assets import Asset
-from shared.contract.callback import CompletedPayload, FailedPayload, ProcessingPayload
+from pydantic import JsonValue
+
+from shared.contract.assets import Asset, VideoAsset
+from shared.contract.callback import CompletedPayload, FailedPayload, ProcessingMetadata, ProcessingPayload
 from shared.contract.request import Identity, Request
 from shared.errors import JobError, UploadError, ValidationError
 from shared.jobs.recipe import Summary
@@ -15,11 +17,18 @@ from shared.telemetry import StepTimer
 
 
 def completed(
-    request: Request, worker_id: str, assets: Sequence[Asset], summary: Summary, timer: StepTimer, warnings: Sequence[str]
+    identity: Identity,
+    request: Request,
+    worker_id: str,
+    assets: Sequence[Asset],
+    summary: Summary,
+    timer: StepTimer,
+    warnings: Sequence[str],
 ) -> CompletedPayload:
     """Builds the payload of a job whose assets all exist.
 
     Args:
+        identity: Has RunPod's id of the job.
         request: The request of the job.
         worker_id: This worker.
         assets: The stored outputs.
@@ -30,7 +39,9 @@ def completed(
     timings = timer.seconds
     metadata: dict[str, Any] = {
         "job_type": request.type,
+        "runpod_id": identity.runpod_id,
         **summary.metadata,
+        **_video_facts(assets),
         "generation_time": timings["generate"],
         "processing_time": round(timer.total, 3),
         "timings": timings,
@@ -38,6 +49,16 @@ def completed(
     }
     job = {"job_id": request.job_id, "worker_id": worker_id, "completed_at": _now()}
     return CompletedPayload.model_validate({**job, "assets": tuple(assets), "metadata": metadata, **summary.top_level})
+
+
+def _video_facts(assets: Sequence[Asset]) -> dict[str, JsonValue]:
+    """Returns the length of the clip, which receivers read in the metadata of the payload."""
+    clips = [asset for asset in assets if isinstance(asset, VideoAsset)]
+    return {
+        key: value
+        for clip in clips[:1]
+        for key, value in (("frame_num", clip.metadata.frames), ("fps", clip.metadata.fps), ("duration_seconds", clip.duration_seconds))
+    }
 
 
 def failed(identity: Identity, worker_id: str, error: JobError, timer: StepTimer, warnings: Sequence[str] = ()) -> FailedPayload:
@@ -51,6 +72,7 @@ def failed(identity: Identity, worker_id: str, error: JobError, timer: StepTimer
         warnings: Those of the request and of the run. A `ValidationError` has its own.
     """
     metadata: dict[str, Any] = {
+        "runpod_id": identity.runpod_id,
         "error_code": error.code,
         "error_type": type(error).__name__,
         "retryable": error.retryable,
@@ -70,7 +92,8 @@ def failed(identity: Identity, worker_id: str, error: JobError, timer: StepTimer
 
 def processing(identity: Identity, worker_id: str) -> ProcessingPayload:
     """Builds the payload of a job that has started."""
-    return ProcessingPayload(job_id=identity.job_id, worker_id=worker_id)
+    metadata = ProcessingMetadata(runpod_id=identity.runpod_id, job_type=identity.job_type)
+    return ProcessingPayload(job_id=identity.job_id, worker_id=worker_id, metadata=metadata)
 
 
 def _now() -> datetime:

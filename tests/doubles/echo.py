@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pydantic import JsonValue
 from transformers import AutoTokenizer
 
 from handlers.chat.detokenizer import IncrementalDetokenizer
@@ -70,7 +71,7 @@ class EchoEngine:
     """An `InferenceEngine` that echoes the last message."""
 
     max_concurrency = 64
-    vram_used_mb = 0
+    device: Mapping[str, JsonValue] = {}
     models: Mapping[str, ModelInfo] = {"qwen_instruct": ModelInfo(1_000_000)}
 
     def __init__(self, tokenizer: Any) -> None:

@@ -26,6 +26,7 @@ from shared.contract.request import Identity
 from shared.jobs.lifecycle import Completed, Failed, Outcome, Stopped
 from shared.media.images import encode_image
 from tests.doubles.fake_storage import Fault, drops_the_response, fails_with, truncates_the_response
+from tests.doubles.jobs import webhook_id
 from tests.fuzzing.exploration import examples
 from tests.fuzzing.harness import PATIENCE, Around, Delivery, Machine, pixels
 
@@ -179,7 +180,7 @@ class Jobs(RuleBasedStateMachine):
     def a_job_has_one_id_for_each_of_its_ends_and_is_processed_once_for_each_delivery(self) -> None:
         for message in self.around.receiver.accepted[self.seen :]:
             assert message.verified
-            assert message.headers["webhook-id"] == f"{message.payload['job_id']}_{message.payload['status']}"
+            assert message.headers["webhook-id"] == webhook_id(message.payload["job_id"], message.payload["status"], user_id=USER)
         begun = Counter(payload["job_id"] for payload in self._told() if payload["status"] == "processing")
         assert all(begun[job] <= self.deliveries[job] for job in begun)
 

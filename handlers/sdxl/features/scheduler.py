@@ -46,7 +46,7 @@ SCHEDULERS: Mapping[SchedulerName, SchedulerConfig] = {
     "dpmpp_2m_sde": SchedulerConfig("DPMSolverMultistepScheduler", _2M_SDE | _PLAIN),
     "dpmpp_2m_sde_karras": SchedulerConfig("DPMSolverMultistepScheduler", _2M_SDE | _KARRAS),
     "dpmpp_3m": SchedulerConfig("DPMSolverMultistepScheduler", {"solver_order": 3, "algorithm_type": "dpmsolver++"} | _PLAIN),
-    # The single-step solver of the same order: the SDE solver draws noise of its own (torchsde) that the seed does not control.
+    # The single-step scheduler of the same order: the SDE one draws noise of its own (torchsde) that the seed does not control.
     "dpmpp_sde": SchedulerConfig("DPMSolverSinglestepScheduler", {"algorithm_type": "dpmsolver++"} | _PLAIN),
     "unipc": SchedulerConfig("UniPCMultistepScheduler", _PLAIN),
     "deis": SchedulerConfig("DEISMultistepScheduler", _PLAIN),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
-import re
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
@@ -82,7 +82,7 @@ class CallbackDispatcher:
         """Opens a job's upload session, with the outbox as its fallback."""
 
         def commit(writer: OutboxWriter, payload: CompletedPayload) -> None:
-            writer.commit(identity, payload, webhook_id=webhook_id(payload), calls_back=self._calls_back(identity))
+            writer.commit(identity, payload, webhook_id=webhook_id(identity, payload.status), calls_back=self._calls_back(identity))
 
         return UploadSession(self._storage, self._outbox.writer(identity) if self._outbox is not None else None, commit)
 
@@ -135,7 +135,8 @@ class CallbackDispatcher:
         url = self._webhook.target(identity.callback_url) if self._calls_back(identity) else None
         if url is None:
             return True
-        result = self._webhook.send(url, to_json(payload), webhook_id=webhook_id(payload), attempts=attempts, seconds=seconds)
+        event = webhook_id(identity, payload.status)
+        result = self._webhook.send(url, to_json(payload), webhook_id=event, attempts=attempts, seconds=seconds)
         log = logger().info if result.delivered else logger().warning
         log("callback", delivered=result.delivered, attempts=result.attempts, http_status=result.status, reason=result.reason)
         return result.delivered
@@ -148,12 +149,16 @@ class CallbackDispatcher:
             self._outbox.discard(identity)
         # A pending result outranks the failure that reports its upload as pending.
         elif not sent and not (payload.status == "failed" and self._outbox.contains(identity)):
-            self._outbox.writer(identity).commit(identity, payload, webhook_id=webhook_id(payload), calls_back=True)
+            self._outbox.writer(identity).commit(identity, payload, webhook_id=webhook_id(identity, payload.status), calls_back=True)
 
     def _calls_back(self, identity: Identity) -> bool:
         return identity.callback_url is not None or self._always_callback
 
 
-def webhook_id(payload: Payload) -> str:
-    """The idempotency key of a callback: the same for every attempt and every delivery of the job, so that receivers can deduplicate."""
-    return re.sub(r"[^A-Za-z0-9_-]", "-", f"{payload.job_id}_{payload.status}")[-256:]
+def webhook_id(identity: Identity, status: str) -> str:
+    """Returns the idempotency key of a callback, by which receivers deduplicate.
+
+    It is the same for every retry and every repeated delivery by RunPod, and another for a new attempt of the job.
+    """
+    event = "/".join((identity.user_id or "", identity.job_id, identity.runpod_id, status))
+    return "msg_" + hashlib.sha256(event.encode(errors="backslashreplace")).hexdigest()[:32]

@@ -95,7 +95,8 @@ def assert_callbacks(harness: LoadHarness, job: Job, output: Any) -> None:
     processing, completed = messages = harness.received_callbacks(job["id"])
     assert all(message.verified for message in messages)
     assert (processing.payload["status"], completed.payload) == ("processing", output)
-    assert [message.headers["webhook-id"] for message in messages] == [webhook_id(job["id"], status, user_id=job["input"]["user_id"]) for status in ("processing", "completed")]
+    expected = [webhook_id(job["id"], status, user_id=job["input"]["user_id"]) for status in ("processing", "completed")]
+    assert [message.headers["webhook-id"] for message in messages] == expected
     url = job["input"].get("callback_url", harness.receiver.url)
     assert all(url.endswith(message.path) for message in messages)
     (receiver,) = {each.url for each in harness.receivers for message in each.messages if message.payload["job_id"] == job["id"]}

@@ -1,4 +1,4 @@
-"""Payloads as the handlers make them."""
+"""Payloads of every kind, for tests."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ from handlers.chat.payload import ChatCompleted
 from handlers.sdxl.payload import SdxlCompleted
 from handlers.wan.payload import WanCompleted
 from shared.contract.assets import ImageAsset, TextAsset, VideoAsset
-from shared.contract.callback import BaseCompleted, CompletedPayload, FailedPayload, ProcessingPayload
+from shared.contract.callback import WORKER_VERSION, BaseCompleted, CompletedPayload, FailedPayload, ProcessingMetadata, ProcessingPayload
 from shared.errors import Problem
 
 AnyPayload = BaseCompleted | FailedPayload | ProcessingPayload
 
 ENDED = datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=1)))
 JOB: dict[str, Any] = {"job_id": "J", "worker_id": "sdxl_worker_local", "completed_at": ENDED}
-DONE: dict[str, Any] = {"processing_time": 15.2, "generation_time": 14.1, "timings": {"validate": 0.001, "generate": 14.1}, "warnings": []}
+CLEARED: dict[str, Any] = dict.fromkeys(("error_code", "error_type", "retryable", "assets_pending"))
+DONE: dict[str, Any] = {
+    "runpod_id": "run-1",
+    "worker_version": WORKER_VERSION,
+    "processing_time": 15.2,
+    "generation_time": 14.1,
+    "timings": {"validate": 0.001, "generate": 14.1},
+    "warnings": [],
+    **CLEARED,
+}
 PICTURES: dict[str, Any] = {"enhancement_source": "none", "compel_enhancement": False, "reference_mode": "none", "exact_copy_mode": False}
 SDXL = {"job_type": "sdxl_image_high", "model_used": "sdxl", "vram_used": 8192, **PICTURES, **DONE}
 WAN = {"job_type": "video_fast", "model_used": "wan", "auto_enhancement": False, **PICTURES, **DONE}
@@ -55,7 +64,7 @@ def text(index: int = 0) -> TextAsset:
 
 def _stored(index: int, extension: str, mime_type: str) -> dict[str, Any]:
     key, preview = f"U/J/{index}.{extension}", f"U/J/{index}.thumb.webp"
-    said = {"seed": 5 + index, "file_size_bytes": 1000, "asset_index": index}
+    repeated = {"seed": 5 + index, "file_size_bytes": 1000, "asset_index": index}
     return {
         "asset_index": index,
         "url": key,
@@ -65,7 +74,7 @@ def _stored(index: int, extension: str, mime_type: str) -> dict[str, Any]:
         "mime_type": mime_type,
         "file_size_bytes": 1000,
         "generation_seed": 5 + index,
-        "metadata": {"width": 64, "height": 64, "format": extension, "batch_size": 1, "steps": 10, "guidance_scale": 7.5, **said},
+        "metadata": {"width": 64, "height": 64, "format": extension, "batch_size": 1, "steps": 10, "guidance_scale": 7.5, **repeated},
     }
 
 
@@ -86,10 +95,17 @@ def chat() -> ChatCompleted:
 
 
 def failed() -> FailedPayload:
-    why = {"error_code": "VALIDATION_ERROR", "error_type": "ValidationError", "retryable": False, "processing_time": 0.001, "timings": {}}
+    details = {
+        "runpod_id": "run-1",
+        "error_code": "VALIDATION_ERROR",
+        "error_type": "ValidationError",
+        "retryable": False,
+        "processing_time": 0.001,
+        "timings": {},
+    }
     problems = [Problem("config.steps", "99", "a whole number from 10 to 50", "50")]
-    return FailedPayload.model_validate({**JOB, "error_message": "No.", "metadata": {**why, "warnings": [], "problems": problems}})
+    return FailedPayload.model_validate({**JOB, "error_message": "No.", "metadata": {**details, "warnings": [], "problems": problems}})
 
 
 def processing() -> ProcessingPayload:
-    return ProcessingPayload(job_id="J", worker_id="sdxl_worker_local")
+    return ProcessingPayload(job_id="J", worker_id="sdxl_worker_local", metadata=ProcessingMetadata(runpod_id="run-1"))

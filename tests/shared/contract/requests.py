@@ -1,4 +1,4 @@
-"""Requests to read in tests: valid but for what a test changes."""
+"""Valid requests, with changes, for tests."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from handlers.wan.request import WanRequest
 from shared.contract.request import Operator
 from shared.errors import Problem, ValidationError
 
-NOBODY = Operator()
+DEFAULT = Operator()
 
 
-def sdxl(operator: Operator = NOBODY, /, **changes: Any) -> SdxlRequest:
+def sdxl(operator: Operator = DEFAULT, /, **changes: Any) -> SdxlRequest:
     return SdxlRequest.parse(
         {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "a fox"} | changes, job_id="r", operator=operator
     )
 
 
-def wan(operator: Operator = NOBODY, /, **changes: Any) -> WanRequest:
+def wan(operator: Operator = DEFAULT, /, **changes: Any) -> WanRequest:
     return WanRequest.parse({"id": "j", "user_id": "u", "type": "video_fast", "prompt": "a fox"} | changes, job_id="r", operator=operator)
 
 
-def chat(operator: Operator = NOBODY, /, **changes: Any) -> ChatRequest:
+def chat(operator: Operator = DEFAULT, /, **changes: Any) -> ChatRequest:
     return ChatRequest.parse({"messages": [{"role": "user", "content": "hello"}]} | changes, job_id="r", operator=operator)
 
 
-def problems(ask: Any, **changes: Any) -> dict[str, Problem]:
-    """What is wrong with a request, by the field that is blamed."""
+def problems(parse: Any, **changes: Any) -> dict[str, Problem]:
+    """Returns the problems of an invalid request by field."""
     with pytest.raises(ValidationError) as caught:
-        ask(**changes)
+        parse(**changes)
     found = {problem.field: problem for problem in caught.value.problems}
-    assert len(found) == len(caught.value.problems), "a field is blamed twice"
+    assert len(found) == len(caught.value.problems), "a field is reported twice"
     return found
 
 
-def problem(ask: Any, **changes: Any) -> Problem:
-    """The one thing that is wrong with a request."""
-    (only,) = problems(ask, **changes).values()
+def problem(parse: Any, **changes: Any) -> Problem:
+    """Returns the only problem of an invalid request."""
+    (only,) = problems(parse, **changes).values()
     return only

@@ -1,4 +1,4 @@
-"""A new field is one declaration: everything else follows from it."""
+"""A field is added with one declaration; everything else is derived from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.errors import ValidationError
 
 
 class WithTiling(SdxlRequest):
-    """An SDXL request with one field more."""
+    """An SDXL request with an additional field."""
 
     tiling: Annotated[int, Field(ge=0, le=4, description="Tiles a side."), FieldLocation("config.tiling", ("tile_count",))] = 0
 

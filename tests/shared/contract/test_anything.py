@@ -1,4 +1,4 @@
-"""Whatever is sent, a request is either read or refused in words."""
+"""Property-based: any input is parsed or rejected with a message."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JSON = st.recursive(
 
 
 def inputs(endpoint: Endpoint) -> st.SearchStrategy[Any]:
-    """Inputs with the right names and values of any kind, so that every field's reading is reached."""
+    """Generates inputs with known names and arbitrary values, so that the validation of every field is reached."""
     names = sorted({name for location in field_locations(endpoint.request).values() for _, name in location.candidates()})
     objects = st.dictionaries(st.sampled_from(names) | st.text(max_size=8), JSON, max_size=8)
     types = st.sampled_from(["sdxl_image_fast", "video_fast", "chat"]) | JSON
@@ -31,8 +31,8 @@ def inputs(endpoint: Endpoint) -> st.SearchStrategy[Any]:
     return st.builds(lambda one, other: one | other, objects, fixed) | JSON
 
 
-def answer(endpoint: Endpoint, raw: Any) -> tuple[str, ...]:
-    """What is said about an input: the warnings of a request, or the problems of none."""
+def messages_about(endpoint: Endpoint, raw: Any) -> tuple[str, ...]:
+    """Returns the warnings of a valid input, or the problems of an invalid one."""
     try:
         return endpoint.request.parse(raw, job_id="r").warnings
     except ValidationError as error:
@@ -42,8 +42,8 @@ def answer(endpoint: Endpoint, raw: Any) -> tuple[str, ...]:
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
 @given(data=st.data())
 def test_any_input_is_parsed_or_rejected_with_a_message(endpoint: Endpoint, data: st.DataObject) -> None:
-    said = answer(endpoint, data.draw(inputs(endpoint)))
-    assert all(text.isprintable() and len(text) < 10_000 for text in said)
+    messages = messages_about(endpoint, data.draw(inputs(endpoint)))
+    assert all(text.isprintable() and len(text) < 10_000 for text in messages)
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)

@@ -1,8 +1,10 @@
-"""What a job sends back."""
+"""Payloads: keys, serialization, and consistency checks."""
 
 from __future__ import annotations
 
 import json
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,18 @@ def test_completed_payload_has_the_keys_of_the_contract() -> None:
     assert sent["metadata"] == payloads.SDXL
 
 
+@pytest.mark.parametrize("payload", [payloads.sdxl(), payloads.wan(), payloads.chat()], ids=lambda payload: type(payload).__name__)
+def test_completed_payload_clears_the_error_of_an_earlier_attempt(payload: AnyPayload) -> None:
+    metadata = to_dict(payload)["metadata"]
+    assert {name: metadata[name] for name in ("error_code", "error_type", "retryable", "assets_pending")} == payloads.CLEARED
+
+
+def test_worker_version_is_the_version_of_the_project() -> None:
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    assert to_dict(payloads.sdxl())["metadata"]["worker_version"] == project["version"]
+    assert to_dict(payloads.failed())["metadata"]["worker_version"] == project["version"]
+
+
 def test_chat_keys_are_at_the_top_level() -> None:
     sent = to_dict(payloads.completed(payloads.text(), metadata=payloads.CHAT, **payloads.TOP_LEVEL))
     assert {key: sent[key] for key in payloads.TOP_LEVEL} == payloads.TOP_LEVEL
@@ -63,7 +77,7 @@ def test_processing_payload_has_no_result() -> None:
         "worker_id": "sdxl_worker_local",
         "status": "processing",
         "assets": [],
-        "metadata": {},
+        "metadata": {"runpod_id": "run-1"},
         "error_message": None,
     }
 
@@ -107,8 +121,8 @@ def test_repeated_values_of_an_asset_must_be_equal(change: dict[str, Any]) -> No
 
 
 def test_error_codes_are_those_of_the_table() -> None:
-    said = {"retryable": True, "processing_time": 0.0, "timings": {}}
+    rest = {"runpod_id": "r", "retryable": True, "processing_time": 0.0, "timings": {}}
     for error in ERRORS:
-        assert FailedMetadata.model_validate({"error_code": error.code, "error_type": error.__name__, **said}).error_code == error.code
+        assert FailedMetadata.model_validate({"error_code": error.code, "error_type": error.__name__, **rest}).error_code == error.code
     with pytest.raises(PydanticError):
-        FailedMetadata.model_validate({"error_code": "OTHER", "error_type": "Other", **said})
+        FailedMetadata.model_validate({"error_code": "OTHER", "error_type": "Other", **rest})

@@ -1,4 +1,4 @@
-"""Where a value is looked for, and what happens to names that mean nothing."""
+"""Sections, aliases and precedence of fields, and warnings about unknown names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schemas and pages that are made from the code are those of the code, and they are true."""
+"""Generated schemas and pages are current, and agree with the parser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.shared.contract import payloads
 from tests.shared.contract.payloads import AnyPayload
 
 ROOT = Path(__file__).parents[3]
-SENT = sorted([*(ROOT / "examples/requests").glob("*.json"), *(ROOT / "handlers").glob("*/test_input.json")])
+EXAMPLES = sorted([*(ROOT / "examples/requests").glob("*.json"), *(ROOT / "handlers").glob("*/test_input.json")])
 BY_NAME = {endpoint.name: endpoint for endpoint in ENDPOINTS}
 
 
@@ -57,7 +57,7 @@ def test_schemas_are_valid_json_schema(endpoint: Endpoint, role: str) -> None:
     Draft202012Validator.check_schema(validator(endpoint, role).schema)
 
 
-@pytest.mark.parametrize("path", SENT, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_examples_parse_without_warnings_and_match_their_schema(path: Path) -> None:
     endpoint, raw = endpoint_of(path), load(path)["input"]
     assert endpoint.request.parse(raw, job_id="r").warnings == (() if "live" not in path.stem or "wan" not in path.stem else MAPPED)
@@ -68,8 +68,8 @@ MAPPED = ("`resolution` 1024x576 is not a valid clip size; the nearest one, 832x
 
 
 def test_every_endpoint_has_examples() -> None:
-    assert {endpoint_of(path).name for path in SENT} == set(BY_NAME)
-    assert len(SENT) >= 9
+    assert {endpoint_of(path).name for path in EXAMPLES} == set(BY_NAME)
+    assert len(EXAMPLES) >= 9
 
 
 def test_root_test_input_is_an_sdxl_job() -> None:

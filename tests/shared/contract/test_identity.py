@@ -1,4 +1,4 @@
-"""Whose job it is, and where its answer may go."""
+"""Ids, callback URLs, and the identity of invalid requests."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def test_without_allowed_hosts_every_callback_url_is_rejected() -> None:
 
 def test_identity_of_a_valid_request() -> None:
     raw = {"id": "j", "user_id": "u", "job_type": "video_fast", "callback_url": "https://hooks.example.com/x"}
-    assert dataclasses.astuple(identify(raw, job_id="r", operator=ALLOWING)) == ("j", "u", "video_fast", "https://hooks.example.com/x")
+    assert dataclasses.astuple(identify(raw, job_id="r", operator=ALLOWING)) == ("j", "u", "video_fast", "https://hooks.example.com/x", "r")
 
 
 def test_identity_of_an_invalid_request_has_its_valid_fields() -> None:
     raw = {"id": "../x", "user_id": "u", "type": ["x"], "callback_url": "https://elsewhere.example.com/", "config": 5}
-    assert dataclasses.astuple(identify(raw, job_id="r", operator=ALLOWING)) == ("r", "u", None, None)
+    assert dataclasses.astuple(identify(raw, job_id="r", operator=ALLOWING)) == ("r", "u", None, None, "r")
 
 
 @pytest.mark.parametrize("raw", [None, [], "x", 5, {}, {5: 6}, {"id": {"id": {}}}, {"id": "\ud800", "user_id": "\x00", "type": "a b"}])
 def test_identify_never_raises(raw: Any) -> None:
-    assert dataclasses.astuple(identify(raw, job_id="r")) == ("r", None, None, None)
+    assert dataclasses.astuple(identify(raw, job_id="r")) == ("r", None, None, None, "r")

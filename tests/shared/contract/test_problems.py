@@ -1,4 +1,4 @@
-"""How a wrong request is answered: everything at once, and nothing that is nobody's business."""
+"""Messages about invalid requests: all problems at once, and no secrets."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_problem_has_the_path_that_the_caller_used() -> None:
 def test_message_states_constraint_value_and_nearest() -> None:
     with pytest.raises(ValidationError) as caught:
         sdxl(config={"guidance_scale": 25})
-    said = "`config.guidance_scale` must be a number from 1.0 to 20.0; got 25 (nearest: 20.0)"
-    assert caught.value.message == f"The request is not valid. {said}"
+    message = "`config.guidance_scale` must be a number from 1.0 to 20.0; got 25 (nearest: 20.0)"
+    assert caught.value.message == f"The request is not valid. {message}"
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,6 @@ def test_hostile_request_is_rejected_quickly_with_a_short_message(model: type[Re
     started = time.process_time()
     with pytest.raises(ValidationError) as caught:
         model.parse(raw, job_id="r")
-    # Generous: what is to be excluded takes minutes.
+    # Generous: a quadratic algorithm would take minutes.
     assert time.process_time() - started < 5
     assert len(caught.value.message) < 10_000

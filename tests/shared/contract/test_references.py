@@ -1,4 +1,4 @@
-"""What a reference looks like, and what of it may be shown."""
+"""The kinds of references, and their redacted representation."""
 
 from __future__ import annotations
 

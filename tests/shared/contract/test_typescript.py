@@ -1,4 +1,4 @@
-"""The TypeScript types are those of the code, and they catch what a caller may get wrong."""
+"""The generated TypeScript types are current, and reject a caller's mistakes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ export default [picture, clip, chat, tell, seconds, piece];
 
 JOB = 'id: "j", user_id: "u", type: "sdxl_image_fast"'
 
-# Each program, and the complaint that it must cause.
+# Invalid programs and the compiler error of each.
 BAD = {
     "a_misspelt_field": ("TS2561", f'const x: SdxlRequest = {{ {JOB}, prompt: "p", config: {{ guidence_scale: 7 }} }};'),
     "a_misspelt_name_in_a_list": ("TS2561", f'const x: SdxlRequest = {{ {JOB}, prompt: "p", config: {{ loras: [{{ nam: "a" }}] }} }};'),

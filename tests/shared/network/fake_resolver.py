@@ -1,4 +1,4 @@
-"""A fake resolver."""
+"""A fake of `socket.getaddrinfo`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 from playground.callback_receiver import CallbackReceiver, CannedResponse
 from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.fake_storage import FakeStorage, fails_with
-from tests.doubles.jobs import PROMPT_CANARY, sdxl_job
+from tests.doubles.jobs import PROMPT_CANARY, sdxl_job, webhook_id
 from tests.doubles.processes import clean_environment, run_module
 from tests.doubles.worker import WorkerProcess
 from tests.shared.serverless.conftest import SECRET, WorkerHarness
@@ -72,7 +72,7 @@ def test_result_that_storage_refused_is_delivered_by_the_next_start(tmp_path: Pa
             again = run_job(harness, sdxl_job("kept-not", num_images=3))
         assert failed.payload == output, "the failure was reported at once"
         assert completed.verified
-        assert completed.headers["webhook-id"] == "kept_completed"
+        assert completed.headers["webhook-id"] == webhook_id("kept", "completed")
         assert [asset["url"] for asset in completed.payload["assets"]] == [f"user-1/kept/{index}.png" for index in range(3)]
         assert sorted(key for key in storage.objects if "/kept/" in key) == sorted(names)
         for asset, twin in zip(completed.payload["assets"], again["assets"], strict=True):
@@ -98,7 +98,7 @@ def test_callback_that_was_not_accepted_is_delivered_by_the_redeliver_command(tm
         (message,) = receiver.messages[before:]
         assert message.verified
         assert message.payload == output, "the same payload as RunPod got"
-        assert {each.headers["webhook-id"] for each in receiver.messages} == {"late_completed"}
+        assert {each.headers["webhook-id"] for each in receiver.messages} == {webhook_id("late", "completed")}
         assert {each.body for each in receiver.messages} == {message.body}
         assert redeliver(tmp_path, environment).returncode == 0, "nothing is pending any more"
         assert len(receiver.messages) == before + 1

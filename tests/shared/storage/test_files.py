@@ -49,7 +49,14 @@ def open_entry(folder: Path) -> tuple[Outbox, OutboxWriter]:
 
 
 def commit(writer: OutboxWriter) -> None:
-    metadata = {"error_code": "UPLOAD_ERROR", "error_type": "UploadError", "retryable": True, "processing_time": 1.0, "timings": {}}
+    metadata = {
+        "runpod_id": "r",
+        "error_code": "UPLOAD_ERROR",
+        "error_type": "UploadError",
+        "retryable": True,
+        "processing_time": 1.0,
+        "timings": {},
+    }
     fields = {"job_id": "job", "worker_id": "w", "completed_at": datetime.now(UTC), "error_message": "x", "metadata": metadata}
     writer.commit(IDENTITY, FailedPayload.model_validate(fields), webhook_id="job_failed", calls_back=True)
 

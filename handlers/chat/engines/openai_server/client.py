@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+from pydantic import JsonValue
 
 from handlers.chat.engine import ModelInfo
 from handlers.chat.engines.openai_server.protocol import build_request_body, to_messages
@@ -76,9 +77,9 @@ class OpenAIServerEngine:
         return {self._name: ModelInfo(self._served.context_length)}
 
     @property
-    def vram_used_mb(self) -> int:
-        """Unknown: the memory is the server's."""
-        return 0
+    def device(self) -> Mapping[str, JsonValue]:
+        """Unknown: the device is the server's."""
+        return {}
 
     def check(self, request: ChatRequest) -> None:
         """Rejects a request that can never be completed. Whether a response format is supported is left to the server."""

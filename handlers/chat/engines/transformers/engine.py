@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Literal
 
 import torch
+from pydantic import JsonValue
 
 from handlers.chat.engine import ModelInfo
 from handlers.chat.engines.transformers.chat_format import ModelSpec
@@ -73,9 +74,9 @@ class TransformersEngine:
         return self._pool.max_num_seqs
 
     @property
-    def vram_used_mb(self) -> int:
-        """Peak GPU memory use in MiB."""
-        return self._pool.vram_used_mb
+    def device(self) -> Mapping[str, JsonValue]:
+        """The device's name and memory."""
+        return self._pool.device
 
     def check(self, request: ChatRequest) -> None:
         """Rejects a request that this engine can never complete, before any work is done.

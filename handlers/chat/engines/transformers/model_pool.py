@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import torch
+from pydantic import JsonValue
 
 from handlers.chat.engine import ModelInfo
 from handlers.chat.engines.transformers.batch import Batch
@@ -24,7 +25,7 @@ from handlers.chat.engines.transformers.memory import (
 from handlers.chat.engines.transformers.prefix_cache import PrefixCache
 from handlers.chat.engines.transformers.sequence import SequenceState
 from shared.errors import DeviceError
-from shared.models.device import vram_used_mb
+from shared.models.device import describe_device
 from shared.network.deadline import Deadline
 from shared.telemetry import logger
 
@@ -96,9 +97,9 @@ class ModelPool:
         return min(max_num_seqs(entry.bytes_per_token, entry.context_length, self._sequence_budget) for entry in self._entries.values())
 
     @property
-    def vram_used_mb(self) -> int:
-        """Peak GPU memory use in MiB."""
-        return vram_used_mb(self._device)
+    def device(self) -> Mapping[str, JsonValue]:
+        """The device's name and memory."""
+        return describe_device(self._device)
 
     @property
     def sequences(self) -> list[SequenceState]:

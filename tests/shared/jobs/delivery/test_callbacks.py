@@ -24,6 +24,7 @@ from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, Worker, run_j
 from shared.jobs.recipe import JobRun, Output
 from shared.settings import Settings
 from shared.webhooks import Webhook
+from tests.doubles.jobs import webhook_id
 from tests.shared.jobs.conftest import MakeWorker, ObservedDisk, image_output, job, run
 
 SECRET = "a-secret-for-tests"
@@ -96,13 +97,30 @@ def test_cancelled_job_gives_up_early_on_an_unavailable_receiver(make_worker: Ma
         assert len(receiver.messages) == 2
 
 
-def test_webhook_id_replaces_invalid_characters_of_the_job_id(make_worker: MakeWorker) -> None:
+def test_webhook_id_is_a_hash_of_user_job_runpod_id_and_status(make_worker: MakeWorker) -> None:
     with CallbackReceiver(SECRET) as receiver:
-        asyncio.run(run_job(Job("sync.1", None), with_callbacks(make_worker(generate), receiver), run()))
-        (message,) = receiver.messages
-        assert message.verified
-        assert message.headers["webhook-id"] == "sync-1_failed"
-        assert message.payload["job_id"] == "sync.1"
+        worker = with_callbacks(make_worker(generate), receiver)
+        asyncio.run(run_job(Job("sync.1", None), worker, run()))
+        asyncio.run(run_job(Job("run-1", job("a-job").input), worker, run()))
+        nameless, completed = receiver.messages
+        assert nameless.verified
+        assert nameless.headers["webhook-id"] == webhook_id("sync.1", "failed", user_id="")
+        assert nameless.payload["job_id"] == nameless.payload["metadata"]["runpod_id"] == "sync.1"
+        assert completed.headers["webhook-id"] == webhook_id("a-job", "completed", runpod_id="run-1")
+        assert completed.payload["metadata"]["runpod_id"] == "run-1"
+
+
+def test_every_callback_names_the_attempt(make_worker: MakeWorker) -> None:
+    with CallbackReceiver(SECRET) as receiver:
+        worker = with_callbacks(make_worker(generate), receiver, send_processing=True)
+        for attempt, steps in (("run-1", 10), ("run-1", 10), ("run-2", 10), ("run-3", 99)):
+            asyncio.run(run_job(Job(attempt, job("a-job", steps=steps).input), worker, run()))
+        attempts = [(each["metadata"]["runpod_id"], each["status"]) for each in receiver.payloads]
+        both = ["processing", "completed"]
+        assert attempts == [(each, status) for each in ("run-1", "run-1", "run-2") for status in both] + [("run-3", "failed")]
+        ids = [message.headers["webhook-id"] for message in receiver.messages]
+        assert ids[:2] == ids[2:4], "a repeated delivery"
+        assert len(set(ids)) == 5
 
 
 def test_invalid_request_sends_no_processing_callback(make_worker: MakeWorker) -> None:

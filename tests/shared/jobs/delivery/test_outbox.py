@@ -35,7 +35,14 @@ def outbox_in(folder: Path, *, max_bytes: int = 10_000, max_age: float = 3600.0)
 
 
 def failed_payload(message: str = "Storage was unavailable.") -> FailedPayload:
-    metadata = {"error_code": "UPLOAD_ERROR", "error_type": "UploadError", "retryable": True, "processing_time": 1.0, "timings": {}}
+    metadata = {
+        "runpod_id": "run-1",
+        "error_code": "UPLOAD_ERROR",
+        "error_type": "UploadError",
+        "retryable": True,
+        "processing_time": 1.0,
+        "timings": {},
+    }
     fields = {"job_id": "job", "worker_id": "w", "completed_at": datetime.now(UTC), "error_message": message, "metadata": metadata}
     return FailedPayload.model_validate(fields)
 
