@@ -1,1 +1,1 @@
-"""What every handler uses and no handler owns."""
+"""Modules that every handler or at least two of them use."""

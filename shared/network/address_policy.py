@@ -1,4 +1,4 @@
-"""Which addresses are on the public internet, and name resolution with a deadline."""
+"""Classifies addresses as public or not, and resolves names by a deadline."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})
 
 
 def is_public(address: str) -> bool:
-    """Returns whether an address is on the public internet. An IPv6 address that embeds an IPv4 address is judged by the latter.
+    """Returns whether an address is on the public internet. An IPv4-mapped address is classified by its IPv4 address.
 
     Args:
         address: IPv4 or IPv6, as `socket.getaddrinfo` formats it.
