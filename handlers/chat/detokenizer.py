@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tokenizers.decoders import DecodeStream
+# The most tokens that a character can consist of: byte tokens of UTF-8. A longer run of bytes is not text.
+_MAX_CHARACTER_TOKENS = 4
+_REPLACEMENT = "\ufffd"  # what decoders write for bytes that are not a whole character
 
 
 class IncrementalDetokenizer:
@@ -22,8 +24,9 @@ class IncrementalDetokenizer:
 
     def __init__(self, tokenizer: Any, stop: Sequence[str], *, strip_leading_space: bool = False) -> None:
         self._tokenizer = tokenizer.backend_tokenizer
-        # Buffers the bytes of a character until all of them are known.
-        self._decoder = DecodeStream([], skip_special_tokens=True)
+        self._context: list[int] = []  # the tokens of the latest text, because decoding depends on the tokens before
+        self._context_text = ""
+        self._pending: list[int] = []  # tokens whose text is not known yet, such as the first bytes of a character
         self._stop = tuple(stop)
         self._strip = strip_leading_space
         self._text = ""
@@ -32,7 +35,7 @@ class IncrementalDetokenizer:
 
     def add(self, token: int) -> None:
         """Appends a token, and truncates at the stop string that is completed first: the result does not depend on token boundaries."""
-        self._text += self._decoder.step(self._tokenizer, token) or ""
+        self._text += self._decode(token)
         matches = [(start + len(stop), start) for stop in self._stop if (start := self._text.find(stop, self._stable)) >= 0]
         if matches:
             _, start = min(matches)
@@ -40,6 +43,25 @@ class IncrementalDetokenizer:
             self.stopped = True
         while self._stable < len(self._text) and not self._may_start_stop_string(self._text[self._stable :]):
             self._stable += 1
+
+    def _decode(self, token: int) -> str:
+        """Returns the text that a token adds; an empty string as long as it depends on later tokens.
+
+        Decoders are not monotonic: with byte fallback, a stray byte after `é` turns all of its bytes into replacement characters. Text that
+        has been returned stays; the tokens after it are then decoded without it.
+        """
+        self._pending.append(token)
+        text = self._decode_all([*self._context, *self._pending])
+        if text.endswith(_REPLACEMENT) and len(self._pending) < _MAX_CHARACTER_TOKENS:
+            return ""
+        added = text[len(self._context_text) :] if text.startswith(self._context_text) else self._decode_all(self._pending)
+        self._context, self._pending = self._pending, []
+        self._context_text = self._decode_all(self._context)
+        return added
+
+    def _decode_all(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
 
     @property
     def text(self) -> str:

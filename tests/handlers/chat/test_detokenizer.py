@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handlers.chat.detokenizer import IncrementalDetokenizer
+from tests.handlers.chat.tokenizer_fixtures import TOKENIZERS, byte_fallback
 
 
 def detokenize(tokenizer: Any, text: str, stop: Sequence[str] = ()) -> tuple[list[str], str]:
@@ -66,3 +67,44 @@ def test_the_first_completed_of_overlapping_stop_strings_ends_the_text(tokenizer
 def test_any_text_ends_before_the_first_completed_stop_string(tokenizer: Any, text: str, stops: list[str]) -> None:
     ends = sorted((text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text)
     assert detokenize(tokenizer, text, stops)[1] == (text[: ends[0][1]] if ends else text)
+
+
+# Tokenizers of other families
+
+E_ACUTE = ("<0xC3>", "<0xA9>")
+
+
+def generate(tokens: Sequence[str], stop: Sequence[str] = ()) -> str:
+    """Detokenises tokens of a tokenizer with byte fallback."""
+    tokenizer = byte_fallback()
+    return _detokenize(tokenizer, tokenizer.convert_tokens_to_ids(list(tokens)), stop)[1]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        (["\u2581caf", *E_ACUTE, "\u2581a"], "café a"),
+        ([*E_ACUTE, *E_ACUTE, "b"], "ééb"),
+        ([*E_ACUTE, "<0xFF>", "\u2581a", "b"], "é� ab"),
+        (["a", "<0xC3>", "b"], "a�b"),
+        (["a", *(["<0xFF>"] * 6), "b"], "a������b"),
+        (["<0xF0>", "<0x9F>", "<0xA6>", "<0xA2>", "b"], "\U0001f9a2b"),
+    ],
+)
+def test_bytes_of_a_byte_fallback_tokenizer_become_characters_and_stray_ones_replacements(tokens: list[str], text: str) -> None:
+    assert generate(tokens) == text
+
+
+def test_a_stop_string_is_found_after_a_stray_byte() -> None:
+    assert generate([*E_ACUTE, "<0xFF>", "a", "b", "e"], stop=["b"]) == "é�a"
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(sorted(TOKENIZERS)))
+def test_any_tokens_of_any_tokenizer_become_text_that_is_never_retracted(data: st.DataObject, kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]()
+    ids = data.draw(st.lists(st.integers(0, len(tokenizer) - 1), min_size=1, max_size=24))
+    text = _detokenize(tokenizer, ids, ())[1]
+    if kind != "word pieces":  # whose decoder edits earlier text
+        plain = tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=True)
+        assert text.replace("�", "") == plain.replace("�", "") or "�" in plain

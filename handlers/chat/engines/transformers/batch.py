@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from handlers.chat.engines.transformers.kv_cache import KVCache, forward
@@ -17,7 +17,10 @@ from handlers.chat.engines.transformers.load import ChatModel
 from handlers.chat.engines.transformers.prefix_cache import PrefixCache, TokenIds
 from handlers.chat.engines.transformers.sampler import sample
 from handlers.chat.engines.transformers.sequence import SequenceState
-from shared.errors import OutOfMemory
+from shared.errors import JobError, OutOfMemory
+from shared.models.oom import run_once
+
+T = TypeVar("T")
 
 # The prefill token budget of a step, by device: about the time of a few decode steps.
 _PREFILL_TOKENS = {"cuda": 512, "cpu": 128}
@@ -138,12 +141,16 @@ class Batch:
         if not group.members:
             return 0
         chunks = [member.remaining_prompt[: self._prefill_tokens] for member in group.members]
-        try:
-            cache = group.cache = group.cache or self._prefill_cache(group.members)
-            logits = forward(self._model, cache, chunks, [member.length for member in group.members])
-        except torch.OutOfMemoryError:
+        lengths = [member.length for member in group.members]
+
+        def work() -> tuple[KVCache, Tensor]:
+            group.cache = group.cache or self._prefill_cache(group.members)
+            return group.cache, forward(self._model, group.cache, chunks, lengths)
+
+        if (done := self._run_twice(work)) is None:
             self._fail_out_of_memory(group)
             return 0
+        cache, logits = done
         for member, chunk in zip(group.members, chunks, strict=True):
             member.length += len(chunk)
         if group.members[0].remaining_prompt:
@@ -158,6 +165,8 @@ class Batch:
         for row, member in enumerate(members):
             if isinstance(member, SequenceState) and member.prefix is not None:
                 cache.copy_row(row, member.prefix, 0, member.length)
+        for member in members:
+            if isinstance(member, SequenceState):
                 member.prefix = None
         return cache
 
@@ -192,22 +201,28 @@ class Batch:
     def _start_decoding(self, sequence: SequenceState, cache: KVCache, row: int) -> None:
         """Copies a prefilled sequence into the batch's own cache."""
         new_row = len(self._running)
-        try:
-            self._cache.grow(new_row + 1, max(sequence.length + 1, self._width()))
+        width = max(sequence.length + 1, self._width())
+
+        def work() -> bool:
+            self._cache.grow(new_row + 1, width)
             self._cache.copy_row(new_row, cache, row, sequence.length)
-        except torch.OutOfMemoryError:
-            sequence.fail(_out_of_memory())
-        else:
+            return True
+
+        if self._run_twice(work):
             self._running.append(sequence)
+        else:
+            sequence.fail(_out_of_memory())
 
     def _decode(self) -> None:
         """Decodes one token of every running sequence. On out-of-memory the longest one fails and the others retry at the next step."""
-        running = self._running
-        try:
-            self._cache.grow(len(running), self._width())
-            inputs = [(sequence.last_token,) for sequence in running]
-            logits = forward(self._model, self._cache, inputs, [sequence.length for sequence in running])
-        except torch.OutOfMemoryError:
+        running, width = self._running, self._width()
+        inputs, lengths = [(sequence.last_token,) for sequence in running], [sequence.length for sequence in running]
+
+        def work() -> Tensor:
+            self._cache.grow(len(running), width)
+            return forward(self._model, self._cache, inputs, lengths)
+
+        if (logits := self._run_twice(work)) is None:
             longest = max(range(len(running)), key=lambda row: running[row].length)
             running[longest].fail(_out_of_memory())
             self._remove_rows([longest])
@@ -218,9 +233,21 @@ class Batch:
         tokens = sample(logits[:, : self._vocabulary_size], [sequence.sampler for sequence in running])
         ended = [row for row, (sequence, token) in enumerate(zip(running, tokens, strict=True)) if sequence.append(token)]
         for row in ended:
-            if tokens[row] is None:
+            if isinstance(tokens[row], JobError):  # its values may not be finite
                 self._cache.zero_row(row)
         self._remove_rows(ended)
+
+    def _run_twice(self, work: Callable[[], T]) -> T | None:
+        """Runs work. After a first shortage of memory, frees the caches and tries again; returns None after a second one.
+
+        Args:
+            work: Must be safe to retry.
+        """
+        enough, result = run_once(work)
+        if not enough:
+            self._prefixes.clear()
+            enough, result = run_once(work)
+        return result
 
     def _remove_rows(self, rows: Sequence[int]) -> None:
         """Removes running sequences; the last row moves into each gap."""

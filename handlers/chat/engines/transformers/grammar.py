@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from handlers.chat.response_format import ResponseFormat
-from shared.errors import Problem, ValidationError
+from shared.errors import GenerationError, Problem, ValidationError
+from shared.telemetry import logger
 
 _MAX_REASON_LENGTH = 200  # characters
 # Limits the whitespace between values. Without a limit a model may generate nothing else until `max_tokens`.
@@ -32,16 +33,24 @@ class Grammar:
     def allowed_tokens(self, vocabulary_size: int) -> Tensor:
         """Returns which tokens may come next, a boolean tensor on the CPU."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        self._ensure_intact()
         return torch.from_numpy(np.unpackbits(bits, count=vocabulary_size, bitorder="little").view(np.bool_))
 
     def accept(self, token: int) -> None:
         """Advances by one of the allowed tokens."""
         self._matcher.consume_token(token)
+        self._ensure_intact()
 
     @property
     def complete(self) -> bool:
         """Whether no token can follow."""
         return bool(self._matcher.is_stopped())
+
+    def _ensure_intact(self) -> None:
+        """A matcher raises nothing: it enters an error state, in which it only allows the completion to end."""
+        if self._matcher.is_error():
+            logger().debug("grammar failed", reason=self._matcher.get_error())
+            raise GenerationError("The completion could not follow `response_format` to its end. Simplify it, or send the job again.")
 
 
 class GrammarCompiler:

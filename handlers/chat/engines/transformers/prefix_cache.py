@@ -34,3 +34,7 @@ class PrefixCache:
         self._entries[prefix] = cache
         while sum(map(len, self._entries)) > self.capacity:
             self._entries.popitem(last=False)
+
+    def clear(self) -> None:
+        """Evicts all prefixes."""
+        self._entries.clear()

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from handlers.chat.engines.transformers.containment import Containment
 from handlers.chat.engines.transformers.grammar import Grammar
 from handlers.chat.request import ChatRequest
+from shared.errors import GenerationError, JobError, OutOfMemory
+from shared.models.oom import run_once
 
 # The number of most likely tokens that are sorted for top-p. If they do not reach it, the whole vocabulary is sorted.
 _TOP_K = 256
@@ -68,7 +72,7 @@ class Sampler:
             self.grammar.accept(token)
 
 
-def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int | None]:
+def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int | JobError]:
     """Samples the next token of each row.
 
     Args:
@@ -76,29 +80,49 @@ def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int | None]:
         samplers: The samplers of the rows.
 
     Returns:
-        One token id per row; None for a row whose logits are not finite.
+        One token id per row, or the error of a row whose logits are not finite, or that has failed in another way.
     """
     logits = logits.float()
-    finite = logits.sum(-1).isfinite()
-    for row, sampler in zip(logits, samplers, strict=True):
-        sampler.process_logits(row)
+    finite = logits.sum(-1).isfinite().tolist()
+    rows = [Containment() for _ in samplers]
+    for row, sampler, values, is_finite in zip(rows, samplers, logits, finite, strict=True):
+        with row:
+            if not is_finite:
+                raise GenerationError("The model's output is not finite. Send the job again.")
+            sampler.process_logits(values)
+    uniform = [sampler.uniform() if sampler.temperature > 0 else 0.0 for sampler in samplers]
+    tokens = _choose_twice(logits, samplers, uniform)
+    if tokens is None:
+        return [row.error or OutOfMemory("There was not enough memory to choose the next token. Send the job again.") for row in rows]
+    for row, sampler, token in zip(rows, samplers, tokens, strict=True):
+        with row:
+            if row.error is None:
+                sampler.accept(token)
+    return [token if row.error is None else row.error for row, token in zip(rows, tokens, strict=True)]
+
+
+def _choose_twice(logits: Tensor, samplers: Sequence[Sampler], uniform: Sequence[float]) -> list[int] | None:
+    """Chooses tokens; tries again after a first shortage of memory, and returns None after a second one."""
+    work = partial(_choose, logits, samplers, uniform)
+    enough, tokens = run_once(work)
+    return tokens if enough else run_once(work)[1]
+
+
+def _choose(logits: Tensor, samplers: Sequence[Sampler], uniform: Sequence[float]) -> list[int]:
     tokens = logits.argmax(-1)
     stochastic = [index for index, sampler in enumerate(samplers) if sampler.temperature > 0]
     if stochastic:
-        tokens[stochastic] = _draw(logits[stochastic], [samplers[index] for index in stochastic])
-    sampled = [token if is_finite else None for token, is_finite in zip(tokens.tolist(), finite.tolist(), strict=True)]
-    for token, sampler in zip(sampled, samplers, strict=True):
-        if token is not None:
-            sampler.accept(token)
-    return sampled
+        tokens[stochastic] = _draw(logits[stochastic], [samplers[index] for index in stochastic], [uniform[index] for index in stochastic])
+    ids: list[int] = tokens.tolist()
+    return ids
 
 
-def _draw(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
+def _draw(logits: Tensor, samplers: Sequence[Sampler], numbers: Sequence[float]) -> Tensor:
     """Draws one token per row: temperature, nucleus sampling (arXiv 1904.09751), inverse transform sampling."""
     temperature = torch.tensor([[max(sampler.temperature, _MIN_TEMPERATURE)] for sampler in samplers], device=logits.device)
     # Relative to the maximum, so that a temperature near 0 converges to greedy decoding instead of overflowing.
     probabilities = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
-    uniform = torch.tensor([[sampler.uniform()] for sampler in samplers], dtype=torch.float64, device=logits.device)
+    uniform = torch.tensor([[number] for number in numbers], dtype=torch.float64, device=logits.device)
     top_p = torch.tensor([[sampler.top_p] for sampler in samplers], dtype=torch.float64, device=logits.device)
     tokens = torch.empty(len(samplers), dtype=torch.long, device=logits.device)
     full = [index for index, sampler in enumerate(samplers) if sampler.top_p >= 1.0]

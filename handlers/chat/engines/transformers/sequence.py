@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 from handlers.chat.detokenizer import IncrementalDetokenizer
 from handlers.chat.engine import Completion, Delta, FinishReason
+from handlers.chat.engines.transformers.containment import Containment
 from handlers.chat.engines.transformers.kv_cache import KVCache
 from handlers.chat.engines.transformers.repetition import RepetitionDetector
 from handlers.chat.engines.transformers.sampler import Sampler
 from handlers.chat.engines.transformers.stream import SequenceStream
-from shared.errors import Cancelled, GenerationError, JobError
+from shared.errors import Cancelled, JobError
 from shared.jobs.execution.cancel import CancelToken
 
 
@@ -116,15 +117,22 @@ class SequenceState:
             return True
         return False
 
-    def append(self, token: int | None) -> bool:
+    def append(self, token: int | JobError) -> bool:
         """Appends a sampled token. Returns whether the sequence has ended.
 
         Args:
-            token: Its id; None if the logits were not finite.
+            token: Its id, or the error with which sampling has failed.
         """
-        if token is None:
-            self.fail(GenerationError("The model's output is not finite. Send the job again."))
-            return True
+        ended = True
+        with (containment := Containment()):
+            if isinstance(token, JobError):
+                raise token
+            ended = self._append(token)
+        if containment.error is not None:
+            self.fail(containment.error)
+        return ended
+
+    def _append(self, token: int) -> bool:
         if self._time_to_first_token is None:
             self._time_to_first_token = time.perf_counter() - self._submitted
         if token in self._params.eos_token_ids:
