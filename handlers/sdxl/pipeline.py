@@ -1,50 +1,90 @@
-"""The diffusers pipeline of one job, with the call arguments that the request's features add."""
+"""The list of SDXL's features, and the context manager that configures the pipeline with those of one request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
-from pydantic import JsonValue
-from torch import Tensor
 
-from handlers.sdxl.prompts import TextualInversion
-from handlers.sdxl.refiner_pass import RefinerPass
-from shared.media.images import Pixels
+from handlers.sdxl.features import (
+    controlnet,
+    img2img,
+    inpaint,
+    ip_adapter,
+    lora,
+    refiner,
+    scheduler,
+    textual_inversion,
+    vae,
+)
+from handlers.sdxl.job_pipeline import JobPipeline
+from handlers.sdxl.request import SdxlRequest
 from shared.weights.addons import AddonLibrary
 
 
-@dataclass
-class JobPipeline:
-    """The pipeline to call for a job, and its arguments.
+class Feature(Protocol):
+    """A module that implements one feature. It is called only for requests that ask for the feature."""
 
-    Attributes:
-        pipeline: The pipeline. A feature may replace it by another one over the same networks.
-        references: The downloaded images of the request, by field.
+    def check(self, request: SdxlRequest, addons: AddonLibrary) -> None:
+        """Refuses, before any work, a request that this worker cannot serve.
+
+        Raises:
+            ModelUnavailable: A network that the request names is not installed.
+            ValidationError: The request combines features that exclude each other.
+        """
+
+    def apply(self, job: JobPipeline, request: SdxlRequest) -> AbstractContextManager[None]:
+        """Configures `job`, or the networks of its pipeline, while the body runs."""
+
+
+FEATURES: tuple[tuple[Callable[[SdxlRequest], bool], Feature], ...] = (
+    (lambda request: request.scheduler is not None, scheduler),
+    (lambda request: request.vae is not None, vae),
+    (lambda request: bool(request.loras), lora),
+    (lambda request: bool(request.textual_inversions), textual_inversion),
+    (lambda request: request.reference_method == "img2img", img2img),
+    (lambda request: request.reference_method == "inpaint", inpaint),
+    (lambda request: bool(request.controls), controlnet),
+    (lambda request: request.reference_method == "adapter" or bool(request.adapter_references), ip_adapter),
+    (lambda request: request.refiner is not None, refiner),
+)
+"""Every feature and whether a request asks for it, in the order of application."""
+
+
+def requested_features(request: SdxlRequest) -> list[Feature]:
+    """Returns the features that a request asks for, in the order of application."""
+    return [feature for is_requested, feature in FEATURES if is_requested(request)]
+
+
+@contextmanager
+def configured(
+    pipeline: Any,
+    request: SdxlRequest,
+    references: Mapping[str, Image.Image],
+    addons: AddonLibrary,
+    free_memory: Callable[[], int | None] = lambda: None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Iterator[JobPipeline]:
+    """Configures a pipeline for one job, and restores it when the body ends.
+
+    Args:
+        pipeline: The text-to-image pipeline.
+        request: The job.
+        references: The images of `request.references`.
         addons: The operator's additional networks.
-        generators: One per image, on the CPU, so that an image is the same alone, in a batch and on any GPU.
-        arguments: Further arguments of the call, the same for every batch; for text-to-image they include the size.
-        image_arguments: Further arguments with one row per image, sliced for each batch.
-        refiner: Runs the last steps.
         free_memory: Returns the bytes available for new tensors; None if unknown.
         warn: Receives warnings for the caller.
-        metadata: Metadata of the generated images.
-        textual_inversions: By the names that stand for them in the prompts.
-        after_decode: Applied to each decoded image, if any.
-    """
 
-    pipeline: Any
-    references: Mapping[str, Image.Image]
-    addons: AddonLibrary
-    generators: list[torch.Generator] = field(default_factory=list)
-    arguments: dict[str, Any] = field(default_factory=dict, repr=False)
-    image_arguments: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    refiner: RefinerPass | None = None
-    free_memory: Callable[[], int | None] = lambda: None
-    warn: Callable[[str], None] = lambda text: None
-    metadata: dict[str, JsonValue] = field(default_factory=dict)
-    textual_inversions: dict[str, TextualInversion] = field(default_factory=dict)
-    after_decode: Callable[[Pixels], Pixels] | None = None
+    Raises:
+        ModelUnavailable: A network turned out to be unusable. The pipeline is restored.
+    """
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
+    size = {"width": request.width, "height": request.height}
+    job = JobPipeline(pipeline, references, addons, generators, size, free_memory=free_memory, warn=warn)
+    with ExitStack() as stack:
+        for feature in requested_features(request):
+            stack.enter_context(feature.apply(job, request))
+        yield job

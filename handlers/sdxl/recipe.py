@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from handlers.sdxl.decoding import decode
-from handlers.sdxl.features import registry
 from handlers.sdxl.features.img2img import REFERENCE_FIELD
+from handlers.sdxl.job_pipeline import JobPipeline
 from handlers.sdxl.memory import MemoryEstimate, micro_batches, split_batch
 from handlers.sdxl.metadata import NO_REFERENCES, reference_metadata, reference_warnings
-from handlers.sdxl.pipeline import JobPipeline
+from handlers.sdxl.pipeline import configured, requested_features
 from handlers.sdxl.postprocess.postprocessor import PostProcessor
 from handlers.sdxl.previews import IntervalPreviewer
 from handlers.sdxl.progress import ProgressCounter
@@ -70,7 +70,7 @@ class SdxlRecipe:
             ValidationError: The request combines features that exclude each other.
         """
         effective = self._effective(request)
-        for feature in registry.requested(effective):
+        for feature in requested_features(effective):
             feature.check(effective, self._addons)
         if self._is_postprocessed(request):
             self._postprocessor.check(request)
@@ -88,7 +88,7 @@ class SdxlRecipe:
             yield from _copy_reference(request, references[REFERENCE_FIELD])
             return
         # 1. Configure the pipeline for this job
-        with registry.configured(self._pipeline, request, references, self._addons, self._free_memory, run.warn) as job:
+        with configured(self._pipeline, request, references, self._addons, self._free_memory, run.warn) as job:
             # 2. Encode the prompts
             prompt, negative_prompt = request.weighted_prompt, request.weighted_negative_prompt
             embeddings = encode_prompts(job.pipeline, prompt, negative_prompt, request.clip_skip, job.textual_inversions)

@@ -56,7 +56,7 @@ def test_a_batch_that_does_not_fit_is_split_and_the_images_are_the_same(sdxl_rec
     assert len(split) == 6
     for one, other in zip(whole, split, strict=True):
         assert np.abs(one.astype(int) - other).max() <= 1
-    assert recorded.run.warnings == ["Memory did not suffice for so many pictures together; fewer were made at once."]
+    assert recorded.run.warnings == ["Out of memory; the batch was split."]
 
 
 def test_an_image_that_is_retried_after_an_oom_error_is_the_same_bit_for_bit(sdxl_recipe: Any) -> None:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from handlers.sdxl.features.canny import canny_edges
 from handlers.sdxl.features.inpaint import with_safe_vae_encode
+from handlers.sdxl.job_pipeline import JobPipeline
 from handlers.sdxl.nested import Control
-from handlers.sdxl.pipeline import JobPipeline
 from handlers.sdxl.request import Method, SdxlRequest
 from shared.errors import Conflict, ModelUnavailable, ValidationError
 from shared.media.images import fit

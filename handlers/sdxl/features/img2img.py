@@ -11,7 +11,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from handlers.sdxl.pipeline import JobPipeline
+from handlers.sdxl.job_pipeline import JobPipeline
 from handlers.sdxl.request import SdxlRequest
 from shared.media.images import fit
 from shared.models.oom import EMPTY_CACHE, Fallback, run_with_fallbacks, tiled

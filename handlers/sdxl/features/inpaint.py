@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from handlers.sdxl.features.img2img import REFERENCE_FIELD, effective_strength, encode_reference, strength_metadata
-from handlers.sdxl.pipeline import JobPipeline
+from handlers.sdxl.job_pipeline import JobPipeline
 from handlers.sdxl.request import SdxlRequest
 from shared.errors import Conflict, ValidationError
 from shared.media.images import Pixels, fit

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from handlers.sdxl.features.img2img import REFERENCE_FIELD
+from handlers.sdxl.job_pipeline import JobPipeline
 from handlers.sdxl.nested import ReferenceType
-from handlers.sdxl.pipeline import JobPipeline
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.ip_adapter_files import (
     ImagePrompt,

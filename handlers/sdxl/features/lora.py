@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from handlers.sdxl.pipeline import JobPipeline
+from handlers.sdxl.job_pipeline import JobPipeline
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.original_names import unet_name
 from shared.models.lora_files import LoraTarget, lora_layers

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from handlers.sdxl.features.img2img import effective_steps
+from handlers.sdxl.job_pipeline import JobPipeline
 from handlers.sdxl.memory import MemoryEstimate
-from handlers.sdxl.pipeline import JobPipeline
 from handlers.sdxl.refiner_pass import RefinerPass
 from handlers.sdxl.request import SdxlRequest
 from shared.errors import Conflict, ValidationError

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from handlers.sdxl.pipeline import JobPipeline
+from handlers.sdxl.job_pipeline import JobPipeline
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.scheduler_names import SchedulerName
 from shared.models.pipelines import with_scheduler

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from handlers.sdxl.pipeline import JobPipeline
+from handlers.sdxl.job_pipeline import JobPipeline
 from handlers.sdxl.prompts import TextualInversion
 from handlers.sdxl.request import SdxlRequest
 from shared.weights.addons import AddonLibrary

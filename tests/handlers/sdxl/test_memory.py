@@ -12,8 +12,8 @@ from PIL import Image
 
 from benchmarks.sdxl_memory import bytes_per_latent_pixel
 from handlers.sdxl import memory
-from handlers.sdxl.features.registry import configured
 from handlers.sdxl.memory import MemoryEstimate, micro_batches
+from handlers.sdxl.pipeline import configured
 from handlers.sdxl.postprocess.rrdbnet import RRDBNetConfig
 from handlers.sdxl.prompts import encode_prompts
 from handlers.sdxl.recipe import SdxlRecipe, generate_images
@@ -79,7 +79,8 @@ def test_free_memory_determines_the_batch_size(tiny_models: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "batch_size", "sizes"), [(6, 6, [6]), (6, 9, [6]), (6, 5, [3, 3]), (6, 4, [3, 3]), (6, 2, [2, 2, 2]), (3, 2, [2, 1]), (1, 1, [1])]
+    ("count", "batch_size", "sizes"),
+    [(6, 6, [6]), (6, 9, [6]), (6, 5, [3, 3]), (6, 4, [3, 3]), (6, 2, [2, 2, 2]), (3, 2, [2, 1]), (1, 1, [1])],
 )
 def test_batches_are_as_equal_as_possible(count: int, batch_size: int, sizes: list[int]) -> None:
     batches = list(micro_batches(count, batch_size))

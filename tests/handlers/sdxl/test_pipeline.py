@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from handlers.sdxl.features.registry import configured
+from handlers.sdxl.pipeline import configured
 from handlers.sdxl.prompts import encode_prompts
 from handlers.sdxl.recipe import SdxlRecipe, generate_images
 from handlers.sdxl.request import SdxlRequest

@@ -179,10 +179,11 @@ def test_the_refiner_cannot_be_combined_with_controls(small_refiner: SdxlRecipe)
 
 
 def test_the_refiner_is_offloaded_if_it_does_not_fit_next_to_a_job(model_dirs: Path, tiny_models: Path) -> None:
-    from handlers.sdxl.features.registry import configured
+    from handlers.sdxl.pipeline import configured
 
     recipe = recipe_with(model_dirs / "small", tiny_models)
-    for free, offload in ((None, False), (10**9, False), (1000, True)):
-        with configured(recipe._pipeline, refined(0.8), {}, recipe._addons, free_memory=partial(int, free) if free else lambda: None) as job:
+    for bytes_free, offload in ((None, False), (10**9, False), (1000, True)):
+        free_memory = (lambda: None) if bytes_free is None else partial(int, bytes_free)
+        with configured(recipe._pipeline, refined(0.8), {}, recipe._addons, free_memory=free_memory) as job:
             assert job.refiner is not None
             assert job.refiner.offload == offload
