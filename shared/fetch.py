@@ -23,6 +23,7 @@ import httpx
 from PIL import Image
 
 from shared.contract.references import Reference
+from shared.credentials import auth_headers
 from shared.errors import ReferenceImageError
 from shared.media.images import UnreadableImage, open_image
 from shared.network import (
@@ -91,6 +92,8 @@ class Fetcher:
         if reference.kind == "url":
             return self._download(reference.value, deadline)
         bucket, key = _owned_object(reference.value, user_id, self._settings.storage_bucket)
+        if bucket not in self._settings.reference_buckets:
+            raise RequestFailed("its bucket is not in REFERENCE_BUCKETS", retryable=False)
         if self._settings.supabase_url is None:
             return self._read_from_disk(bucket, key)
         return self._download_object(bucket, key, deadline)
@@ -100,8 +103,7 @@ class Fetcher:
         if secret is None:
             raise RequestFailed("the worker has no service key for the project's storage", retryable=False)
         url = f"{self._settings.supabase_url}/storage/v1/object/authenticated/{quote(bucket)}/{quote(key)}"
-        token = secret.get_secret_value()
-        return self._download(url, deadline, headers={"apikey": token, "Authorization": f"Bearer {token}"}, redirects=0)
+        return self._download(url, deadline, headers=auth_headers(secret), redirects=0)
 
     def _read_from_disk(self, bucket: str, key: str) -> bytes:
         folder = self._settings.output_dir.resolve()

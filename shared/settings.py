@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, model_validator
 from pydantic import ValidationError as PydanticError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.credentials import find_problems
 
 _VOLUME = Path("/runpod-volume")
 
@@ -21,12 +23,12 @@ class SettingsError(Exception):
     """The configuration is incomplete or invalid. The message lists every variable at fault, and never a value."""
 
 
-def _split_hosts(value: object) -> object:
-    return tuple(host.strip().lower() for host in value.split(",") if host.strip()) if isinstance(value, str) else value
-
-
 def _split_words(value: object) -> object:
     return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
+def _split_hosts(value: object) -> object:
+    return _split_words(value.lower() if isinstance(value, str) else value)
 
 
 def _strip_slash(value: object) -> object:
@@ -35,13 +37,13 @@ def _strip_slash(value: object) -> object:
 
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_hosts)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)]
-Url = Annotated[str, BeforeValidator(_strip_slash), Field(pattern=r"^https?://[^\s/]+")]
+Url = Annotated[str, BeforeValidator(_strip_slash)]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,127}$")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
-    """The operator's settings. Every field is an environment variable; an empty variable counts as unset.
+    """The operator's settings. Every field is an environment variable, stripped of white space; an empty variable counts as unset.
 
     Keys are masked in every representation, and URLs are omitted, because they may contain a token or a password.
     """
@@ -55,7 +57,7 @@ class Settings(BaseSettings):
     supabase_key: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY"),
-        description="Service role key of the project.",
+        description="Service key of the project: a secret key, `sb_secret_…`, or the legacy `service_role` key.",
     )
     storage_bucket: str = Field("workspace-temp", description="Bucket for results.")
     output_dir: Path = Field(Path("out"), description="Folder for results if `SUPABASE_URL` is unset.")
@@ -68,7 +70,7 @@ class Settings(BaseSettings):
     outbox_max_age: Seconds = Field(7 * 86400.0, description="Seconds after which an undelivered result expires.")
 
     # Callbacks
-    job_callback_secret: SecretStr | None = Field(None, description="Secret of both webhook signatures.")
+    job_callback_secret: SecretStr | None = Field(None, description="Secret of both webhook signatures, at least 16 bytes.")
     job_callback_url: Url | None = Field(
         None, repr=False, description="Target of callbacks; by default `{SUPABASE_URL}/functions/v1/job-callback`."
     )
@@ -78,6 +80,9 @@ class Settings(BaseSettings):
 
     # Reference images
     reference_allowed_hosts: Hosts = Field((), description="Hosts allowed in reference URLs, comma-separated; if empty, any public host.")
+    reference_buckets: Words = Field(
+        ("workspace-temp", "user-library", "reference_images"), description="Buckets that references are read from, comma-separated."
+    )
     reference_deadline: Seconds = Field(20.0, description="Seconds for one reference, from name resolution to the last byte.")
     reference_max_bytes: int = Field(20 * 1024 * 1024, gt=0, description="Maximum size of one reference in bytes.")
     sdxl_reference_method: Literal["adapter", "img2img"] = Field(
@@ -108,8 +113,10 @@ class Settings(BaseSettings):
     )
 
     # Limits and defaults
-    job_timeout: Seconds = Field(
-        570.0, description="Seconds before a job fails with `JOB_TIMEOUT`. Must be less than RunPod's own limit, 600 by default."
+    job_timeout: Seconds | None = Field(
+        None,
+        description="Seconds before a job fails with `JOB_TIMEOUT`; by default 570 for SDXL and chat and 870 for WAN. "
+        "Must be less than the endpoint's execution timeout.",
     )
     sdxl_job_timeout: Seconds | None = Field(None, description="Overrides `JOB_TIMEOUT` for SDXL.")
     wan_job_timeout: Seconds | None = Field(None, description="Overrides `JOB_TIMEOUT` for WAN.")
@@ -169,6 +176,13 @@ class Settings(BaseSettings):
     # Set by RunPod
     runpod_pod_id: str = Field("local", description="Set by RunPod: identifies the worker in payloads.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _strip(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Strips white space, such as the line break at the end of a pasted key."""
+        stripped = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
+        return {name: value for name, value in stripped.items() if value != ""}
+
     @property
     def callback_url(self) -> str | None:
         """The configured target of callbacks: `JOB_CALLBACK_URL`, else the edge function of the Supabase project, else None."""
@@ -184,7 +198,7 @@ class Settings(BaseSettings):
     def job_timeout_for(self, handler: str) -> float:
         """Returns the job timeout of a handler, in seconds."""
         own: float | None = getattr(self, f"{handler}_job_timeout", None)
-        return own if own is not None else self.job_timeout
+        return own or self.job_timeout or (870.0 if handler == "wan" else 570.0)
 
     @property
     def device_memory(self) -> int | None:
@@ -255,13 +269,16 @@ def read_settings() -> Settings:
 
 
 def check_complete(settings: Settings) -> None:
-    """Checks that settings that belong together are complete: a URL and its key, callbacks and their secret.
+    """Checks that settings that belong together are complete, a URL and its key, callbacks and their secret, and that each is usable.
 
     Raises:
-        SettingsError: Lists every variable that is missing.
+        SettingsError: Lists every variable that is missing or unusable.
     """
+    found = find_problems(settings)
     if missing := _missing(settings):
-        raise SettingsError("The configuration is incomplete. Set " + " and ".join(missing) + ".")
+        found.insert(0, "The configuration is incomplete. Set " + " and ".join(missing) + ".")
+    if found:
+        raise SettingsError(" ".join(found))
 
 
 def _variable(loc: tuple[int | str, ...]) -> str:

@@ -20,6 +20,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 import standardwebhooks
 
+from shared.credentials import auth_headers, secret_problem
 from shared.network import (
     WEBHOOK_RETRIES,
     Deadline,
@@ -146,10 +147,8 @@ class Webhook:
             return
         if self._secret is None:
             raise SettingsError("Callbacks must be signed. Set JOB_CALLBACK_SECRET.")
-        try:
-            _standard(self._secret.get_secret_value())
-        except (ValueError, standardwebhooks.webhooks.EmptyWebhookSecretError):
-            raise SettingsError("JOB_CALLBACK_SECRET starts with whsec_, which base64 must follow. Correct it.") from None
+        if (problem := secret_problem(self._secret)) is not None:
+            raise SettingsError(f"JOB_CALLBACK_SECRET {problem}.")
         if self._configured is not None:
             url = httpx.URL(self._configured)
             if url.scheme != "https" and origin(url) != self._supabase and not is_loopback(url.host):
@@ -233,7 +232,7 @@ class Webhook:
         headers = {"Content-Type": "application/json"}
         headers |= sign(body, secret=self._secret.get_secret_value(), webhook_id=webhook_id, at=datetime.now(UTC))
         if self._key is not None and self._may_receive_key(url):
-            headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
+            headers |= auth_headers(self._key)
         return headers
 
     def _may_receive_key(self, url: httpx.URL) -> bool:

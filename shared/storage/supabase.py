@@ -18,6 +18,7 @@ import httpx
 from storage3 import SyncStorageClient
 from storage3.exceptions import StorageApiError
 
+from shared.credentials import auth_headers
 from shared.errors import UploadError
 from shared.media.images import IMAGE_TYPES
 from shared.media.videos import VIDEO_MIME
@@ -127,8 +128,7 @@ class SupabaseStorage:
     def _open_client(self, deadline: Deadline) -> Iterator[SyncStorageClient]:
         # The operator's own service may have a private address.
         with guarded_client(deadline, allow_private=lambda host, port: True, verify=self._tls, read_timeout=_READ_TIMEOUT) as client:
-            key = self._key.get_secret_value()
-            yield SyncStorageClient(self._url, {"apikey": key, "Authorization": f"Bearer {key}"}, http_client=client)
+            yield SyncStorageClient(self._url, auth_headers(self._key), http_client=client)
 
 
 @contextmanager

@@ -88,6 +88,26 @@ def test_path_outside_the_users_folder_is_refused_before_any_request(server: Fak
     assert not caught.value.retryable
 
 
+@pytest.mark.parametrize(
+    ("buckets", "path", "read"),
+    [
+        (None, "user-library/u/a.png", True),
+        (None, "reference_images/u/a.png", True),
+        (None, "private-backups/u/a.png", False),
+        (None, "Workspace-Temp/u/a.png", False),
+        (("user-library",), "workspace-temp/u/a.png", False),
+        (("user-library",), "u/a.png", False),
+        (("private-backups",), "private-backups/u/a.png", True),
+        ((), "workspace-temp/u/a.png", False),
+    ],
+)
+def test_only_the_listed_buckets_are_read(server: FakeStorage, buckets: tuple[str, ...] | None, path: str, read: bool) -> None:
+    settings = {} if buckets is None else {"reference_buckets": buckets}
+    with pytest.raises(ReferenceImageError, match="returned HTTP 404" if read else "its bucket is not in REFERENCE_BUCKETS"):
+        fetch(server, path, **settings)
+    assert len(server.requests) == read
+
+
 @pytest.mark.parametrize("user_id", [None, "", "..", "other/x"])
 def test_without_a_user_no_storage_path_is_allowed(server: FakeStorage, user_id: str | None) -> None:
     for path in (f"{user_id}/secret.png", "u/in/my picture.png", f"workspace-temp/{user_id}/secret.png"):

@@ -177,11 +177,12 @@ def test_invalid_retry_after_is_ignored(nonsense: str) -> None:
         assert webhook_to(receiver).send(receiver.url, BODY, webhook_id="an-id").attempts == 2
 
 
-def test_service_key_is_sent_to_supabase_edge_functions_only() -> None:
+@pytest.mark.parametrize(("key", "bearer"), [(KEY, f"Bearer {KEY}"), ("sb_secret_canary_0123456789", None)])
+def test_service_key_is_sent_to_supabase_edge_functions_only_and_a_secret_key_never_as_a_bearer(key: str, bearer: str | None) -> None:
     with CallbackReceiver(SECRET) as supabase, CallbackReceiver(SECRET) as other:
         origin = supabase.url.removesuffix("/job-callback")
         settings = Settings(
-            supabase_url=origin, supabase_key=SecretStr(KEY), job_callback_secret=SecretStr(SECRET), callback_allowed_hosts=("127.0.0.1",)
+            supabase_url=origin, supabase_key=SecretStr(key), job_callback_secret=SecretStr(SECRET), callback_allowed_hosts=("127.0.0.1",)
         )
         webhook = Webhook(settings)
         for path in ("/functions/v1/job-callback", "/functions/v1/other?x=1"):
@@ -189,8 +190,8 @@ def test_service_key_is_sent_to_supabase_edge_functions_only() -> None:
         for path in ("/rest/v1/jobs", "/functions/v1/../../rest/v1/jobs", "/functions/v1/%2e%2e/rest", "/functions/v1"):
             assert webhook.send(origin + path, BODY, webhook_id="an-id").delivered
         assert webhook.send(other.url, BODY, webhook_id="an-id").delivered
-        keys = [message.headers.get("authorization") for message in supabase.messages + other.messages]
-    assert keys == [f"Bearer {KEY}"] * 2 + [None] * 5
+        sent = [(message.headers.get("authorization"), message.headers.get("apikey")) for message in supabase.messages + other.messages]
+    assert sent == [(bearer, key)] * 2 + [(None, None)] * 5
 
 
 def allowing(*hosts: str, **others: Any) -> Webhook:
@@ -255,8 +256,10 @@ def test_invalid_webhook_id_is_refused(webhook_id: str) -> None:
         ({"job_callback_url": "https://own.example/cb"}, "Set JOB_CALLBACK_SECRET"),
         ({"callback_allowed_hosts": ("a.example",)}, "Set JOB_CALLBACK_SECRET"),
         ({"job_callback_url": "https://own.example:x", "job_callback_secret": SECRET}, "JOB_CALLBACK_URL is not a valid URL"),
-        ({"job_callback_url": "https://own.example/cb", "job_callback_secret": "whsec_"}, "which base64 must follow"),
+        ({"job_callback_url": "https://own.example/cb", "job_callback_secret": "whsec_"}, "has 0 bytes and needs 16"),
         ({"job_callback_url": "https://own.example/cb", "job_callback_secret": "whsec_A"}, "which base64 must follow"),
+        ({"job_callback_url": "https://own.example/cb", "job_callback_secret": "whsec_" + "A" * 20}, "has 15 bytes and needs 16"),
+        ({"job_callback_url": "https://own.example/cb", "job_callback_secret": "fifteen bytes.."}, "has 15 bytes and needs 16"),
     ],
 )
 def test_invalid_callback_settings_are_reported_at_startup(settings: dict[str, Any], message: str) -> None:

@@ -90,7 +90,8 @@ def test_worker_exits_even_if_the_interpreter_is_blocked(tmp_path: Path) -> None
 def test_handlers_can_have_their_own_timeout(tmp_path: Path) -> None:
     settings = Settings(job_timeout=100.0, wan_job_timeout=900.0)
     assert (settings.job_timeout_for("wan"), settings.job_timeout_for("sdxl")) == (900.0, 100.0)
-    assert Settings().job_timeout_for("wan") < 600, "below RunPod's own limit, which gives the caller no reason"
+    assert [Settings().job_timeout_for(name) for name in ("sdxl", "chat", "wan")] == [570.0, 570.0, 870.0]
+    assert Settings(job_timeout=100.0).job_timeout_for("wan") == 100.0
 
 
 def test_only_device_errors_replace_the_worker(own_harness: WorkerHarness) -> None:
