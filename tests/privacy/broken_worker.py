@@ -1,4 +1,4 @@
-"""A worker that the SDK fails in, with a secret in the error: `python -m tests.privacy.broken_worker`."""
+"""A worker in which RunPod's SDK raises an error that contains a secret: `python -m tests.privacy.broken_worker`."""
 
 from __future__ import annotations
 

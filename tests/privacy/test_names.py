@@ -1,4 +1,4 @@
-"""A key that somebody has put in the place of a name comes back in no message; names that are names do."""
+"""An API key sent in place of a name is not repeated in error messages; ordinary names are."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_said_back(name: str, tmp_path: Path) -> None:
+def test_an_unknown_name_is_repeated(name: str, tmp_path: Path) -> None:
     assert not looks_like_a_key(name)
     with pytest.raises(ModelUnavailable, match=f"LoRA '{name}' is not installed"):
         AddonLibrary(tmp_path).find("loras", name)
@@ -38,7 +38,7 @@ def test_a_name_is_said_back(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ADDON_KINDS)
 @pytest.mark.parametrize("key", KEYS)
-def test_a_key_in_the_place_of_a_name_is_not_said_back(key: str, kind: AddonKindName, tmp_path: Path) -> None:
+def test_a_key_in_place_of_an_add_on_name_is_not_repeated(key: str, kind: AddonKindName, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable) as refused:
         AddonLibrary(tmp_path).find(kind, key)
     assert (f"(a name of {len(key)} characters)" in refused.value.message) == (ADDON_KINDS[kind].only is None)
@@ -46,11 +46,11 @@ def test_a_key_in_the_place_of_a_name_is_not_said_back(key: str, kind: AddonKind
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_key_in_the_place_of_anything_else_is_not_said_back(key: str) -> None:
-    asked: dict[str, Any] = {"id": "j", "user_id": "u", "type": key, "prompt": "p", key: 1, "metadata": {"reference_type": key}}
-    asked["config"] = {"scheduler": key, "steps": key, "output_format": key, key: key, "loras": [{"name": "a", key: key}]}
+def test_a_key_in_place_of_any_other_value_is_not_repeated(key: str) -> None:
+    raw: dict[str, Any] = {"id": "j", "user_id": "u", "type": key, "prompt": "p", key: 1, "metadata": {"reference_type": key}}
+    raw["config"] = {"scheduler": key, "steps": key, "output_format": key, key: key, "loras": [{"name": "a", key: key}]}
     with pytest.raises(ValidationError) as refused:
-        SdxlRequest.parse(asked, job_id="j")
+        SdxlRequest.parse(raw, job_id="j")
     assert key not in refused.value.message
     assert not any(key in warning for warning in refused.value.warnings)
     assert len(refused.value.problems) >= 5

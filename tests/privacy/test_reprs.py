@@ -1,7 +1,7 @@
-"""Whatever finds its way into a log line or a message shows nothing there that somebody wrote or that opens something.
+"""`repr` and `str` of objects never show user content or secrets, so that no log line or message can leak them.
 
-Every class of `shared` and `handlers` is found by walking them. Each of its fields that can hold a text is given one; unless it is named
-here as fit to be shown, neither `repr` nor `str` may show it. So a new class, and a new field, is private until somebody decides otherwise.
+All classes of `shared` and `handlers` are discovered. Every field that can hold text gets a canary, which `repr` and `str` must not contain
+unless the field is listed here as public. New classes and fields are therefore private by default.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from handlers.chat.request import ChatRequest
 from handlers.sdxl.request import SdxlRequest
 from shared.contract.references import Reference
 
-# Names, ids, kinds and numbers; what was written to be read by a caller or an operator; tensors and networks, which show no text.
-EVERYWHERE = frozenset(
+# Public in every class: names, ids and kinds; texts written for callers or operators; objects whose repr shows no text.
+PUBLIC = frozenset(
     {
         "code", "error_code", "error_type", "field", "fields", "finish_reason", "format", "id", "job_id", "job_type", "kind", "mime",
         "mime_type", "content_type", "model", "model_used", "name", "revision", "sha256", "type", "user_id", "webhook_id", "worker_id",
         "warnings", "timings", "noun", "extension", "path", "licence", "repo", "source", "reference_mode", "reference_method",
-        "enhancement_source", "enhancement_type",
+        "enhancement_source", "enhancement_type", "runpod_id", "worker_version", "device",
     }
 )  # fmt: skip
-# By class, because elsewhere the same name may mean something else.
-HERE: dict[str, set[str]] = {
+# Public in one class, because the same name may hold private text elsewhere.
+PUBLIC_IN: dict[str, set[str]] = {
     "_StoredAsset": {"temp_storage_path", "thumbnail_path", "thumbnail_url", "url"},
-    "ImageAsset": {"temp_storage_path", "thumbnail_path", "thumbnail_url", "url"},  # keys of storage: ids and a number
+    "ImageAsset": {"temp_storage_path", "thumbnail_path", "thumbnail_url", "url"},  # storage keys: ids and a number
     "VideoAsset": {"temp_storage_path", "thumbnail_path", "thumbnail_url", "url"},
     "ExtraFile": {"url"},
     "FailedMetadata": {"assets_pending"},
     "FailedPayload": {"error_message"},
     "Operator": {"callback_hosts"},
     "ChatOperator": {"callback_hosts", "models"},
-    "Context": {"sources"},  # names of fields
+    "Context": {"sources"},  # field names
     "CollectedFields": {"sources"},  # the same
     "OpenAIErrorBody": {"message", "param"},
-    "Reference": {"value"},  # cut down before it is shown: see below
+    "Reference": {"value"},  # redacted by its repr: see below
     "FieldLocation": {"aliases"},
-    "ComputedDefault": {"text"},  # the contract's own words
-    "Problem": {"allowed", "nearest", "sent"},  # made safe to show by `show_value`
+    "ComputedDefault": {"text"},  # a text of the contract
+    "Problem": {"allowed", "nearest", "sent"},  # sanitized by `show_value`
     "Conflict": {"allowed", "nearest", "sent"},
     "ServerRejection": {"allowed", "nearest", "sent"},  # an HTTP status
     "Worker": {"recipe", "request"},
@@ -60,8 +60,8 @@ HERE: dict[str, set[str]] = {
     "TextOutput": {"metadata"},
     "Summary": {"metadata"},
     "WanPipelines": {"image_to_video", "text_to_video", "vace"},
-    "Eye": {"encoder", "preparation"},
-    "IpAdapter": {"layers", "sees"},
+    "ImageEncoder": {"encoder", "processor"},
+    "IpAdapter": {"encoder_output", "layers"},
     "Fallback": {"description"},
     "ChatModel": {"tokenizer"},
     "LoraTarget": {"layers", "original_names", "prefixes"},
@@ -72,9 +72,12 @@ HERE: dict[str, set[str]] = {
         "chat_engine_model",
         "chat_instruct_name",
         "reference_allowed_hosts",
+        "reference_buckets",
         "runpod_pod_id",
+        "sdxl_model_name",
         "sfw_words",
         "storage_bucket",
+        "wan_model_name",
     },
     "StoredObject": {"key"},
     "WebhookResult": {"reason"},
@@ -82,16 +85,18 @@ HERE: dict[str, set[str]] = {
     "PublishedFile": {"blob"},
     "AddonKind": {"folder", "only"},
     "ChatSettings": {"sfw_words"},
-    "Wanted": {"picture"},
-    "Network": {"unet"},
-    "Refinement": {"pipeline"},
-    "Sampler": {"options", "scheduler"},
-    "Stage": {"notes", "pipeline", "words"},
+    "AdapterReference": {"image"},
+    "RefinerNetwork": {"unet"},
+    "RefinerPass": {"pipeline"},
+    "SchedulerConfig": {"class_name", "overrides"},
+    "JobPipeline": {"metadata", "pipeline", "references", "textual_inversions"},
+    "LayerUpdate": {"algorithm", "factors"},
+    "WanOperator": {"callback_hosts"},
 }
 
 
 def classes() -> Iterator[type]:
-    """Every class that `shared` and `handlers` define, also inside others."""
+    """Yields every class that `shared` and `handlers` define, including nested ones."""
     for package in (shared, handlers):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             module = importlib.import_module(found.name)
@@ -106,7 +111,7 @@ def _within(holder: Any, module: str) -> Iterator[type]:
 
 
 def may_hold_text(kind: Any) -> bool:
-    """Whether a text may be in a field of such a type itself; what is in an object of another class of ours is shown by that class."""
+    """Whether a field of this type can itself hold text. Objects of our own classes are checked separately."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         return may_hold_text(inner[0])
@@ -121,8 +126,8 @@ def canary(name: str) -> str:
     return f"canary-{name}-{len(name)}"
 
 
-def filled(kind: type) -> tuple[Any, list[str]] | None:
-    """An object of a class with a canary in each field that may hold a text, and the names of those; None for classes without fields."""
+def with_canaries(kind: type) -> tuple[Any, list[str]] | None:
+    """Returns an instance with a canary in each field that can hold text, and those fields' names; None for classes without fields."""
     if dataclasses.is_dataclass(kind):
         hints = _hints(kind)
         made = object.__new__(kind)
@@ -143,12 +148,12 @@ def filled(kind: type) -> tuple[Any, list[str]] | None:
 def _hints(kind: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(kind, include_extras=True)
-    except NameError:  # of what is imported for type checkers alone
+    except NameError:  # a name that is imported for type checkers only
         return {}
 
 
-def fit_to_be_shown(kind: type) -> set[str]:
-    return set(EVERYWHERE) | HERE.get(kind.__name__, set())
+def public_fields(kind: type) -> set[str]:
+    return set(PUBLIC) | PUBLIC_IN.get(kind.__name__, set())
 
 
 @pytest.fixture(scope="module")
@@ -156,40 +161,40 @@ def found() -> list[type]:
     return list(dict.fromkeys(classes()))
 
 
-def test_no_object_shows_a_text_that_is_not_named_as_fit_to_be_shown(found: list[type]) -> None:
+def test_no_repr_shows_a_field_that_is_not_public(found: list[type]) -> None:
     shown = []
     for kind in found:
-        if (made := filled(kind)) is None:
+        if (made := with_canaries(kind)) is None:
             continue
         instance, texts = made
-        said = f"{instance!r} {instance!s} {instance}"
+        text = f"{instance!r} {instance!s} {instance}"
         shown += [
-            f"{kind.__module__}.{kind.__qualname__}.{name}" for name in texts if canary(name) in said and name not in fit_to_be_shown(kind)
+            f"{kind.__module__}.{kind.__qualname__}.{name}" for name in texts if canary(name) in text and name not in public_fields(kind)
         ]
     assert shown == []
 
 
-def test_a_new_class_with_a_text_would_be_noticed() -> None:
+def test_a_new_class_that_shows_text_is_detected() -> None:
     @dataclasses.dataclass(frozen=True)
     class Careless:
         prompt: str
         steps: int
 
-    instance, texts = filled(Careless) or (None, [])
+    instance, texts = with_canaries(Careless) or (None, [])
     assert texts == ["prompt"]
     assert canary("prompt") in repr(instance)
-    assert "prompt" not in fit_to_be_shown(Careless)
+    assert "prompt" not in public_fields(Careless)
 
 
-def test_what_is_named_as_fit_to_be_shown_is_there(found: list[type]) -> None:
+def test_every_public_field_exists(found: list[type]) -> None:
     fields: dict[str, set[str]] = {}
     for kind in found:
-        if (made := filled(kind)) is not None:
+        if (made := with_canaries(kind)) is not None:
             fields.setdefault(kind.__name__, set()).update(made[1])
-    assert {name: names - fields.get(name, set()) for name, names in HERE.items() if names - fields.get(name, set())} == {}
+    assert {name: names - fields.get(name, set()) for name, names in PUBLIC_IN.items() if names - fields.get(name, set())} == {}
 
 
-def test_errors_show_their_message_and_nothing_else(found: list[type]) -> None:
+def test_errors_show_only_their_message(found: list[type]) -> None:
     for kind in found:
         if issubclass(kind, BaseException) and "message" in inspect.signature(kind.__init__).parameters:
             assert repr(kind("a message")).startswith(f"{kind.__name__}('a message'")
@@ -204,13 +209,13 @@ def test_errors_show_their_message_and_nothing_else(found: list[type]) -> None:
         ("https://[canary", "a malformed URL"),
     ],
 )
-def test_a_reference_shows_where_it_is_and_nothing_that_opens_it(text: str, shown: str) -> None:
+def test_a_reference_shows_its_location_without_credentials(text: str, shown: str) -> None:
     reference = Reference.parse(text)
     assert str(reference) == shown
     assert "canary" not in f"{reference!r} {reference}"
 
 
-def test_what_a_request_asks_for_is_not_in_its_repr() -> None:
+def test_the_repr_of_a_request_shows_no_content() -> None:
     asked = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "canary-prompt", "negative_prompt": "canary-negative"}
     request = SdxlRequest.parse(asked | {"config": {"loras": [{"name": "canary-lora"}]}}, job_id="j")
     assert repr(request) == "SdxlRequest(job_id='j', type='sdxl_image_fast')"

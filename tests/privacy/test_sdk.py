@@ -1,4 +1,4 @@
-"""An error that comes out of RunPod's SDK ends the worker without its text; the SDK's own hook would print all of it."""
+"""An error raised by RunPod's SDK is logged without its message, which the SDK's own exception hook would print."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.worker import WorkerProcess
 
 
-def test_what_fails_in_the_sdk_is_said_without_its_text(tmp_path: Path) -> None:
+def test_an_error_in_the_sdk_is_logged_without_its_message(tmp_path: Path) -> None:
     with FakeRunPodAPI() as runpod_api, WorkerProcess("tests.privacy.broken_worker", runpod_api, tmp_path) as worker:
         assert worker.wait(60) == 1
         log = worker.log

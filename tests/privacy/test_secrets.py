@@ -1,4 +1,4 @@
-"""Where keys are kept: behind `SecretStr` alone, in no attribute of any object of a worker, whichever way it is reached."""
+"""Keys are stored in `SecretStr` only: no object reachable from a worker holds or shows one in plain text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEYS = (SERVICE_KEY, SECRET)
 
 @pytest.fixture
 def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Endpoint[Any]]:
-    """A worker that has done a job: fetched nothing, stored a picture, called back."""
+    """A worker that has completed a job with an upload and a callback."""
     monkeypatch.chdir(tmp_path)
     with FakeStorage(SERVICE_KEY) as storage, CallbackReceiver(SECRET) as receiver:
         variables = {
@@ -41,26 +41,26 @@ def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Endpo
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         settings = load_settings()
-        made = _Endpoint(HANDLER, _start_worker(HANDLER, settings), settings)
-        done: Any = asyncio.run(made.complete({**sdxl_job("j"), "id": "j"}))
+        endpoint = _Endpoint(HANDLER, _start_worker(HANDLER, settings), settings)
+        done: Any = asyncio.run(endpoint.complete({**sdxl_job("j"), "id": "j"}))
         assert done["status"] == "completed"
         assert len(receiver.messages) == 1
-        yield made
+        yield endpoint
 
 
 def reachable(start: object) -> Iterator[tuple[str, object]]:
-    """Everything that can be reached from an object of ours through attributes, containers and what functions have closed over."""
+    """Yields every object reachable through attributes, containers, partials, bound methods and closures, with its path."""
     seen: set[int] = set()
-    kept: list[object] = []  # so that no id is used twice
-    left = [("it", start)]
-    while left:
-        path, held = left.pop()
+    alive: list[object] = []  # prevents the reuse of ids
+    pending = [("endpoint", start)]
+    while pending:
+        path, held = pending.pop()
         if id(held) in seen:
             continue
         seen.add(id(held))
-        kept.append(held)
+        alive.append(held)
         yield path, held
-        left += [(f"{path}{name}", inner) for name, inner in _inner(held)]
+        pending += [(f"{path}{name}", inner) for name, inner in _inner(held)]
 
 
 def _inner(held: Any) -> Iterator[tuple[str, object]]:
@@ -82,13 +82,13 @@ def _inner(held: Any) -> Iterator[tuple[str, object]]:
             yield from ((f".{name}", getattr(held, name)) for name in names if hasattr(held, name))
 
 
-def test_no_object_of_a_worker_holds_a_key_in_the_open(endpoint: _Endpoint[Any]) -> None:
+def test_no_object_of_a_worker_holds_a_key_in_plain_text(endpoint: _Endpoint[Any]) -> None:
     found = list(reachable(endpoint))
-    assert {path for path, held in found if isinstance(held, SecretStr)}, "the walk reaches the keys"
+    assert {path for path, held in found if isinstance(held, SecretStr)}, "the traversal reaches the keys"
     assert [path for path, held in found if isinstance(held, str | bytes) and any(key in str(held) for key in KEYS)] == []
 
 
-def test_no_object_of_a_worker_shows_a_key_or_a_token(endpoint: _Endpoint[Any]) -> None:
+def test_no_repr_of_a_workers_objects_contains_a_key_or_token(endpoint: _Endpoint[Any]) -> None:
     shown = []
     for path, held in reachable(endpoint):
         if type(held).__module__.startswith(("shared", "handlers")):
@@ -97,14 +97,14 @@ def test_no_object_of_a_worker_shows_a_key_or_a_token(endpoint: _Endpoint[Any]) 
     assert shown == []
 
 
-def test_settings_show_neither_keys_nor_urls(endpoint: _Endpoint[Any]) -> None:
+def test_settings_hide_keys_and_tokens_when_printed_or_dumped(endpoint: _Endpoint[Any]) -> None:
     settings = load_settings()
-    for said in (repr(settings), str(settings), f"{settings}", repr(settings.model_dump()), settings.model_dump_json()):
-        assert not any(key in said for key in KEYS)
+    for text in (repr(settings), str(settings), f"{settings}", repr(settings.model_dump()), settings.model_dump_json()):
+        assert not any(key in text for key in KEYS)
     assert TOKEN not in f"{settings!r} {settings}"
 
 
-def test_the_walk_would_find_a_key_in_the_open() -> None:
+def test_the_traversal_finds_a_key_in_plain_text() -> None:
     @dataclasses.dataclass
     class Careless:
         headers: dict[str, str]

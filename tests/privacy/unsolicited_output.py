@@ -1,6 +1,6 @@
-"""Everything that can write by itself, with a secret in its text: `python -m tests.privacy.unsolicited_output LEVEL`.
+"""Triggers all output that our code does not write itself, with a secret in it: `python -m tests.privacy.unsolicited_output LEVEL`.
 
-Each is the real thing: Python's own hooks, the loggers of the libraries, and what these raise.
+The sources are real: uncaught exceptions and Python's hooks for them, warnings, and the loggers of libraries.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ URL = f"https://127.0.0.1:1/x?token={CANARY}"
 LOGGERS = (
     "httpx", "httpcore.http11", "hpack.hpack", "aiohttp.client", "asyncio", "PIL.PngImagePlugin", "stamina",
     "transformers.modeling_utils", "diffusers.pipelines", "huggingface_hub.file_download", "torch._dynamo", "torch.distributed",
-    "safetensors", "storage3", "filelock", "py.warnings", "a_library_of_tomorrow",
+    "safetensors", "storage3", "filelock", "py.warnings", "an_unknown_library",
 )  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def in_a_finalizer() -> None:
     gc.collect()
 
 
-def in_a_task_that_nobody_awaits() -> None:
+def in_an_unawaited_task() -> None:
     async def work() -> None:
         raise RuntimeError(CANARY)
 
@@ -68,7 +68,7 @@ def in_a_task_that_nobody_awaits() -> None:
     gc.collect()
 
 
-def in_a_callback_of_the_loop() -> None:
+def in_an_event_loop_callback() -> None:
     async def main() -> None:
         asyncio.get_running_loop().call_soon(_fail)
         await asyncio.sleep(0.01)
@@ -102,7 +102,7 @@ def by_libraries() -> None:
             log.exception(CANARY)
 
 
-def by_a_library_that_prints_records() -> None:
+def by_a_library_with_its_own_handler() -> None:
     log = logging.getLogger("its.own")
     log.addHandler(logging.StreamHandler())
     log.propagate = False
@@ -110,14 +110,14 @@ def by_a_library_that_prints_records() -> None:
 
 
 def by_a_request() -> None:
-    """httpx writes whole URLs at INFO."""
+    """httpx logs full URLs at INFO."""
     transport = httpx.MockTransport(lambda _request: httpx.Response(200))
     with httpx.Client(transport=transport) as client:
         client.get(URL)
 
 
 def by_a_retry() -> None:
-    """stamina writes why it tries again."""
+    """stamina logs the cause of each retry."""
     for attempt in retrying(Deadline(5), RetryPolicy(attempts=2, initial_backoff=0.01, max_backoff=0.01)):
         with attempt:
             if attempt.num == 1:
@@ -127,7 +127,7 @@ def by_a_retry() -> None:
                     raise RequestFailed("the connection failed", retryable=True) from None
 
 
-def by_our_own_mistake() -> None:
+def by_logging_an_exception() -> None:
     try:
         _fail()
     except httpx.HTTPStatusError as error:
@@ -137,33 +137,33 @@ def by_our_own_mistake() -> None:
         structlog.get_logger().critical("a line with an error", exc_info=True)
 
 
-def by_a_dump_of_stacks() -> None:
-    secret = CANARY  # a local variable, of a frame that is dumped
+def by_faulthandler() -> None:
+    secret = CANARY  # a local variable of a dumped frame
     faulthandler.dump_traceback(sys.stderr)
     assert secret
 
 
-OUTBURSTS: dict[str, Callable[[], None]] = {
-    outburst.__name__: outburst
-    for outburst in (
+SOURCES: dict[str, Callable[[], None]] = {
+    source.__name__: source
+    for source in (
         in_a_thread,
         in_a_finalizer,
-        in_a_task_that_nobody_awaits,
-        in_a_callback_of_the_loop,
+        in_an_unawaited_task,
+        in_an_event_loop_callback,
         as_a_warning,
         by_libraries,
-        by_a_library_that_prints_records,
+        by_a_library_with_its_own_handler,
         by_a_request,
         by_a_retry,
-        by_our_own_mistake,
-        by_a_dump_of_stacks,
-        uncaught,  # the last one: it ends the process
+        by_logging_an_exception,
+        by_faulthandler,
+        uncaught,  # last, because it ends the process
     )
 }
 
 if __name__ == "__main__":
     configure_logging(sys.argv[1])
-    for name, outburst in OUTBURSTS.items():
+    for name, trigger in SOURCES.items():
         for stream in (sys.stdout, sys.stderr):
             print(f"=== {name}", file=stream, flush=True)
-        outburst()
+        trigger()

@@ -1,7 +1,7 @@
-"""Loads whatever it is told to, and says what was opened and run meanwhile: `python -m tests.untrusted.audited_loader`.
+"""Loads untrusted files under a Python audit hook: `python -m tests.untrusted.audited_loader`.
 
-Reads JSON lines of `[number, loader, path]` from standard input and answers each with one line. Python's own audit hook watches from
-below: every file that is opened by Python, every name that an unpickler looks up, every process that is started.
+Reads JSON lines of `[number, loader, path]` from standard input and responds to each with one line. The hook records every suspicious file
+that Python opens, every name that an unpickler resolves, and every process that is started.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SEEN: list[str] = []
+EVENTS: list[str] = []
 ARCHIVES = (".ckpt", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".zip", ".py")
 
 
-def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if event in ("pickle.find_class", "os.system", "subprocess.Popen", "os.exec", "os.posix_spawn"):
-        SEEN.append(f"{event} {arguments[:2]}")
+        EVENTS.append(f"{event} {arguments[:2]}")
     elif event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
         path = os.fsdecode(arguments[0])
         if "hostile" in path and path.endswith(ARCHIVES):
-            SEEN.append(f"open {Path(path).name}")
+            EVENTS.append(f"open {Path(path).name}")
     elif event == "import" and "hostile" in str(arguments[0]):
-        SEEN.append(f"import {arguments[0]}")
+        EVENTS.append(f"import {arguments[0]}")
 
 
 def _unet(path: Path) -> None:
@@ -65,7 +65,7 @@ def _wan(path: Path) -> None:
 
 
 def _chat(path: Path) -> None:
-    """Loads a language model, and writes a conversation in its template."""
+    """Loads a language model and renders a conversation with its chat template."""
     import torch
 
     from handlers.chat.engines.transformers.chat_format import ChatFormat
@@ -76,7 +76,7 @@ def _chat(path: Path) -> None:
 
 
 def _job(path: Path) -> None:
-    """Does the job of `job.json` with the small SDXL and the addons at `path`."""
+    """Runs the job of `job.json` with the tiny SDXL and the add-ons in `path`."""
     import torch
     from PIL import Image
 
@@ -87,9 +87,9 @@ def _job(path: Path) -> None:
     from shared.jobs.recipe import JobRun
     from shared.weights.addons import AddonLibrary
 
-    if "pipeline" not in _KEPT:
-        _KEPT["pipeline"] = load_sdxl(Path(os.environ["TINY_MODELS"]) / "sdxl", torch.device("cpu"), torch.float32)
-    recipe = SdxlRecipe(_KEPT["pipeline"], AddonLibrary(path), img2img_only=False, safety_check=(path / "safety_checker").exists())
+    if "pipeline" not in _CACHE:
+        _CACHE["pipeline"] = load_sdxl(Path(os.environ["TINY_MODELS"]) / "sdxl", torch.device("cpu"), torch.float32)
+    recipe = SdxlRecipe(_CACHE["pipeline"], AddonLibrary(path), img2img_only=False, safety_check=(path / "safety_checker").exists())
     request = SdxlRequest.parse(json.loads((path / "job.json").read_text()), job_id="j")
     recipe.check(request)
     references = {name: Image.new("RGB", (64, 64), "red") for name in request.references}
@@ -97,7 +97,7 @@ def _job(path: Path) -> None:
 
 
 def _wan_job(path: Path) -> None:
-    """The same with the small WAN."""
+    """Runs the job of `job.json` with the tiny WAN and the add-ons in `path`."""
     import torch
 
     from handlers.wan.recipe import WanRecipe
@@ -116,7 +116,7 @@ def _wan_job(path: Path) -> None:
     list(recipe.generate(request, {}, JobRun("j", CancelToken(600), lambda *_, **__: None)))
 
 
-_KEPT: dict[str, Any] = {}
+_CACHE: dict[str, Any] = {}
 LOADERS: dict[str, Callable[[Path], None]] = {
     "unet": _unet,
     "clip": _clip,
@@ -129,21 +129,21 @@ LOADERS: dict[str, Callable[[Path], None]] = {
 
 
 def main() -> None:
-    """Answers until there is nothing left to load."""
+    """Serves requests until standard input is closed."""
     from shared.settings import prepare_environment
 
     prepare_environment()
-    sys.addaudithook(_watch)
-    answers, sys.stdout = sys.stdout, sys.stderr
+    sys.addaudithook(_audit)
+    responses, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         number, loader, path = json.loads(line)
-        SEEN.clear()
+        EVENTS.clear()
         outcome = "loaded"
         try:
             LOADERS[loader](Path(path))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the test judges it
+        except Exception as error:  # noqa: BLE001 - the test checks the error
             outcome = f"{type(error).__name__}: {error}"
-        print(json.dumps([number, outcome, SEEN]), file=answers, flush=True)
+        print(json.dumps([number, outcome, EVENTS]), file=responses, flush=True)
 
 
 if __name__ == "__main__":

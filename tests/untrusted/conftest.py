@@ -1,4 +1,4 @@
-"""A process that loads what it is told to, watched from below."""
+"""A subprocess that loads untrusted files under an audit hook."""
 
 from __future__ import annotations
 
@@ -12,59 +12,59 @@ from pathlib import Path
 
 import pytest
 
-from tests.doubles.worker import ROOT, clean_environment
+from tests.doubles.processes import ROOT, clean_environment
 
 
 @dataclass(frozen=True)
-class Visit:
-    """What became of one attempt.
+class LoadResult:
+    """The result of one attempt.
 
     Attributes:
-        outcome: `loaded`, or the error's type and text.
-        seen: Pickles and programs that were opened, names that an unpickler looked up, processes that were started.
+        outcome: `loaded`, or the error's type and message.
+        events: Audit events: opened archives and scripts, names resolved by an unpickler, started processes.
     """
 
     outcome: str
-    seen: list[str]
+    events: list[str]
 
 
-class Guest:
-    """The process."""
+class AuditedLoader:
+    """The subprocess `tests.untrusted.audited_loader`."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        self._asked = 0
+        self._requests = 0
 
-    def load(self, loader: str, path: Path) -> Visit:
-        """Has it load something."""
+    def load(self, loader: str, path: Path) -> LoadResult:
+        """Loads a file or folder."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._asked += 1
-        self._process.stdin.write(json.dumps([self._asked, loader, str(path)]) + "\n")
+        self._requests += 1
+        self._process.stdin.write(json.dumps([self._requests, loader, str(path)]) + "\n")
         self._process.stdin.flush()
-        answered = 0
-        while answered != self._asked:  # a test before may have given up waiting
-            answered, outcome, seen = json.loads(self._process.stdout.readline())
-        return Visit(outcome, seen)
+        number = 0
+        while number != self._requests:  # skips the response to a request that timed out
+            number, outcome, events = json.loads(self._process.stdout.readline())
+        return LoadResult(outcome, events)
 
 
 @pytest.fixture(scope="package")
-def guest(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    errors = tmp_path_factory.mktemp("guest") / "errors.log"
+def loader(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuditedLoader]:
+    errors = tmp_path_factory.mktemp("loader") / "errors.log"
     environment = clean_environment(TINY_MODELS=str(tiny_models))
     with errors.open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.untrusted.audited_loader"],
             cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
         )  # fmt: skip
-        yield Guest(process)
+        yield AuditedLoader(process)
         process.kill()
         process.wait()
 
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A folder for what is hostile. The hook knows it by its name."""
+    """A folder for malicious files. The audit hook recognizes it by its name."""
     folder = tmp_path / "hostile"
     folder.mkdir()
     return folder
@@ -72,7 +72,7 @@ def hostile(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def canary(tmp_path: Path) -> Iterator[Path]:
-    """What would be there if anything had run. It never is."""
+    """A path that malicious files create if their code runs. Asserts afterwards that it does not exist."""
     path = tmp_path / "code-has-run"
     yield path
-    assert not os.path.lexists(path), "code has run"
+    assert not os.path.lexists(path), "code was executed"

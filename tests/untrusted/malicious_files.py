@@ -1,4 +1,4 @@
-"""Files that would run code if somebody let them. What they would do is make a folder, whose absence shows that nothing ran."""
+"""Malicious files: pickles and modules that create a canary folder if their code is executed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-ENDINGS = ("ckpt", "bin", "pt", "pth", "pkl", "pickle", "zip", "safetensors")
+EXTENSIONS = ("ckpt", "bin", "pt", "pth", "pkl", "pickle", "zip", "safetensors")
 
 
 class Payload:
-    """Makes a folder when it is unpickled."""
+    """Creates the canary folder when it is unpickled."""
 
     def __init__(self, canary: Path) -> None:
         self._canary = str(canary)
@@ -28,46 +28,46 @@ class Payload:
 
 
 def pickled(canary: Path) -> bytes:
-    """A bare pickle, as old checkpoints are."""
+    """Returns a bare pickle, like old checkpoints."""
     return pickle.dumps({"state_dict": Payload(canary)})
 
 
-def zipped(canary: Path) -> bytes:
-    """What `torch.save` writes: an archive with a pickle in it."""
+def torch_saved(canary: Path) -> bytes:
+    """Returns the output of `torch.save`: a zip archive that contains a pickle."""
     file = io.BytesIO()
     torch.save({"weight": torch.zeros(2), "more": Payload(canary)}, file)
     return file.getvalue()
 
 
-def archived(canary: Path) -> bytes:
-    """An ordinary archive with a pickle in it."""
+def zipped(canary: Path) -> bytes:
+    """Returns a plain zip archive that contains a pickle."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", pickled(canary))
     return file.getvalue()
 
 
-FORMS: dict[str, Callable[[Path], bytes]] = {"a pickle": pickled, "torch's archive": zipped, "an archive": archived}
+FORMATS: dict[str, Callable[[Path], bytes]] = {"pickle": pickled, "torch archive": torch_saved, "zip archive": zipped}
 
 
 def module(canary: Path) -> str:
-    """A module of Python that acts when it is imported, and has what a model, a tokenizer or a pipeline would be called."""
+    """Returns a Python module that creates the canary when it is imported, with classes named like a model, a tokenizer and a pipeline."""
     names = ("HostileConfig", "HostileModel", "HostileTokenizer", "HostilePipeline", "HostileScheduler")
     classes = "".join(f"class {name}: pass\n" for name in names)
     return f"import os\nos.makedirs({str(canary)!r}, exist_ok=True)\n{classes}"
 
 
-def edited(path: Path, **fields: Any) -> None:
-    """Changes fields of a file of JSON."""
+def update_json(path: Path, **fields: Any) -> None:
+    """Updates fields of a JSON file."""
     content = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(content | fields))
 
 
-def linked(source: Path, target: Path, *, own: tuple[str, ...] = ()) -> Path:
-    """A copy of a folder whose parts are links, but for those that are to be changed."""
+def copy_with_links(source: Path, target: Path, *, copied: tuple[str, ...] = ()) -> Path:
+    """Copies a folder with symlinks to its subfolders, except for those that are to be modified."""
     target.mkdir(parents=True)
     for each in source.iterdir():
-        if each.is_dir() and each.name not in own:
+        if each.is_dir() and each.name not in copied:
             (target / each.name).symlink_to(each)
         elif each.is_dir():
             shutil.copytree(each, target / each.name)

@@ -1,4 +1,4 @@
-"""Weights are tensors and nothing else: no folder gets the libraries to open a pickle, to import a module or to look elsewhere."""
+"""Loading a weights folder never unpickles a file, imports a module or follows a path out of the folder."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.untrusted.conftest import Guest
-from tests.untrusted.malicious_files import ENDINGS, FORMS, edited, linked, module
+from tests.untrusted.conftest import AuditedLoader
+from tests.untrusted.malicious_files import EXTENSIONS, FORMATS, copy_with_links, module, update_json
 
 NETWORKS = {"unet": ("sdxl/unet", "diffusion_pytorch_model"), "clip": ("sdxl/text_encoder", "model"), "chat": ("qwen_instruct", "model")}
-every_network = pytest.mark.parametrize("loader", NETWORKS)
-every_form = pytest.mark.parametrize("form", FORMS)
+every_network = pytest.mark.parametrize("network", NETWORKS)
+every_format = pytest.mark.parametrize("format", FORMATS)
 
 
-def copied(loader: str, tiny_models: Path, hostile: Path) -> Path:
-    return Path(shutil.copytree(tiny_models / NETWORKS[loader][0], hostile / "network"))
+def copy_network(network: str, tiny_models: Path, hostile: Path) -> Path:
+    return Path(shutil.copytree(tiny_models / NETWORKS[network][0], hostile / "network"))
 
 
 def without_weights(folder: Path) -> Path:
@@ -26,63 +26,67 @@ def without_weights(folder: Path) -> Path:
     return folder
 
 
-def refuses(guest: Guest, loader: str, folder: Path) -> str:
-    """The refusal, which came before anything was opened or run."""
-    visit = guest.load(loader, folder)
-    assert visit.seen == []
-    assert visit.outcome.startswith(("SettingsError: ", "ModelUnavailable: ")), visit.outcome
-    return visit.outcome
+def assert_rejected(loader: AuditedLoader, network: str, folder: Path) -> str:
+    """Asserts that loading fails without a suspicious event, and returns the error."""
+    result = loader.load(network, folder)
+    assert result.events == []
+    assert result.outcome.startswith(("WeightsError: ", "ModelUnavailable: ")), result.outcome
+    return result.outcome
 
 
-@every_form
+@every_format
 @every_network
-def test_a_network_that_is_only_there_as_a_pickle_is_refused(
-    guest: Guest, tiny_models: Path, hostile: Path, canary: Path, loader: str, form: str
+def test_a_network_with_pickled_weights_only_is_rejected(
+    loader: AuditedLoader, tiny_models: Path, hostile: Path, canary: Path, network: str, format: str
 ) -> None:
-    folder, stem = without_weights(copied(loader, tiny_models, hostile)), NETWORKS[loader][1]
+    folder, stem = without_weights(copy_network(network, tiny_models, hostile)), NETWORKS[network][1]
     for name in (f"{stem}.bin", "pytorch_model.bin", f"{stem}.fp16.bin", f"{stem}.pt", f"{stem}.ckpt", "flax_model.msgpack"):
-        (folder / name).write_bytes(FORMS[form](canary))
-    refuses(guest, loader, folder)
+        (folder / name).write_bytes(FORMATS[format](canary))
+    assert_rejected(loader, network, folder)
 
 
-@every_form
+@every_format
 @every_network
-def test_a_pickle_that_is_called_safetensors_is_refused(
-    guest: Guest, tiny_models: Path, hostile: Path, canary: Path, loader: str, form: str
+def test_a_pickle_with_the_extension_safetensors_is_rejected(
+    loader: AuditedLoader, tiny_models: Path, hostile: Path, canary: Path, network: str, format: str
 ) -> None:
-    folder = without_weights(copied(loader, tiny_models, hostile))
-    (folder / f"{NETWORKS[loader][1]}.safetensors").write_bytes(FORMS[form](canary))
-    refuses(guest, loader, folder)
+    folder = without_weights(copy_network(network, tiny_models, hostile))
+    (folder / f"{NETWORKS[network][1]}.safetensors").write_bytes(FORMATS[format](canary))
+    assert_rejected(loader, network, folder)
 
 
 @every_network
-def test_pickles_beside_the_weights_are_left_alone(guest: Guest, tiny_models: Path, hostile: Path, canary: Path, loader: str) -> None:
-    folder = copied(loader, tiny_models, hostile)
+def test_pickles_next_to_safetensors_are_not_opened(
+    loader: AuditedLoader, tiny_models: Path, hostile: Path, canary: Path, network: str
+) -> None:
+    folder = copy_network(network, tiny_models, hostile)
     for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "adapter_model.bin", "model.pkl"):
-        (folder / name).write_bytes(FORMS["a pickle"](canary))
-    visit = guest.load(loader, folder)
-    assert (visit.outcome, visit.seen) == ("loaded", [])
+        (folder / name).write_bytes(FORMATS["pickle"](canary))
+    result = loader.load(network, folder)
+    assert (result.outcome, result.events) == ("loaded", [])
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("extension", EXTENSIONS)
 @every_network
-def test_an_index_may_name_no_shard_that_is_a_pickle(
-    guest: Guest, tiny_models: Path, hostile: Path, canary: Path, loader: str, ending: str
+def test_an_index_that_names_pickled_shards_is_rejected(
+    loader: AuditedLoader, tiny_models: Path, hostile: Path, canary: Path, network: str, extension: str
 ) -> None:
-    folder, stem = without_weights(copied(loader, tiny_models, hostile)), NETWORKS[loader][1]
-    for number, form in enumerate(FORMS.values()):
-        (folder / f"shard-{number}.{ending}").write_bytes(form(canary))
-    weights = {f"weight.{number}": f"shard-{number}.{ending}" for number in range(len(FORMS))}
+    folder, stem = without_weights(copy_network(network, tiny_models, hostile)), NETWORKS[network][1]
+    for number, create in enumerate(FORMATS.values()):
+        (folder / f"shard-{number}.{extension}").write_bytes(create(canary))
+    weights = {f"weight.{number}": f"shard-{number}.{extension}" for number in range(len(FORMATS))}
     (folder / f"{stem}.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weights}))
-    refuses(guest, loader, folder)
+    assert_rejected(loader, network, folder)
 
 
 @pytest.mark.parametrize(
     "place", ["../outside.safetensors", "sub/../../outside.safetensors", "{}/outside.safetensors", "..\\outside.safetensors"]
 )
 @every_network
-def test_an_index_may_name_no_shard_elsewhere(guest: Guest, tiny_models: Path, hostile: Path, loader: str, place: str) -> None:
-    folder, stem = copied(loader, tiny_models, hostile), NETWORKS[loader][1]
+def test_an_index_that_names_shards_outside_the_folder_is_rejected(
+    loader: AuditedLoader, tiny_models: Path, hostile: Path, network: str, place: str
+) -> None:
+    folder, stem = copy_network(network, tiny_models, hostile), NETWORKS[network][1]
     (folder / "sub").mkdir()
     indexes = list(folder.glob("*.index.json"))
     first = sorted(folder.glob("*.safetensors"))[0]
@@ -90,30 +94,32 @@ def test_an_index_may_name_no_shard_elsewhere(guest: Guest, tiny_models: Path, h
     written = json.loads(indexes[0].read_text())["weight_map"] if indexes else {"weight": first.name}
     moved = {name: place.format(hostile) if shard == first.name else shard for name, shard in written.items()}
     (folder / f"{stem}.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": moved}))
-    assert "names files that are not .safetensors beside it" in refuses(guest, loader, folder)
+    assert "names files other than .safetensors in its folder" in assert_rejected(loader, network, folder)
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "../model.safetensors", "model.bin", "sub/other.safetensors.index.json"])
-def test_a_configuration_may_not_say_which_file_has_the_weights(
-    guest: Guest, tiny_models: Path, hostile: Path, canary: Path, name: str
+def test_a_configuration_that_selects_the_weights_file_is_rejected(
+    loader: AuditedLoader, tiny_models: Path, hostile: Path, canary: Path, name: str
 ) -> None:
-    for loader in ("clip", "chat"):
-        folder = Path(shutil.copytree(tiny_models / NETWORKS[loader][0], hostile / loader))
-        edited(folder / "config.json", transformers_weights=name)
-        (folder / "adapter_model.bin").write_bytes(FORMS["torch's archive"](canary))
-        refuses(guest, loader, folder)
+    for network in ("clip", "chat"):
+        folder = Path(shutil.copytree(tiny_models / NETWORKS[network][0], hostile / network))
+        update_json(folder / "config.json", transformers_weights=name)
+        (folder / "adapter_model.bin").write_bytes(FORMATS["torch archive"](canary))
+        assert_rejected(loader, network, folder)
 
 
 @every_network
-def test_an_adapter_in_a_folder_is_refused(guest: Guest, tiny_models: Path, hostile: Path, canary: Path, loader: str) -> None:
-    """Where `peft` is installed, the library would load it by itself, and from a pickle, too."""
-    folder = copied(loader, tiny_models, hostile)
+def test_a_folder_with_a_peft_adapter_is_rejected(
+    loader: AuditedLoader, tiny_models: Path, hostile: Path, canary: Path, network: str
+) -> None:
+    """With `peft` installed, transformers would load it automatically, even from a pickle."""
+    folder = copy_network(network, tiny_models, hostile)
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "target_modules": ["q_proj"]}))
-    (folder / "adapter_model.bin").write_bytes(FORMS["torch's archive"](canary))
-    assert "adapter_config.json" in refuses(guest, loader, folder)
+    (folder / "adapter_model.bin").write_bytes(FORMATS["torch archive"](canary))
+    assert "adapter_config.json" in assert_rejected(loader, network, folder)
 
 
-def with_code(folder: Path, canary: Path) -> Path:
+def add_modules(folder: Path, canary: Path) -> Path:
     for name in ("hostile.py", "modeling_hostile.py", "pipeline.py", "custom_pipeline.py"):
         (folder / name).write_text(module(canary))
     return folder
@@ -143,12 +149,12 @@ AUTO_MAP = {
     ],
     ids=str,
 )
-def test_no_configuration_of_a_language_model_imports_code(
-    guest: Guest, tiny_models: Path, hostile: Path, canary: Path, fields: dict[str, object]
+def test_a_language_models_configuration_never_imports_code(
+    loader: AuditedLoader, tiny_models: Path, hostile: Path, canary: Path, fields: dict[str, object]
 ) -> None:
-    folder = with_code(copied("chat", tiny_models, hostile), canary)
-    edited(folder / "config.json", **fields)
-    assert guest.load("chat", folder).seen == []
+    folder = add_modules(copy_network("chat", tiny_models, hostile), canary)
+    update_json(folder / "config.json", **fields)
+    assert loader.load("chat", folder).events == []
 
 
 @pytest.mark.parametrize(
@@ -163,26 +169,26 @@ def test_no_configuration_of_a_language_model_imports_code(
     ],
     ids=str,
 )
-def test_no_configuration_of_a_tokenizer_imports_code(
-    guest: Guest, tiny_models: Path, hostile: Path, canary: Path, fields: dict[str, object]
+def test_a_tokenizers_configuration_never_imports_code(
+    loader: AuditedLoader, tiny_models: Path, hostile: Path, canary: Path, fields: dict[str, object]
 ) -> None:
-    folder = with_code(copied("chat", tiny_models, hostile), canary)
-    edited(folder / "tokenizer_config.json", **fields)
-    assert guest.load("chat", folder).seen == []
-    wan = with_code(linked(tiny_models / "wan", hostile / "wan", own=("tokenizer",)), canary)
-    with_code(wan / "tokenizer", canary)
-    edited(wan / "tokenizer" / "tokenizer_config.json", **fields)
-    assert guest.load("wan", wan).seen == []
+    folder = add_modules(copy_network("chat", tiny_models, hostile), canary)
+    update_json(folder / "tokenizer_config.json", **fields)
+    assert loader.load("chat", folder).events == []
+    wan = add_modules(copy_with_links(tiny_models / "wan", hostile / "wan", copied=("tokenizer",)), canary)
+    add_modules(wan / "tokenizer", canary)
+    update_json(wan / "tokenizer" / "tokenizer_config.json", **fields)
+    assert loader.load("wan", wan).events == []
 
 
 @pytest.mark.parametrize(
     "name", ["hostile", "HostileScheduler", "hostile.HostileScheduler", "os", "DiffusionPipeline", "utils", "__doc__", ""]
 )
-def test_a_scheduler_is_one_of_the_librarys_or_refused(guest: Guest, tiny_models: Path, hostile: Path, canary: Path, name: str) -> None:
-    for loader in ("sdxl", "wan"):
-        folder = with_code(linked(tiny_models / loader, hostile / loader, own=("scheduler",)), canary)
-        edited(with_code(folder / "scheduler", canary) / "scheduler_config.json", _class_name=name)
-        assert "is not known" in refuses(guest, loader, folder)
+def test_an_unknown_scheduler_class_is_rejected(loader: AuditedLoader, tiny_models: Path, hostile: Path, canary: Path, name: str) -> None:
+    for network in ("sdxl", "wan"):
+        folder = add_modules(copy_with_links(tiny_models / network, hostile / network, copied=("scheduler",)), canary)
+        update_json(add_modules(folder / "scheduler", canary) / "scheduler_config.json", _class_name=name)
+        assert "is unknown" in assert_rejected(loader, network, folder)
 
 
 @pytest.mark.parametrize(
@@ -196,28 +202,32 @@ def test_a_scheduler_is_one_of_the_librarys_or_refused(guest: Guest, tiny_models
     ],
     ids=str,
 )
-def test_an_index_of_a_pipeline_imports_nothing(
-    guest: Guest, tiny_models: Path, hostile: Path, canary: Path, fields: dict[str, object]
+def test_a_pipeline_index_never_imports_code(
+    loader: AuditedLoader, tiny_models: Path, hostile: Path, canary: Path, fields: dict[str, object]
 ) -> None:
-    for loader in ("sdxl", "wan"):
-        folder = with_code(linked(tiny_models / loader, hostile / loader), canary)
-        edited(folder / "model_index.json", **fields)
-        assert guest.load(loader, folder).seen == []
+    for network in ("sdxl", "wan"):
+        folder = add_modules(copy_with_links(tiny_models / network, hostile / network), canary)
+        update_json(folder / "model_index.json", **fields)
+        assert loader.load(network, folder).events == []
 
 
-@pytest.mark.parametrize("loader", ["unet", "clip"])
-def test_a_networks_class_is_the_workers_choice(guest: Guest, tiny_models: Path, hostile: Path, canary: Path, loader: str) -> None:
-    folder = with_code(copied(loader, tiny_models, hostile), canary)
-    edited(folder / "config.json", _class_name="HostileModel", auto_map=AUTO_MAP, custom_pipeline="hostile")
-    visit = guest.load(loader, folder)
-    assert visit.seen == []
+@pytest.mark.parametrize("network", ["unet", "clip"])
+def test_the_class_in_a_networks_configuration_is_ignored(
+    loader: AuditedLoader, tiny_models: Path, hostile: Path, canary: Path, network: str
+) -> None:
+    folder = add_modules(copy_network(network, tiny_models, hostile), canary)
+    update_json(folder / "config.json", _class_name="HostileModel", auto_map=AUTO_MAP, custom_pipeline="hostile")
+    result = loader.load(network, folder)
+    assert result.events == []
 
 
-@every_form
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_checkpoint_in_one_file_that_is_a_pickle_is_refused(guest: Guest, hostile: Path, canary: Path, ending: str, form: str) -> None:
-    file = hostile / f"sdxl.{ending}"
-    file.write_bytes(FORMS[form](canary))
-    visit = guest.load("sdxl", file)
-    assert visit.outcome.startswith("SettingsError: ")
-    assert [seen for seen in visit.seen if not seen.startswith("open")] == []
+@every_format
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_a_pickled_single_file_checkpoint_is_rejected(
+    loader: AuditedLoader, hostile: Path, canary: Path, extension: str, format: str
+) -> None:
+    file = hostile / f"sdxl.{extension}"
+    file.write_bytes(FORMATS[format](canary))
+    result = loader.load("sdxl", file)
+    assert result.outcome.startswith("WeightsError: ")
+    assert [event for event in result.events if not event.startswith("open")] == []
