@@ -10,7 +10,9 @@ from PIL import Image
 
 from handlers.chat.engine import Completion, InferenceEngine
 from handlers.chat.masking import IncrementalMasker, WordList
+from handlers.chat.payload import ChatTopLevel
 from handlers.chat.request import ChatRequest
+from handlers.chat.structured.formats import ensure_conforms
 from shared.errors import ModelUnavailable
 from shared.jobs.recipe import JobRun, Output, Summary, TextOutput
 
@@ -72,6 +74,8 @@ class ChatRecipe:
                 masker.add(delta.text)
                 run.report(delta.completion_tokens, request.max_tokens, text=masker.stable_text if shows_text else None)
             completion = stream.completion
+        if completion.finish_reason == "stop":
+            ensure_conforms(request.response_format, completion.text)
         if shows_text:  # flush the text that was held back
             run.report(completion.completion_tokens, request.max_tokens, text=masker.text)
         yield TextOutput(masker.text, _metadata(request, completion, self.engine))
@@ -81,16 +85,17 @@ class ChatRecipe:
         (text,) = (output for output in outputs if isinstance(output, TextOutput))
         prompt_tokens, tokens = int(str(text.metadata["prompt_tokens"])), int(str(text.metadata["tokens_generated"]))
         custom = any(message.role == "system" for message in request.messages)
-        top_level: dict[str, Any] = {
-            "success": True,
-            "response": text.content,
-            "tokens_generated": tokens,
-            "generation_time": text.metadata["generation_time"],
-            "model_info": {"model": request.model, "context_length": self.engine.models[request.model].context_length},
-            "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens},
-        }
-        if request.is_enhancement:
-            top_level["enhanced_prompt"] = text.content
+        top_level = ChatTopLevel.model_validate(
+            {
+                "success": True,
+                "response": text.content,
+                "enhanced_prompt": text.content if request.is_enhancement else None,
+                "tokens_generated": tokens,
+                "generation_time": text.metadata["generation_time"],
+                "model_info": {"model": request.model, "context_length": self.engine.models[request.model].context_length},
+                "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens},
+            }
+        )
         metadata: dict[str, Any] = {
             "model_used": request.model,
             "enhancement_type": request.enhancement_type,
@@ -99,7 +104,7 @@ class ChatRecipe:
             **self.engine.device,
         }
         warnings = ("Generation stopped early: the model had started to repeat itself.",) if text.metadata.get("repeats") else ()
-        return Summary(metadata, top_level, warnings)
+        return Summary(metadata, top_level.model_dump(mode="json"), warnings)
 
 
 def _metadata(request: ChatRequest, completion: Completion, engine: InferenceEngine) -> dict[str, Any]:
