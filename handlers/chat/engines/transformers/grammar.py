@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import threading
+import time
 from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 from handlers.chat.response_format import ResponseFormat
-from shared.errors import GenerationError, Problem, ValidationError
+from handlers.chat.structured.formats import grammar_of
+from shared.errors import GenerationError
 from shared.telemetry import logger
 
-_MAX_REASON_LENGTH = 200  # characters
-# Limits the whitespace between values. Without a limit a model may generate nothing else until `max_tokens`.
-_WHITESPACE = r"[ \t\n\r]{0,20}"
+_MAX_COMPILED = 32  # grammars that are kept
+# Seconds of processor time for one token. All sequences of the batch wait for it.
+_MAX_MASK_TIME = 0.25
 
 
 class Grammar:
@@ -32,8 +34,11 @@ class Grammar:
 
     def allowed_tokens(self, vocabulary_size: int) -> Tensor:
         """Returns which tokens may come next, a boolean tensor on the CPU."""
+        started = time.thread_time()
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._ensure_intact()
+        if time.thread_time() - started > _MAX_MASK_TIME:
+            raise GenerationError("`response_format` takes too long to follow. Simplify its schema.", retryable=False)
         return torch.from_numpy(np.unpackbits(bits, count=vocabulary_size, bitorder="little").view(np.bool_))
 
     def accept(self, token: int) -> None:
@@ -67,27 +72,30 @@ class GrammarCompiler:
         self._vocabulary_size = vocabulary_size
         self._eos_token_ids = sorted(eos_token_ids)
         self._ll_tokenizer: Any = None
+        self._matchers: LRUCache[str, Any] = LRUCache(_MAX_COMPILED)
         self._lock = threading.Lock()
 
     def compile(self, form: ResponseFormat) -> Grammar | None:
-        """Compiles a response format; returns None for plain text.
+        """Compiles a response format, which has been compiled in the sandbox before; returns None for plain text.
 
         Raises:
             ValidationError: The schema is not supported.
         """
-        if form.type == "text":
+        if (grammar := grammar_of(form)) is None:
             return None
+        with self._lock:
+            matcher = self._matchers.get(grammar)
+        if matcher is None:
+            matcher = self._compile(grammar)
+            with self._lock:
+                self._matchers[grammar] = matcher
+        return Grammar(matcher.deep_copy())
+
+    def _compile(self, grammar: str) -> Any:
         # Imported and initialised lazily: it takes a second or two, and most workers never need it.
         from llguidance import LLMatcher
 
-        schema: object = {"type": "object"} if form.json_schema is None else form.json_schema.definition
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_pattern": _WHITESPACE})
-        matcher = LLMatcher(self._initialized_tokenizer(), grammar, log_level=0)
-        if matcher.is_error():
-            reason = (str(matcher.get_error()).splitlines() or ["unknown"])[0][:_MAX_REASON_LENGTH]
-            field, sent = "response_format.json_schema.schema", f"an unsupported schema ({reason})"
-            raise ValidationError([Problem(field, sent, "a JSON Schema that constrained decoding supports")])
-        return Grammar(matcher)
+        return LLMatcher(self._initialized_tokenizer(), grammar, log_level=0)
 
     def _initialized_tokenizer(self) -> Any:
         from llguidance.hf import from_tokenizer

@@ -1,0 +1,66 @@
+"""The sandbox's process: `python -m handlers.chat.structured.sandbox_process FD`.
+
+It receives one socket per task, and forks a process for it whose processor time, memory and duration are limited. The kernel kills a task
+that exceeds a limit; its socket then closes without a response.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from handlers.chat.structured.checks import check, check_grammar, conforms
+
+PROCESSOR_SECONDS = 2
+MEMORY = 512 * 2**20
+# Seconds. More than the processor time, because other processes may compete for it.
+DURATION = 20
+
+_TASKS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
+    "check": lambda task: check(task["schema"]),
+    "check_grammar": lambda task: check_grammar(task["grammar"]),
+    "conforms": lambda task: conforms(task["schema"], task["text"]),
+}
+
+
+def main() -> None:
+    """Forks a process for every socket that is received, until the parent closes the connection."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+    parent = socket.socket(fileno=int(sys.argv[1]))
+    parent.sendall(b"r")  # ready
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(parent, 1, 1)
+        if not message:
+            return
+        if os.fork() == 0:
+            parent.close()
+            _run(socket.socket(fileno=descriptors[0]))
+            os._exit(0)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _run(connection: socket.socket) -> None:
+    _set_limits()
+    with connection, connection.makefile("rwb") as file:
+        task = json.loads(file.read())
+        file.write(json.dumps(_TASKS[task["task"]](task)).encode())
+
+
+def _set_limits() -> None:
+    signal.alarm(DURATION)
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        used = int(statm.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    main()
