@@ -72,6 +72,7 @@ HANDLER = Handler(
         "handlers.chat.engines.transformers.load",
     ),
     weights=(QWEN_INSTRUCT,),
+    stored_types=(),
     always_callback=False,
     operator=chat_operator_settings,
     streams=lambda settings: settings.chat_streaming,

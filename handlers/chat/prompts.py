@@ -1,72 +1,99 @@
 """Renders conversations as token ids: through the model's chat template, or as a plain transcript for base models.
 
-Messages are kept unchanged and in order. Control tokens inside a message are encoded as plain text.
+A template may trim, merge or drop messages: it is followed. Control tokens inside a message are encoded as plain text.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
+from jinja2 import TemplateError
+
+from handlers.chat.control_tokens import ControlTokens, TokenMask
 from handlers.chat.request import Message
+from shared.errors import Problem, ValidationError
 
 Render = Callable[[Any, Sequence[Message]], list[int]]
 """Renders messages with a tokenizer."""
 
+_MAX_SENTENCE = 300  # characters of a template's message
+_MIN_QUOTED = 4  # characters; a shorter message may occur in a sentence by chance
 _SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateRejection(Problem):
+    """A conversation that the model's chat template rejects. `sent` is the template's sentence."""
+
+    def __str__(self) -> str:
+        return f"`{self.field}` was rejected by the model's chat template: {self.sent}"
+
 
 BASE_MODEL_STOPS = ("\nUser:", "\nSystem:", "\nAssistant:", "<|im_start|>")
 """Stop strings for base models, which know no end-of-turn token and would go on to write the next speaker's turn."""
 
 
-def render_chat_template(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Renders a conversation through the model's own chat template, up to the generation prompt of the assistant's turn.
+def render_chat_template(tokenizer: Any, messages: Sequence[Message], *, continues: bool = False) -> list[int]:
+    """Renders a conversation through the model's own chat template, as transformers does, and encodes it.
 
-    The template is rendered with a placeholder for each message, and only the text that the template itself emitted is searched for
-    control tokens. An `<|im_end|>` in a message therefore cannot end the message.
+    The template is rendered with the control tokens of messages masked. An `<|im_end|>` in a message therefore cannot end the message.
 
     Args:
         tokenizer: A fast tokenizer with a chat template.
         messages: At least one message.
+        continues: Whether the last message, of the assistant, is continued instead of answered.
 
     Raises:
-        ValueError: The template drops, repeats or reorders messages.
+        ValidationError: The template rejects the conversation.
     """
-    placeholders = [f"\ue000{index}\ue001" for index in range(len(messages))]
-    masked = [{"role": message.role, "content": placeholder} for message, placeholder in zip(messages, placeholders, strict=True)]
-    rendered = tokenizer.apply_chat_template(masked, tokenize=False, add_generation_prompt=True)
-    if re.findall("\ue000\\d+\ue001", rendered) != placeholders:
-        raise ValueError("the model's chat template does not keep every message once and in order")
-    ids: list[int] = []
-    for segment in _split_control_tokens(tokenizer, rendered):
-        if isinstance(segment, int):
-            ids.append(segment)
-        else:
-            text = re.sub("\ue000(\\d+)\ue001", lambda placeholder: messages[int(placeholder[1])].content, segment)
-            ids += _encode_as_text(tokenizer, text)
-    return ids
+    control = ControlTokens(tokenizer)
+    mask = TokenMask(control.all)
+    rendered = _apply(tokenizer, messages, mask.mask, continues)
+    if not mask.used:
+        ids: list[int] = tokenizer(rendered, add_special_tokens=False).input_ids
+        return ids
+    exact = _apply(tokenizer, messages, str, continues)
+    if mask.restore(rendered) == exact:
+        return control.encode(rendered, mask.restore)
+    # The template reads tokens such as `</think>`. Those that are flagged special stay masked, and the others are text.
+    mask = TokenMask(control.special)
+    rendered = _apply(tokenizer, messages, mask.mask, continues)
+    plain = TokenMask(control.all - control.special)
+    return control.encode(plain.mask(rendered), lambda text: mask.restore(plain.restore(text)))
 
 
-def _split_control_tokens(tokenizer: Any, rendered: str) -> Iterator[int | str]:
-    """Yields the control tokens of a rendered template as ids, and the text between them."""
-    control = {token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    pattern = "|".join(re.escape(content) for content in sorted(control, key=len, reverse=True))
-    for part in re.split(f"({pattern})", rendered):
-        if part in control:
-            yield control[part]
-        elif part:
-            yield part
+def _apply(tokenizer: Any, messages: Sequence[Message], transform: Callable[[str], str], continues: bool) -> str:
+    """Renders the template with transformed contents."""
+    turns = [{"role": message.role, "content": transform(message.content)} for message in messages]
+    try:
+        rendered: str = tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=not continues, continue_final_message=continues
+        )
+    except TemplateError as error:
+        raise ValidationError([TemplateRejection("messages", _sentence(error, messages), "")]) from None
+    except (TypeError, ValueError, LookupError, ArithmeticError, RecursionError):
+        raise ValidationError([TemplateRejection("messages", "it cannot render these roles and contents", "")]) from None
+    return rendered
 
 
-def render_transcript(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+def _sentence(error: TemplateError, messages: Sequence[Message]) -> str:
+    """Returns the template's message without anything that a message says."""
+    sentence = (error.message or "it gives no reason").strip()
+    for content in {message.content for message in messages if len(message.content) >= _MIN_QUOTED}:
+        sentence = sentence.replace(content, "…")
+    return sentence[:_MAX_SENTENCE]
+
+
+def render_transcript(tokenizer: Any, messages: Sequence[Message], *, continues: bool = False) -> list[int]:
     """Renders a conversation as a plain transcript that a base model continues.
 
     There is no space after the final colon: tokenizers merge a space with the word that follows, so a trailing one is out of distribution.
     """
     turns = [message.content if message.role == "system" else f"{_SPEAKERS[message.role]}: {message.content}" for message in messages]
-    return _encode_as_text(tokenizer, "\n\n".join([*turns, "Assistant:"]))
+    return ControlTokens(tokenizer).encode_as_text("\n\n".join(turns if continues else [*turns, "Assistant:"]))
 
 
 def shared_prefix_length(render: Render, tokenizer: Any, messages: Sequence[Message], ids: Sequence[int]) -> int:
@@ -87,17 +114,8 @@ def shared_prefix_length(render: Render, tokenizer: Any, messages: Sequence[Mess
     if not system or len(system) == len(messages):
         return 0
     # With another user message in place of the rest, only the tokens that depend on the system prompt alone stay the same.
-    other = render(tokenizer, [*system, Message(role="user", content="\ue000")])
+    try:
+        other = render(tokenizer, [*system, Message(role="user", content="\ue000")])
+    except ValidationError:  # the template requires more
+        return 0
     return next((at for at, (one, another) in enumerate(zip(ids, other, strict=False)) if one != another), min(len(ids), len(other)) - 1)
-
-
-def _encode_as_text(tokenizer: Any, text: str) -> list[int]:
-    """Encodes text without recognising control tokens in it.
-
-    `split_special_tokens` covers the tokens that the tokenizer flags as special. Qwen's `<tool_call>` and others are added tokens without
-    that flag; the text is split after their first character, so that they are not matched.
-    """
-    added = [token.content for token in tokenizer.added_tokens_decoder.values() if not token.special]
-    pattern = "|".join(f"(?<={re.escape(content[0])})(?={re.escape(content[1:])})" for content in added if len(content) > 1)
-    parts = re.split(pattern, text) if pattern else [text]
-    return [token for part in parts for token in tokenizer(part, split_special_tokens=True, add_special_tokens=False).input_ids]

@@ -19,13 +19,33 @@ def unknown_model(request: ChatRequest, available: Iterable[str]) -> ModelUnavai
     return ModelUnavailable(f"Model {quote_name(request.model)} is not installed. Available: {', '.join(sorted(available))}.")
 
 
-def context_length_exceeded(request: ChatRequest, prompt_tokens: int | None, context_length: int) -> ContextLengthExceeded:
+def completion_limit(request: ChatRequest, prompt_tokens: int, context_length: int) -> int:
+    """Returns the maximum length of a completion: `max_tokens`, or what is left of the context window if the request does not set it.
+
+    Args:
+        request: The request.
+        prompt_tokens: The length of the prompt.
+        context_length: The context window in tokens.
+
+    Raises:
+        ContextLengthExceeded: The prompt, or the prompt and a `max_tokens` that the request sets, exceed the context window.
+    """
+    remaining = context_length - prompt_tokens
+    if remaining < 1 or ("max_tokens" in request.model_fields_set and request.max_tokens > remaining):
+        raise context_length_exceeded(request, prompt_tokens, context_length)
+    return min(request.max_tokens, remaining)
+
+
+def context_length_exceeded(
+    request: ChatRequest, prompt_tokens: int | None, context_length: int, *, at_least: bool = False
+) -> ContextLengthExceeded:
     """Returns the error for a prompt and completion that exceed the model's context window.
 
     Args:
         request: The rejected request.
         prompt_tokens: The length of the prompt; None if it could not be counted.
         context_length: The context window in tokens.
+        at_least: Whether the prompt may be longer: counting has stopped at this length.
     """
     if prompt_tokens is None:
         return ContextLengthExceeded(
@@ -34,7 +54,8 @@ def context_length_exceeded(request: ChatRequest, prompt_tokens: int | None, con
         )
     remaining = context_length - prompt_tokens
     remedy = f" or reduce `max_tokens` to {remaining}" if remaining > 0 else ""
+    count = f"{'at least ' * at_least}{prompt_tokens} tokens"
     return ContextLengthExceeded(
-        f"The conversation ({prompt_tokens} tokens) and `max_tokens` ({request.max_tokens}) exceed the context window of {request.model} "
+        f"The conversation ({count}) and `max_tokens` ({request.max_tokens}) exceed the context window of {request.model} "
         f"({context_length} tokens). Shorten the conversation{remedy}."
     )

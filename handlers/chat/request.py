@@ -18,7 +18,7 @@ from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation
 from shared.contract.fields import Seed, Text, ensure_valid_text, seed_of_job
 from shared.contract.names import Vocabulary
 from shared.contract.nested import NestedModel
-from shared.contract.rejections import refuse
+from shared.contract.rejections import refuse, requires
 from shared.contract.request import Request, type_location
 
 _CHATS = ("chat", "chat_conversation", "generate")
@@ -239,6 +239,11 @@ class ChatRequest(Request):
     response_format: Annotated[ResponseFormat, FieldLocation("response_format"), Field(description="The form of the completion.")] = (
         ResponseFormat(type="text")
     )
+    continue_final_message: Annotated[
+        bool,
+        FieldLocation("continue_final_message"),
+        Field(description="Continues the last message, which must be of role assistant, instead of answering it."),
+    ] = False
     sfw_mode: Annotated[
         bool, FieldLocation("sfw_mode"), Field(description="Masks the words of the operator's word list in the completion.")
     ] = False
@@ -263,6 +268,14 @@ class ChatRequest(Request):
             if "messages" in given and name in given:
                 Context.of(info).warnings.add_ignored(given[name], "`messages` is given")
         return messages
+
+    @field_validator("continue_final_message")
+    @classmethod
+    def _has_a_message_to_continue(cls, continues: bool, info: ValidationInfo) -> bool:
+        messages = info.data.get("messages")
+        if continues and messages and messages[-1].role != "assistant":
+            raise requires("continue_final_message", 'messages[-1].role: "assistant"')
+        return continues
 
     @classmethod
     def _collect(cls, raw: object, warnings: RequestWarnings, operator: Operator) -> CollectedFields:

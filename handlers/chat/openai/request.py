@@ -24,7 +24,7 @@ OPENAI_FIELDS: Mapping[str, str] = {
         name: name
         for name in (
             "messages", "model", "temperature", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty", "response_format",
-            "stream", "repetition_penalty", "sfw_mode",
+            "stream", "repetition_penalty", "continue_final_message", "sfw_mode",
         )
     },
     "max_completion_tokens": "max_tokens",
@@ -129,7 +129,7 @@ def _collect_values(body: Mapping[object, Any], collected: CollectedFields) -> N
         elif field not in collected.values:
             collected.values[field], collected.sources[field] = value, name
         elif not isinstance(value, int) or value != collected.values[field]:
-            collected.problems.append(Problem(name, "a different value", f"the same as {collected.sources[field]}"))
+            collected.problems.append(Problem(name, "a different value", f"the same as `{collected.sources[field]}`"))
 
 
 def _unsupported_parameters(body: Mapping[object, Any]) -> Iterator[Problem]:
@@ -148,7 +148,7 @@ def _invalid_stream_options(body: Mapping[object, Any], streams: bool) -> Iterat
     if options is None:
         return
     if not isinstance(options, Mapping):
-        yield Problem(_STREAM_OPTIONS, show_value(options), "an object with include_usage")
+        yield Problem(_STREAM_OPTIONS, show_value(options), "an object with `include_usage`")
     elif body.get("stream") is not True:
         yield Conflict.missing(_STREAM_OPTIONS, "stream: true")
     elif not isinstance(usage := options.get("include_usage"), bool | None):

@@ -14,10 +14,11 @@ import httpx
 from pydantic import JsonValue
 
 from handlers.chat.engine import ModelInfo
-from handlers.chat.engines.openai_server.protocol import build_request_body, to_messages
+from handlers.chat.engines.openai_server.protocol import build_request_body, continuation, to_messages, used_extensions
 from handlers.chat.engines.openai_server.stream import CompletionRequest, OpenAIServerStream
-from handlers.chat.refusals import context_length_exceeded, unknown_model
+from handlers.chat.refusals import completion_limit, context_length_exceeded, unknown_model
 from handlers.chat.request import ChatRequest
+from handlers.chat.structured.formats import grammar_of
 from shared.errors import ModelUnavailable
 from shared.jobs.execution.cancel import CancelToken
 from shared.network import Deadline, is_loopback
@@ -26,6 +27,8 @@ from shared.telemetry import logger
 
 _CONNECT_TIMEOUT = 5.0
 _REQUEST_TIMEOUT = 30.0
+# Characters per token. A conversation with more cannot fit, and is not sent.
+_MAX_CHARACTERS = 128
 # Seconds between two health checks at start-up.
 _HEALTH_INTERVAL = 0.5
 
@@ -85,16 +88,15 @@ class OpenAIServerEngine:
         """Rejects a request that can never be completed. Whether a response format is supported is left to the server."""
         if request.model != self._name:
             raise unknown_model(request, self.models)
-        if request.repetition_penalty != 1.0 and not self._served.extensions:
-            raise ModelUnavailable("The inference server does not support `repetition_penalty`. Omit it or set it to 1.")
-        prompt_tokens, context_length = self._count_tokens(request), self._served.context_length
-        if request.max_tokens + (prompt_tokens or 0) > context_length:
-            raise context_length_exceeded(request, prompt_tokens, context_length)
+        if not self._served.extensions and (name := next(iter(used_extensions(request)), None)) is not None:
+            raise ModelUnavailable(f"The inference server does not support `{name}`. Omit it.")
+        grammar_of(request.response_format)  # the server would compile an unbounded schema
+        self._completion_limit(request)
 
     def submit(self, request: ChatRequest, cancel: CancelToken) -> OpenAIServerStream:
         """Requests a completion from the server."""
         completion_request = CompletionRequest(
-            build_request_body(request, self._served.name, extensions=self._served.extensions),
+            build_request_body(request, self._served.name, self._completion_limit(request), extensions=self._served.extensions),
             too_long=context_length_exceeded(request, None, self._served.context_length),
             # A stop string may truncate valid JSON.
             ensure_json=request.response_format.type != "text" and not request.stop,
@@ -109,11 +111,17 @@ class OpenAIServerEngine:
         self._loop.close()
         self._client.close()
 
+    def _completion_limit(self, request: ChatRequest) -> int:
+        context_length = self._served.context_length
+        if sum(len(message.content) for message in request.messages) > context_length * _MAX_CHARACTERS:
+            raise context_length_exceeded(request, None, context_length)
+        return completion_limit(request, self._count_tokens(request) or 0, context_length)
+
     def _count_tokens(self, request: ChatRequest) -> int | None:
         """Returns the prompt's length in tokens, if the server has vLLM's `/tokenize` route."""
         if not self._has_tokenize_route:
             return None
-        body = {"model": self._served.name, "messages": to_messages(request)}
+        body = {"model": self._served.name, "messages": to_messages(request), **continuation(request)}
         try:
             response = self._client.post("/tokenize", json=body)
         except httpx.TransportError:

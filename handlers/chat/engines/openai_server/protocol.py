@@ -81,7 +81,18 @@ def to_messages(request: ChatRequest) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in request.messages]
 
 
-def build_request_body(request: ChatRequest, model: str, *, extensions: bool = True) -> dict[str, Any]:
+def continuation(request: ChatRequest) -> dict[str, bool]:
+    """Returns vLLM's parameters for continuing the last message."""
+    return {"continue_final_message": True, "add_generation_prompt": False} if request.continue_final_message else {}
+
+
+def used_extensions(request: ChatRequest) -> list[str]:
+    """Returns the parameters of a request that require vLLM's extensions of OpenAI's protocol."""
+    used = {"repetition_penalty": request.repetition_penalty != 1.0, "continue_final_message": request.continue_final_message}
+    return [name for name, is_used in used.items() if is_used]
+
+
+def build_request_body(request: ChatRequest, model: str, max_tokens: int, *, extensions: bool = True) -> dict[str, Any]:
     """Returns the body of a chat completion request, with every sampling parameter set: servers have defaults of their own.
 
     `top_p` 0 is sent as `temperature` 0: both mean greedy decoding, and servers require `top_p` above 0.
@@ -89,13 +100,14 @@ def build_request_body(request: ChatRequest, model: str, *, extensions: bool = T
     Args:
         request: The request.
         model: The server's name for the model.
+        max_tokens: The maximum length of the completion.
         extensions: Whether the server supports vLLM's extensions of OpenAI's protocol.
     """
     greedy = request.top_p == 0.0 or request.temperature == 0.0
     body: dict[str, Any] = {
         "model": model,
         "messages": to_messages(request),
-        "max_tokens": request.max_tokens,
+        "max_tokens": max_tokens,
         "temperature": 0.0 if greedy else request.temperature,
         "top_p": 1.0 if greedy else request.top_p,
         "seed": request.seed,
@@ -108,6 +120,7 @@ def build_request_body(request: ChatRequest, model: str, *, extensions: bool = T
     if extensions:
         # vLLM otherwise takes these from the model's generation config.
         body |= {"top_k": -1, "min_p": 0.0, "repetition_penalty": request.repetition_penalty}
+    body |= continuation(request)
     if request.stop:
         body["stop"] = list(request.stop)
     if (form := request.response_format).type == "json_object":

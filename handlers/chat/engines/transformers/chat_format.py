@@ -21,6 +21,10 @@ from shared.settings import SettingsError
 _MIN_SHARED_PREFIX = 64
 # As many as a worker can have jobs that are validated and not yet submitted. A job that ends in between leaves its prompt to be evicted.
 _MAX_KEPT_PROMPTS = 64
+# Characters per token. A conversation with fewer is tokenised without being counted first.
+_MIN_CHARACTERS = 4
+# Characters that are counted at once, and the tokens by which cutting a text may lengthen it.
+_CHUNK, _CUT_TOKENS = 16_384, 8
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class ChatFormat:
         self._grammars = GrammarCompiler(loaded.tokenizer, loaded.model.config.vocab_size, self._eos_token_ids)
         # Requests arrive on many threads, and a fast tokenizer must not be reconfigured while it encodes.
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[Message, ...], Prompt] = OrderedDict()
+        self._kept: OrderedDict[tuple[object, ...], Prompt] = OrderedDict()
 
     def check(self, request: ChatRequest) -> None:
         """Rejects a response format that cannot be compiled.
@@ -72,31 +76,58 @@ class ChatFormat:
         """
         self._grammars.compile(request.response_format)
 
-    def render(self, messages: Sequence[Message]) -> Prompt:
-        """Tokenises a conversation, or returns the prompt that `keep` has kept for it and releases that."""
-        with self._lock:
-            return self._kept.pop(tuple(messages), None) or self._render(messages)
+    def length_beyond(self, messages: Sequence[Message], limit: int) -> int | None:
+        """Returns a number of tokens above the limit if the conversation certainly has as many; None if it may be shorter.
 
-    def keep(self, messages: Sequence[Message], prompt: Prompt) -> None:
+        A conversation that is far too long is not tokenised to its end: that would take gigabytes.
+        """
+        if sum(len(message.content) for message in messages) <= limit * _MIN_CHARACTERS:
+            return None
+        count = 0
+        for message in messages:
+            for start in range(0, len(message.content), _CHUNK):
+                with self._lock:
+                    ids = self._tokenizer(message.content[start : start + _CHUNK], add_special_tokens=False).input_ids
+                count += max(0, len(ids) - _CUT_TOKENS)
+                if count > limit:
+                    return count
+        return None
+
+    def render(self, messages: Sequence[Message], *, continues: bool = False) -> Prompt:
+        """Tokenises a conversation, or returns the prompt that `keep` has kept for it and releases that.
+
+        Raises:
+            ValidationError: The model's chat template rejects the conversation.
+        """
+        with self._lock:
+            return self._kept.pop((continues, *messages), None) or self._render(messages, continues)
+
+    def keep(self, messages: Sequence[Message], prompt: Prompt, *, continues: bool = False) -> None:
         """Keeps the prompt of a validated request until it is submitted, so that a job's conversation is tokenised once."""
         with self._lock:
-            self._kept[tuple(messages)] = prompt
+            self._kept[(continues, *messages)] = prompt
             if len(self._kept) > _MAX_KEPT_PROMPTS:
                 self._kept.popitem(last=False)
 
-    def _render(self, messages: Sequence[Message]) -> Prompt:
+    def _render(self, messages: Sequence[Message], continues: bool) -> Prompt:
         render = render_transcript if self._transcript else render_chat_template
-        ids = render(self._tokenizer, messages)
+        ids = render(self._tokenizer, messages, continues=True) if continues else render(self._tokenizer, messages)
         shared = shared_prefix_length(render, self._tokenizer, messages, ids)
         return Prompt(ids, shared if shared >= _MIN_SHARED_PREFIX else 0)
 
-    def decoding_params(self, request: ChatRequest, prompt: Prompt) -> DecodingParams:
-        """Returns the decoding parameters of a request."""
+    def decoding_params(self, request: ChatRequest, prompt: Prompt, max_tokens: int) -> DecodingParams:
+        """Returns the decoding parameters of a request.
+
+        Args:
+            request: The request.
+            prompt: Its prompt.
+            max_tokens: The maximum length of the completion.
+        """
         stop = request.stop + (BASE_MODEL_STOPS if self._transcript else ())
         return DecodingParams(
             sampler=Sampler(request, prompt.ids, self._grammars.compile(request.response_format)),
             detokenizer=IncrementalDetokenizer(self._tokenizer, stop, strip_leading_space=self._transcript),
             eos_token_ids=self._eos_token_ids,
-            max_tokens=request.max_tokens,
+            max_tokens=max_tokens,
             repetition=RepetitionDetector() if self._transcript else None,
         )
