@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -33,6 +35,8 @@ class StoredObject:
     content: bytes
     content_type: str
     metadata: dict[str, Any]
+    cache_control: str = ""
+    updated_at: float = field(default_factory=time.time)
 
 
 def responds(http: int, body: bytes, content_type: str = "application/json") -> Fault:
@@ -146,6 +150,9 @@ class Handler(RequestHandler[FakeStorage]):
     def do_POST(self) -> None:
         self._serve(self._upload)
 
+    def do_DELETE(self) -> None:
+        self._serve(self._remove)
+
     def do_PUT(self) -> None:
         self._serve(self._upload)
 
@@ -180,6 +187,15 @@ class Handler(RequestHandler[FakeStorage]):
             self.refuse(404, "Bucket not found", "Bucket not found")
         elif kind == "bucket":
             self._describe_bucket()
+        elif key in storage.objects and self._wants_info():
+            stored = storage.objects[key]
+            described = {
+                "id": "an-id",
+                "size": len(stored.content),
+                "metadata": stored.metadata,
+                "last_modified": _timestamp(stored.updated_at),
+            }
+            self.respond(200, json.dumps(described).encode())
         elif key in storage.objects:
             self.respond(200, storage.objects[key].content, storage.objects[key].content_type)
         else:
@@ -194,13 +210,31 @@ class Handler(RequestHandler[FakeStorage]):
 
     def _parts(self) -> tuple[str, str]:
         """Returns `bucket` and its name, or `object` and bucket/key, with or without `authenticated` in the path."""
-        path = unquote(urlsplit(self.path).path).removeprefix("/storage/v1/").replace("object/authenticated/", "object/", 1)
+        path = unquote(urlsplit(self.path).path).removeprefix("/storage/v1/")
+        path = path.replace("object/authenticated/", "object/", 1).replace("object/info/", "object/", 1)
         kind, _, rest = path.partition("/")
         return kind, rest
+
+    def _list(self, bucket: str) -> None:
+        folder = json.loads(self.read_body())["prefix"] + "/"
+        found = [(key.removeprefix(folder), stored) for key, stored in self.service.objects.items() if key.startswith(folder)]
+        entries = [{"name": name, "id": "an-id", "updated_at": _timestamp(stored.updated_at), "metadata": {}} for name, stored in found]
+        self.respond(200, json.dumps(entries if bucket == self.service.bucket else []).encode())
+
+    def _remove(self) -> None:
+        for key in json.loads(self.read_body())["prefixes"]:
+            self.service.objects.pop(key, None)
+        self.respond(200, b"[]")
+
+    def _wants_info(self) -> bool:
+        return self.path.startswith("/storage/v1/object/info/")
 
     def _upload(self) -> None:
         storage = self.service
         bucket, _, key = self._parts()[1].partition("/")
+        if bucket == "list":
+            self._list(key)
+            return
         if bucket != storage.bucket:
             self.read_body()
             self.refuse(404, "Bucket not found", "Bucket not found")
@@ -216,15 +250,14 @@ class Handler(RequestHandler[FakeStorage]):
 
     def store(self) -> None:
         """Stores the uploaded object."""
-        content, content_type, metadata = self._form()
-        self.service.objects[self._parts()[1].partition("/")[2]] = StoredObject(content, content_type, metadata)
+        self.service.objects[self._parts()[1].partition("/")[2]] = StoredObject(*self._form())
 
-    def _form(self) -> tuple[bytes, str, dict[str, Any]]:
+    def _form(self) -> tuple[bytes, str, dict[str, Any], str]:
         mimetype, options = parse_options_header(self.headers["content-type"])
         _, form, files = FormDataParser().parse(BytesIO(self.read_body()), mimetype, None, options)
         file = files["file"]
         file.stream.seek(0)
-        return file.stream.read(), file.mimetype, json.loads(form.get("metadata", "{}"))
+        return file.stream.read(), file.mimetype, json.loads(form.get("metadata", "{}")), form.get("cacheControl", "")
 
     def read_body(self) -> bytes:
         """Returns the request body, reading it once."""
@@ -239,3 +272,7 @@ class Handler(RequestHandler[FakeStorage]):
     def _refuse_early(self, status: int, error: str, message: str) -> None:
         self.refuse(status, error, message)
         self.service.closing.wait()
+
+
+def _timestamp(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

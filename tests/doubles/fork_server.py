@@ -2,12 +2,13 @@
 
 Importing torch, diffusers and transformers takes seconds of CPU time, a fork takes milliseconds. `tests/doubles/processes.py` is the
 client. A fork differs from a fresh process only in what has been imported: environment, working directory, arguments and standard streams
-are those of the request, and the module runs as `__main__` until the interpreter exits as usual. The SDK is not imported here, because it
-reads the environment during its import.
+are those of the request, and the module runs as `__main__`. When it ends, threads are joined and exit handlers are called as usual, but
+modules are not torn down. The SDK is not imported here, because it reads the environment during its import.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -45,6 +46,8 @@ HANDLERS = ("handlers.chat.handler", "handlers.sdxl.handler", "handlers.wan.hand
 """Imported with the modules that they import to load their models. Only `shared/settings.py` reads the environment, and only when asked."""
 
 MAX_REQUEST_BYTES = 128 * 1024
+
+_exit_code = 1  # of an uncaught exception
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,14 @@ class Request:
 
     def run(self) -> None:
         """Runs the module as `python -m` does."""
+        global _exit_code
         sys.modules.pop(self.module, None)
-        runpy.run_module(self.module, run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module(self.module, run_name="__main__", alter_sys=True)
+            _exit_code = 0
+        except SystemExit as error:
+            _exit_code = 0 if error.code is None else error.code if isinstance(error.code, int) else 1
+            raise
 
 
 def import_all() -> None:
@@ -160,8 +169,16 @@ def _fork() -> int:
     return pid
 
 
+def _skip_teardown() -> None:
+    """Exits without tearing down thousands of imported modules, which takes 0.3 s. Called after all other exit handlers."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_exit_code)
+
+
 def main() -> None:
     """Serves the socket whose file descriptor is the argument. Each fork runs its module."""
+    atexit.register(_skip_teardown)  # handlers are called in the reverse order of their registration
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = socket.socket(fileno=int(sys.argv[1]))
     import_all()

@@ -9,7 +9,7 @@ import structlog
 
 @pytest.fixture(autouse=True)
 def short_logs() -> Iterator[None]:
-    """Lines from INFO on: thousands of tracebacks, which are for DEBUG, would take longer than all that is tested."""
+    """Logs at INFO. At DEBUG, thousands of tracebacks would take longer than the tests."""
     structlog.configure(processors=[structlog.processors.JSONRenderer()], wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
     yield
     structlog.reset_defaults()

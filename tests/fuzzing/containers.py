@@ -1,4 +1,4 @@
-"""Picture files as the pieces that they are made of: PNG's chunks, JPEG's segments, RIFF's chunks in a WebP."""
+"""Splits image files into their segments and joins them: PNG chunks, JPEG segments, RIFF chunks of WebP."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _SCAN = b"\xff\xda"
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One piece.
+class Segment:
+    """One segment of an image file.
 
     Attributes:
-        kind: `IHDR`; `VP8X`; the two bytes of a JPEG's marker.
-        data: What it holds, without length and sum.
-        length: What is said instead of its length.
+        kind: Chunk type such as `IHDR` or `VP8X`, or the two bytes of a JPEG marker.
+        data: The content, without length and checksum.
+        length: A wrong length to write instead of the real one.
     """
 
     kind: bytes
@@ -28,28 +28,28 @@ class Piece:
     length: int | None = None
 
     @property
-    def said(self) -> int:
-        """The length that is written down."""
+    def written_length(self) -> int:
+        """The length field."""
         return len(self.data) if self.length is None else self.length
 
 
-def split(content: bytes) -> tuple[Format, list[Piece]]:
-    """The pieces of a file, as far as they can be told apart. Of a scan of JPEG, all that follows belongs to it."""
+def split(content: bytes) -> tuple[Format, list[Segment]]:
+    """Splits a file into format and segments. Everything after the start of a JPEG scan belongs to the scan."""
     if content.startswith(b"RIFF"):
         return "webp", _split(content, 12, "<4sI", pad=1)
     if content.startswith(b"\xff\xd8"):
         return "jpeg", _split_jpeg(content)
-    pieces = [Piece(kind, data) for kind, data in _png_chunks(content)]
-    return "png", pieces
+    segments = [Segment(kind, data) for kind, data in _png_chunks(content)]
+    return "png", segments
 
 
-def _split(content: bytes, start: int, header: str, *, pad: int) -> list[Piece]:
-    pieces: list[Piece] = []
+def _split(content: bytes, start: int, header: str, *, pad: int) -> list[Segment]:
+    segments: list[Segment] = []
     while start + 8 <= len(content):
         kind, length = struct.unpack_from(header, content, start)
-        pieces.append(Piece(kind, content[start + 8 : start + 8 + length]))
+        segments.append(Segment(kind, content[start + 8 : start + 8 + length]))
         start += 8 + length + (length % 2) * pad
-    return pieces
+    return segments
 
 
 def _png_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
@@ -62,37 +62,46 @@ def _png_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
     return chunks
 
 
-def _split_jpeg(content: bytes) -> list[Piece]:
-    pieces: list[Piece] = []
+def _split_jpeg(content: bytes) -> list[Segment]:
+    segments: list[Segment] = []
     start = 2
     while start + 4 <= len(content):
         marker, length = content[start : start + 2], struct.unpack_from(">H", content, start + 2)[0]
         end = len(content) if marker == _SCAN else start + 2 + max(length, 2)
-        pieces.append(Piece(marker, content[start + 4 : end], length if marker == _SCAN else None))
+        segments.append(Segment(marker, content[start + 4 : end], length if marker == _SCAN else None))
         start = end
-    return pieces
+    return segments
 
 
-def join(format: Format, pieces: list[Piece]) -> bytes:
-    """A file of pieces, with the lengths and sums that belong to them unless one says otherwise."""
+def join(format: Format, segments: list[Segment]) -> bytes:
+    """Joins segments to a file, with correct lengths and checksums unless a segment overrides its length."""
     match format:
         case "png":
             return _PNG + b"".join(
-                struct.pack(">I", piece.said & 0xFFFFFFFF) + piece.kind[:4].ljust(4, b"\0") + piece.data + _sum(piece) for piece in pieces
+                struct.pack(">I", segment.written_length & 0xFFFFFFFF)
+                + segment.kind[:4].ljust(4, b"\0")
+                + segment.data
+                + _checksum(segment)
+                for segment in segments
             )
         case "jpeg":
-            return b"\xff\xd8" + b"".join(piece.kind[:2] + struct.pack(">H", _jpeg_length(piece)) + piece.data for piece in pieces)
+            return b"\xff\xd8" + b"".join(
+                segment.kind[:2] + struct.pack(">H", _jpeg_length(segment)) + segment.data for segment in segments
+            )
     body = b"WEBP" + b"".join(
-        piece.kind[:4].ljust(4, b" ") + struct.pack("<I", piece.said & 0xFFFFFFFF) + piece.data + b"\0" * (len(piece.data) % 2)
-        for piece in pieces
+        segment.kind[:4].ljust(4, b" ")
+        + struct.pack("<I", segment.written_length & 0xFFFFFFFF)
+        + segment.data
+        + b"\0" * (len(segment.data) % 2)
+        for segment in segments
     )
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def _sum(piece: Piece) -> bytes:
-    return struct.pack(">I", zlib.crc32(piece.kind[:4].ljust(4, b"\0") + piece.data))
+def _checksum(segment: Segment) -> bytes:
+    return struct.pack(">I", zlib.crc32(segment.kind[:4].ljust(4, b"\0") + segment.data))
 
 
-def _jpeg_length(piece: Piece) -> int:
-    """It counts its own two bytes."""
-    return (len(piece.data) + 2 if piece.length is None else piece.length) & 0xFFFF
+def _jpeg_length(segment: Segment) -> int:
+    """The length field of JPEG includes its own two bytes."""
+    return (len(segment.data) + 2 if segment.length is None else segment.length) & 0xFFFF

@@ -1,4 +1,4 @@
-"""What a JSON Schema cannot say: the rules between fields, each with the fields that are blamed where it is broken."""
+"""Validation rules that JSON Schema cannot express, with the fields that a violation may be reported for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 Values = dict[str, Any]
 
 HOOKS = "hooks.example"
-"""The host that callbacks may name."""
+"""The allowed callback host."""
 
 
 @dataclass(frozen=True)
@@ -18,40 +18,40 @@ class Rule:
     """One rule.
 
     Attributes:
-        sentence: What it says.
-        blamed: The fields that a message about it may name, by their canonical paths.
-        settle: Changes values that break it, as little as it takes.
+        description: The rule in one sentence.
+        reported: The canonical paths of the fields that an error message about it may name.
+        repair: Minimally changes values that violate it.
     """
 
-    sentence: str
-    blamed: tuple[str, ...]
-    settle: Callable[[Values], None]
+    description: str
+    reported: tuple[str, ...]
+    repair: Callable[[Values], None]
 
 
-def _call_a_known_host(values: Values) -> None:
+def _use_allowed_host(values: Values) -> None:
     if "callback_url" in values:
         values["callback_url"] = f"https://{HOOKS}/done"
 
 
-_CALLBACK = Rule("A callback goes to hosts that the operator allows.", ("callback_url",), _call_a_known_host)
+_CALLBACK = Rule("Callback URLs must use an allowed host.", ("callback_url",), _use_allowed_host)
 
 
 def _is_copy(values: Values) -> bool:
     return bool(values.get("metadata.exact_copy_mode")) and "metadata.reference_image_url" in values and values["prompt"] == ""
 
 
-def _ask_for_something(values: Values) -> None:
+def _ensure_prompt(values: Values) -> None:
     if values["prompt"] == "" and not _is_copy(values):
         values["prompt"] = "a heron"
 
 
-def _weigh_nothing(values: Values) -> None:
+def _balance_brackets(values: Values) -> None:
     for path in ("prompt", "negative_prompt", "compel_weights"):
         if values.get("compel_enabled") and path in values:
             values[path] = re.sub(r"[()\[\]]", "", values[path]) or "(a heron:1.2) over [the] bay"
 
 
-def _take_enough_steps(values: Values) -> None:
+def _ensure_min_steps(values: Values) -> None:
     if values.get("config.scheduler") not in ("lcm", "tcd") and "config.steps" in values:
         values["config.steps"] = max(values["config.steps"], 10)
 
@@ -61,55 +61,55 @@ def _sides(word: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _size_a_picture(values: Values) -> None:
+def _align_resolution(values: Values) -> None:
     if word := values.get("config.resolution"):
         values["config.resolution"] = "x".join(str(64 + side % 249 * 8) for side in _sides(word))
 
 
-def _give_both_sides(values: Values) -> None:
+def _pair_width_and_height(values: Values) -> None:
     if ("config.width" in values) != ("config.height" in values):
         values.setdefault("config.width", 64)
         values.setdefault("config.height", 64)
 
 
-def _mask_a_picture(values: Values) -> None:
+def _drop_mask_without_reference(values: Values) -> None:
     if _is_copy(values) or "metadata.reference_image_url" not in values:
         values.pop("config.mask", None)
 
 
-def _resemble_nothing_in_copies(values: Values) -> None:
+def _drop_references_of_copies(values: Values) -> None:
     if _is_copy(values):
         values.pop("config.references", None)
 
 
 SDXL_RULES = (
     _CALLBACK,
-    Rule("Only a copy of a reference has an empty prompt.", ("prompt",), _ask_for_something),
-    Rule("Weights of words have brackets that match.", ("prompt", "negative_prompt", "compel_weights"), _weigh_nothing),
-    Rule("Fewer than ten steps are for lcm and tcd.", ("config.steps",), _take_enough_steps),
-    Rule("The sides of a resolution are multiples of 8 from 64 to 2048.", ("config.resolution",), _size_a_picture),
-    Rule("Width and height come together.", ("config.width", "config.height"), _give_both_sides),
-    Rule("A mask is for a reference that is not copied.", ("config.mask",), _mask_a_picture),
-    Rule("A copy resembles nothing else.", ("config.references",), _resemble_nothing_in_copies),
+    Rule("The prompt may be empty only when a reference is copied.", ("prompt",), _ensure_prompt),
+    Rule("Brackets of prompt weights must be balanced.", ("prompt", "negative_prompt", "compel_weights"), _balance_brackets),
+    Rule("Fewer than ten steps require the scheduler lcm or tcd.", ("config.steps",), _ensure_min_steps),
+    Rule("The sides of a resolution must be multiples of 8 from 64 to 2048.", ("config.resolution",), _align_resolution),
+    Rule("Width and height must be given together.", ("config.width", "config.height"), _pair_width_and_height),
+    Rule("A mask requires a reference that is not copied.", ("config.mask",), _drop_mask_without_reference),
+    Rule("A copy cannot be combined with further references.", ("config.references",), _drop_references_of_copies),
 )
 
 
-def _size_a_clip(values: Values) -> None:
+def _align_clip_size(values: Values) -> None:
     if word := values.get("config.size"):
         values["config.size"] = "*".join(str(16 + side % 39 * 16) for side in _sides(word))
 
 
-def _stay_small(values: Values) -> None:
+def _limit_pixels(values: Values) -> None:
     for path, most in (("config.width", 480), ("config.height", 832)):
         if path in values:
             values[path] = 16 + values[path] % most
     if ("config.width" in values) != ("config.height" in values):
-        # The other side is that of a size, which may be long.
+        # The missing side is taken from the size and may be too long.
         values.pop("config.size", None)
         values.pop("config.resolution", None)
 
 
-def _mean_the_references(values: Values) -> None:
+def _match_reference_mode(values: Values) -> None:
     first, last = "config.first_frame" in values, "config.last_frame" in values
     if first or last:
         values.pop("config.image", None)
@@ -120,33 +120,33 @@ def _mean_the_references(values: Values) -> None:
 
 WAN_RULES = (
     _CALLBACK,
-    Rule("A size has sides that are multiples of 16, and at most 399 360 pixels.", ("config.size",), _size_a_clip),
-    Rule("Width times height is at most 399 360.", ("config.width", "config.height"), _stay_small),
+    Rule("The sides of a size must be multiples of 16, with at most 399 360 pixels.", ("config.size",), _align_clip_size),
+    Rule("Width times height must be at most 399 360.", ("config.width", "config.height"), _limit_pixels),
     Rule(
-        "The mode is that of the references, of which one alone excludes first and last frames.",
+        "The reference mode must match the references; an image cannot be combined with first and last frames.",
         ("config.reference_mode",),
-        _mean_the_references,
+        _match_reference_mode,
     ),
 )
 
 
-def _say_something(values: Values) -> None:
+def _ensure_user_message(values: Values) -> None:
     turns = values.get("messages", [])
     if (turns or "prompt" not in values) and all(turn["role"] in ("system", "developer") for turn in turns):
         values["messages"] = [*turns, {"role": "user", "content": "a heron"}]
 
 
-def _agree_with_the_type(values: Values) -> None:
+def _drop_conflicting_enhancement_type(values: Values) -> None:
     if values.get("type") in ("enhance_base", "enhance_instruct"):
         values.pop("enhancement_type", None)
 
 
-def _name_a_model(values: Values) -> None:
+def _use_known_model(values: Values) -> None:
     if values.get("model") not in (None, "qwen_instruct", "qwen_base"):
         values["model"] = ("qwen_instruct", "qwen_base")[len(values["model"]) % 2]
 
 
-def _bring_a_schema(values: Values) -> None:
+def _drop_missing_schema(values: Values) -> None:
     form = values.get("response_format", {})
     if form.get("type") == "json_schema" and form.get("json_schema") is None:
         values["response_format"] = {"type": "json_object"}
@@ -154,14 +154,14 @@ def _bring_a_schema(values: Values) -> None:
 
 CHAT_RULES = (
     _CALLBACK,
-    Rule("There is a prompt, or a message that is not the system's.", ("messages",), _say_something),
-    Rule("An enhancement is of the kind that its type says.", ("enhancement_type",), _agree_with_the_type),
-    Rule("A model is one of the two, or what the operator calls them.", ("model",), _name_a_model),
-    Rule("An answer by a schema needs one.", ("response_format.json_schema",), _bring_a_schema),
+    Rule("A prompt or a message with a role other than system is required.", ("messages",), _ensure_user_message),
+    Rule("The enhancement type must match the job type.", ("enhancement_type",), _drop_conflicting_enhancement_type),
+    Rule("The model must be one of the two models or their configured names.", ("model",), _use_known_model),
+    Rule("The response format json_schema requires a schema.", ("response_format.json_schema",), _drop_missing_schema),
 )
 
 
-def blamed(rules: tuple[Rule, ...]) -> Iterator[str]:
-    """The fields that any of the rules may blame."""
+def reported_fields(rules: tuple[Rule, ...]) -> Iterator[str]:
+    """Yields the fields that a violation of any rule may be reported for."""
     for rule in rules:
-        yield from rule.blamed
+        yield from rule.reported

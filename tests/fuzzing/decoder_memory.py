@@ -1,4 +1,4 @@
-"""`python -m tests.fuzzing.decoder_memory`: opens damaged pictures, and such as say that they are large, and prints by how many MiB memory rose."""
+"""Prints how much peak memory grows while corrupted and oversized images are decoded: `python -m tests.fuzzing.decoder_memory COUNT`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import sys
 from contextlib import suppress
 
 from shared.media.images import MAX_PIXELS, UnreadableImage, open_image
-from tests.fuzzing.containers import Piece, join, split
+from tests.fuzzing.containers import Segment, join, split
 from tests.fuzzing.exploration import explore
-from tests.fuzzing.images import SAMPLES, damaged
+from tests.fuzzing.images import SAMPLES, corrupted_images
 
 _LARGE = ((7680, 4320), (8192, 4050), (50_000, 50_000), (2**31 - 1, 16))
 
 
 def enlarged(content: bytes, size: tuple[int, int]) -> bytes:
-    """A PNG that says another size than it has, and has the sums that belong to that."""
+    """Returns a PNG with another declared size and correct checksums."""
     format, (header, *rest) = split(content)
-    return join(format, [Piece(header.kind, struct.pack(">II", *size) + header.data[8:]), *rest])
+    return join(format, [Segment(header.kind, struct.pack(">II", *size) + header.data[8:]), *rest])
 
 
 def _open(content: bytes) -> None:
@@ -31,11 +31,11 @@ def _peak() -> int:
 
 
 def main() -> None:
-    """Prints the rise, and the most that it may be: an animation has four frames in hand, of four bytes for each pixel."""
+    """Prints the growth in MiB and its limit: decoding an animation holds four frames of four bytes per pixel."""
     for content in SAMPLES.values():
         _open(content)
     before = _peak()
-    explore(damaged(), _open, int(sys.argv[1]))
+    explore(corrupted_images(), _open, int(sys.argv[1]))
     for name, content in SAMPLES.items():
         if "png" in name:
             for size in _LARGE:

@@ -1,4 +1,4 @@
-"""How much is drawn, and from which seed."""
+"""Hypothesis settings: number of examples and a deterministic seed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from hypothesis.strategies import SearchStrategy
 _SLOW_CHECKS = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
 
 
-def examples(everyday: int, deep: int) -> pytest.MarkDecorator:
-    """Gives a test its argument `count`: a little every day, much in `make test-slow`."""
-    return pytest.mark.parametrize("count", [everyday, pytest.param(deep, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+def examples(everyday: int, slow: int) -> pytest.MarkDecorator:
+    """Parametrizes a test with `count`: few examples in everyday runs, many in `make test-slow`."""
+    return pytest.mark.parametrize("count", [everyday, pytest.param(slow, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
 
 
 def explore(strategy: SearchStrategy[Any], check: Callable[[Any], None], count: int) -> None:
-    """Checks so many examples, the same in every run: the seed is made from the name of `check`.
+    """Checks examples of a strategy, the same in every run: the seed is derived from the name of `check`.
 
     Args:
-        strategy: What is drawn.
-        check: Asserts what must hold for each.
-        count: How many.
+        strategy: Generates the examples.
+        check: Asserts a property of one example.
+        count: The number of examples.
     """
-    phases = (Phase.generate,)  # a smaller example would take longer to find than it takes to read this one
-    chosen = settings(max_examples=count, phases=phases, derandomize=True, database=None, deadline=None, suppress_health_check=_SLOW_CHECKS)
-    chosen(given(strategy)(check))()
+    phases = (Phase.generate,)  # no shrinking: it takes longer than understanding the original example
+    profile = settings(
+        max_examples=count, phases=phases, derandomize=True, database=None, deadline=None, suppress_health_check=_SLOW_CHECKS
+    )
+    profile(given(strategy)(check))()

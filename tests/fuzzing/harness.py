@@ -1,4 +1,4 @@
-"""What a few workers on one volume need around them, and a hand on every job: it goes on when it is told to."""
+"""The harness of the stateful test: workers on one volume with fake services, and jobs that advance only when told to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import SecretStr
 
 from handlers.sdxl.request import SdxlRequest
-from playground.callback_receiver import CannedResponse, CallbackReceiver, ReceivedCallback
+from playground.callback_receiver import CallbackReceiver, CannedResponse, ReceivedCallback
 from shared.contract.request import Operator
 from shared.fetch import Fetcher
 from shared.jobs.delivery.callbacks import CallbackDispatcher
@@ -31,95 +31,95 @@ from shared.settings import Settings
 from shared.storage import open_storage
 from shared.webhooks import Webhook
 from tests.doubles.fake_storage import FakeStorage
-from tests.shared.jobs.conftest import nothing
+from tests.shared.jobs.conftest import ignore_progress
 
 KEY, SECRET = "canary-service-key", "canary-callback-secret"
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 T = TypeVar("T")
 
 
-class Receiver(CallbackReceiver):
-    """An inbox that can be away.
+class UnreliableReceiver(CallbackReceiver):
+    """A callback receiver that can be switched to an outage.
 
     Attributes:
-        away: How it answers as long as it is.
-        accepted: What it has taken.
+        outage: The response during an outage, otherwise None.
+        accepted: The callbacks that were accepted.
     """
 
     def __init__(self) -> None:
         super().__init__(SECRET)
-        self.away: CannedResponse | None = None
+        self.outage: CannedResponse | None = None
         self.accepted: list[ReceivedCallback] = []
 
     def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> CannedResponse:
         super().receive(path, headers, body)
-        if self.away is None:
+        if self.outage is None:
             self.accepted.append(self.messages[-1])
-        return self.away or CannedResponse()
+        return self.outage or CannedResponse()
 
 
 def pixels(seed: int) -> Pixels:
-    """What a seed makes."""
+    """Returns the image of a seed."""
     return np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8).repeat(4, axis=0).repeat(4, axis=1)
 
 
 @dataclass
-class Delivery:
-    """A job that was handed out, and the hand on it.
+class Attempt:
+    """One delivery of a job to a worker, and the controls that let it advance.
 
     Attributes:
-        job: Its id.
-        number: Of the delivery; told apart by it while it is in hand.
-        fails_at: The picture at which it meets a fault.
-        worker: Who has it.
-        task: Its work.
-        may: Lets it make one more picture.
-        waits: Whether it wants to make one.
+        job: The job's id.
+        id: The id of this attempt, which distinguishes it from other attempts of the same job.
+        fails_at: The index of the image at which generation fails, or None.
+        worker: The worker that runs it.
+        task: The running task.
+        permits: A semaphore; each permit lets it generate one image.
+        is_waiting: Set while it waits for a permit.
     """
 
     job: str
-    number: str
+    id: str
     fails_at: int | None
     worker: Worker[SdxlRequest]
     task: asyncio.Task[Outcome] = field(init=False)
-    may: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    waits: threading.Event = field(default_factory=threading.Event)
+    permits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    is_waiting: threading.Event = field(default_factory=threading.Event)
 
     @property
-    def ended(self) -> bool:
-        """Whether it has."""
+    def is_done(self) -> bool:
+        """Whether the task has ended."""
         return self.task.done()
 
 
-class Held:
-    """A recipe whose jobs wait before each picture until they may make it."""
+class SteppedRecipe:
+    """A recipe whose jobs wait for a permit before each image."""
 
-    def __init__(self, deliveries: dict[str, Delivery]) -> None:
-        self._deliveries = deliveries
+    def __init__(self, attempts: dict[str, Attempt]) -> None:
+        self._attempts = attempts
 
     def check(self, request: SdxlRequest) -> None:
-        """Takes everything."""
+        """Accepts every request."""
 
     def generate(self, request: SdxlRequest, references: Mapping[str, Image.Image], run: JobRun) -> Generator[Output]:
-        delivery = self._deliveries[run.job_id]
+        attempt = self._attempts[run.job_id]
         for index, seed in enumerate(request.seeds):
-            delivery.waits.set()
-            while not delivery.may.acquire(timeout=0.002):
+            attempt.is_waiting.set()
+            while not attempt.permits.acquire(timeout=0.002):
                 run.cancel.check()
-            if index == delivery.fails_at:
+            if index == attempt.fails_at:
                 raise RuntimeError("a fault")
             yield ImageOutput(pixels(seed), seed)
 
     def summarize(self, request: SdxlRequest, outputs: Sequence[Output]) -> Summary:
-        return Summary({"model_used": "held", "enhancement_source": "none"})
+        return Summary({"model_used": "stepped", "enhancement_source": "none"})
 
 
-class Around:
-    """Storage, a receiver, a volume, and an event loop for the jobs, inside a `with` block.
+class Environment:
+    """Fake storage, a callback receiver, volumes, and an event loop for the jobs, inside a `with` block.
 
     Args:
-        folder: For the outboxes.
+        folder: The folder for the volumes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -127,8 +127,8 @@ class Around:
         self._stack = ExitStack()
         self._loop = asyncio.new_event_loop()
         self.storage = FakeStorage(KEY)
-        self.receiver = Receiver()
-        self.deliveries: dict[str, Delivery] = {}
+        self.receiver = UnreliableReceiver()
+        self.attempts: dict[str, Attempt] = {}
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self.storage)
@@ -143,7 +143,7 @@ class Around:
         self._stack.close()
 
     def settings(self, volume: str) -> Settings:
-        """What a worker on a volume is configured with."""
+        """Returns the settings of a worker on a volume."""
         return Settings(
             supabase_url=self.storage.url,
             supabase_service_role_key=SecretStr(KEY),
@@ -155,35 +155,37 @@ class Around:
         )
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Has the loop do something, and waits for it."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+        """Runs a coroutine on the event loop and returns its result."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(TIMEOUT)
 
-    def begin(self, delivery: Delivery, raw: object) -> None:
-        """Hands a job to a worker."""
-        self.deliveries[delivery.number] = delivery
+    def start(self, attempt: Attempt, raw: object) -> None:
+        """Starts an attempt on its worker."""
+        self.attempts[attempt.id] = attempt
 
-        async def start() -> asyncio.Task[Outcome]:
-            run = JobRun(delivery.number, CancelToken(10 * PATIENCE), nothing)
-            return asyncio.ensure_future(run_job(Job(delivery.number, raw), delivery.worker, run))
+        async def create_task() -> asyncio.Task[Outcome]:
+            run = JobRun(attempt.id, CancelToken(10 * TIMEOUT), ignore_progress)
+            return asyncio.ensure_future(run_job(Job(attempt.id, raw), attempt.worker, run))
 
-        delivery.task = self.run(start())
+        attempt.task = self.run(create_task())
 
 
 class Machine:
-    """One worker process, as far as a job sees it, and what delivers its outbox."""
+    """One worker with its outbox and redelivery."""
 
-    def __init__(self, around: Around, volume: str) -> None:
-        settings = around.settings(volume)
+    def __init__(self, environment: Environment, volume: str) -> None:
+        settings = environment.settings(volume)
         storage, webhook = open_storage(settings), Webhook(settings)
         self.outbox = Outbox(settings.outbox, max_bytes=settings.outbox_max_bytes, max_age=settings.outbox_max_age)
         self.redelivery = Redelivery(self.outbox, storage, webhook)
         self._stack = ExitStack()
-        callbacks = self._stack.enter_context(ThreadPoolExecutor(4))
-        # As for a recipe that has a thread for the GPU of its own: several jobs are in hand at once.
+        threads = self._stack.enter_context(ThreadPoolExecutor(4))
+        # Several threads, like a recipe with a GPU thread of its own, so that several jobs are in flight.
         gpu = self._stack.enter_context(GpuThread(8))
-        callbacks = CallbackDispatcher(storage, webhook, callbacks, always_callback=True, send_processing=True, outbox=self.outbox)
-        self.worker = Worker("w", SdxlRequest, Held(around.deliveries), Operator(), storage, Fetcher(settings), callbacks, gpu, concurrency=8)
+        dispatcher = CallbackDispatcher(storage, webhook, threads, always_callback=True, send_processing=True, outbox=self.outbox)
+        self.worker = Worker(
+            "w", SdxlRequest, SteppedRecipe(environment.attempts), Operator(), storage, Fetcher(settings), dispatcher, gpu, concurrency=8
+        )
 
     def close(self) -> None:
-        """Ends it."""
+        """Shuts the worker down."""
         self._stack.close()

@@ -1,4 +1,4 @@
-"""Requests in which one thing is wrong, and the name of it."""
+"""A strategy for requests with exactly one invalid value, and the path that must be reported for it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.fuzzing.cross_field_rules import HOOKS
 from tests.fuzzing.requests import Form, valid
 from tests.fuzzing.schemas import Schema, options, values
 
-CANARY = "canary: a heron over the bay, and nobody else may read it"
-"""In every text that is wrong; never in what is said about it."""
+CANARY = "canary: a heron over the bay, for your eyes only"
+"""Part of every invalid text; must not occur in error messages."""
 
-_OF_TYPES: Mapping[str, tuple[Any, ...]] = {
+_VALUES_BY_TYPE: Mapping[str, tuple[Any, ...]] = {
     "string": (CANARY,),
     "integer": (7, -7),
     "number": (1.5, -0.0),
@@ -26,17 +26,17 @@ _OF_TYPES: Mapping[str, tuple[Any, ...]] = {
     "array": ([], [CANARY]),
     "object": ({}, {CANARY: CANARY}),
 }
-_ALWAYS_WRONG = (math.nan, math.inf, -math.inf, 10**30, -(10**30), 1e308)
+_ALWAYS_INVALID = (math.nan, math.inf, -math.inf, 10**30, -(10**30), 1e308)
 
 
 @dataclass(frozen=True)
-class Spot:
-    """A value somewhere in a request.
+class Location:
+    """The location of a value in a request.
 
     Attributes:
-        path: Its field's name as it was sent, then the keys and indexes within.
-        node: What it may be.
-        required: Whether it may be left out.
+        path: The field's name as it was sent, followed by keys and indexes.
+        node: Its schema.
+        required: Whether it is required.
         field: The canonical path of its field.
     """
 
@@ -46,8 +46,8 @@ class Spot:
     field: str
 
     @property
-    def blamed(self) -> str:
-        """How a message calls it. The parts of a text are joined before it is judged, so the text is blamed."""
+    def reported(self) -> str:
+        """The path in error messages. Text parts of a message are joined before validation, so the whole content is reported."""
         written = str(self.path[0])
         for key in self.path[1:]:
             written += f"[{key}]" if isinstance(key, int) else f".{key}"
@@ -56,109 +56,111 @@ class Spot:
         return written
 
     @property
-    def blamed_if_absent(self) -> str:
-        """How a message calls it when it is not there: a field by its canonical name."""
-        return self.field if len(self.path) == 1 else self.blamed
+    def reported_if_absent(self) -> str:
+        """The path in error messages if it is absent: the canonical path of a field."""
+        return self.field if len(self.path) == 1 else self.reported
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """A request in which one thing is wrong.
+class InvalidRequest:
+    """A request with one invalid value.
 
     Attributes:
-        raw: As it is sent.
-        blamed: What is wrong.
+        raw: The request body.
+        reported: The path of the invalid value in error messages.
     """
 
     raw: dict[str, Any]
-    blamed: str
+    reported: str
 
 
-def spots(form: Form, sent: Mapping[str, Any]) -> Iterator[Spot]:
-    """Every value of a request, at any depth."""
+def locations(form: Form, sent: Mapping[str, Any]) -> Iterator[Location]:
+    """Yields the location of every value of a request, at any depth."""
     for field in form.fields.values():
         for name in field.names:
             if name in sent:
-                yield from _within(Spot((name,), field.node, field.required, field.path), sent[name], form.schema)
+                yield from _within(Location((name,), field.node, field.required, field.path), sent[name], form.schema)
 
 
-def _within(spot: Spot, value: Any, whole: Schema) -> Iterator[Spot]:
-    yield spot
-    for option in options(spot.node, whole):
+def _within(location: Location, value: Any, whole: Schema) -> Iterator[Location]:
+    yield location
+    for option in options(location.node, whole):
         if isinstance(value, list) and option.get("type") == "array":
             for index, item in enumerate(value):
-                yield from _within(Spot((*spot.path, index), option["items"], False, spot.field), item, whole)
+                yield from _within(Location((*location.path, index), option["items"], False, location.field), item, whole)
         elif isinstance(value, dict):
             for key, inner in option.get("properties", {}).items():
                 if value.get(key) is not None:
                     needed = key in option.get("required", ())
-                    yield from _within(Spot((*spot.path, key), inner, needed, spot.field), value[key], whole)
+                    yield from _within(Location((*location.path, key), inner, needed, location.field), value[key], whole)
 
 
-def put(form: Form, sent: Mapping[str, Any], spot: Spot, value: Any) -> dict[str, Any]:
-    """The request with another value in one place."""
+def replace(form: Form, sent: Mapping[str, Any], location: Location, value: Any) -> dict[str, Any]:
+    """Returns the request with another value at a location."""
     changed = deepcopy(dict(sent))
     inner: Any = changed
-    for key in spot.path[:-1]:
+    for key in location.path[:-1]:
         inner = inner[key]
-    inner[spot.path[-1]] = value
+    inner[location.path[-1]] = value
     return form.nest(changed)
 
 
-def take(form: Form, sent: Mapping[str, Any], spot: Spot) -> dict[str, Any]:
-    """The request without one key."""
+def remove(form: Form, sent: Mapping[str, Any], location: Location) -> dict[str, Any]:
+    """Returns the request without the key at a location."""
     changed = deepcopy(dict(sent))
     inner: Any = changed
-    for key in spot.path[:-1]:
+    for key in location.path[:-1]:
         inner = inner[key]
-    del inner[spot.path[-1]]
+    del inner[location.path[-1]]
     return form.nest(changed)
 
 
-def wrong(node: Schema, whole: Schema) -> SearchStrategy[Any]:
-    """Values that a node does not allow: of other types, and just beyond what it does."""
-    able = options(node, whole)
-    types = {option["type"] for option in able}
+def invalid_values(node: Schema, whole: Schema) -> SearchStrategy[Any]:
+    """Returns a strategy for invalid values of a node: of other types, and just outside of its constraints."""
+    alternatives = options(node, whole)
+    types = {option["type"] for option in alternatives}
     types |= {"integer"} if "number" in types else set()
-    others = [value for kind, some in _OF_TYPES.items() if kind not in types for value in some]
-    return st.one_of(st.sampled_from([*others, *_ALWAYS_WRONG]), *(beyond for option in able for beyond in _beyond(option, whole)))
+    others = [value for kind, some in _VALUES_BY_TYPE.items() if kind not in types for value in some]
+    return st.one_of(
+        st.sampled_from([*others, *_ALWAYS_INVALID]), *(strategy for option in alternatives for strategy in _violations(option, whole))
+    )
 
 
-def _beyond(node: Schema, whole: Schema) -> Iterator[SearchStrategy[Any]]:
+def _violations(node: Schema, whole: Schema) -> Iterator[SearchStrategy[Any]]:
     if "enum" in node or "const" in node:
-        yield _no_choices(node.get("enum") or [node["const"]])
+        yield _invalid_choices(node.get("enum") or [node["const"]])
     elif node["type"] in ("integer", "number"):
-        yield st.sampled_from(list(_past_the_ends(node)))
+        yield st.sampled_from(list(_out_of_range(node)))
     elif node["type"] == "string":
-        yield st.sampled_from(list(_no_texts(node)))
+        yield st.sampled_from(list(_invalid_texts(node)))
     elif node["type"] == "array":
-        yield from _no_lists(node, whole)
+        yield from _invalid_lists(node, whole)
     elif "properties" not in node:
-        yield st.sampled_from(list(_no_schemas()))
+        yield st.sampled_from(list(_invalid_json_schemas()))
 
 
-def _no_lists(node: Schema, whole: Schema) -> Iterator[SearchStrategy[Any]]:
+def _invalid_lists(node: Schema, whole: Schema) -> Iterator[SearchStrategy[Any]]:
     if "maxItems" in node:
         yield values(node["items"], whole).map(lambda item: [item] * (node["maxItems"] + 1))
     if node.get("minItems"):
         yield st.just([])
 
 
-def _no_schemas() -> Iterator[Any]:
-    """The one object whose keys are free is a JSON Schema, of modest depth and size."""
+def _invalid_json_schemas() -> Iterator[Any]:
+    """The only object with arbitrary keys is a JSON Schema, of limited depth and size."""
     deep: Any = {}
     for _ in range(40):
         deep = {"not": deep}
     yield from (deep, {"const": CANARY + "\0"}, {CANARY + "\ud800": {}}, {"enum": [0] * 6000})
 
 
-def _no_choices(choices: list[Any]) -> SearchStrategy[Any]:
+def _invalid_choices(choices: list[Any]) -> SearchStrategy[Any]:
     if isinstance(choices[0], str):
         return st.sampled_from([CANARY, "", choices[0].upper(), choices[0] + " ", choices[0] + "\0"])
     return st.sampled_from([number for number in (0, -1, min(choices) + 0.5, max(choices) + 1, "1") if number not in choices])
 
 
-def _past_the_ends(node: Schema) -> Iterator[float]:
+def _out_of_range(node: Schema) -> Iterator[float]:
     low, high = node["minimum"], node["maximum"]
     if node["type"] == "integer":
         step = node.get("multipleOf", 1)
@@ -168,7 +170,7 @@ def _past_the_ends(node: Schema) -> Iterator[float]:
         yield from (math.nextafter(low, -math.inf), math.nextafter(high, math.inf), math.floor(low) - 1, math.ceil(high) + 1)
 
 
-def _no_texts(node: Schema) -> Iterator[str]:
+def _invalid_texts(node: Schema) -> Iterator[str]:
     yield from (CANARY + "\0", CANARY + "\ud800", "\udfff" + CANARY)
     if "pattern" in node:
         yield from (f"../{CANARY}", "", "a\n", "ä")
@@ -182,11 +184,11 @@ def _no_texts(node: Schema) -> Iterator[str]:
 
 
 @st.composite
-def mutants(draw: DrawFn, form: Form) -> Mutant:
-    """A valid request of a form, then one thing in it made wrong."""
+def invalid_requests(draw: DrawFn, form: Form) -> InvalidRequest:
+    """Returns a valid request with one value made invalid."""
     sent = draw(valid(form))
-    spot = draw(st.sampled_from(list(spots(form, sent))))
-    if spot.required and draw(st.booleans()):
-        raw = put(form, sent, spot, None) if draw(st.booleans()) else take(form, sent, spot)
-        return Mutant(raw, spot.blamed_if_absent)
-    return Mutant(put(form, sent, spot, draw(wrong(spot.node, form.schema))), spot.blamed)
+    location = draw(st.sampled_from(list(locations(form, sent))))
+    if location.required and draw(st.booleans()):
+        raw = replace(form, sent, location, None) if draw(st.booleans()) else remove(form, sent, location)
+        return InvalidRequest(raw, location.reported_if_absent)
+    return InvalidRequest(replace(form, sent, location, draw(invalid_values(location.node, form.schema))), location.reported)

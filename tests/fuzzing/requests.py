@@ -1,4 +1,4 @@
-"""Requests of every form, drawn from the schemas: what they allow, and what is valid besides."""
+"""Strategies for requests of every handler: valid by schema, and valid in all respects."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Field:
     """One field of a request.
 
     Attributes:
-        path: Its canonical place and name.
-        names: All of them that the schema knows: `config.steps`, `config.num_inference_steps`.
-        node: What it may be.
-        required: Whether it must be there.
+        path: The canonical path.
+        names: The canonical path and its aliases: `config.steps`, `config.num_inference_steps`.
+        node: Its schema.
+        required: Whether it is required.
     """
 
     path: str
@@ -43,14 +43,14 @@ class Field:
 
 @dataclass(frozen=True)
 class Form:
-    """One form of request.
+    """One kind of request.
 
     Attributes:
-        name: `sdxl`, `wan`, `chat`, `openai`.
-        model: What reads it.
-        schema: Where its fields come from.
-        fields: Its fields, by their paths.
-        rules: What a schema cannot say.
+        name: `sdxl`, `wan`, `chat` or `openai`.
+        model: The request model.
+        schema: The request schema.
+        fields: The fields by canonical path.
+        rules: The cross-field rules.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Form:
     rules: tuple[Rule, ...]
 
     def nest(self, sent: Mapping[str, Any]) -> dict[str, Any]:
-        """A request as it is sent, of values by the names that were chosen for them."""
+        """Builds a request body from values by path."""
         if self.name == "openai":
             return {"openai_route": CHAT_ROUTE, "openai_input": deepcopy(dict(sent))}
         nested: dict[str, Any] = {}
@@ -70,21 +70,21 @@ class Form:
         return nested
 
     def parse(self, raw: object) -> Request:
-        """Reads a request as a worker does."""
+        """Parses a request as a worker does."""
         return self.model.parse(raw, job_id="r", operator=OPERATOR)
 
 
 def _fields(schema: Schema) -> dict[str, Field]:
-    """The fields of a schema, each with its other names: those say whose they are."""
+    """Returns the fields of a schema with their aliases, which are recognized by their descriptions."""
     nodes = {name: node for name, node in schema["properties"].items() if name not in ("config", "metadata")}
     for place in ("config", "metadata"):
         for name, node in _inner(schema, place).items():
             nodes[f"{place}.{name}"] = node
-    meant = {path: match[1] if (match := _ALIAS.match(node.get("description", ""))) else path for path, node in nodes.items()}
+    canonical = {path: match[1] if (match := _ALIAS.match(node.get("description", ""))) else path for path, node in nodes.items()}
     return {
-        path: Field(path, tuple(name for name in nodes if meant[name] == path), node, not may_be_null(node))
+        path: Field(path, tuple(name for name in nodes if canonical[name] == path), node, not may_be_null(node))
         for path, node in nodes.items()
-        if meant[path] == path
+        if canonical[path] == path
     }
 
 
@@ -95,12 +95,12 @@ def _inner(schema: Schema, place: str) -> Mapping[str, Schema]:
 
 
 def _openai_fields(schema: Schema) -> dict[str, Field]:
-    """OpenAI's form has no schema of its own: its names mean fields of a chat request."""
-    own = _fields(schema)
+    """Returns the fields of OpenAI-compatible requests, which have no schema: their names map to fields of a chat request."""
+    chat = _fields(schema)
     found: dict[str, Field] = {}
-    for meant in dict.fromkeys(OPENAI_FIELDS.values()):
-        names = tuple(name for name, field in OPENAI_FIELDS.items() if field == meant)
-        found[meant] = Field(meant, names, own[meant].node, meant == "model")
+    for path in dict.fromkeys(OPENAI_FIELDS.values()):
+        names = tuple(name for name, field in OPENAI_FIELDS.items() if field == path)
+        found[path] = Field(path, names, chat[path].node, path == "model")
     return found
 
 
@@ -117,22 +117,24 @@ FORMS = (
 )
 
 
-def allowed(form: Form) -> SearchStrategy[Values]:
-    """Values by canonical paths that the schema allows, whatever they mean together."""
+def schema_valid(form: Form) -> SearchStrategy[Values]:
+    """Returns a strategy for values by canonical path that satisfy the schema, but possibly not the rules."""
     drawn = {path: values(field.node, form.schema) for path, field in form.fields.items()}
     required = {path: each for path, each in drawn.items() if form.fields[path].required}
     return st.fixed_dictionaries(required, optional={path: each for path, each in drawn.items() if path not in required})
 
 
 def valid(form: Form) -> SearchStrategy[Values]:
-    """Values that are valid together, under one of their names each."""
+    """Returns a strategy for valid values, each under one of its names."""
     names = st.fixed_dictionaries({path: st.sampled_from(field.names) for path, field in form.fields.items()})
-    return st.builds(lambda drawn, chosen: {chosen[path]: value for path, value in settled(form, drawn).items()}, allowed(form), names)
+    return st.builds(
+        lambda drawn, chosen: {chosen[path]: value for path, value in repaired(form, drawn).items()}, schema_valid(form), names
+    )
 
 
-def settled(form: Form, drawn: Values) -> Values:
-    """The values, those changed that one of the rules forbids."""
+def repaired(form: Form, drawn: Values) -> Values:
+    """Returns the values with all violations of rules repaired."""
     changed = deepcopy(drawn)
     for rule in form.rules:
-        rule.settle(changed)
+        rule.repair(changed)
     return {path: value for path, value in changed.items() if path in form.fields}

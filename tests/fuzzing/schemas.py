@@ -1,6 +1,6 @@
-"""Values that a JSON Schema allows. As much of the language as the contract's schemas use; an unknown word is an error.
+"""Strategies for valid values of a JSON Schema. Supports the keywords that the contract's schemas use and rejects all others.
 
-`hypothesis-jsonschema` would be the library for it; its last version is older than the Hypothesis that is used here and fails with it.
+The library for this, `hypothesis-jsonschema`, is incompatible with the installed version of Hypothesis.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hypothesis.strategies import SearchStrategy
 Schema = Mapping[str, Any]
 
 _FOLDER = Path(__file__).parents[2] / "schemas"
-_SAYS_NOTHING = {"description", "deprecated", "title", "$schema", "$defs"}
+_ANNOTATIONS = {"description", "deprecated", "title", "$schema", "$defs"}
 _KNOWN = {
     "integer": {"minimum", "maximum", "multipleOf"},
     "number": {"minimum", "maximum"},
@@ -27,10 +27,10 @@ _KNOWN = {
     "array": {"items", "minItems", "maxItems"},
     "object": {"properties", "required", "additionalProperties", "allOf"},
 }
-# JSON can say neither; what is done with them belongs to the values that are refused.
+# Surrogates and NUL are invalid in requests, so they belong to the invalid values.
 _LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
-# Longer lists and texts than these tell nothing more, and take their time.
-_FEW, _SHORT = 3, 40
+# Longer lists and texts add no coverage but take time.
+_MAX_ITEMS, _MAX_LENGTH = 3, 40
 
 JSON: SearchStrategy[Any] = st.recursive(
     st.none()
@@ -38,20 +38,20 @@ JSON: SearchStrategy[Any] = st.recursive(
     | st.integers(-(2**53), 2**53)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(_LETTERS, max_size=9),
-    lambda inner: st.lists(inner, max_size=_FEW) | st.dictionaries(st.text(_LETTERS, max_size=9), inner, max_size=_FEW),
+    lambda inner: st.lists(inner, max_size=_MAX_ITEMS) | st.dictionaries(st.text(_LETTERS, max_size=9), inner, max_size=_MAX_ITEMS),
     max_leaves=6,
 )
-"""Any JSON."""
+"""Arbitrary JSON values."""
 
 
 def request_schema(name: str) -> Schema:
-    """The schema of a handler's request, as callers get it."""
+    """Loads the published schema of a handler's requests."""
     schema: Schema = json.loads((_FOLDER / f"{name}.request.schema.json").read_text(encoding="utf-8"))
     return schema
 
 
 def options(node: Schema, whole: Schema) -> list[Schema]:
-    """What a node may be, one type each, `null` left out."""
+    """Returns the alternatives of a node, one type each, without `null`."""
     if "$ref" in node:
         return options(whole["$defs"][node["$ref"].rpartition("/")[2]], whole)
     if "anyOf" in node:
@@ -60,12 +60,12 @@ def options(node: Schema, whole: Schema) -> list[Schema]:
 
 
 def may_be_null(node: Schema) -> bool:
-    """Whether `null` is allowed, and so means absent."""
+    """Whether `null` is allowed, which means absent."""
     return {"type": "null"} in node.get("anyOf", ())
 
 
 def values(node: Schema, whole: Schema) -> SearchStrategy[Any]:
-    """Values that a node allows, but for `null`."""
+    """Returns a strategy for the node's valid values, without `null`."""
     return st.one_of([_values(option, whole) for option in options(node, whole)])
 
 
@@ -73,7 +73,7 @@ def _values(node: Schema, whole: Schema) -> SearchStrategy[Any]:
     if "enum" in node or "const" in node:
         return st.sampled_from(node.get("enum") or [node["const"]])
     kind = node["type"]
-    unknown = node.keys() - _KNOWN[kind] - _SAYS_NOTHING - {"type"}
+    unknown = node.keys() - _KNOWN[kind] - _ANNOTATIONS - {"type"}
     assert not unknown, f"no values can be drawn for {unknown}"
     match kind:
         case "integer":
@@ -87,7 +87,7 @@ def _values(node: Schema, whole: Schema) -> SearchStrategy[Any]:
         case "string":
             return _texts(node)
         case "array":
-            least, most = node.get("minItems", 0), min(node.get("maxItems", _FEW), _FEW)
+            least, most = node.get("minItems", 0), min(node.get("maxItems", _MAX_ITEMS), _MAX_ITEMS)
             return st.lists(values(node["items"], whole), min_size=least, max_size=most)
     return objects(node, whole)
 
@@ -105,16 +105,16 @@ def _texts(node: Schema) -> SearchStrategy[str]:
 
 
 def _plain_texts(node: Schema) -> SearchStrategy[str]:
-    return st.text(_LETTERS, min_size=node.get("minLength", 0), max_size=min(node.get("maxLength", _SHORT), _SHORT))
+    return st.text(_LETTERS, min_size=node.get("minLength", 0), max_size=min(node.get("maxLength", _MAX_LENGTH), _MAX_LENGTH))
 
 
 def objects(node: Schema, whole: Schema) -> SearchStrategy[dict[str, Any]]:
-    """Objects with the keys that they need, some of the others, and some that are `null`, which is as if they were not there."""
+    """Returns a strategy for objects with all required and some optional keys, some of which are `null`."""
     if "properties" not in node:
-        return st.dictionaries(st.text(_LETTERS, max_size=9), JSON, max_size=_FEW)
+        return st.dictionaries(st.text(_LETTERS, max_size=9), JSON, max_size=_MAX_ITEMS)
     required = set(node.get("required", ()))
-    given = {name: values(inner, whole) for name, inner in node["properties"].items()}
-    absent = {name: st.none() | each if may_be_null(node["properties"][name]) else each for name, each in given.items()}
+    present = {name: values(inner, whole) for name, inner in node["properties"].items()}
+    nullable = {name: st.none() | each if may_be_null(node["properties"][name]) else each for name, each in present.items()}
     return st.fixed_dictionaries(
-        {name: given[name] for name in sorted(required)}, optional={name: each for name, each in absent.items() if name not in required}
+        {name: present[name] for name in sorted(required)}, optional={name: each for name, each in nullable.items() if name not in required}
     )

@@ -1,4 +1,4 @@
-"""Whatever is done to the bytes of a picture, it opens as one that may be used, or is refused in words."""
+"""A corrupted image is either decoded within the limits or rejected with an error message."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from PIL import Image
 from shared.media.images import MAX_PIXELS, MAX_RATIO, MAX_SIDE, MIN_SIDE, UnreadableImage, open_image
 from tests.fuzzing.containers import join, split
 from tests.fuzzing.exploration import examples, explore
-from tests.fuzzing.images import SAMPLES, damaged
+from tests.fuzzing.images import SAMPLES, corrupted_images
 
 REASONS = ("it is not a PNG, JPEG or WebP image", "the file is damaged", "it has more than", "it is ")
 
 
 @pytest.mark.parametrize("name", list(SAMPLES))
-def test_a_whole_picture_opens_and_is_the_same_after_it_was_taken_apart(name: str) -> None:
+def test_a_valid_image_is_decoded_and_survives_splitting_and_joining(name: str) -> None:
     content = SAMPLES[name]
     assert join(*split(content)) == content
     assert open_image(content).mode == "RGB"
 
 
-def opened(content: bytes) -> Image.Image | str:
-    """The picture, or why there is none."""
+def decode(content: bytes) -> Image.Image | str:
+    """Returns the image or the error message."""
     try:
         return open_image(content)
     except UnreadableImage as error:
@@ -33,29 +33,29 @@ def opened(content: bytes) -> Image.Image | str:
 
 
 @examples(400, 8000)
-def test_a_damaged_picture_opens_within_the_limits_or_is_refused_in_words(count: int) -> None:
-    ends: Counter[str] = Counter()
+def test_a_corrupted_image_is_decoded_within_the_limits_or_rejected(count: int) -> None:
+    outcomes: Counter[str] = Counter()
 
     def check(content: bytes) -> None:
-        picture = opened(content)
-        if isinstance(picture, str):
-            assert picture.startswith(REASONS)
-            ends["refused"] += 1
+        image = decode(content)
+        if isinstance(image, str):
+            assert image.startswith(REASONS)
+            outcomes["rejected"] += 1
             return
-        short, long = sorted(picture.size)
-        assert (picture.mode, len(picture.tobytes())) == ("RGB", 3 * short * long)
+        short, long = sorted(image.size)
+        assert (image.mode, len(image.tobytes())) == ("RGB", 3 * short * long)
         assert MIN_SIDE <= short <= long <= MAX_SIDE
         assert short * long <= MAX_PIXELS
         assert long <= MAX_RATIO * short
-        ends["opened"] += 1
+        outcomes["decoded"] += 1
 
-    explore(damaged(), check, count)
-    assert min(ends["opened"], ends["refused"]) > count / 10, "damage is neither always fatal nor without effect"
+    explore(corrupted_images(), check, count)
+    assert min(outcomes["decoded"], outcomes["rejected"]) > count / 10, "both outcomes occur"
 
 
 @examples(60, 3000)
-def test_no_picture_takes_more_memory_than_the_largest_animation_that_is_allowed(count: int) -> None:
+def test_decoding_never_exceeds_the_memory_of_the_largest_allowed_animation(count: int) -> None:
     command = [sys.executable, "-m", "tests.fuzzing.decoder_memory", str(count)]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=500, check=True).stdout
-    rise, allowed = map(int, said.split())
-    assert rise < allowed
+    output = subprocess.run(command, capture_output=True, text=True, timeout=500, check=True).stdout
+    growth, limit = map(int, output.split())
+    assert growth < limit

@@ -1,4 +1,4 @@
-"""Jobs, faults, stops and new starts in any order: what holds after every step, and that nothing is lost in the end."""
+"""A stateful test: in any sequence of jobs, faults, cancellations and restarts, invariants hold and no result is lost."""
 
 from __future__ import annotations
 
@@ -28,240 +28,245 @@ from shared.media.images import encode_image
 from tests.doubles.fake_storage import Fault, drops_the_response, fails_with, truncates_the_response
 from tests.doubles.jobs import webhook_id
 from tests.fuzzing.exploration import examples
-from tests.fuzzing.harness import PATIENCE, Around, Delivery, Machine, pixels
+from tests.fuzzing.harness import TIMEOUT, Attempt, Environment, Machine, pixels
 
 USER = "user-1"
-PICTURES = (1, 3, 1)
-"""Of each of the three jobs that there are; the third is not valid."""
-MOST_IN_HAND = 8
-OUTAGES: tuple[Fault, ...] = (fails_with(503), fails_with(403), drops_the_response, truncates_the_response)
-ABSENCES = (CannedResponse(503), CannedResponse(404), CannedResponse(reset=True))
+IMAGES = (1, 3, 1)
+"""Number of images of each of the three jobs; the third is invalid."""
+MAX_IN_FLIGHT = 8
+STORAGE_OUTAGES: tuple[Fault, ...] = (fails_with(503), fails_with(403), drops_the_response, truncates_the_response)
+RECEIVER_OUTAGES = (CannedResponse(503), CannedResponse(404), CannedResponse(reset=True))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + PATIENCE
+    ends = time.monotonic() + TIMEOUT
     while not condition():
-        assert time.monotonic() < ends, "it takes too long"
+        assert time.monotonic() < ends, "timed out"
         time.sleep(0.002)
 
 
-def _promises(end: Outcome) -> bool:
-    """Whether a caller was told that there is a result, or that there will be one."""
-    return isinstance(end, Completed) or bool(end.payload.metadata.assets_pending)
+def _has_result(outcome: Outcome) -> bool:
+    """Whether the caller was promised a result, now or later."""
+    return isinstance(outcome, Completed) or bool(outcome.payload.metadata.assets_pending)
 
 
 class Jobs(RuleBasedStateMachine):
-    """Three jobs, two workers on one volume, and what the test knows of them."""
+    """Three jobs and two workers on one volume, and the expected state."""
 
-    around: Around
+    environment: Environment
     uploads: Counter[str]
     numbers: Iterator[int]
 
     def __init__(self) -> None:
         super().__init__()
-        self.mark = f"m{next(self.numbers)}"
-        self.around.storage.objects.clear()
-        self.seen = len(self.around.receiver.accepted)
-        self.machines = [Machine(self.around, self.mark) for _ in range(2)]
-        self.in_hand: list[Delivery] = []
-        self.ends: list[tuple[str, Outcome]] = []
+        self.prefix = f"m{next(self.numbers)}"
+        self.environment.storage.objects.clear()
+        self.previous_callbacks = len(self.environment.receiver.accepted)
+        self.machines = [Machine(self.environment, self.prefix) for _ in range(2)]
+        self.in_flight: list[Attempt] = []
+        self.outcomes: list[tuple[str, Outcome]] = []
         self.deliveries: Counter[str] = Counter()
-        self.residue: set[Path] = set()
+        self.partial_entries: set[Path] = set()
 
-    # What happens
+    # Rules
 
-    @initialize(fault=st.sampled_from([None, *OUTAGES]), answer=st.sampled_from([None, None, *ABSENCES]))
+    @initialize(fault=st.sampled_from([None, *STORAGE_OUTAGES]), answer=st.sampled_from([None, None, *RECEIVER_OUTAGES]))
     def begin(self, fault: Fault | None, answer: CannedResponse | None) -> None:
-        """The day may begin badly."""
-        self.storage(fault)
-        self.receiver(answer)
+        """Starts with or without outages."""
+        self.storage_outage(fault)
+        self.receiver_outage(answer)
 
-    @precondition(lambda self: len(self.in_hand) < MOST_IN_HAND)
+    @precondition(lambda self: len(self.in_flight) < MAX_IN_FLIGHT)
     @rule(which=st.sampled_from([1, 0, 2]), machine=st.integers(0, 1), fails_at=st.sampled_from([None, 2, 0]))
     def deliver(self, which: int, machine: int, fails_at: int | None) -> None:
-        """RunPod hands a job out, for the first time or again, also while it is in hand."""
-        job = f"{self.mark}-{which}"
-        config = {"resolution": "64x64", "steps": 10 if which < 2 else 99, "seed": which * 100, "num_images": PICTURES[which]}
+        """RunPod delivers a job, for the first time or again, possibly while it is in flight."""
+        job = f"{self.prefix}-{which}"
+        config = {"resolution": "64x64", "steps": 10 if which < 2 else 99, "seed": which * 100, "num_images": IMAGES[which]}
         raw = {"id": job, "user_id": USER, "type": "sdxl_image_fast", "prompt": "a heron", "config": config}
-        delivery = Delivery(job, f"{job}-{len(self.ends) + len(self.in_hand)}", fails_at, self.machines[machine].worker)
-        self.around.begin(delivery, raw)
+        attempt = Attempt(job, f"{job}-{len(self.outcomes) + len(self.in_flight)}", fails_at, self.machines[machine].worker)
+        self.environment.start(attempt, raw)
         self.deliveries[job] += which < 2
-        self.in_hand.append(delivery)
-        self._settle(delivery)
+        self.in_flight.append(attempt)
+        self._wait_until_idle(attempt)
 
-    @precondition(lambda self: self.in_hand)
+    @precondition(lambda self: self.in_flight)
     @rule(which=st.integers(0, 20))
-    def go_on(self, which: int) -> None:
-        """A job makes its next picture, or meets its fault."""
-        delivery = self.in_hand[which % len(self.in_hand)]
+    def generate_next_image(self, which: int) -> None:
+        """An attempt generates its next image, or fails."""
+        attempt = self.in_flight[which % len(self.in_flight)]
         uploaded = self.uploads["upload"]
-        delivery.waits.clear()
-        delivery.may.release()
-        self._settle(delivery)
-        wait_until(lambda: delivery.ended or self.uploads["upload"] > uploaded)
+        attempt.is_waiting.clear()
+        attempt.permits.release()
+        self._wait_until_idle(attempt)
+        wait_until(lambda: attempt.is_done or self.uploads["upload"] > uploaded)
 
-    @precondition(lambda self: self.in_hand)
+    @precondition(lambda self: self.in_flight)
     @rule(which=st.integers(0, 20))
     def finish(self, which: int) -> None:
-        """A job goes on to its end."""
-        delivery = self.in_hand[which % len(self.in_hand)]
-        while delivery in self.in_hand:
-            self.go_on(self.in_hand.index(delivery))
+        """An attempt runs to its end."""
+        attempt = self.in_flight[which % len(self.in_flight)]
+        while attempt in self.in_flight:
+            self.generate_next_image(self.in_flight.index(attempt))
 
-    @precondition(lambda self: self.in_hand)
+    @precondition(lambda self: self.in_flight)
     @rule(which=st.integers(0, 20))
     def cancel(self, which: int) -> None:
-        """RunPod stops a job."""
-        self._stop(self.in_hand[which % len(self.in_hand)])
+        """RunPod cancels an attempt."""
+        self._stop(self.in_flight[which % len(self.in_flight)])
 
     @rule(machine=st.integers(0, 1))
     def restart(self, machine: int) -> None:
-        """A worker is replaced. The next one delivers what waits, as its first deed."""
-        for delivery in [each for each in self.in_hand if self.machines[machine].worker is each.worker]:
-            self._stop(delivery)
+        """A worker is replaced. The new one starts by delivering the outbox."""
+        for attempt in [each for each in self.in_flight if self.machines[machine].worker is each.worker]:
+            self._stop(attempt)
         self.machines[machine].close()
-        self.machines[machine] = Machine(self.around, self.mark)
+        self.machines[machine] = Machine(self.environment, self.prefix)
         self.machines[machine].redelivery.run()
 
     @rule(which=st.integers(0, 1))
-    def die(self, which: int) -> None:
-        """A worker that is killed while it keeps a result leaves a part of it behind."""
+    def crash_while_writing(self, which: int) -> None:
+        """A worker is killed while it writes an outbox entry and leaves a partial one."""
         outbox = self.machines[0].outbox
         before = self._folders()
-        outbox.writer(Identity(f"{self.mark}-{which}", USER, None, None)).add(f"{USER}/{self.mark}-{which}/0.png", b"half", "image/png")
-        self.residue |= self._folders() - before
+        outbox.writer(Identity(f"{self.prefix}-{which}", USER, None, None)).add(f"{USER}/{self.prefix}-{which}/0.png", b"half", "image/png")
+        self.partial_entries |= self._folders() - before
 
     @rule()
     def redeliver(self) -> None:
-        """The time for what waits has come."""
+        """The redelivery interval has passed."""
         self.machines[0].redelivery.run()
 
-    @rule(fault=st.sampled_from([None, *OUTAGES]))
-    def storage(self, fault: Fault | None) -> None:
-        """Storage fails, or stores and cannot say so, or is back."""
-        self.around.storage.outage = fault
+    @rule(fault=st.sampled_from([None, *STORAGE_OUTAGES]))
+    def storage_outage(self, fault: Fault | None) -> None:
+        """Storage fails, stores objects without confirming, or recovers."""
+        self.environment.storage.outage = fault
 
-    @rule(answer=st.sampled_from([None, *ABSENCES]))
-    def receiver(self, answer: CannedResponse | None) -> None:
-        """The receiver is away, or back."""
-        self.around.receiver.away = answer
+    @rule(answer=st.sampled_from([None, *RECEIVER_OUTAGES]))
+    def receiver_outage(self, answer: CannedResponse | None) -> None:
+        """The receiver fails or recovers."""
+        self.environment.receiver.outage = answer
 
-    # What holds
-
-    @invariant()
-    def every_end_is_answered_in_strict_json(self) -> None:
-        for job, end in self.ends:
-            said = to_dict(end.payload)
-            assert json.dumps(said, allow_nan=False)
-            assert said["job_id"] == job
-            if isinstance(end, Failed | Stopped):
-                FailedPayload.model_validate_json(json.dumps(said))
-                assert said["metadata"]["error_code"] in {"INTERNAL_ERROR", "UPLOAD_ERROR", "VALIDATION_ERROR", "CANCELLED"}
+    # Invariants
 
     @invariant()
-    def every_end_was_told_or_waits_and_a_result_is_not_outdone_by_a_failure(self) -> None:
-        known = {(payload["job_id"], payload["status"]) for payload in [*self._told(), *self._waiting()]}
-        for job, end in self.ends:
-            assert end.callback_pending or to_dict(end.payload) in self._told()
-            assert (job, "completed") in known or (not _promises(end) and (job, "failed") in known)
+    def every_outcome_has_a_payload_in_strict_json(self) -> None:
+        for job, outcome in self.outcomes:
+            payload = to_dict(outcome.payload)
+            assert json.dumps(payload, allow_nan=False)
+            assert payload["job_id"] == job
+            if isinstance(outcome, Failed | Stopped):
+                FailedPayload.model_validate_json(json.dumps(payload))
+                assert payload["metadata"]["error_code"] in {"INTERNAL_ERROR", "UPLOAD_ERROR", "VALIDATION_ERROR", "CANCELLED"}
 
     @invariant()
-    def what_a_result_names_is_stored_to_the_byte_and_nothing_lies_elsewhere(self) -> None:
-        ended = [to_dict(end.payload) for _, end in self.ends if isinstance(end, Completed)]
-        for payload in [*ended, *self._told()]:
+    def every_outcome_was_delivered_or_is_pending_and_no_failure_replaces_a_result(self) -> None:
+        known = {(payload["job_id"], payload["status"]) for payload in [*self._delivered(), *self._pending()]}
+        for job, outcome in self.outcomes:
+            assert outcome.callback_pending or to_dict(outcome.payload) in self._delivered()
+            assert (job, "completed") in known or (not _has_result(outcome) and (job, "failed") in known)
+
+    @invariant()
+    def every_asset_of_a_result_is_stored_unchanged_and_nothing_else_is(self) -> None:
+        completed = [to_dict(outcome.payload) for _, outcome in self.outcomes if isinstance(outcome, Completed)]
+        for payload in [*completed, *self._delivered()]:
             for index, asset in enumerate(payload["assets"]):
                 assert asset["url"] == f"{USER}/{payload['job_id']}/{index}.png"
                 assert self._content(asset["url"]) == encode_image(pixels(asset["generation_seed"]), "png")
                 assert asset["file_size_bytes"] == len(self._content(asset["url"]))
                 assert self._content(asset["thumbnail_url"])
-        assert all(key.startswith(f"{USER}/{self.mark}-") for key in self.around.storage.objects)
+        assert all(key.startswith(f"{USER}/{self.prefix}-") for key in self.environment.storage.objects)
 
     @invariant()
-    def a_job_has_one_id_for_each_of_its_ends_and_is_processed_once_for_each_delivery(self) -> None:
-        for message in self.around.receiver.accepted[self.seen :]:
+    def webhook_ids_are_stable_and_processing_is_announced_at_most_once_per_attempt(self) -> None:
+        for message in self.environment.receiver.accepted[self.previous_callbacks :]:
             assert message.verified
-            assert message.headers["webhook-id"] == webhook_id(message.payload["job_id"], message.payload["status"], user_id=USER)
-        begun = Counter(payload["job_id"] for payload in self._told() if payload["status"] == "processing")
-        assert all(begun[job] <= self.deliveries[job] for job in begun)
+            payload = message.payload
+            expected = webhook_id(payload["job_id"], payload["status"], user_id=USER, runpod_id=payload["metadata"]["runpod_id"])
+            assert message.headers["webhook-id"] == expected
+        announced = Counter(payload["job_id"] for payload in self._delivered() if payload["status"] == "processing")
+        assert all(announced[job] <= self.deliveries[job] for job in announced)
 
     @invariant()
-    def no_temporary_file_stays(self) -> None:
-        """A picture's folder goes a moment after it was uploaded."""
+    def no_temporary_file_remains(self) -> None:
+        """An image's folder is deleted shortly after its upload."""
         wait_until(lambda: not list(Path(tempfile.gettempdir()).iterdir()))
 
     def teardown(self) -> None:
-        """Everything is up again, all jobs come to their end, and what waits is delivered once: nothing is lost."""
-        self.storage(None)
-        self.receiver(None)
-        while self.in_hand:
-            self.go_on(0)
+        """After all outages, every attempt completes and the outbox is delivered: nothing is lost."""
+        self.storage_outage(None)
+        self.receiver_outage(None)
+        while self.in_flight:
+            self.generate_next_image(0)
         self.machines[1].redelivery.run()
-        for holds in (self.every_end_is_answered_in_strict_json, self.every_end_was_told_or_waits_and_a_result_is_not_outdone_by_a_failure):
-            holds()
-        self.what_a_result_names_is_stored_to_the_byte_and_nothing_lies_elsewhere()
-        assert self._folders() == self.residue, "the outbox is empty, but for what the dead have left"
+        for check in (
+            self.every_outcome_has_a_payload_in_strict_json,
+            self.every_outcome_was_delivered_or_is_pending_and_no_failure_replaces_a_result,
+        ):
+            check()
+        self.every_asset_of_a_result_is_stored_unchanged_and_nothing_else_is()
+        assert self._folders() == self.partial_entries, "the outbox is empty except for partial entries"
         for machine in self.machines:
             machine.close()
 
-    # What is looked at
+    # Helpers
 
-    def _settle(self, delivery: Delivery) -> None:
-        """Returns when a job waits to be told to go on, or has ended."""
-        wait_until(lambda: delivery.ended or delivery.waits.is_set())
-        if delivery.ended:
-            self.in_hand.remove(delivery)
-            self.ends.append((delivery.job, delivery.task.result()))
+    def _wait_until_idle(self, attempt: Attempt) -> None:
+        """Blocks until an attempt waits for a permit or has ended."""
+        wait_until(lambda: attempt.is_done or attempt.is_waiting.is_set())
+        if attempt.is_done:
+            self.in_flight.remove(attempt)
+            self.outcomes.append((attempt.job, attempt.task.result()))
 
-    def _stop(self, delivery: Delivery) -> None:
+    def _stop(self, attempt: Attempt) -> None:
         async def stop() -> None:
-            delivery.task.cancel()
-            await asyncio.wait([delivery.task])
+            attempt.task.cancel()
+            await asyncio.wait([attempt.task])
 
-        self.around.run(stop())
-        self._settle(delivery)
+        self.environment.run(stop())
+        self._wait_until_idle(attempt)
 
-    def _told(self) -> list[dict[str, Any]]:
-        return [message.payload for message in self.around.receiver.accepted[self.seen :]]
+    def _delivered(self) -> list[dict[str, Any]]:
+        return [message.payload for message in self.environment.receiver.accepted[self.previous_callbacks :]]
 
     def _folders(self) -> set[Path]:
-        folder = self.around.settings(self.mark).outbox
+        folder = self.environment.settings(self.prefix).outbox
         return set(folder.iterdir()) if folder.is_dir() else set()
 
-    def _waiting(self) -> list[dict[str, Any]]:
-        """The payloads in the outbox."""
+    def _pending(self) -> list[dict[str, Any]]:
+        """Returns the payloads in the outbox."""
         entries = [path / "entry.json" for path in self._folders() if not path.name.endswith(".part")]
         return [json.loads(json.loads(entry.read_bytes())["payload"]) for entry in entries]
 
     def _content(self, key: str) -> bytes:
-        assert key in self.around.storage.objects
-        stored = self.around.storage.objects[key]
+        assert key in self.environment.storage.objects
+        stored = self.environment.storage.objects[key]
         assert stored.metadata["sha256"] == hashlib.sha256(stored.content).hexdigest()
         return stored.content
 
 
 @pytest.fixture
-def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Around]:
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Environment]:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    with Around(tmp_path) as around:
-        yield around
+    with Environment(tmp_path) as environment:
+        yield environment
 
 
 @examples(20, 120)
-def test_whatever_happens_to_jobs_nothing_is_lost_and_nothing_is_said_that_is_not_so(count: int, around: Around) -> None:
-    ended: Counter[str] = Counter()
+def test_no_sequence_of_jobs_and_faults_loses_a_result_or_violates_an_invariant(count: int, environment: Environment) -> None:
+    steps: Counter[str] = Counter()
 
-    def note(_logger: object, _method: str, line: Any) -> Any:
-        ended.update([line["step"]] if line.get("event") == "step" else [])
+    def count_steps(_logger: object, _method: str, line: Any) -> Any:
+        steps.update([line["step"]] if line.get("event") == "step" else [])
         raise structlog.DropEvent
 
-    structlog.configure(processors=[note])
+    structlog.configure(processors=[count_steps])
 
-    class Chosen(Jobs):
+    class BoundJobs(Jobs):
         pass
 
-    Chosen.around, Chosen.uploads, Chosen.numbers = around, ended, counting()
-    chosen = settings(
+    BoundJobs.environment, BoundJobs.uploads, BoundJobs.numbers = environment, steps, counting()
+    profile = settings(
         max_examples=count,
         stateful_step_count=25,
         phases=(Phase.generate,),
@@ -271,4 +276,4 @@ def test_whatever_happens_to_jobs_nothing_is_lost_and_nothing_is_said_that_is_no
         suppress_health_check=list(HealthCheck),
     )
     with stamina.set_testing(True, attempts=2, cap=True):
-        run_state_machine_as_test(Chosen, settings=chosen)
+        run_state_machine_as_test(BoundJobs, settings=profile)

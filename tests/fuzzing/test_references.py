@@ -1,4 +1,4 @@
-"""Pictures that come within the request, as `data:` URLs. The contract has no other references that are parsed here, and no videos."""
+"""Reference images that are embedded in the request as `data:` URLs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from shared.errors import ReferenceImageError
 from shared.fetch import Fetcher
 from shared.settings import Settings
 from tests.fuzzing.exploration import examples, explore
-from tests.fuzzing.images import SAMPLES, damaged
+from tests.fuzzing.images import SAMPLES, corrupted_images
 
-_HEADS = (
+_PREFIXES = (
     "data:image/png;base64,", "data:image/jpeg;base64,", "DATA:IMAGE/WEBP;BASE64,", "data:image/png;charset=x;base64,", "data:image/png,",
     "data:text/html;base64,", "data:image/svg+xml;base64,", "data:;base64,", "data:", "data:image/png;base64,data:image/png;base64,",
 )  # fmt: skip
@@ -25,8 +25,8 @@ _LIMIT = 4096
 
 @st.composite
 def data_urls(draw: DrawFn) -> str:
-    """Whole and damaged ones: of pictures, of their base64, of what stands before it."""
-    content = draw(st.sampled_from(list(SAMPLES.values())) | damaged())
+    """Returns valid URLs, and URLs with a corrupted image, base64 text or prefix."""
+    content = draw(st.sampled_from(list(SAMPLES.values())) | corrupted_images())
     text = base64.b64encode(content).decode()
     if draw(st.booleans()):
         place = draw(st.integers(0, len(text)))
@@ -35,24 +35,24 @@ def data_urls(draw: DrawFn) -> str:
             + draw(st.sampled_from(["", "=", "====", "\n", " ", "-_", "%2B", "\0", "\ud800", "é", "A" * 10_000]))
             + text[place:]
         )
-    head = draw(st.sampled_from(_HEADS[:3]) | st.sampled_from(_HEADS))
-    return head + text[: draw(st.none() | st.integers(0, len(text)))]
+    prefix = draw(st.sampled_from(_PREFIXES[:3]) | st.sampled_from(_PREFIXES))
+    return prefix + text[: draw(st.none() | st.integers(0, len(text)))]
 
 
 @examples(150, 5000)
-def test_a_data_url_is_a_picture_or_is_refused_by_the_name_of_its_field(count: int) -> None:
+def test_a_data_url_is_decoded_or_rejected_with_the_name_of_its_field(count: int) -> None:
     fetcher = Fetcher(Settings(reference_max_bytes=_LIMIT))
-    ends: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
 
-    def fetched(url: str) -> Image.Image | ReferenceImageError:
+    def fetch(url: str) -> Image.Image | ReferenceImageError:
         try:
             return fetcher.fetch(Reference.parse(url), field="config.image", user_id="u")
         except ReferenceImageError as error:
             return error
 
     def check(url: str) -> None:
-        end = fetched(url)
-        ends[type(end).__name__] += 1
+        end = fetch(url)
+        outcomes[type(end).__name__] += 1
         if isinstance(end, Image.Image):
             assert end.mode == "RGB"
             assert len(url) < 2 * _LIMIT
@@ -64,4 +64,4 @@ def test_a_data_url_is_a_picture_or_is_refused_by_the_name_of_its_field(count: i
         assert len(url) < 40 or url[-30:] not in end.message
 
     explore(data_urls(), check, count)
-    assert min(ends.values()) > count / 20
+    assert min(outcomes.values()) > count / 20

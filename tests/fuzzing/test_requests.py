@@ -1,4 +1,4 @@
-"""What the schemas allow is read, and what they do not is refused by name, before any work."""
+"""Requests that satisfy the schemas are accepted; invalid values are reported by name before any work."""
 
 from __future__ import annotations
 
@@ -24,45 +24,48 @@ from shared.jobs.lifecycle import Failed, Job, Worker, run_job
 from shared.settings import Settings
 from shared.storage.local_disk import LocalDisk
 from shared.webhooks import Webhook
-from tests.fuzzing.cross_field_rules import Values, blamed
+from tests.fuzzing.cross_field_rules import Values, reported_fields
 from tests.fuzzing.exploration import examples, explore
-from tests.fuzzing.invalid_requests import CANARY, Mutant, mutants, put, spots, take
-from tests.fuzzing.requests import FORMS, OPERATOR, Form, allowed, valid
+from tests.fuzzing.invalid_requests import CANARY, InvalidRequest, invalid_requests, locations, remove, replace
+from tests.fuzzing.requests import FORMS, OPERATOR, Form, schema_valid, valid
 from tests.shared.jobs.conftest import ScriptedRecipe, run
 
 forms = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 
 
 @dataclass(frozen=True)
-class Refusals:
-    """Workers that have every request judged, and make nothing."""
+class ValidatingWorkers:
+    """Workers whose recipes must never run."""
 
     workers: dict[str, Worker[Any]]
 
-    def of(self, form: Form, raw: object) -> Failed:
-        """How a job with this input ends."""
+    def run(self, form: Form, raw: object) -> Failed:
+        """Runs a job with an invalid input and returns its failure."""
         end = asyncio.run(run_job(Job("r", raw), self.workers[form.name], run("r")))
         assert isinstance(end, Failed)
         return end
 
 
 @pytest.fixture(scope="module")
-def refusals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Refusals]:
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValidatingWorkers]:
     def making(request: Request, run: Any) -> NoReturn:
-        raise AssertionError("it was made although it is wrong")
+        raise AssertionError("generated although the request is invalid")
 
     settings = Settings()
     disk = LocalDisk(tmp_path_factory.mktemp("out"))
     disk.keeps_callbacks = False
     with GpuThread() as gpu, ThreadPoolExecutor(4) as threads:
         callbacks = CallbackDispatcher(disk, Webhook(settings), threads, always_callback=False, send_processing=False)
-        yield Refusals(
-            {form.name: Worker("w", form.model, ScriptedRecipe(making), OPERATOR, disk, Fetcher(settings), callbacks, gpu) for form in FORMS}
+        yield ValidatingWorkers(
+            {
+                form.name: Worker("w", form.model, ScriptedRecipe(making), OPERATOR, disk, Fetcher(settings), callbacks, gpu)
+                for form in FORMS
+            }
         )
 
 
-def refused(form: Form, raw: object) -> set[str]:
-    """The fields that are blamed; none where it is read."""
+def rejected_fields(form: Form, raw: object) -> set[str]:
+    """Returns the fields that are reported; empty if the request is accepted."""
     try:
         form.parse(raw)
     except ValidationError as error:
@@ -72,106 +75,106 @@ def refused(form: Form, raw: object) -> set[str]:
 
 @forms
 @examples(60, 300)
-def test_what_a_schema_allows_is_read_or_breaks_a_rule_that_is_listed(form: Form, count: int) -> None:
-    listed, schema = set(blamed(form.rules)), Draft202012Validator(form.schema)
-    ends: Counter[str] = Counter()
+def test_a_schema_valid_request_is_accepted_or_violates_a_listed_rule(form: Form, count: int) -> None:
+    listed, schema = set(reported_fields(form.rules)), Draft202012Validator(form.schema)
+    outcomes: Counter[str] = Counter()
 
     def check(sent: Values) -> None:
         raw = form.nest(sent)
         if form.name != "openai":
             schema.validate(raw)
-        wrong = refused(form, raw)
-        assert wrong <= listed
-        ends.update(wrong or {"read"})
+        reported = rejected_fields(form, raw)
+        assert reported <= listed
+        outcomes.update(reported or {"accepted"})
 
-    explore(allowed(form), check, count)
-    assert len(ends) >= 3, "rules are broken, so they are rules"
+    explore(schema_valid(form), check, count)
+    assert len(outcomes) >= 3, "the examples violate the rules"
 
 
 @forms
-@examples(60, 300)
-def test_a_valid_request_is_read_and_as_often_as_it_is_sent_it_says_the_same(form: Form, count: int) -> None:
+@examples(80, 300)
+def test_parsing_a_valid_request_is_deterministic_and_does_not_modify_it(form: Form, count: int) -> None:
     seen: set[str] = set()
 
     def check(sent: Values) -> None:
         raw = form.nest(sent)
         before = deepcopy(raw)
         first, again = form.parse(raw), form.parse(raw)
-        assert raw == before, "what a caller sends is not changed"
-        drawn = set() if any(name.endswith("seed") for name in sent) else {"seed"}
-        assert first.model_dump(exclude=drawn) == again.model_dump(exclude=drawn)
+        assert raw == before, "the input is not modified"
+        random = set() if any(name.endswith("seed") for name in sent) else {"seed"}
+        assert first.model_dump(exclude=random) == again.model_dump(exclude=random)
         assert first.references == again.references
         seen.update(sent.keys())
 
     explore(valid(form), check, count)
-    assert seen == {name for field in form.fields.values() for name in field.names}, "every name was read"
+    assert seen == {name for field in form.fields.values() for name in field.names}, "every name and alias occurred"
 
 
 @forms
 @examples(80, 600)
-def test_the_one_thing_that_is_wrong_is_named_alone_before_any_work_and_is_not_repeated(
-    form: Form, count: int, refusals: Refusals, capsys: pytest.CaptureFixture[str]
+def test_an_invalid_value_is_the_only_problem_reported_before_any_work_and_is_not_repeated(
+    form: Form, count: int, workers: ValidatingWorkers, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def check(mutant: Mutant) -> None:
-        end = refusals.of(form, mutant.raw)
+    def check(request: InvalidRequest) -> None:
+        end = workers.run(form, request.raw)
         metadata = end.payload.metadata
         assert (metadata.error_code, metadata.retryable, metadata.problems is not None) == ("VALIDATION_ERROR", False, True)
-        assert [problem.field for problem in metadata.problems or ()] == [mutant.blamed]
-        assert mutant.blamed in end.payload.error_message
+        assert [problem.field for problem in metadata.problems or ()] == [request.reported]
+        assert request.reported in end.payload.error_message
         assert (metadata.timings["fetch"], metadata.timings["generate"]) == (0.0, 0.0)
         assert CANARY not in json.dumps(end.payload.model_dump(mode="json"), ensure_ascii=False)
 
-    explore(mutants(form), check, count)
-    said = "".join(capsys.readouterr())
-    assert "job failed" in said
-    assert CANARY not in said
+    explore(invalid_requests(form), check, count)
+    log = "".join(capsys.readouterr())
+    assert "job failed" in log
+    assert CANARY not in log
 
 
-def outcome(read: Callable[[], Request]) -> object:
-    """What a request says, but for its seed, which may be drawn; or what is wrong with it."""
+def outcome(parse: Callable[[], Request]) -> object:
+    """Returns the parsed request without its seed, which may be random, or its problems."""
     try:
-        return read().model_dump(exclude={"seed"})
+        return parse().model_dump(exclude={"seed"})
     except ValidationError as error:
         return [str(problem) for problem in error.problems]
 
 
 @forms
 @examples(40, 200)
-def test_null_is_as_if_it_were_not_there(form: Form, count: int) -> None:
+def test_null_is_equivalent_to_absent(form: Form, count: int) -> None:
     @st.composite
-    def drawn(draw: st.DrawFn) -> tuple[Any, Any]:
+    def requests(draw: st.DrawFn) -> tuple[Any, Any]:
         sent = draw(valid(form))
-        spot = draw(st.sampled_from([spot for spot in spots(form, sent) if isinstance(spot.path[-1], str)]))
-        return put(form, sent, spot, None), take(form, sent, spot)
+        location = draw(st.sampled_from([each for each in locations(form, sent) if isinstance(each.path[-1], str)]))
+        return replace(form, sent, location, None), remove(form, sent, location)
 
     def check(pair: tuple[Any, Any]) -> None:
         with_null, without = pair
         assert outcome(lambda: form.parse(with_null)) == outcome(lambda: form.parse(without))
 
-    explore(drawn(), check, count)
+    explore(requests(), check, count)
 
 
 @forms
 @examples(40, 200)
-def test_a_name_that_means_nothing_changes_nothing_and_is_named(form: Form, count: int) -> None:
-    """At the top, in `config` and in the objects within; what stands in `metadata`, or beside the text of a part, nobody asks about."""
+def test_an_unknown_field_has_no_effect_and_is_reported_in_a_warning(form: Form, count: int) -> None:
+    """At the top level, in `config` and in nested objects; additional keys of `metadata` and of message parts are allowed."""
 
     @st.composite
-    def drawn(draw: st.DrawFn) -> tuple[Any, Any]:
+    def requests(draw: st.DrawFn) -> tuple[Any, Any]:
         sent = draw(valid(form))
-        more = {**sent, "x_unknown": draw(st.sampled_from([CANARY, 7, [[]], {"prompt": CANARY}]))}
+        extended = {**sent, "x_unknown": draw(st.sampled_from([CANARY, 7, [[]], {"prompt": CANARY}]))}
         if form.name in ("sdxl", "wan"):
-            more |= {"config.x_unknown": CANARY, "metadata.x_unknown": CANARY}
+            extended |= {"config.x_unknown": CANARY, "metadata.x_unknown": CANARY}
         if "config.loras" in sent:
-            more["config.loras"] = [{**lora, "x_unknown": CANARY} for lora in sent["config.loras"]]
-        return form.nest(sent), form.nest(more)
+            extended["config.loras"] = [{**lora, "x_unknown": CANARY} for lora in sent["config.loras"]]
+        return form.nest(sent), form.nest(extended)
 
     def check(pair: tuple[Any, Any]) -> None:
-        plain, more = (form.parse(raw) for raw in pair)
-        assert plain.model_dump(exclude={"seed", "warnings"}) == more.model_dump(exclude={"seed", "warnings"})
-        named = [warning.split("`")[1] for warning in more.warnings if "x_unknown" in warning]
+        plain, extended = (form.parse(raw) for raw in pair)
+        assert plain.model_dump(exclude={"seed", "warnings"}) == extended.model_dump(exclude={"seed", "warnings"})
+        named = [warning.split("`")[1] for warning in extended.warnings if "x_unknown" in warning]
         assert "x_unknown" in named
         assert set(named) <= {"x_unknown", "config.x_unknown", "config.loras[].x_unknown"}
-        assert CANARY not in "".join(more.warnings)
+        assert CANARY not in "".join(extended.warnings)
 
-    explore(drawn(), check, count)
+    explore(requests(), check, count)
