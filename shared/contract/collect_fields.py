@@ -79,7 +79,7 @@ def _find(name: str, location: FieldLocation, sections: _Sections, collected: Co
         if not _differs(value, found[0][2]):
             continue
         if location.must_agree:
-            collected.problems.append(Problem(path_of(section, alias), "a different value", f"the same as {collected.sources[name]}"))
+            collected.problems.append(Problem(path_of(section, alias), "a different value", f"the same as `{collected.sources[name]}`"))
         elif section != "metadata":
             warnings.add_ignored(path_of(section, alias), f"`{collected.sources[name]}` is given")
 

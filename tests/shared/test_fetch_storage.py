@@ -102,7 +102,7 @@ def test_path_outside_the_users_folder_is_refused_before_any_request(server: Fak
     ],
 )
 def test_only_the_listed_buckets_are_read(server: FakeStorage, buckets: tuple[str, ...] | None, path: str, read: bool) -> None:
-    settings = {} if buckets is None else {"reference_buckets": buckets}
+    settings: dict[str, Any] = {} if buckets is None else {"reference_buckets": buckets}
     with pytest.raises(ReferenceImageError, match="returned HTTP 404" if read else "its bucket is not in REFERENCE_BUCKETS"):
         fetch(server, path, **settings)
     assert len(server.requests) == read

@@ -23,7 +23,7 @@ def test_job_id_has_two_names(name: str) -> None:
 def test_both_names_of_the_job_id_must_agree() -> None:
     assert sdxl(id="j", job_id="j").job_id == "j"
     found = problem(sdxl, id="j", job_id="k")
-    assert (found.field, found.allowed) == ("job_id", "the same as id")
+    assert (found.field, found.allowed) == ("job_id", "the same as `id`")
 
 
 @pytest.mark.parametrize("bad", BAD_IDS)
