@@ -14,6 +14,8 @@ entries whose sentence or file contains the word. The everyday test suite only c
     mutant = ']'                                    # must leave the file valid Python
     tests = ['tests/shared/jobs/delivery/test_outbox.py::test_unknown_folders_are_kept']
 
+Strings in single quotes are literal. Code that contains a single quote, or several lines, goes between triple single quotes.
+
 A test kills the mutant by failing an assertion, `pytest.raises` included. Where the mutant makes the product raise something else, the
 entry names the exception: `exception = 'ZeroDivisionError'`.
 """

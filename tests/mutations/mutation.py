@@ -66,11 +66,18 @@ class Area:
 
 
 def load_areas() -> list[Area]:
-    """Reads the whole table, in the order of the file names."""
+    """Reads the whole table, in the order of the file names.
+
+    Raises:
+        TableError: A file is not valid TOML.
+    """
     return [_load(path) for path in sorted(TABLE.glob("*.toml"))]
 
 
 def _load(path: Path) -> Area:
-    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise TableError(f"{path.name} is not valid TOML: {error}") from error
     mutations = tuple(Mutation(**{**entry, "tests": tuple(entry["tests"])}) for entry in table["mutation"])
     return Area(path.stem, table["title"], mutations)

@@ -91,7 +91,7 @@ def test_a_cancelled_job_is_cancelled_in_all_its_deliveries(harness: LoadHarness
     assert len(harness.steps("cancelled")) < 50
     callbacks = harness.received_callbacks("cancelled")
     assert [message.payload["metadata"]["error_code"] for message in callbacks] == ["CANCELLED"] * 3
-    assert {message.headers["webhook-id"] for message in callbacks} == {"cancelled_failed"}
+    assert {message.headers["webhook-id"] for message in callbacks} == {webhook_id("cancelled", "failed")}
 
 
 def test_a_completed_delivery_clears_the_outbox_of_a_failed_one(harness: LoadHarness) -> None:

@@ -15,6 +15,7 @@ from tests.chaos.fault_injection.harness import Harness, chat, sdxl, wan
 from tests.chaos.fault_injection.invariants import Baseline, check_invariants
 from tests.chaos.fault_injection.payloads import is_intact, named_files
 from tests.chaos.fault_injection.worker_handle import WorkerHandle
+from tests.doubles.jobs import webhook_id
 
 
 class KillHarness(Harness):
@@ -92,5 +93,5 @@ class KillHarness(Harness):
         """Asserts that all `completed` callbacks of a job have the same `webhook-id`, and that all callbacks are signed."""
         callbacks = [message for message in self.receiver.messages if message.payload["job_id"] == job_id]
         completed = {message.headers["webhook-id"] for message in callbacks if message.payload["status"] == "completed"}
-        assert completed == {f"{job_id}_completed"}
+        assert completed == {webhook_id(job_id, "completed")}
         assert all(message.verified for message in callbacks)
