@@ -13,13 +13,14 @@ Every other field has a default that suits a handler whose outputs are files: ca
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from shared.contract.request import Operator, Request
 from shared.jobs.presentation import HandlerResponse, PayloadPresentation, Presentation
 from shared.jobs.recipe import Recipe
+from shared.media.images import IMAGE_TYPES
 from shared.settings import Settings
 from shared.weights.catalogue import Weights
 
@@ -45,6 +46,8 @@ class Handler(Generic[RequestT]):
         weights: The weights without which the worker cannot start. `--check weights` and the start verify them.
         uses_external_engine: Whether an inference server holds the weights, in which case this worker needs none.
         operator: Returns the operator's settings that requests are validated against. The request's own subclass of `Operator`, if any.
+        stored_types: The MIME types of the files that its jobs always store. The start checks that the bucket allows them.
+        types_of: Returns the MIME types of the files that one job stores, which are checked before its work; by default `stored_types`.
         always_callback: Whether requests without a `callback_url` are called back at the configured URL.
         streams: Whether text is sent while it is generated. RunPod then gets a stream of responses instead of one.
         present: Returns the presentation of a job's responses. Its arguments are the job's id and the raw input, which may be invalid.
@@ -62,11 +65,17 @@ class Handler(Generic[RequestT]):
     weights: tuple[Weights, ...] = ()
     uses_external_engine: Callable[[Settings], bool] = lambda _settings: False
     operator: Callable[[Settings], Operator] = operator_settings
+    stored_types: tuple[str, ...] = tuple(image.mime for image in IMAGE_TYPES.values())
+    types_of: Callable[[RequestT], Collection[str]] | None = None
     always_callback: bool = True
     streams: Callable[[Settings], bool] = lambda _settings: False
     present: Callable[[str, object], Presentation] = PayloadPresentation.of
     answer_without_job: Callable[[object, Any, int], HandlerResponse | None] | None = None
     max_concurrency: Callable[[Any], int] | None = None
+
+    def types_of_job(self, request: RequestT) -> Collection[str]:
+        """Returns the MIME types of the files that a job stores."""
+        return self.stored_types if self.types_of is None else self.types_of(request)
 
     def required_weights(self, settings: Settings) -> tuple[Weights, ...]:
         """Returns the weights that must be present on this machine."""

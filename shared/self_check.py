@@ -43,7 +43,11 @@ def parse_scope(arguments: Sequence[str]) -> Scope | None:
 
 
 def self_check(
-    scope: Scope, libraries: Sequence[str], checks: Mapping[str, Check], required_weights: Callable[[Settings], Sequence[Weights]]
+    scope: Scope,
+    libraries: Sequence[str],
+    checks: Mapping[str, Check],
+    required_weights: Callable[[Settings], Sequence[Weights]],
+    stored_types: Sequence[str],
 ) -> None:
     """Runs the checks of a handler, logs a line for each, and exits the process: with 0 if all have passed, else with 1.
 
@@ -52,6 +56,7 @@ def self_check(
         libraries: The modules that the handler imports when it loads its models.
         checks: The handler's own checks, by name.
         required_weights: Returns the weights that the handler needs under the given settings.
+        stored_types: The MIME types of the files that the handler stores.
     """
     try:
         settings = load_settings()
@@ -62,27 +67,31 @@ def self_check(
     if scope != "image":
         selected |= {f"weights {entry.name}": partial(_find, entry) for entry in required_weights(settings)}
     if scope == "machine":
-        selected |= _MACHINE_CHECKS
+        selected |= _machine_checks(stored_types)
     failed = [name for name, check in selected.items() if not _passes(name, check, settings)]
     sys.exit(1 if failed else 0)
 
 
-def startup_problems(settings: Settings, checks: Mapping[str, Check], weights: Sequence[Weights]) -> dict[str, str]:
+def startup_problems(
+    settings: Settings, checks: Mapping[str, Check], weights: Sequence[Weights], stored_types: Sequence[str]
+) -> dict[str, str]:
     """Checks everything that a worker needs before it loads anything, without stopping at the first problem.
 
     Args:
         settings: May be incomplete.
         checks: The handler's own checks, by name.
         weights: The weights that the handler needs.
+        stored_types: The MIME types of the files that the handler stores.
 
     Returns:
         The problems by the name of their check; empty if the worker may start.
     """
-    selected: dict[str, Check] = {"configuration": check_complete, **checks, "disk": check_disk, "outbox": _MACHINE_CHECKS["outbox"]}
+    machine = _machine_checks(stored_types)
+    selected: dict[str, Check] = {"configuration": check_complete, **checks, "disk": machine["disk"], "outbox": machine["outbox"]}
     selected |= {f"weights {entry.name}": partial(_verify, entry) for entry in weights}
     problems = {name: problem for name, check in selected.items() if (problem := _problem(check, settings)) is not None}
     if "configuration" not in problems:  # these two depend on a complete configuration
-        remote = {name: _MACHINE_CHECKS[name] for name in ("storage", "callbacks")}
+        remote = {name: machine[name] for name in ("storage", "callbacks")}
         problems |= {name: problem for name, check in remote.items() if (problem := _problem(check, settings)) is not None}
     return problems
 
@@ -142,9 +151,10 @@ def _verify(weights: Weights, settings: Settings) -> None:
     verify(weights.name, found)
 
 
-_MACHINE_CHECKS: Mapping[str, Check] = {
-    "storage": lambda settings: open_storage(settings).check(),
-    "outbox": lambda settings: open_outbox(settings).check(),
-    "callbacks": Webhook,
-    "disk": check_disk,
-}
+def _machine_checks(stored_types: Sequence[str]) -> Mapping[str, Check]:
+    return {
+        "storage": lambda settings: open_storage(settings).check(stored_types),
+        "outbox": lambda settings: open_outbox(settings).check(),
+        "callbacks": Webhook,
+        "disk": check_disk,
+    }

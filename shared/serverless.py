@@ -58,7 +58,7 @@ def serve(handler: Handler[RequestT]) -> None:
     prepare_environment()
     configure_logging("INFO")  # until the configured level is known; reading it may already log an error
     if (scope := parse_scope(sys.argv[1:])) is not None:
-        self_check(scope, handler.libraries, handler.checks, handler.required_weights)
+        self_check(scope, handler.libraries, handler.checks, handler.required_weights, handler.stored_types)
     try:
         settings = _checked("configuration", read_settings)
         configure_logging(settings.log_level)
@@ -112,7 +112,7 @@ def _preflight(handler: Handler[RequestT], settings: Settings) -> None:
     Raises:
         _StartupError: Names all problems at once.
     """
-    problems = startup_problems(settings, handler.checks, handler.required_weights(settings))
+    problems = startup_problems(settings, handler.checks, handler.required_weights(settings), handler.stored_types)
     if not problems:
         return
     # RunPod truncates the message of a fitness check to 256 characters; the log has all of it.
@@ -128,6 +128,7 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
     gpu = GpuThread()
     recipe = _checked("weights", lambda: gpu.submit(partial(handler.load, settings)).result())
     concurrency = handler.concurrency(recipe, settings)
+    redelivery = Redelivery(outbox, storage, webhook)
     callbacks = CallbackDispatcher(
         storage,
         webhook,
@@ -136,8 +137,9 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
         always_callback=handler.always_callback,
         send_processing=settings.callback_processing,
         outbox=outbox,
+        on_delivered=redelivery.trigger,
     )
-    Redelivery(outbox, storage, webhook).start()
+    redelivery.start()
     return Worker(
         id=f"{handler.name}_worker_{settings.runpod_pod_id}",
         request=handler.request,
@@ -149,6 +151,7 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
         gpu=gpu if handler.max_concurrency is None else GpuThread(concurrency),
         grace=settings.job_grace,
         concurrency=concurrency,
+        types_of=handler.types_of_job,
     )
 
 

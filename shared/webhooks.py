@@ -34,9 +34,6 @@ from shared.network import (
 )
 from shared.settings import Settings, SettingsError
 
-ATTEMPTS = WEBHOOK_RETRIES.attempts
-"""Maximum attempts of one callback."""
-
 WEBHOOK_ID = r"^[A-Za-z0-9_-]{1,256}$"
 """The pattern of a `webhook-id`."""
 
@@ -176,7 +173,7 @@ class Webhook:
             return False
         return url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host))
 
-    def send(self, url: str, body: bytes, *, webhook_id: str, attempts: int = ATTEMPTS, seconds: float = math.inf) -> WebhookResult:
+    def send(self, url: str, body: bytes, *, webhook_id: str, attempts: int | None = None, seconds: float = math.inf) -> WebhookResult:
         """Sends a callback until it is accepted, permanently rejected, or `CALLBACK_DEADLINE` has passed.
 
         Network errors and the statuses of `WEBHOOK_RETRIES` are retried with exponential backoff and jitter, or after `Retry-After` if that
@@ -187,7 +184,7 @@ class Webhook:
             url: From `target`.
             body: JSON in UTF-8.
             webhook_id: The key for deduplication, `[A-Za-z0-9_-]`: the same for the same event of the same job.
-            attempts: Maximum number of attempts.
+            attempts: Maximum number of attempts; by default as many as `CALLBACK_DEADLINE` allows.
             seconds: A shorter time limit than `CALLBACK_DEADLINE`.
 
         Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from handlers.sdxl.request import SdxlRequest
 from shared.handler import Handler
 from shared.jobs.recipe import Recipe
+from shared.media.images import IMAGE_TYPES, THUMBNAIL_MIME
 from shared.serverless import serve
 from shared.settings import Settings, SettingsError
 from shared.weights.catalogue import SDXL
@@ -39,7 +40,14 @@ def load(settings: Settings) -> Recipe[SdxlRequest]:
     )
 
 
-HANDLER = Handler("sdxl", SdxlRequest, load, libraries=("handlers.sdxl.recipe", "handlers.sdxl.weights.load"), weights=(SDXL,))
+HANDLER = Handler(
+    "sdxl",
+    SdxlRequest,
+    load,
+    libraries=("handlers.sdxl.recipe", "handlers.sdxl.weights.load"),
+    weights=(SDXL,),
+    types_of=lambda request: (IMAGE_TYPES[request.output_format].mime, THUMBNAIL_MIME),
+)
 
 if __name__ == "__main__":
     serve(HANDLER)

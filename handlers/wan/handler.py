@@ -5,7 +5,9 @@ from __future__ import annotations
 from handlers.wan.request import WanOperator, WanRequest
 from shared.handler import Handler
 from shared.jobs.recipe import Recipe
-from shared.media.videos import Encoding, check_encoder
+from shared.media.extras import EXTRA_TYPES
+from shared.media.images import IMAGE_TYPES, THUMBNAIL_MIME
+from shared.media.videos import VIDEO_MIME, Encoding, check_encoder
 from shared.serverless import serve
 from shared.settings import Settings, SettingsError
 from shared.weights.catalogue import WAN
@@ -40,6 +42,12 @@ def read_wan_operator(settings: Settings) -> WanOperator:
     return WanOperator(frozenset(settings.callback_allowed_hosts), settings.wan_max_area, settings.wan_default_fps)
 
 
+def types_of(request: WanRequest) -> tuple[str, ...]:
+    """Returns the MIME types of the files that a job stores."""
+    main = IMAGE_TYPES["png"].mime if request.is_image else VIDEO_MIME
+    return (main, THUMBNAIL_MIME, *(EXTRA_TYPES[kind].mime for kind in request.extras))
+
+
 def _encoding(settings: Settings) -> Encoding:
     return Encoding(settings.video_encoder, settings.video_quality)
 
@@ -52,6 +60,8 @@ HANDLER = Handler(
     checks={"encoder": check_video},
     libraries=("handlers.wan.recipe", "handlers.wan.weights.load"),
     weights=(WAN,),
+    stored_types=(VIDEO_MIME, THUMBNAIL_MIME),
+    types_of=types_of,
 )
 
 if __name__ == "__main__":

@@ -16,12 +16,10 @@ from shared.jobs.delivery.uploads import UploadSession
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.recipe import ImageOutput, Output, TextOutput, VideoOutput
 from shared.media.extras import EXTRA_TYPES, ExtraKind, extra_path, tee_extras
-from shared.media.images import IMAGE_TYPES, Pixels, encode_image, thumbnail
+from shared.media.images import IMAGE_TYPES, THUMBNAIL_MIME, Pixels, encode_image, thumbnail
 from shared.media.videos import VIDEO_EXTENSION, VIDEO_MIME, write_video
 from shared.storage.protocol import StoredObject, object_key
 from shared.telemetry import StepTimer
-
-_WEBP = IMAGE_TYPES["webp"].mime
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def store_output(output: Output, index: int, request: Request, uploads: UploadSe
         with timer.step("upload"), _within_deadline(token, uploads):
             upload = _AssetUpload(index, request, uploads, token)
             stored = upload.put(encoded.type[1], encoded.content, encoded.type[0])
-            thumb = upload.put("thumb.webp", encoded.thumbnail, _WEBP)
+            thumb = upload.put("thumb.webp", encoded.thumbnail, THUMBNAIL_MIME)
             extras = tuple(_store_extra(kind, path, upload) for kind, path in encoded.extras.items())
     return _describe(output, index, encoded, stored, thumb, extras)
 

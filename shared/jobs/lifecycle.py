@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -60,6 +60,7 @@ class Worker(Generic[RequestT]):
         gpu: The thread that owns the GPU; for a recipe with a GPU thread of its own, one thread per concurrent job.
         grace: Seconds that a step may take beyond a job's deadline. After that the job fails without its work, and the worker is replaced.
         concurrency: Maximum number of jobs in flight.
+        types_of: Returns the MIME types of the files that a job stores.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Worker(Generic[RequestT]):
     gpu: GpuThread
     grace: float = 20.0
     concurrency: int = 1
+    types_of: Callable[[RequestT], Collection[str]] = lambda _request: ()
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ async def _validate(job: Job, worker: Worker[RequestT], threads: Executor, run: 
         with timer.step("validate"):
             request = worker.request.parse(job.input, job_id=job.id, operator=worker.operator)
             worker.recipe.check(request)
+            worker.storage.ensure_accepts(worker.types_of(request))
             return request
 
     return await await_or_cancel(submit(threads, validate), run.cancel)

@@ -31,6 +31,9 @@ IMAGE_TYPES: Mapping[str, ImageType] = MappingProxyType(
 )
 """The supported formats by their names in the contract."""
 
+THUMBNAIL_MIME = IMAGE_TYPES["webp"].mime
+"""The MIME type of thumbnails."""
+
 MAX_PIXELS = 7680 * 4320
 """An 8K frame, 100 MB decoded."""
 

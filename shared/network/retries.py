@@ -10,6 +10,8 @@ import stamina
 
 from shared.network.deadline import Deadline
 
+# Seconds that are kept for the last attempt before a deadline; a quarter of what is left where that is less.
+_LAST_ATTEMPT = 2.0
 _RETRYABLE_4XX = frozenset({408, 425, 429})
 """Request Timeout, Too Early, Too Many Requests."""
 
@@ -19,13 +21,13 @@ class RetryPolicy:
     """When, how often and how fast a request is retried. Network errors and timeouts are always retryable.
 
     Attributes:
-        attempts: Maximum number of attempts.
+        attempts: Maximum number of attempts; None: until the deadline.
         initial_backoff: Seconds before the first retry; doubled for each further one. Also the maximum jitter.
         max_backoff: Maximum seconds before a retry. A `Retry-After` may be longer.
         retryable_4xx: The client errors that are retried, in addition to every 5xx. Any other status is final, redirects included.
     """
 
-    attempts: int
+    attempts: int | None
     initial_backoff: float
     max_backoff: float
     retryable_4xx: frozenset[int] = _RETRYABLE_4XX
@@ -38,10 +40,10 @@ class RetryPolicy:
 REFERENCE_RETRIES: Final = RetryPolicy(attempts=3, initial_backoff=0.25, max_backoff=2.0)
 """Hosts of reference images: few attempts, because a user waits."""
 
-WEBHOOK_RETRIES: Final = RetryPolicy(attempts=7, initial_backoff=0.5, max_backoff=15.0)
+WEBHOOK_RETRIES: Final = RetryPolicy(attempts=None, initial_backoff=0.5, max_backoff=15.0)
 """Receivers of callbacks. `Retry-After` is honoured."""
 
-STORAGE_RETRIES: Final = RetryPolicy(attempts=6, initial_backoff=0.5, max_backoff=15.0, retryable_4xx=_RETRYABLE_4XX | {409, 423})
+STORAGE_RETRIES: Final = RetryPolicy(attempts=None, initial_backoff=0.5, max_backoff=15.0, retryable_4xx=_RETRYABLE_4XX | {409, 423})
 """Supabase Storage, which also answers 409 Conflict and 423 Locked while another upload of the same object is in progress."""
 
 
@@ -65,7 +67,8 @@ class RequestFailed(Exception):
 def retrying(deadline: Deadline, policy: RetryPolicy, *, attempts: int | None = None) -> Iterator[stamina.Attempt]:
     """Yields the attempts of one request, separated by exponential backoff with jitter.
 
-    The last `RequestFailed` propagates: if it is not retryable, after the last attempt, or if the next backoff would exceed the deadline.
+    The last `RequestFailed` propagates: if it is not retryable, after the last attempt, or at the end of the deadline. A backoff that would
+    exceed the deadline is shortened, so that the last attempt is made just before it; a `Retry-After` is not.
 
     Args:
         deadline: For all attempts together.
@@ -75,9 +78,14 @@ def retrying(deadline: Deadline, policy: RetryPolicy, *, attempts: int | None = 
     backoff = 0.0
 
     def retry_after(error: Exception) -> bool | float:
-        if not isinstance(error, RequestFailed) or not error.retryable or max(backoff, error.wait) >= deadline.remaining:
+        if not isinstance(error, RequestFailed) or not error.retryable or error.wait >= deadline.remaining:
             return False
-        return error.wait if error.wait > backoff else True
+        if error.wait > backoff:
+            return error.wait
+        if backoff + policy.initial_backoff < deadline.remaining:
+            return True
+        last = deadline.remaining - max(policy.initial_backoff, min(_LAST_ATTEMPT, deadline.remaining / 4))
+        return last if last > 0 else False
 
     for attempt in stamina.retry_context(
         on=retry_after,

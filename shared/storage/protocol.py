@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +29,19 @@ class StoredObject:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """An object in the folder of a job.
+
+    Attributes:
+        key: Without the bucket.
+        modified_at: When it was last written, in seconds since 1970, by the storage's clock.
+    """
+
+    key: str
+    modified_at: float
+
+
 class Storage(Protocol):
     """A storage of results. Thread-safe."""
 
@@ -35,11 +49,24 @@ class Storage(Protocol):
     def keeps_callbacks(self) -> bool:
         """Whether `callback.json` is stored with the assets."""
 
-    def check(self) -> None:
+    def check(self, mime_types: Collection[str]) -> None:
         """Checks at startup that results can be stored.
+
+        Args:
+            mime_types: The types of the files that the handler always stores. `callback.json` is added where it is kept.
 
         Raises:
             SettingsError: They cannot. The message says what to do.
+        """
+
+    def ensure_accepts(self, mime_types: Collection[str]) -> None:
+        """Checks before a job's work that its files will not be refused. Costs no request unless there is a reason to doubt it.
+
+        Args:
+            mime_types: The types of the files that the job stores.
+
+        Raises:
+            UploadError: The storage refuses them, or has refused an earlier upload for good and still does.
         """
 
     def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
@@ -54,6 +81,27 @@ class Storage(Protocol):
         Raises:
             UploadError: It is not stored, or the outcome is unknown.
             ValueError: The key is not from `object_key`.
+        """
+
+    def list_objects(self, user_id: str, job_id: str) -> list[ListedObject]:
+        """Lists the folder of a job.
+
+        Raises:
+            UploadError: It cannot be listed.
+        """
+
+    def sha256(self, key: str) -> str | None:
+        """Returns the SHA-256 of an object; None if there is no such object, or it was stored without one.
+
+        Raises:
+            UploadError: It cannot be queried.
+        """
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Deletes objects. Those that do not exist are ignored.
+
+        Raises:
+            UploadError: They cannot be deleted.
         """
 
 

@@ -9,10 +9,11 @@ which makes it idempotent and safe to retry when the response was lost.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 from storage3 import SyncStorageClient
@@ -20,15 +21,17 @@ from storage3.exceptions import StorageApiError
 
 from shared.credentials import auth_headers
 from shared.errors import UploadError
-from shared.media.images import IMAGE_TYPES
-from shared.media.videos import VIDEO_MIME
 from shared.network import STORAGE_RETRIES, Deadline, HostRefused, RequestFailed, guarded_client, retrying
 from shared.settings import Settings, SettingsError
-from shared.storage.protocol import StoredObject, checked_key, describe_object
+from shared.storage.bucket_policy import BucketPolicy
+from shared.storage.protocol import ListedObject, StoredObject, checked_key, describe_object, object_key
 
 # Longer than the service's own timeout for its database, which is 30 seconds.
 _READ_TIMEOUT = 60.0
 _CHECK_SECONDS = 30.0
+# Seconds for requests that a job waits for, although it could do without their answer.
+_PROBE_SECONDS = 5.0
+_QUERY_SECONDS = 10.0
 _MIN_FILE_SIZE_LIMIT = 10 * 1024 * 1024
 
 _CAUSES = {
@@ -60,29 +63,54 @@ class SupabaseStorage:
         self._key = settings.supabase_key
         self._bucket = settings.storage_bucket
         self._deadline = settings.upload_deadline
+        self._policy = BucketPolicy()
         self._tls = httpx.create_ssl_context(trust_env=False)
 
-    def check(self) -> None:
+    def check(self, mime_types: Collection[str]) -> None:
         """Queries the bucket: checks the URL, the key, that the bucket exists, and that it accepts the worker's files.
+
+        Args:
+            mime_types: What the handler stores. With nothing to store, nothing is queried.
 
         Raises:
             SettingsError: Says what to do.
         """
+        stored = [*mime_types, *(["application/json"] if self.keeps_callbacks else [])]
+        if not stored:
+            return
         try:
             bucket = self._call(lambda api: api.get_bucket(self._bucket), Deadline(min(_CHECK_SECONDS, self._deadline)))
         except RequestFailed as error:
             raise SettingsError(f"Results cannot be stored: {error}. {self._advice(error.status)}") from None
+        self._policy.update(bucket.allowed_mime_types)
         if bucket.file_size_limit is not None and bucket.file_size_limit < _MIN_FILE_SIZE_LIMIT:
             raise SettingsError(
                 f"The bucket {self._bucket} allows files of {bucket.file_size_limit} bytes. Allow {_MIN_FILE_SIZE_LIMIT} or more."
             )
-        rejected = [mime for mime in self._mime_types() if not _allows(bucket.allowed_mime_types, mime)]
-        if rejected:
+        if rejected := self._policy.rejected(stored):
             raise SettingsError(f"The bucket {self._bucket} does not allow {', '.join(rejected)}. Add them to its allowed MIME types.")
 
-    def _mime_types(self) -> list[str]:
-        made = [image.mime for image in IMAGE_TYPES.values()] + [VIDEO_MIME]
-        return [*made, "application/json"] if self.keeps_callbacks else made
+    def ensure_accepts(self, mime_types: Collection[str]) -> None:
+        """Queries the bucket before the first job, after a refusal, and if it is not known to allow a type.
+
+        Args:
+            mime_types: The types of the files that the job stores.
+
+        Raises:
+            UploadError: An upload would be refused. An outage is no refusal: uploads are retried, and the outbox is the fallback.
+        """
+        if not mime_types or self._policy.allows(mime_types):
+            return
+        try:
+            bucket = self._call(lambda api: api.get_bucket(self._bucket), Deadline(min(_PROBE_SECONDS, self._deadline)), attempts=1)
+        except RequestFailed as error:
+            if error.retryable and not self._policy.refuses:
+                return
+            raise UploadError(f"The result could not be stored: {error}. Nothing was generated.", retryable=error.retryable) from None
+        self._policy.update(bucket.allowed_mime_types)
+        if rejected := self._policy.rejected(mime_types):
+            message = f"The result could not be stored: the bucket does not allow {', '.join(rejected)}. Nothing was generated. "
+            raise UploadError(message + "Ask the operator to allow it, or ask for another format.", retryable=False)
 
     def _advice(self, status: int | None) -> str:
         if status in (401, 403):
@@ -109,17 +137,48 @@ class SupabaseStorage:
 
         def upload(api: SyncStorageClient) -> None:
             api.from_(self._bucket).upload(
-                key, content, {"content-type": content_type, "upsert": "true", "metadata": {"sha256": stored.sha256}}
+                key,
+                content,
+                # Without `cache-control` a CDN or browser would serve an overwritten object for an hour.
+                {"content-type": content_type, "upsert": "true", "cache-control": "0", "metadata": {"sha256": stored.sha256}},
             )
 
         try:
             self._call(upload, Deadline(min(self._deadline, seconds)))
         except RequestFailed as error:
+            self._policy.record(error.status)
             raise UploadError(f"The result could not be stored: {error}.", retryable=error.retryable) from None
         return stored
 
-    def _call(self, request: Callable[[SyncStorageClient], T], deadline: Deadline) -> T:
-        for attempt in retrying(deadline, STORAGE_RETRIES):
+    def list_objects(self, user_id: str, job_id: str) -> list[ListedObject]:
+        """Lists the folder of a job."""
+        folder = object_key(user_id, job_id, "0.png").rpartition("/")[0]
+        found = self._query(lambda api: api.from_(self._bucket).list(folder))
+        return [ListedObject(f"{folder}/{entry['name']}", _modified_at(entry)) for entry in found if entry.get("id") is not None]
+
+    def sha256(self, key: str) -> str | None:
+        """Returns the hash from an object's metadata."""
+        try:
+            found = self._call(lambda api: api.from_(self._bucket).info(checked_key(key)), Deadline(_QUERY_SECONDS), attempts=2)
+        except RequestFailed as error:
+            if error.status == 404:
+                return None
+            raise UploadError(f"Stored results could not be queried: {error}.", retryable=error.retryable) from None
+        digest = (found.get("metadata") or {}).get("sha256")
+        return digest if isinstance(digest, str) else None
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Deletes objects."""
+        self._query(lambda api: api.from_(self._bucket).remove([checked_key(key) for key in keys]))
+
+    def _query(self, request: Callable[[SyncStorageClient], T]) -> T:
+        try:
+            return self._call(request, Deadline(min(_QUERY_SECONDS, self._deadline)), attempts=2)
+        except RequestFailed as error:
+            raise UploadError(f"Stored results could not be queried: {error}.", retryable=error.retryable) from None
+
+    def _call(self, request: Callable[[SyncStorageClient], T], deadline: Deadline, attempts: int | None = None) -> T:
+        for attempt in retrying(deadline, STORAGE_RETRIES, attempts=attempts):
             with attempt, _translate_errors(), self._open_client(deadline) as api:
                 return request(api)
         raise AssertionError("retrying() yields at least once and propagates the last error")
@@ -146,7 +205,7 @@ def _translate_errors() -> Iterator[None]:
         raise RequestFailed("the connection to storage failed", retryable=True) from None
     except HostRefused as error:
         raise RequestFailed(f"storage was not contacted, {error}", retryable=False) from None
-    except (KeyError, ValueError):
+    except (KeyError, TypeError, ValueError):
         # For example a gateway's error page. Whether the object was stored is unknown.
         raise RequestFailed("storage sent an invalid response", retryable=True) from None
 
@@ -158,5 +217,9 @@ def _status(error: StorageApiError) -> int:
         return 500
 
 
-def _allows(patterns: list[str] | None, mime: str) -> bool:
-    return not patterns or any(mime == pattern or (pattern.endswith("/*") and mime.startswith(pattern[:-1])) for pattern in patterns)
+def _modified_at(entry: Mapping[str, Any]) -> float:
+    times = (entry.get("updated_at"), (entry.get("metadata") or {}).get("lastModified"))
+    try:
+        return max(datetime.fromisoformat(text).timestamp() for text in times if text)
+    except (TypeError, ValueError):
+        return math.inf  # unknown: treated as new, so that nothing is overwritten or deleted

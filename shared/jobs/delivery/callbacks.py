@@ -10,17 +10,19 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
 
+from shared.contract.assets import TextAsset, VideoAsset
 from shared.contract.callback import CompletedPayload, FailedPayload, Payload, to_json
 from shared.contract.request import Identity
 from shared.errors import GenerationError, UploadError
 from shared.jobs import payload as payloads
 from shared.jobs.delivery.outbox import Outbox, OutboxWriter
+from shared.jobs.delivery.stored_results import remove_older
 from shared.jobs.delivery.uploads import UploadSession
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.execution.threads import await_or_cancel, submit, wait_done
 from shared.storage.protocol import Storage, object_key
 from shared.telemetry import logger
-from shared.webhooks import ATTEMPTS, Webhook
+from shared.webhooks import Webhook
 
 # RunPod documents a limit of 10 MB for a result of `/run`; it rejects a larger one with 400 and the result is lost silently. The margin is
 # for the envelope and for differences in how the size is counted.
@@ -59,6 +61,7 @@ class CallbackDispatcher:
         always_callback: Whether requests without a `callback_url` are called back, too.
         send_processing: Whether a callback also reports that a job has started.
         outbox: Keeps what could not be delivered; None discards it.
+        on_delivered: Called after each completed job whose delivery succeeded.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class CallbackDispatcher:
         always_callback: bool,
         send_processing: bool,
         outbox: Outbox | None = None,
+        on_delivered: Callable[[], None] = lambda: None,
     ) -> None:
         self._storage = storage
         self._webhook = webhook
@@ -77,14 +81,23 @@ class CallbackDispatcher:
         self._always_callback = always_callback
         self._send_processing = send_processing
         self._outbox = outbox
+        self._on_delivered = on_delivered
+        self._sessions: dict[Identity, UploadSession] = {}
 
     def upload_session(self, identity: Identity) -> UploadSession:
         """Opens a job's upload session, with the outbox as its fallback."""
 
         def commit(writer: OutboxWriter, payload: CompletedPayload) -> None:
-            writer.commit(identity, payload, webhook_id=webhook_id(identity, payload.status), calls_back=self._calls_back(identity))
+            self._commit(writer, payload, identity, calls_back=self._calls_back(identity))
 
-        return UploadSession(self._storage, self._outbox.writer(identity) if self._outbox is not None else None, commit)
+        session = UploadSession(self._storage, self._outbox.writer(identity) if self._outbox is not None else None, commit)
+        self._sessions[identity] = session
+        return session
+
+    def _commit(self, writer: OutboxWriter, payload: CompletedPayload | FailedPayload, identity: Identity, *, calls_back: bool) -> None:
+        session = self._sessions.get(identity)
+        stored = session.stored if session is not None else {}
+        writer.commit(identity, payload, webhook_id=webhook_id(identity, payload.status), calls_back=calls_back, stored=stored)
 
     async def dispatch_processing(self, identity: Identity, worker_id: str, token: CancelToken) -> None:
         """Sends the `processing` callback, if enabled: one attempt, awaited so that it can never arrive after the final callback.
@@ -107,10 +120,16 @@ class CallbackDispatcher:
         Returns:
             Whether delivery is complete. If not, the callback is still pending.
         """
-        attempts, seconds = (2, _BEST_EFFORT_SECONDS) if best_effort else (ATTEMPTS, math.inf)
+        attempts, seconds = (2, _BEST_EFFORT_SECONDS) if best_effort else (None, math.inf)
         await self._on_thread(partial(self._store, payload, identity, seconds))
         sent = await self._on_thread(partial(self._send, payload, identity, attempts=attempts, seconds=seconds))
         await self._on_thread(partial(self._update_outbox, payload, identity, sent=sent is True))
+        self._sessions.pop(identity, None)
+        if isinstance(payload, CompletedPayload):
+            if not best_effort:
+                await self._on_thread(partial(self._remove_older, payload, identity))
+            if sent:
+                self._on_delivered()
         return sent is True
 
     async def _on_thread(self, work: Callable[[], T]) -> T | None:
@@ -130,7 +149,17 @@ class CallbackDispatcher:
         except UploadError as error:
             logger().warning("callback.json was not stored", reason=error.message)
 
-    def _send(self, payload: Payload, identity: Identity, *, attempts: int, seconds: float) -> bool:
+    def _remove_older(self, payload: CompletedPayload, identity: Identity) -> None:
+        """Deletes files that an earlier run of the job has left in storage."""
+        keep = stored_keys(payload)
+        if not keep or identity.user_id is None:
+            return
+        try:
+            remove_older(self._storage, identity.user_id, identity.job_id, to_json(payload), keep)
+        except UploadError as error:
+            logger().warning("files of an earlier run were not removed", reason=error.message)
+
+    def _send(self, payload: Payload, identity: Identity, *, attempts: int | None, seconds: float) -> bool:
         """Sends the callback, if one is due. Returns whether nothing is left to send."""
         url = self._webhook.target(identity.callback_url) if self._calls_back(identity) else None
         if url is None:
@@ -149,10 +178,17 @@ class CallbackDispatcher:
             self._outbox.discard(identity)
         # A pending result outranks the failure that reports its upload as pending.
         elif not sent and not (payload.status == "failed" and self._outbox.contains(identity)):
-            self._outbox.writer(identity).commit(identity, payload, webhook_id=webhook_id(identity, payload.status), calls_back=True)
+            self._commit(self._outbox.writer(identity), payload, identity, calls_back=True)
 
     def _calls_back(self, identity: Identity) -> bool:
         return identity.callback_url is not None or self._always_callback
+
+
+def stored_keys(payload: CompletedPayload) -> set[str]:
+    """Returns the keys of all files of a payload's assets."""
+    files = [asset for asset in payload.assets if not isinstance(asset, TextAsset)]
+    extras = [extra.url for asset in files if isinstance(asset, VideoAsset) for extra in asset.extras or ()]
+    return {key for asset in files for key in (asset.url, asset.thumbnail_url)} | set(extras)
 
 
 def webhook_id(identity: Identity, status: str) -> str:

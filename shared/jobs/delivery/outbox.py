@@ -14,8 +14,9 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from shared.contract.callback import CompletedPayload, FailedPayload, to_json
 from shared.contract.request import Identity
@@ -174,8 +175,23 @@ class OutboxWriter:
             self._files.append(OutboxFile(key=key, content_type=content_type, size=stored.size, sha256=stored.sha256))
         return stored
 
-    def commit(self, identity: Identity, payload: CompletedPayload | FailedPayload, *, webhook_id: str, calls_back: bool) -> None:
+    def commit(
+        self,
+        identity: Identity,
+        payload: CompletedPayload | FailedPayload,
+        *,
+        webhook_id: str,
+        calls_back: bool,
+        stored: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Adds the payload and makes the entry pending. It supersedes earlier entries of the same job.
+
+        Args:
+            identity: The job.
+            payload: What is sent once the files are stored.
+            webhook_id: Its idempotency key.
+            calls_back: Whether it is sent.
+            stored: The SHA-256 of each object that the job has stored already, by key.
 
         Raises:
             OSError: It could not be written. The entry is discarded.
@@ -188,6 +204,7 @@ class OutboxWriter:
             callback_url=identity.callback_url,
             payload=to_json(payload).decode(),
             files=self.files,
+            stored=dict(stored),
         )
         content = entry.model_dump_json().encode()
         try:

@@ -42,6 +42,7 @@ class OutboxEntry(BaseModel):
         callback_url: The URL that the request named, if any.
         payload: The body, byte for byte.
         files: The files to store before the payload is sent.
+        stored: The SHA-256 of each object that the job has stored already, by key.
     """
 
     # `cache_strings`: pydantic would keep thousands of values that never recur.
@@ -55,6 +56,7 @@ class OutboxEntry(BaseModel):
     callback_url: Annotated[str | None, Field(repr=False)]
     payload: Annotated[str, Field(repr=False)]
     files: tuple[OutboxFile, ...] = ()
+    stored: dict[str, str] = {}
 
 
 def read_entry(folder: Path) -> OutboxEntry | None:

@@ -31,6 +31,7 @@ class UploadSession:
         self._commit = commit
         self._lock = threading.Lock()
         self._failure: UploadError | None = None
+        self._stored: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -44,6 +45,12 @@ class UploadSession:
         """Whether a file went to the outbox. All later ones follow without another attempt at the storage, which may be slow to fail."""
         with self._lock:
             return self._failure is not None
+
+    @property
+    def stored(self) -> dict[str, str]:
+        """The SHA-256 of each object that storage has taken, by key."""
+        with self._lock:
+            return dict(self._stored)
 
     def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
         """Stores an object, in the outbox if need be.
@@ -59,9 +66,12 @@ class UploadSession:
         """
         if not self.uses_outbox:
             try:
-                return self._storage.put(key, content, content_type, seconds=seconds)
+                stored = self._storage.put(key, content, content_type, seconds=seconds)
             except UploadError as error:
                 return self._add_to_outbox(key, content, content_type, error)
+            with self._lock:
+                self._stored[key] = stored.sha256
+            return stored
         return self._add_to_outbox(key, content, content_type, None)
 
     def _add_to_outbox(self, key: str, content: bytes | Path, content_type: str, error: UploadError | None) -> StoredObject:

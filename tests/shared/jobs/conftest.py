@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from shared.jobs.lifecycle import Job, Worker
 from shared.jobs.recipe import ImageOutput, JobRun, Output, Summary
 from shared.settings import Settings
 from shared.storage.local_disk import LocalDisk
-from shared.storage.protocol import StoredObject
+from shared.storage.protocol import ListedObject, StoredObject
 from shared.webhooks import Webhook
 from tests.doubles.jobs import sdxl_job
 
@@ -86,8 +86,20 @@ class ObservedDisk:
     keys: list[str] = field(default_factory=list)
     keeps_callbacks: bool = True
 
-    def check(self) -> None:
-        self.disk.check()
+    def check(self, mime_types: Collection[str]) -> None:
+        self.disk.check(mime_types)
+
+    def ensure_accepts(self, mime_types: Collection[str]) -> None:
+        self.disk.ensure_accepts(mime_types)
+
+    def list_objects(self, user_id: str, job_id: str) -> list[ListedObject]:
+        return self.disk.list_objects(user_id, job_id)
+
+    def sha256(self, key: str) -> str | None:
+        return self.disk.sha256(key)
+
+    def remove(self, keys: Sequence[str]) -> None:
+        self.disk.remove(keys)
 
     def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
         self.before_put(key)

@@ -1,5 +1,6 @@
 """Retry policies, and the attempts that `retrying` yields."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -64,6 +65,23 @@ def test_there_is_no_retry_whose_backoff_would_exceed_the_deadline() -> None:
     assert attempts_of(RequestFailed("no", retryable=True), deadline=1.0, policy=slow) == 1
     assert attempts_of(RequestFailed("no", retryable=True, wait=30.0), deadline=1.0) == 1
     assert time.monotonic() - started < 1
+
+
+def test_retries_use_the_whole_deadline() -> None:
+    endless = RetryPolicy(attempts=None, initial_backoff=0.1, max_backoff=0.4)
+    started, attempted = time.monotonic(), [0.0]
+    with contextlib.suppress(RequestFailed):
+        for attempt in retrying(Deadline(1.5), endless):
+            with attempt:
+                attempted.append(time.monotonic() - started)
+                raise RequestFailed("no", retryable=True)
+    assert attempted[-1] > 1.1, "the last attempt is made just before the deadline, not a whole backoff before"
+    assert len(attempted) > 4
+
+
+@pytest.mark.parametrize("policy", [WEBHOOK_RETRIES, STORAGE_RETRIES])
+def test_storage_and_receivers_are_retried_until_the_deadline(policy: RetryPolicy) -> None:
+    assert policy.attempts is None
 
 
 def test_retry_after_is_waited_for_if_it_exceeds_the_backoff() -> None:

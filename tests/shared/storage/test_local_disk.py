@@ -100,11 +100,11 @@ def test_path_traversal_in_a_key_is_refused_before_writing(folder: Path, key: st
 
 
 def test_check_leaves_no_file(folder: Path) -> None:
-    LocalDisk(folder).check()
+    LocalDisk(folder).check(())
     assert files_of(folder) == []
 
 
 def test_check_reports_a_folder_that_is_not_writable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SettingsError, match="OUTPUT_DIR is not writable"):
-        LocalDisk(tmp_path / "file" / "out").check()
+        LocalDisk(tmp_path / "file" / "out").check(())

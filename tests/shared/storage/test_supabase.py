@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.doubles.fake_storage import FakeStorage, Fault, drops_the_response, f
 
 KEY = "canary-service-key"
 PNG = b"\x89PNG an image"
+IMAGES = ("image/png", "image/webp", "image/jpeg")
 
 
 @pytest.fixture(autouse=True)
@@ -114,12 +116,12 @@ def test_rejected_mime_type_is_reported(server: FakeStorage) -> None:
     assert server.objects == {}
 
 
-def test_unavailable_storage_is_tried_six_times(server: FakeStorage) -> None:
+def test_unavailable_storage_is_tried_until_the_deadline(server: FakeStorage) -> None:
     server.fail(*[fails_with(503)] * 20)
     with pytest.raises(UploadError, match="503") as caught:
         storage_at(server).put("u/j/0.png", PNG, "image/png")
     assert caught.value.retryable
-    assert uploads(server) == 6
+    assert uploads(server) == 10
 
 
 def test_hanging_storage_is_bounded_by_the_deadline(server: FakeStorage) -> None:
@@ -179,13 +181,13 @@ def test_malformed_key_is_never_sent(server: FakeStorage, key: str) -> None:
 
 def test_check_accepts_a_suitable_bucket(server: FakeStorage) -> None:
     server.mime_types, server.size_limit = ["image/*", "video/mp4"], 50_000_000
-    storage_at(server).check()
+    storage_at(server).check(IMAGES)
     assert server.requests == [("GET", "/storage/v1/bucket/workspace-temp")]
 
 
 def test_check_retries_a_transient_failure(server: FakeStorage) -> None:
     server.fail(responds(503, b""))
-    storage_at(server).check()
+    storage_at(server).check(IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -197,26 +199,124 @@ def test_check_retries_a_transient_failure(server: FakeStorage) -> None:
 )
 def test_check_says_what_to_do(server: FakeStorage, changes: dict[str, Any], advice: str) -> None:
     with pytest.raises(SettingsError, match=advice):
-        storage_at(server, **changes).check()
+        storage_at(server, **changes).check(IMAGES)
 
 
 def test_check_lists_mime_types_that_the_bucket_rejects(server: FakeStorage) -> None:
     server.mime_types = ["image/*"]
     with pytest.raises(SettingsError, match="does not allow video/mp4, application/json"):
-        storage_at(server, store_callback=True).check()
+        storage_at(server, store_callback=True).check([*IMAGES, "video/mp4"])
+
+
+@pytest.mark.parametrize(("stored", "allowed"), [(IMAGES, ["image/*"]), (("video/mp4", "image/webp"), ["video/mp4", "image/webp"])])
+def test_check_asks_only_for_what_the_handler_stores(server: FakeStorage, stored: tuple[str, ...], allowed: list[str]) -> None:
+    server.mime_types = allowed
+    storage_at(server).check(stored)
+    server.mime_types = ["text/plain"]
+    with pytest.raises(SettingsError, match=f"does not allow {', '.join(stored)}"):
+        storage_at(server).check(stored)
+
+
+def test_a_handler_that_stores_nothing_does_not_query_the_bucket(server: FakeStorage) -> None:
+    storage_at(server, storage_bucket="elsewhere").check(())
+    storage_at(server, storage_bucket="elsewhere").ensure_accepts(())
+    assert server.requests == []
+    with pytest.raises(SettingsError, match="Create the bucket elsewhere"):
+        storage_at(server, storage_bucket="elsewhere", store_callback=True).check(())
+
+
+def test_a_type_that_the_bucket_refuses_is_found_before_the_work(server: FakeStorage) -> None:
+    server.mime_types = ["video/mp4", "image/*"]
+    storage = storage_at(server)
+    storage.ensure_accepts(["video/mp4", "image/gif"])
+    with pytest.raises(UploadError, match="does not allow video/webm") as refused:
+        storage.ensure_accepts(["video/mp4", "video/webm"])
+    assert not refused.value.retryable
+    server.mime_types.append("video/webm")
+    storage.ensure_accepts(["video/webm"])
+    assert uploads(server) == 0
+
+
+def test_a_bucket_that_allows_everything_needed_is_queried_once(server: FakeStorage) -> None:
+    storage = storage_at(server)
+    for _ in range(3):
+        storage.ensure_accepts(IMAGES)
+    assert server.requests == [("GET", "/storage/v1/bucket/workspace-temp")]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_after_a_refusal_for_good_jobs_are_refused_until_a_probe_succeeds(server: FakeStorage, status: int) -> None:
+    storage = storage_at(server)
+    storage.ensure_accepts(IMAGES)
+    server.outage = fails_with(status)
+    storage.ensure_accepts(IMAGES)  # nothing is known of it yet
+    with pytest.raises(UploadError):
+        storage.put("u/j/0.png", PNG, "image/png")
+    before = len(server.requests)
+    for _ in range(2):
+        with pytest.raises(UploadError, match="Nothing was generated") as refused:
+            storage.ensure_accepts(IMAGES)
+        assert not refused.value.retryable
+    assert len(server.requests) == before + 2, "one probe for each job, without retries"
+    server.outage = None
+    storage.ensure_accepts(IMAGES)
+    storage.ensure_accepts(IMAGES)
+    assert len(server.requests) == before + 3
+
+
+def test_a_type_that_the_bucket_loses_is_refused_from_the_second_job_on(server: FakeStorage) -> None:
+    storage = storage_at(server)
+    storage.ensure_accepts(["image/png"])
+    server.mime_types = ["image/webp"]
+    with pytest.raises(UploadError, match="does not allow this MIME type"):
+        storage.put("u/j/0.png", PNG, "image/png")
+    with pytest.raises(UploadError, match="does not allow image/png"):
+        storage.ensure_accepts(["image/png", "image/webp"])
+    storage.ensure_accepts(["image/webp"])
+
+
+@pytest.mark.parametrize(
+    "fault", [fails_with(503), fails_with(413), responds(502, b"<html>"), drops_the_response], ids=["503", "413", "502", "lost"]
+)
+def test_an_outage_or_a_large_file_refuses_no_further_job(server: FakeStorage, fault: Fault) -> None:
+    storage = storage_at(server)
+    server.outage = fault
+    with pytest.raises(UploadError):
+        storage.put("u/j/0.png", PNG, "image/png", seconds=1.0)
+    server.outage = fails_with(503)
+    storage.ensure_accepts(IMAGES)
+
+
+def test_an_overwritten_object_may_not_be_cached(server: FakeStorage) -> None:
+    storage_at(server).put("u/j/0.png", PNG, "image/png")
+    assert server.objects["u/j/0.png"].cache_control == "0"
+
+
+def test_the_folder_of_a_job_is_listed_hashed_and_cleared(server: FakeStorage) -> None:
+    storage, started = storage_at(server), time.time()
+    storage.put("u/j/0.png", PNG, "image/png")
+    storage.put("u/j/1.webp", b"other", "image/webp")
+    storage.put("u/other/0.png", PNG, "image/png")
+    listed = storage.list_objects("u", "j")
+    assert sorted(each.key for each in listed) == ["u/j/0.png", "u/j/1.webp"]
+    assert all(started - 1 <= each.modified_at <= time.time() for each in listed)
+    assert storage.sha256("u/j/0.png") == hashlib.sha256(PNG).hexdigest()
+    assert storage.sha256("u/j/9.png") is None
+    storage.remove(["u/j/1.webp", "u/j/9.png"])
+    assert sorted(server.objects) == ["u/j/0.png", "u/other/0.png"]
 
 
 def test_check_reports_a_file_size_limit_that_is_too_small(server: FakeStorage) -> None:
     server.size_limit = 1_000_000
     with pytest.raises(SettingsError, match="allows files of 1000000 bytes"):
-        storage_at(server).check()
+        storage_at(server).check(IMAGES)
 
 
 def test_check_reports_unreachable_storage() -> None:
     with FakeStorage(KEY) as server:
         storage = storage_at(server)
     with pytest.raises(SettingsError, match="Check that SUPABASE_URL is correct"):
-        storage.check()
+        storage.check(IMAGES)
 
 
 def test_storing_callbacks_is_opt_in(server: FakeStorage) -> None:

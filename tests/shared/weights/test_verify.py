@@ -107,5 +107,5 @@ def test_a_read_only_folder_is_hashed_at_every_start(weights: Path) -> None:
 
 def test_damaged_weights_keep_a_worker_from_starting(weights: Path) -> None:
     spoil(weights, CONTENT[:-1])
-    problems = startup_problems(Settings(), {"model": lambda _: verify("sdxl", weights)}, ())
+    problems = startup_problems(Settings(), {"model": lambda _: verify("sdxl", weights)}, (), ())
     assert problems["model"].startswith("The weights of sdxl cannot be used: they are damaged: vae/model.safetensors has 7,999 bytes")
