@@ -1,10 +1,10 @@
-# One file, three images: docker build --build-arg HANDLER=sdxl|wan|chat .
-# torch's CUDA wheels bring the CUDA libraries, so a CUDA base image would only double them; PyAV brings the video encoder.
+# One file for the images of all handlers: docker build --build-arg HANDLER=sdxl|wan|chat .
+# torch's CUDA wheels contain the CUDA libraries, so a CUDA base image would only duplicate them; PyAV contains the video encoder.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
-# Dependencies first, because they weigh the most and change the least. What all handlers need is one layer, the same in all images.
+# Dependencies first, because they are the largest and change the least. Packages that all handlers need are one shared layer.
 FROM ${BASE_IMAGE} AS dependencies
-# What pip installs as torch. Another build of it: TORCH="torch==2.13.0 --index-url ...".
+# The pip requirement of torch. For another build: TORCH="torch==2.13.0 --index-url ...".
 ARG TORCH=torch==2.13.0
 WORKDIR /app
 COPY builder/requirements/shared.txt requirements/
@@ -18,11 +18,11 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --requirement requirements/${HANDLER}.txt \
     && pip check
 
-# Weights, or an empty folder. Only the code that downloads them is here, so that other code does not repeat the download.
+# Weights, or an empty folder. This stage contains only the download code, so that other code changes do not invalidate its cache.
 FROM dependencies AS weights
 ARG HANDLER=sdxl
 ARG WEIGHTS=none
-# Names of the catalogue, or a handler for all that it uses.
+# Names of catalogue entries, or a handler for all of its weights.
 ARG MODELS=${HANDLER}
 ARG HF_ENDPOINT=https://huggingface.co
 WORKDIR /code
@@ -30,7 +30,7 @@ COPY shared/__init__.py shared/credentials.py shared/settings.py shared/telemetr
 COPY shared/weights shared/weights
 COPY builder/__init__.py builder/command_line.py builder/download_weights.py builder/
 COPY builder/weights/__init__.py builder/weights/checkpoint.py builder/weights/
-# The hub's token comes as a build secret and stays in no layer. Equal times make equal layers of equal files.
+# The Hub token is a build secret and remains in no layer. Fixed timestamps make layers of equal files identical.
 # hadolint ignore=SC2086
 RUN --mount=type=secret,id=hf_token \
     mkdir -p /opt/models \
@@ -39,7 +39,7 @@ RUN --mount=type=secret,id=hf_token \
        fi \
     && find /opt/models -exec touch --no-dereference --date=@0 {} +
 
-# The code of one handler, checked beside its dependencies and its weights.
+# The code of one handler, checked together with its dependencies and its weights.
 FROM weights AS code
 ARG HANDLER=sdxl
 ARG WEIGHTS=none
@@ -55,13 +55,14 @@ RUN cp handlers/${HANDLER}/test_input.json test_input.json \
 FROM dependencies
 ARG HANDLER=sdxl
 ARG VERSION=0.1.0
-# `worker` where nothing has to be written to a network volume, which belongs to root.
+# `worker` for an unprivileged user, if nothing is written to a network volume, which is owned by root.
 ARG RUN_AS=root
 LABEL org.opencontainers.image.title="gpu-handlers ${HANDLER}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.licenses="MIT"
-# Without the two thresholds glibc keeps more the larger what it has given out, some clips' worth of frames (benchmarks/clip_memory.py).
-# Without the third it makes up to eight heaps for each CPU, of which each keeps what is free in it, and each job has threads of its own.
+# Fixed mmap and trim thresholds: glibc otherwise raises them dynamically and retains several clips' worth of freed frames
+# (benchmarks/clip_memory.py). MALLOC_ARENA_MAX: it otherwise creates up to eight arenas per CPU, each retaining its free memory, and
+# every job has threads of its own.
 ENV HANDLER=${HANDLER} \
     PYTHONUNBUFFERED=1 \
     RUNPOD_LOG_LEVEL=INFO \
@@ -73,7 +74,7 @@ ENV HANDLER=${HANDLER} \
 RUN useradd --create-home worker && chown worker /app
 COPY --from=weights /opt/models /opt/models
 USER ${RUN_AS}
-# A shell only to read the variable; exec makes Python the process that gets RunPod's signals.
+# The shell only expands the variable; exec makes Python the process that receives RunPod's signals.
 CMD ["sh", "-c", "exec python -u -m handlers.${HANDLER}.handler"]
-# Code last: it is small, and changes the most.
+# Code last, because it is small and changes the most.
 COPY --from=code /code /app

@@ -1,21 +1,21 @@
-# All three images: docker buildx bake. One of them: docker buildx bake sdxl. What would be built: docker buildx bake --print.
+# All images: docker buildx bake. One image: docker buildx bake sdxl. Dry run: docker buildx bake --print.
 
-# The tag. Never `latest`: RunPod keeps what it has pulled under a tag.
+# The tag. Never `latest`, because RunPod caches images by tag.
 variable "VERSION" {
   default = "0.1.0"
 }
 
-# Where images are pushed to, such as ghcr.io/you.
+# The registry and namespace to push to, such as ghcr.io/you.
 variable "REGISTRY" {
   default = ""
 }
 
-# none: a volume or RunPod's cached models bring them; baked: they are downloaded while building.
+# none: weights come from a volume or RunPod's model cache; baked: they are downloaded during the build.
 variable "WEIGHTS" {
   default = "none"
 }
 
-# `gha` keeps layers in GitHub's cache, each target in a scope of its own.
+# `gha` caches layers in GitHub's cache, with one scope per target.
 variable "CACHE" {
   default = ""
 }

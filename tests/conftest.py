@@ -1,4 +1,4 @@
-"""What many tests share."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import pytest
 
 from tests.doubles.models import tiny_models_at
 
-# Before torch is imported, and for every process that a test starts: where others use the cores too, threads that wait for each other
-# in a spin turn a second into a quarter of a minute, and the small models gain nothing from a second thread.
+# Set before torch is imported, and inherited by subprocesses: on a busy machine, OpenMP's spinning threads slow small models down up to
+# 15-fold, and a second thread gains nothing.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_finish() -> None:
-    """What has been imported by now stays. The collector then need not look through it whenever a recipe wants its memory back."""
+    """Moves all imported objects to the permanent generation, so that later garbage collections do not traverse them."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def tiny_models(pytestconfig: pytest.Config) -> Path:
-    """A folder that serves as MODELS_DIR: `sdxl`, `wan`, `qwen_instruct`, `qwen_base`. Made once per machine; never to be written to."""
+    """A read-only MODELS_DIR of tiny models: `sdxl`, `wan`, `qwen_instruct`, `qwen_base`. Generated once per machine."""
     return tiny_models_at(pytestconfig.rootpath)
 
 
 @pytest.fixture(scope="session")
 def small_models(pytestconfig: pytest.Config) -> Path:
-    """The trained models of the repository, which do what they are asked: `sdxl`, `wan` and attachments. Never to be written to."""
+    """The read-only folder of the small trained models: `sdxl`, `wan` and add-ons."""
     return pytestconfig.rootpath / "small_models"
 
 
 @pytest.fixture(scope="session")
 def models(pytestconfig: pytest.Config) -> Path:
-    """The folder of `make models`: what the demo runs on. Never to be written to."""
+    """The read-only folder of `make models`, which the demo uses."""
     folder = pytestconfig.rootpath / "models"
     if not (folder / "qwen_instruct" / "config.json").is_file():
-        pytest.skip("`make models` makes it")
+        pytest.skip("run `make models` first")
     return folder

@@ -1,4 +1,4 @@
-"""What docs/deploy.md, docker-bake.hcl and the Dockerfile say about each other is true."""
+"""docs/deploy.md, docker-bake.hcl, the Dockerfile and the image commands are consistent."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.doubles.processes import clean_environment
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-# Read by RunPod, by the hub's library, or by the reader's shell.
-OTHERS = {"HF_TOKEN", "RUNPOD_INIT_TIMEOUT", "ENDPOINT_ID", "RUNPOD_API_KEY", "REGISTRY", "COMPLETED", "SUPABASE_SERVICE_ROLE_KEY", "PWD"}
+# Used by RunPod, huggingface_hub or the shell examples.
+EXTERNAL = {"HF_TOKEN", "RUNPOD_INIT_TIMEOUT", "ENDPOINT_ID", "RUNPOD_API_KEY", "REGISTRY", "COMPLETED", "SUPABASE_SERVICE_ROLE_KEY", "PWD"}
 
 ARGUMENTS = dict(re.findall(r"^ARG (\w+)=(.+)$", DOCKERFILE, flags=re.MULTILINE))
 
@@ -43,12 +43,12 @@ def bake() -> dict[str, Any]:
     return {kind: {name: body for block in blocks for name, body in block.items()} for kind, blocks in content.items()}
 
 
-def test_the_table_of_weights_is_the_catalogue() -> None:
+def test_the_weights_table_matches_the_catalogue() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `([\w./-]+)` \| ([\d.]+) GB \| ([^|]+) \|$", PAGE, flags=re.MULTILINE)
     assert rows == [(entry.name, entry.repo, f"{entry.size / 1e9:.2f}", entry.licence) for entry in CATALOGUE]
 
 
-def test_the_table_of_build_arguments_is_the_dockerfile() -> None:
+def test_the_build_argument_table_matches_the_dockerfile() -> None:
     table = PAGE.partition("| build argument |")[2].partition("\n\n")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", table, flags=re.MULTILINE))
     assert {name: default.strip("` ") for name, default in rows.items() if default.startswith("`")} == {
@@ -56,18 +56,18 @@ def test_the_table_of_build_arguments_is_the_dockerfile() -> None:
     }
 
 
-def test_every_variable_that_the_page_names_is_read() -> None:
+def test_every_variable_on_the_page_is_a_setting_or_build_argument() -> None:
     named = set(re.findall(r"`([A-Z][A-Z_]{3,})(?:=[^`]*)?`", PAGE)) | set(re.findall(r"^([A-Z_]+)=", PAGE, flags=re.MULTILINE))
-    assert named - {name.upper() for name in Settings.model_fields} - set(ARGUMENTS) - OTHERS == set()
+    assert named - {name.upper() for name in Settings.model_fields} - set(ARGUMENTS) - EXTERNAL == set()
 
 
-def test_every_command_that_the_page_names_exists() -> None:
+def test_every_command_on_the_page_exists() -> None:
     modules = set(re.findall(r"python -m ([\w.]+)", PAGE))
     assert "builder.download_weights" in modules
     assert {module for module in modules if importlib.util.find_spec(module) is None} == set()
 
 
-def test_a_download_needs_no_code_but_what_its_stage_of_the_image_has(tmp_path: Path) -> None:
+def test_the_weights_stage_contains_all_code_that_a_download_imports(tmp_path: Path) -> None:
     stage = DOCKERFILE.partition(" AS weights\n")[2].partition("\nFROM")[0]
     for line in re.findall(r"^COPY (.+)$", stage, flags=re.MULTILINE):
         *sources, target = line.split()
@@ -79,14 +79,14 @@ def test_a_download_needs_no_code_but_what_its_stage_of_the_image_has(tmp_path: 
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=clean_environment(PYTHONPATH=str(tmp_path)), timeout=60, check=True)
 
 
-def test_every_file_that_the_images_copy_is_given_to_their_build() -> None:
-    given = [line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")]
+def test_every_copied_file_is_in_the_build_context() -> None:
+    included = [line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")]
     copied = [source for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, flags=re.MULTILINE) for source in line.split()[:-1]]
     assert "builder/download_weights.py" in copied
-    assert [path for path in copied if path.partition("/")[0] not in given and not any(fnmatch(path, each) for each in given)] == []
+    assert [path for path in copied if path.partition("/")[0] not in included and not any(fnmatch(path, each) for each in included)] == []
 
 
-def test_there_is_one_target_for_each_handler() -> None:
+def test_docker_bake_has_one_target_per_handler() -> None:
     content = bake()
     target = content["target"]["worker"]
     assert content["group"]["default"]["targets"] == ["worker"]
@@ -96,17 +96,17 @@ def test_there_is_one_target_for_each_handler() -> None:
     }
 
 
-def test_every_argument_that_is_baked_is_one_of_the_dockerfile() -> None:
+def test_every_bake_argument_is_declared_in_the_dockerfile() -> None:
     assert set(bake()["target"]["worker"]["args"]) <= set(ARGUMENTS)
 
 
-def test_the_version_is_the_projects_everywhere_and_nothing_is_called_latest() -> None:
+def test_images_are_tagged_with_the_project_version_and_never_latest() -> None:
     assert bake()["variable"]["VERSION"]["default"] == ARGUMENTS["VERSION"] == version()
     assert "latest`" not in PAGE.replace("there is no `latest`", "")
     assert ":latest" not in (ROOT / "docker-bake.hcl").read_text() + (ROOT / ".github/workflows/images.yml").read_text()
 
 
-def test_a_client_without_its_daemon_is_no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_whose_daemon_does_not_respond_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, status in {"docker": 1, "podman": 125, "buildah": 0}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\nexit {status}\n")
         (tmp_path / name).chmod(0o755)
@@ -117,7 +117,7 @@ def test_a_client_without_its_daemon_is_no_engine(tmp_path: Path, monkeypatch: p
         find_engine()
 
 
-def test_an_image_is_built_by_the_engine_that_is_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_image_is_built_with_the_selected_engine(capfd: pytest.CaptureFixture[str]) -> None:
     main(["chat", "--engine", "buildah", "--registry", "docker.io/you", "--arg", "RUN_AS=worker", "--print"])
     command = capfd.readouterr().out.splitlines()[0]
     assert command.startswith("buildah build --layers --isolation chroot --file ")

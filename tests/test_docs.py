@@ -1,4 +1,4 @@
-"""What the documentation says is true: paths, verbs, variables, requests and programs."""
+"""The documentation is consistent with the repository: paths, make targets, variables, and example programs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ from tests.doubles.typescript import compile_all
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# Nodes types are not installed for the compiler.
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "small_models").rglob("*.md")),
+]
+# Node's types are not installed for the compiler.
 NODE = "declare const process: { env: Record<string, string | undefined> };\n"
 
 
@@ -27,20 +33,20 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_path_that_a_page_names_exists(page: Path) -> None:
+def test_every_path_on_a_page_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text)]
-    named = re.findall(r"`((?:shared|handlers|tests|builder|playground|benchmarks|docs|schemas|examples)/[\w./*-]*)`", text)
+    named = re.findall(r"`((?:shared|handlers|tests|builder|small_models|playground|benchmarks|docs|schemas|examples)/[\w./*-]*)`", text)
     missing = [link for link in links if not (page.parent / link).exists()]
     missing += [path for path in named if not any(ROOT.glob(path.rstrip("/")))]
     assert missing == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_verb_that_a_page_names_is_in_the_makefile(page: Path) -> None:
-    verbs = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+def test_every_make_target_on_a_page_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     named = re.findall(r"`make ([a-z -]+)`|^make ([a-z -]+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert {verb for pair in named for verb in " ".join(pair).split()} <= verbs
+    assert {verb for pair in named for verb in " ".join(pair).split()} <= targets
 
 
 def test_every_variable_of_the_readme_is_read() -> None:

@@ -1,4 +1,4 @@
-"""Every example request runs, made small; what this worker cannot do yet is refused by name."""
+"""Every example request runs at a small size, or fails because a model is not installed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import pytest
 from shared.contract.request import Operator
 from shared.fetch import Fetcher
 from shared.handler import Handler
-from shared.jobs.delivery.callbacks import Courier
+from shared.jobs.delivery.callbacks import CallbackDispatcher
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.execution.gpu import GpuThread
 from shared.jobs.lifecycle import Completed, Failed, Job, Worker, run_job
-from shared.jobs.recipe import Run
+from shared.jobs.recipe import JobRun
 from shared.media.images import encode_image
 from shared.settings import Settings
 from shared.storage.local_disk import LocalDisk
@@ -33,21 +33,21 @@ SMALL: dict[str, dict[str, Any]] = {
     "wan": {"width": 64, "height": 64, "frames": 5, "steps": 2},
     "chat": {"max_tokens": 4},
 }
-# They have references to resemble, or ask for a refiner, and the small models have neither adapters nor that.
-REFUSED = {"sdxl_as_the_live_caller_sends_it", "sdxl_several_references", "sdxl_larger"}
-# In place of pictures that are nowhere: the example hosts do not exist.
-PICTURE = "data:image/png;base64," + base64.b64encode(encode_image(np.full((48, 80, 3), 200, np.uint8), "png")).decode()
+# These use references or a refiner, and the tiny models include neither IP-Adapters nor a refiner.
+UNAVAILABLE = {"sdxl_as_the_live_caller_sends_it", "sdxl_several_references", "sdxl_larger"}
+# Replaces the image URLs, whose hosts do not exist.
+IMAGE = "data:image/png;base64," + base64.b64encode(encode_image(np.full((48, 80, 3), 200, np.uint8), "png")).decode()
 
 
-def at_hand(value: Any) -> Any:
-    """The same with a picture in place of every URL of one."""
+def with_embedded_images(value: Any) -> Any:
+    """Replaces every image URL by an embedded image."""
     match value:
         case str() if value.startswith("https://example.com/") and value.endswith(".png"):
-            return PICTURE
+            return IMAGE
         case dict():
-            return {key: at_hand(inner) for key, inner in value.items()}
+            return {key: with_embedded_images(inner) for key, inner in value.items()}
         case list():
-            return [at_hand(inner) for inner in value]
+            return [with_embedded_images(inner) for inner in value]
     return value
 
 
@@ -58,17 +58,17 @@ def test_an_example_runs(path: Path, tmp_path: Path, tiny_models: Path) -> None:
     settings = Settings(models_dir=tiny_models, output_dir=tmp_path, device="cpu")
     request = json.loads(path.read_text())["input"]
     request["config"] = request.get("config", {}) | SMALL[name]
-    request = at_hand(request)
+    request = with_embedded_images(request)
     disk = LocalDisk(tmp_path)
     with GpuThread() as gpu, ThreadPoolExecutor(4) as threads:
         recipe = gpu.submit(partial(handler.load, settings)).result()
-        courier = Courier(disk, Webhook(settings), threads, unasked=False, announces=False)
-        worker = Worker("example", handler.request, recipe, Operator(), disk, Fetcher(settings), courier, gpu)
-        run = Run("example", CancelToken(60), lambda done, total, *, text=None, preview=None: None)
-        end = asyncio.run(run_job(Job("example", request), worker, run))
-    if path.stem in REFUSED:
-        assert isinstance(end, Failed)
-        assert end.error.code == "MODEL_UNAVAILABLE", end.payload.error_message
+        callbacks = CallbackDispatcher(disk, Webhook(settings), threads, always_callback=False, send_processing=False)
+        worker = Worker("example", handler.request, recipe, Operator(), disk, Fetcher(settings), callbacks, gpu)
+        run = JobRun("example", CancelToken(60), lambda done, total, *, text=None, preview=None: None)
+        outcome = asyncio.run(run_job(Job("example", request), worker, run))
+    if path.stem in UNAVAILABLE:
+        assert isinstance(outcome, Failed)
+        assert outcome.error.code == "MODEL_UNAVAILABLE", outcome.payload.error_message
     else:
-        assert isinstance(end, Completed), end.payload.error_message
-        assert all((tmp_path / asset.url).is_file() for asset in end.payload.assets if asset.type != "text")
+        assert isinstance(outcome, Completed), outcome.payload.error_message
+        assert all((tmp_path / asset.url).is_file() for asset in outcome.payload.assets if asset.type != "text")
