@@ -34,7 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "chat": {"max_tokens": 4},
 }
 # These use references or a refiner, and the tiny models include neither IP-Adapters nor a refiner.
-UNAVAILABLE = {"sdxl_as_the_live_caller_sends_it", "sdxl_several_references", "sdxl_larger"}
+UNAVAILABLE = {"sdxl_live_caller", "sdxl_several_references", "sdxl_larger"}
 # Replaces the image URLs, whose hosts do not exist.
 IMAGE = "data:image/png;base64," + base64.b64encode(encode_image(np.full((48, 80, 3), 200, np.uint8), "png")).decode()
 

@@ -216,8 +216,8 @@ def test_a_reference_shows_its_location_without_credentials(text: str, shown: st
 
 
 def test_the_repr_of_a_request_shows_no_content() -> None:
-    asked = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "canary-prompt", "negative_prompt": "canary-negative"}
-    request = SdxlRequest.parse(asked | {"config": {"loras": [{"name": "canary-lora"}]}}, job_id="j")
+    raw = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "canary-prompt", "negative_prompt": "canary-negative"}
+    request = SdxlRequest.parse(raw | {"config": {"loras": [{"name": "canary-lora"}]}}, job_id="j")
     assert repr(request) == "SdxlRequest(job_id='j', type='sdxl_image_fast')"
-    words = ChatRequest.parse({"messages": [{"role": "user", "content": "canary-words"}], "stop": ["canary-stop"]}, job_id="j")
-    assert "canary" not in f"{words!r} {words} {words.messages!r} {list(map(str, words.messages))}"
+    chat = ChatRequest.parse({"messages": [{"role": "user", "content": "canary-words"}], "stop": ["canary-stop"]}, job_id="j")
+    assert "canary" not in f"{chat!r} {chat} {chat.messages!r} {list(map(str, chat.messages))}"

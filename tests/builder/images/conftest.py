@@ -120,7 +120,7 @@ class Images:
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
     if not (shutil.which("buildah") and shutil.which("debootstrap")):
-        pytest.skip("needs buildah and debootstrap; `make image-test` says how to install them")
+        pytest.skip("needs buildah and debootstrap; run `make image-test` for instructions")
     images = Images(tmp_path_factory.mktemp("images"))
     yield images
     images.buildah("rm", "--all", check=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import av
 import pytest
-from PIL import Image as Picture
+from PIL import Image as PillowImage
 
 from handlers import HANDLERS
 from shared.weights.catalogue import QWEN_INSTRUCT
@@ -60,8 +60,8 @@ def test_its_default_command_runs_its_test_job(image: Image, images: Images, tin
         if asset["type"] == "text":
             assert asset["content"]
         elif asset["type"] == "image":
-            with Picture.open(container.root / "app/out" / asset["url"]) as picture:
-                assert "x".join(map(str, picture.size)) == job["config"]["resolution"]
+            with PillowImage.open(container.root / "app/out" / asset["url"]) as generated:
+                assert "x".join(map(str, generated.size)) == job["config"]["resolution"]
         else:
             with av.open(str(container.root / "app/out" / asset["url"])) as clip:
                 assert sum(1 for _ in clip.decode(video=0)) == job["config"]["frames"]
