@@ -188,7 +188,7 @@ class Soak:
             time.sleep(0.02)
         results = [JobResult(scenario.job, body, scenario.rejected) for body in runpod_api.results(scenario.job_id)]
         scenario.worker.results.extend(results)
-        return [str(result.output["metadata"].get("error_code", COMPLETED)) for result in results]
+        return [str(result.output["metadata"].get("error_code") or COMPLETED) for result in results]
 
     def _was_cancelled(self, job_id: str) -> bool:
         payloads = [payload for payload in self._harness.receiver.payloads if payload["job_id"] == job_id]
