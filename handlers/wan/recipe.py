@@ -82,7 +82,8 @@ class WanRecipe:
         # 1. Prepare the references, for the next longer clip that the VAE supports
         conditioning = reference.conditioning(request, references, self._pipelines)
         # 2. Denoise
-        with with_loras(lora.lora_target(self._pipelines), request.loras, self._addons) if request.loras else nullcontext():
+        target = lora.lora_target(self._pipelines) if request.loras else None
+        with with_loras(target, request.loras, self._addons, run.warn) if target else nullcontext():
             latents = self._denoise(request, conditioning, run)
         # 3. Decode frame by frame: the video is encoded while later frames are decoded
         if request.is_image:

@@ -108,7 +108,9 @@ def test_alpha_divides_by_the_rank(net: Net, tmp_path: Path) -> None:
 
 def test_a_locon_with_a_middle_factor_changes_a_convolution(net: Net, tmp_path: Path) -> None:
     down, mid, up = rand(RANK, IN, 1, 1), rand(RANK, RANK, 3, 3), rand(OUT, RANK, 1, 1)
-    lora = read(net, tmp_path, {f"lora_unet_conv.lora_{part}.weight": tensor for part, tensor in (("down", down), ("mid", mid), ("up", up))})
+    lora = read(
+        net, tmp_path, {f"lora_unet_conv.lora_{part}.weight": tensor for part, tensor in (("down", down), ("mid", mid), ("up", up))}
+    )
     image = rand(1, IN, 5, 5)
     layered = nn.functional.conv2d(nn.functional.conv2d(nn.functional.conv2d(image, down), mid), up)
     torch.testing.assert_close(nn.functional.conv2d(image, changes(net, lora)["conv.weight"]), layered, atol=1e-4, rtol=1e-3)
@@ -116,7 +118,9 @@ def test_a_locon_with_a_middle_factor_changes_a_convolution(net: Net, tmp_path: 
 
 def test_a_loha_multiplies_two_products(net: Net, tmp_path: Path) -> None:
     parts = {"hada_w1_a": rand(OUT, RANK), "hada_w1_b": rand(RANK, IN), "hada_w2_a": rand(OUT, RANK), "hada_w2_b": rand(RANK, IN)}
-    lora = read(net, tmp_path, {f"lora_unet_to_k.{part}": tensor for part, tensor in parts.items()} | {"lora_unet_to_k.alpha": torch.tensor(1.0)})
+    lora = read(
+        net, tmp_path, {f"lora_unet_to_k.{part}": tensor for part, tensor in parts.items()} | {"lora_unet_to_k.alpha": torch.tensor(1.0)}
+    )
     expected = (parts["hada_w1_a"] @ parts["hada_w1_b"]) * (parts["hada_w2_a"] @ parts["hada_w2_b"]) / RANK
     assert_changes(net, lora, {"to_k.weight": expected})
 
@@ -125,7 +129,9 @@ def test_a_loha_in_tucker_form_changes_a_convolution(net: Net, tmp_path: Path) -
     parts = {f"hada_w{half}_{side}": rand(RANK, size) for half in (1, 2) for side, size in (("a", OUT), ("b", IN))}
     parts |= {f"hada_t{half}": rand(RANK, RANK, 3, 3) for half in (1, 2)}
     lora = read(net, tmp_path, {f"lora_unet_conv.{part}": tensor for part, tensor in parts.items()})
-    halves = [torch.einsum("ijkl,jr,ip->prkl", parts[f"hada_t{half}"], parts[f"hada_w{half}_b"], parts[f"hada_w{half}_a"]) for half in (1, 2)]
+    halves = [
+        torch.einsum("ijkl,jr,ip->prkl", parts[f"hada_t{half}"], parts[f"hada_w{half}_b"], parts[f"hada_w{half}_a"]) for half in (1, 2)
+    ]
     assert_changes(net, lora, {"conv.weight": halves[0] * halves[1]})
 
 
@@ -185,21 +191,25 @@ def test_a_dora_sets_the_magnitude_of_each_channel(net: Net, tmp_path: Path, spe
         merged_weight = net.to_k.weight.clone()
     direction = net.to_k.weight + up @ down
     torch.testing.assert_close(merged_weight.norm(dim=axis), magnitude.flatten(), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(merged_weight / merged_weight.norm(dim=axis, keepdim=True), direction / direction.norm(dim=axis, keepdim=True))
+    torch.testing.assert_close(
+        merged_weight / merged_weight.norm(dim=axis, keepdim=True), direction / direction.norm(dim=axis, keepdim=True)
+    )
     assert_changes(net, lora, {"to_k.weight": 0.3 * (merged_weight - net.to_k.weight)}, scale=0.3)
 
 
 @pytest.mark.parametrize("kind", ["LoRA", "LoHa", "LoKr", "DoRA", "lora_bias"])
 def test_a_file_that_peft_wrote_changes_the_network_as_peft_does(net: Net, tmp_path: Path, kind: str) -> None:
-    base = {"target_modules": ["to_q", "conv"], "r": RANK, "init_weights": False}
+    base: dict[str, Any] = {"target_modules": ["to_q", "conv"], "r": RANK, "init_weights": False}
+    kinds: Any = peft
     config: Any = {
-        "LoRA": lambda: peft.LoraConfig(r=RANK, lora_alpha=3, target_modules=["to_q", "conv"], init_lora_weights=False),
-        "DoRA": lambda: peft.LoraConfig(r=RANK, lora_alpha=3, target_modules=["to_q"], init_lora_weights=False, use_dora=True),
-        "lora_bias": lambda: peft.LoraConfig(r=RANK, lora_alpha=3, target_modules=["to_q"], init_lora_weights=False, lora_bias=True),
-        "LoHa": lambda: peft.LoHaConfig(**base, alpha=3, use_effective_conv2d=True),
-        "LoKr": lambda: peft.LoKrConfig(**base, alpha=3, use_effective_conv2d=True),
+        "LoRA": lambda: kinds.LoraConfig(r=RANK, lora_alpha=3, target_modules=["to_q", "conv"], init_lora_weights=False),
+        "DoRA": lambda: kinds.LoraConfig(r=RANK, lora_alpha=3, target_modules=["to_q"], init_lora_weights=False, use_dora=True),
+        "lora_bias": lambda: kinds.LoraConfig(r=RANK, lora_alpha=3, target_modules=["to_q"], init_lora_weights=False, lora_bias=True),
+        "LoHa": lambda: kinds.LoHaConfig(**base, alpha=3, use_effective_conv2d=True),
+        "LoKr": lambda: kinds.LoKrConfig(**base, alpha=3, use_effective_conv2d=True),
     }[kind]()
-    before, theirs = state(net), peft.get_peft_model(copy.deepcopy(net), config)
+    before = state(net)
+    theirs: Any = peft.get_peft_model(copy.deepcopy(net), config)
     adapter = {name: tensor for name, tensor in theirs.state_dict().items() if ".default" in name}
     theirs.load_state_dict({name: torch.randn_like(tensor) for name, tensor in adapter.items()}, strict=False)
     theirs.save_pretrained(tmp_path)
@@ -232,7 +242,10 @@ def refusal(net: Net, folder: Path, tensors: dict[str, Tensor], **header: str) -
         (["transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight"], "it is a LoRA for FLUX or HunyuanVideo"),
         (["transformer.joint_transformer_blocks.3.attn.to_q.lora_A.weight"], "it is a LoRA for SD 3"),
         (["diffusion_model.blocks.0.self_attn.q.lora_A.weight"], "it is a LoRA for WAN"),
-        (["lora_te_text_model_encoder_layers_0_mlp_fc1.hada_w1_a", "lora_unet_down_blocks_0_attentions_0_proj_in.hada_w1_a"], "it is a LoHa for SD 1.5"),
+        (
+            ["lora_te_text_model_encoder_layers_0_mlp_fc1.hada_w1_a", "lora_unet_down_blocks_0_attentions_0_proj_in.hada_w1_a"],
+            "it is a LoHa for SD 1.5",
+        ),
         (["lora_te2_text_model_encoder_layers_0_mlp_fc1.lokr_w1", "lora_unet_input_blocks_4_1_proj_in.lokr_w1"], "it is a LoKr for SDXL"),
         (["encoder.layer.0.attention.weight"], "'encoder.layer.0.attention.weight' does not belong to a LoRA for Net"),
     ],

@@ -18,7 +18,8 @@ from handlers.wan.recipe import WanRecipe
 from handlers.wan.request import WanRequest
 from handlers.wan.weights.load import WanPipelines, load_wan
 from shared.errors import Cancelled
-from shared.models.lora_files import LoraFactors
+from shared.models.lora_files import Lora
+from shared.models.lora_updates import LayerUpdate
 from shared.models.loras import merged
 from small_models.training.shapes import Pixels
 from small_models.training.wan.classifier import classify_clip
@@ -115,7 +116,8 @@ def with_lora(pipelines: WanPipelines, scale: float) -> Iterator[None]:
     """Merges a LoRA into a layer that will be fused."""
     layer = ("transformer", "blocks.0.attn1.to_q")
     down, up = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((2, 48), (48, 2)))
-    with merged(lora_target(pipelines), [({layer: LoraFactors(down, up, 1.0)}, scale)] if scale else []):
+    lora = Lora({layer: LayerUpdate("LoRA", {"down": down, "up": up})})
+    with merged(lora_target(pipelines), [(lora, scale)] if scale else []):
         yield
 
 
