@@ -1,4 +1,4 @@
-"""Fault injection: forty faults are injected into real workers, and invariants are checked after each of them.
+"""Fault injection: forty-four faults are injected into real workers, and invariants are checked after each of them.
 
 A worker is a process that runs a real handler on small models in the real SDK's loop (`worker.py`). `harness.py` surrounds it with a fake
 RunPod API, fake storage, a callback receiver and an image server, all on loopback. Each case in `cases/` is a function that injects its

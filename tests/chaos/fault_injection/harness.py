@@ -136,9 +136,17 @@ class Harness:
         """Runs a job in the shared worker of a handler, and returns the payload that RunPod receives."""
         return self.worker(handler).run_job(job, rejected=rejected)
 
-    def redeliver(self) -> int:
+    def redeliver(self, **environment: str) -> int:
         """Runs `python -m shared.redeliver`, which delivers pending outbox entries, and returns its exit code."""
-        return run_module("shared.redeliver", folder=self.folder, environment=clean_environment(**self.environment("sdxl"))).returncode
+        variables = clean_environment(**{**self.environment("sdxl"), **environment})
+        return run_module("shared.redeliver", folder=self.folder, environment=variables).returncode
+
+    def wait_until_delivered(self, job_id: str, seconds: float = 60.0) -> None:
+        """Waits until the outbox has no entry of a job."""
+        ends = time.monotonic() + seconds
+        while any(f'"job_id":"{job_id}"' in manifest for manifest in self.outbox_manifests()):
+            assert time.monotonic() < ends, f"{job_id} was not delivered within {seconds} s"
+            time.sleep(0.05)
 
     def set_callback_responses(self, *responses: CannedResponse) -> None:
         """Sets the receiver's next responses. After the last one it responds with 200."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm  # type: ignore[import-untyped]  # its types are a package of their own
 
 from tests.chaos.fault_injection.harness import Harness
+from tests.chaos.soak.growth import LONG, WARM_UP
 from tests.chaos.soak.report import Report, print_report
 from tests.chaos.soak.resources import ENVIRONMENT as MEASURED
 from tests.chaos.soak.soak import Soak
@@ -33,13 +34,10 @@ def main() -> int:
         harness = Harness(Path(folder), tiny_models_at(ROOT), ENVIRONMENT)
         try:
             soak = Soak(harness, options.seed)
-            report = soak.run(options.count, lambda so_far: _show(bar, so_far), warm_up=WARM_UP if options.count >= 300 else 0)
+            report = soak.run(options.count, lambda so_far: _show(bar, so_far), warm_up=WARM_UP if options.count >= LONG else 0)
         finally:
             harness.close()
     return print_report(report)
-
-
-WARM_UP = 20
 
 
 def _show(bar: tqdm, report: Report) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 
-from tests.chaos.soak.growth import measure_growth
+from tests.chaos.soak.growth import MAX_OPEN_FILES, measure_growth
 from tests.chaos.soak.resources import ResourceSamples
 
 
@@ -19,6 +19,7 @@ class Report:
         failures: What did not hold, by the id of the job that failed.
         lost: The reason, by the id of the lost job.
         resources: Samples by handler.
+        warm: Whether a warm-up preceded the samples.
     """
 
     count: int = 0
@@ -26,6 +27,7 @@ class Report:
     failures: dict[str, str] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
     resources: dict[str, ResourceSamples] = field(default_factory=dict)
+    warm: bool = False
 
 
 def print_report(report: Report) -> int:
@@ -36,20 +38,20 @@ def print_report(report: Report) -> int:
         sys.stdout.write(f"{job_id}: {reason}\n")
     failed = len(report.failures)
     sys.stdout.write(f"\nsurvived {max(report.count - failed, 0)}/{report.count}, lost {len(report.lost)}\n")
-    grown = [_print_growth(handler, samples) for handler, samples in report.resources.items()]
+    grown = [_print_growth(handler, samples, report.warm) for handler, samples in report.resources.items()]
     return int(failed > 0 or len(report.lost) > 0 or any(grown))
 
 
-def _print_growth(handler: str, samples: ResourceSamples) -> bool:
+def _print_growth(handler: str, samples: ResourceSamples, warm: bool) -> bool:
     """Prints what a worker has grown by, and returns whether it is too much."""
-    growth = measure_growth(samples)
+    growth = measure_growth(samples, warm=warm)
     if growth is None:
         sys.stdout.write(f"{handler:5} too few jobs to measure growth\n")
         return False
     verdict = "GROWS" if growth.is_leak else "ok"
     sys.stdout.write(
-        f"{handler:5} job {growth.reference_job} to {growth.last_job}: "
+        f"{handler:5} job {growth.first_job} to {growth.last_job}: "
         f"{growth.memory / 2**20:+.2f} MiB (at most {growth.max_memory / 2**20:.2f}), "
-        f"{growth.open_files:+d} open files (at most {growth.max_open_files})  {verdict}\n"
+        f"{growth.open_files:+d} open files (at most {MAX_OPEN_FILES})  {verdict}\n"
     )
     return growth.is_leak

@@ -58,7 +58,7 @@ class Soak:
             warm_up: Number of jobs per handler to run at once before the others, followed by one job with each fault that the worker
                 survives: whatever is imported or allocated on first use is, then. They are neither counted nor measured.
         """
-        report = Report(resources={handler: ResourceSamples() for handler in self._handlers})
+        report = Report(resources={handler: ResourceSamples() for handler in self._handlers}, warm=warm_up > 0)
         with ExitStack() as stack:
             if "wan" in self._handlers:
                 self._mount_temp_folder(stack)

@@ -13,7 +13,7 @@ from tests.chaos.soak.resources import ResourceSamples
 
 def report(**changes: Any) -> Report:
     steady = ResourceSamples([10**8] * 200, [17] * 200)
-    return replace(Report(200, {"no fault": 200}, resources={"sdxl": steady}), **changes)
+    return replace(Report(200, {"no fault": 200}, resources={"sdxl": steady}, warm=True), **changes)
 
 
 def test_it_is_0_when_every_job_survived_and_nothing_grows(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,7 @@ def _(harness: Harness) -> None:
     "kept in the outbox and delivered later",
 )
 def _(harness: Harness) -> None:
+    harness.run_job(sdxl("F33-before"))  # after which the worker knows what the bucket allows
     harness.storage.outage = hangs
     output = harness.run_job(sdxl("F33-hangs"))
     assert output["metadata"].get("error_code") == "UPLOAD_ERROR"
@@ -59,7 +60,7 @@ def _(harness: Harness) -> None:
 @fault(
     "F34",
     "A wrong key, a missing bucket, a policy, an object too large, a forbidden MIME type: at the start and during a job",
-    "the worker does not start; no retries; the images are kept in the outbox",
+    "the worker does not start; no retries; the images are kept; the next job is refused before its work",
 )
 def _(harness: Harness) -> None:
     for variable, value, word in (("SUPABASE_SERVICE_ROLE_KEY", "wrong", "service key"), ("STORAGE_BUCKET", "nowhere", "bucket")):
@@ -67,15 +68,21 @@ def _(harness: Harness) -> None:
             assert worker.process.wait() == 1
             assert worker.runpod_api.takes == []
             assert word in worker.process.log
+    harness.run_job(sdxl("F34-before"))
     for status in (401, 403, 404, 413, 415):
         harness.storage.outage = fails_with(status)
         output = harness.run_job(sdxl(f"F34-{status}"))
         assert (output["metadata"].get("error_code"), output["metadata"].get("retryable")) == ("UPLOAD_ERROR", False)
         # Of this job only: entries of earlier jobs are redelivered meanwhile.
-        uploads = [request for request in harness.storage.requests if f"/F34-{status}/" in request[1]]
+        uploads = [request for request in harness.storage.requests if request[0] == "POST" and f"/F34-{status}/" in request[1]]
         assert 1 <= len(uploads) == len(set(uploads)) <= 2
         assert output["metadata"].get("assets_pending")
-    harness.storage.recover()
+        if status != 413:  # which depends on the object
+            next_job = harness.run_job(sdxl(f"F34-next-{status}"), rejected=True)
+            assert next_job["metadata"].get("error_code") == "UPLOAD_ERROR"
+        harness.storage.recover()
+        assert harness.run_job(sdxl(f"F34-last-{status}"))["status"] == "completed"
+        harness.wait_until_delivered(f"F34-{status}")  # a success triggers that
     assert harness.redeliver() == 0
 
 
