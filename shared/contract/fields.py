@@ -12,6 +12,7 @@ from pydantic_core import PydanticKnownError
 
 from shared.contract.context import Context
 from shared.contract.field_location import ComputedDefault, FieldLocation
+from shared.contract.names import ADDON_NAME
 from shared.contract.rejections import refuse
 
 LARGEST_SEED = 2_147_483_647
@@ -69,10 +70,9 @@ ExactInt = BeforeValidator(_ensure_int)
 """For literal integers, where pydantic would accept `true` and `1.0` as 1."""
 
 
-_PLAIN = "a plain name of up to 128 letters, digits, spaces and . _ + -, never a path or a URL"
+_PLAIN = 'a file name of up to 128 characters, in any script, without / \\ : * ? " < > | % and two dots in a row; never a path or a URL'
 
-# Two dots in a row are excluded, because they climb a path.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_](\.?[A-Za-z0-9_ +-])*\.?$", max_length=128, json_schema_extra={"allowed": _PLAIN})]
+Name = Annotated[str, Field(pattern=ADDON_NAME, max_length=128, json_schema_extra={"allowed": _PLAIN})]
 """The name of an add-on in the operator's catalogue or folders."""
 
 PreviewFlag = Annotated[

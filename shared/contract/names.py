@@ -6,6 +6,15 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
+# Excluded are what makes a path, a wildcard or a URL, lookalikes of slashes, and characters that are invisible or change the direction
+# of text. The escapes mean the same in Python, Rust and JavaScript.
+_EXCLUDED = (
+    r"\x00-\x1f\x7f-\x9f/\\:*?\x22<>|%.\u00a0\u00ad\u061c\u115f\u1160\u180e\u2000-\u200f\u2024-\u202f\u2044\u205f-\u206f\u2215\u3164\ufe00-\ufe0f"
+    r"\ufeff\uff0e\uff0f\uff3c\uffa0\ufff0-\uffff"
+)
+ADDON_NAME = rf"^[^{_EXCLUDED} -](\.?[^{_EXCLUDED}])*\.?$"
+"""A regular expression for the name of an add-on: a file name as people give them, in any script, and never a path."""
+
 _MAX_LENGTH = 64
 _SHOWABLE = re.compile(rf"[A-Za-z0-9_.-]{{1,{_MAX_LENGTH}}}")
 _MIN_SIMILARITY = 0.75

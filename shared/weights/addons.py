@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
@@ -11,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from cachetools import LRUCache
 
-from shared.contract.names import quote_name
+from shared.contract.names import ADDON_NAME, quote_name
 from shared.errors import ModelUnavailable
 from shared.weights.errors import WeightsError
 
@@ -59,7 +60,7 @@ CACHE_LIMIT = 8 * 2**30
 """Bytes of loaded add-ons that stay cached: SDXL's refiner and a dozen LoRAs, or three ControlNets, in half precision."""
 _SUFFIX = ".safetensors"
 _CONFIGURATIONS = ("config.json", "model_index.json")
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .+-]*")
+_SAFE_NAME = re.compile(ADDON_NAME)
 
 
 class AddonLibrary:
@@ -94,7 +95,7 @@ class AddonLibrary:
         Raises:
             ModelUnavailable: It is not installed. The message lists the installed ones.
         """
-        path = self._paths(kind, name).get(name)
+        path = self._paths(kind, name).get(unicodedata.normalize("NFC", name))
         if path is None:
             names = self.names(kind)
             available = f"Available: {', '.join(names)}." if names else "Omit it, or ask the operator to install it."
@@ -146,7 +147,7 @@ class AddonLibrary:
             name: path
             for name, path in entries
             if spec.only in (None, name)
-            and wanted in (None, name)
+            and (wanted is None or unicodedata.normalize("NFC", wanted) == name)
             and _SAFE_NAME.fullmatch(name)
             and _has_form(path, spec)
             and _is_within(path, home)
@@ -159,7 +160,8 @@ def _label(kind: AddonKindName, name: str) -> str:
 
 
 def _name(path: Path) -> str:
-    return path.name.removesuffix(_SUFFIX) if path.is_file() else path.name
+    """The name of an add-on, in Unicode's composed form: archives made on macOS have the decomposed one."""
+    return unicodedata.normalize("NFC", path.name.removesuffix(_SUFFIX) if path.is_file() else path.name)
 
 
 def _is_within(path: Path, home: Path) -> bool:

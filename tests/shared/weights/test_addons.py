@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from shared.errors import ModelUnavailable
+from handlers.sdxl.request import SdxlRequest
+from shared.errors import ModelUnavailable, ValidationError
 from shared.weights.addons import ADDON_KINDS, AddonKindName, AddonLibrary
 
 
@@ -32,6 +34,10 @@ def addons(tmp_path: Path) -> AddonLibrary:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     return AddonLibrary(tmp_path / "models")
+
+
+def sdxl_request(config: dict[str, Any]) -> SdxlRequest:
+    return SdxlRequest.parse({"type": "sdxl_generate", "job_id": "j", "user_id": "u", "prompt": "a cat", "config": config}, job_id="j")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +73,49 @@ def test_an_addon_that_is_not_installed_is_refused_with_the_available_ones(addon
 def test_an_empty_library_names_no_alternatives(tmp_path: Path, kind: AddonKindName) -> None:
     with pytest.raises(ModelUnavailable, match=r"is not installed\. Omit it, or ask the operator to install it\.$"):
         AddonLibrary(tmp_path / "nowhere").find(kind, "ink")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Detail Tweaker XL (v1)",
+        "[sdxl] ink & oil, 50 + 50",
+        "水墨画 風格_v2",
+        "Чернила",
+        "ｉｎｋ（改）",
+        "encre à l'eau!",
+        "don't_{mix}~",
+        "style@artist #3 = $1",
+        "v1.0.2",
+    ],
+)
+def test_names_that_people_give_their_files_are_found(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "loras"
+    folder.mkdir()
+    (folder / f"{name}.safetensors").touch()
+    addons = AddonLibrary(tmp_path)
+    assert addons.names("loras") == [name]
+    assert addons.find("loras", name) == folder / f"{name}.safetensors"
+    assert sdxl_request({"loras": [{"name": name}]}).loras[0].name == name
+
+
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+@pytest.mark.parametrize("named", ["NFC", "NFD"])
+def test_a_name_is_found_in_either_unicode_form(tmp_path: Path, written: Literal["NFC", "NFD"], named: Literal["NFC", "NFD"]) -> None:
+    (tmp_path / "loras").mkdir()
+    path = tmp_path / "loras" / f"{unicodedata.normalize(written, 'がいこつé')}.safetensors"
+    path.touch()
+    assert AddonLibrary(tmp_path).find("loras", unicodedata.normalize(named, "がいこつé")) == path
+
+
+@pytest.mark.parametrize(
+    "name", ["a..b", ".ink", "a/b", "a\\b", "C:ink", "a\u202eb", "a\u200bb", "a\nb", " ink", "a?", "a%2fb", "a／b", "-ink"]
+)
+def test_names_that_could_be_paths_or_deceive_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelUnavailable):
+        AddonLibrary(tmp_path).find("loras", name)
+    with pytest.raises(ValidationError, match="config.loras"):
+        sdxl_request({"loras": [{"name": name}]})
 
 
 def test_a_link_out_of_the_folder_does_not_count(addons: AddonLibrary, tmp_path: Path) -> None:
