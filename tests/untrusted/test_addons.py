@@ -122,7 +122,8 @@ OUTSIDE = (
     "../outside", "../../outside", "..", ".", "loras/../../outside", "/etc/passwd", "//etc/passwd", "~/outside", "file:///etc/passwd",
     "https://example.com/a.safetensors", "https://example.com/a.ckpt?token=canary", "%2e%2e%2foutside", "..%2foutside", "%2Fetc%2Fpasswd",
     "a\0b", "outside\0.safetensors", "..\\outside", "C:\\outside", "\\\\host\\share", "owner/name", "owner/name@main", "owner/name:fp16",
-    "hf://owner/name", "name@refs/pr/1", "a\nb", "．．/outside", "․․/outside", "a/./b", "", " ", "-", "\u202eé", "a．．b", "x" * 200, "..safetensors",
+    "hf://owner/name", "name@refs/pr/1", "a\nb", "．．/outside", "․․/outside", "a/./b", "", " ", "-", "x" * 200, "..safetensors",
+    "\u202eé", "a．．b",
 )  # fmt: skip
 
 

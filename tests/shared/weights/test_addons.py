@@ -114,7 +114,7 @@ def test_a_name_is_found_in_either_unicode_form(tmp_path: Path, written: Literal
 def test_names_that_could_be_paths_or_deceive_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelUnavailable):
         AddonLibrary(tmp_path).find("loras", name)
-    with pytest.raises(ValidationError, match="config.loras"):
+    with pytest.raises(ValidationError, match=r"config\.loras"):
         sdxl_request({"loras": [{"name": name}]})
 
 
