@@ -1,12 +1,12 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow faults soak mutations check-models lint types fix schemas requirements image image-test hub models bench bench-chat bench-load clean
+.PHONY: help setup demo test test-slow test-nightly faults soak mutations check-models lint types fix schemas requirements image image-test hub models bench bench-chat bench-load clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 SYSTEM_PYTHON := $(shell command -v python3.11 || command -v python3)
-# Files of tests side by side. A process takes a core, and up to two GB of memory.
-PYTEST := $(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# The number of processes and the order of the files are decided in tests/conftest.py.
+PYTEST := $(PYTHON) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 REQUIREMENTS := $(wildcard builder/requirements/*.txt)
 TORCH := $(shell grep '^torch==' builder/requirements/shared.in)
 READY := $(VENV)/.ready
@@ -38,7 +38,10 @@ test: setup  ## Run the everyday tests
 	$(PYTEST) -m "not slow and not image"
 
 test-slow: models  ## Run the tests that take longer
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not nightly"
+
+test-nightly: models  ## Run slow tests again with more examples, or in another order
+	$(PYTEST) -m nightly
 
 faults: setup  ## Inject forty faults into real workers and print what held
 	$(PYTHON) -m tests.chaos.fault_injection

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,31 @@ from tests.doubles.models import tiny_models_at
 # Set before torch is imported, and inherited by subprocesses: on a busy machine, OpenMP's spinning threads slow small models down up to
 # 15-fold, and a second thread gains nothing.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+_MAX_PROCESSES = 4  # of up to two GB each
+_WAITING = ("tests/chaos/", "tests/shared/serverless/")
+"""Their tests wait for workers most of the time."""
+_COMPUTING = "tests/handlers/"
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Returns the number for `--numprocesses auto`: one more than cores, because some processes are waiting."""
+    return min(len(os.sched_getaffinity(0)) + 1, _MAX_PROCESSES)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In parallel runs, alternates files that wait and files that compute, and puts short ones last: files are handed out in this order."""
+    if not hasattr(config, "workerinput"):
+        return
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    waiting = [tests for name, tests in files.items() if name.startswith(_WAITING)]
+    computing = [tests for name, tests in files.items() if name.startswith(_COMPUTING)]
+    others = [tests for name, tests in files.items() if not name.startswith((*_WAITING, _COMPUTING))]
+    alternating = chain.from_iterable(zip_longest(waiting, computing, fillvalue=[]))
+    items[:] = [item for tests in (*alternating, *others) for item in tests]
 
 
 def pytest_collection_finish() -> None:

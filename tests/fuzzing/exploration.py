@@ -12,9 +12,10 @@ from hypothesis.strategies import SearchStrategy
 _SLOW_CHECKS = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
 
 
-def examples(everyday: int, slow: int) -> pytest.MarkDecorator:
-    """Parametrizes a test with `count`: few examples in everyday runs, many in `make test-slow`."""
-    return pytest.mark.parametrize("count", [everyday, pytest.param(slow, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+def examples(everyday: int, nightly: int) -> pytest.MarkDecorator:
+    """Parametrizes a test with `count`: few examples in everyday runs, many in `make test-nightly`."""
+    marks = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(600)]
+    return pytest.mark.parametrize("count", [everyday, pytest.param(nightly, marks=marks)])
 
 
 def explore(strategy: SearchStrategy[Any], check: Callable[[Any], None], count: int) -> None:

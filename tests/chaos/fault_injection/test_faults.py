@@ -53,9 +53,10 @@ def test_the_page_is_current() -> None:
     assert (ROOT / "docs/reliability.md").read_text(encoding="utf-8") == render_page(), "run `make faults`"
 
 
-# One case per group in the everyday suite; all of them, in both orders, in `make faults`.
+# One case per group in the everyday suite, all of them in random order in the slow one; all of them in both orders in `make faults`.
 EVERYDAY = {"F02", "F12", "F21", "F35", "F39"}
-MARKED = [number if number in EVERYDAY else pytest.param(number, marks=pytest.mark.slow) for number in IN_ORDER]
+NIGHTLY = (pytest.mark.slow, pytest.mark.nightly)
+MARKED = [number if number in EVERYDAY else pytest.param(number, marks=NIGHTLY) for number in IN_ORDER]
 
 
 @pytest.mark.timeout(300)
