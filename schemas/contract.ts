@@ -188,7 +188,7 @@ export interface SdxlRequest {
      */
     image?: string | null;
     /**
-     * The inpainting mask: white is repainted, black is kept, grey blends. It is cropped like the reference.
+     * The inpainting mask: white is repainted, black is kept, grey blends; where alpha varies, transparent is repainted.
      */
     mask?: string | null;
     /**
@@ -1153,6 +1153,11 @@ export interface ChatRequest {
    */
   max_tokens?: number | null;
   /**
+   * @deprecated
+   * Alias of `max_tokens`.
+   */
+  max_completion_tokens?: number | null;
+  /**
    * The sampling temperature; 0 is greedy decoding. Default: 0.7.
    */
   temperature?: number | null;
@@ -1184,7 +1189,55 @@ export interface ChatRequest {
    * Divides the positive logits of tokens in the prompt and the completion, and multiplies the negative ones. Default: 1.0.
    */
   repetition_penalty?: number | null;
+  /**
+   * Keeps the most likely tokens, so many; 0 and -1 keep all. Default: 0.
+   */
+  top_k?: number | null;
+  /**
+   * Keeps the tokens with at least this share of the most likely token's probability; 0 keeps all. Default: 0.0.
+   */
+  min_p?: number | null;
+  /**
+   * The minimum length of the completion in tokens. Until then no stop string or token ends it. Default: 0.
+   */
+  min_tokens?: number | null;
+  /**
+   * Token ids that end the completion, as its end-of-sequence tokens do.
+   */
+  stop_token_ids?: number[] | null;
+  /**
+   * Added to the logits of these tokens.
+   */
+  logit_bias?: {
+    /**
+     * This interface was referenced by `undefined`'s JSON-Schema definition
+     * via the `patternProperty` "^[0-9]{1,7}$".
+     */
+    [k: string]: number;
+  } | null;
   response_format?: ResponseFormat | null;
+  /**
+   * vLLM's name for a `response_format` of type `json_schema`.
+   */
+  guided_json?: {
+    [k: string]: unknown;
+  } | null;
+  /**
+   * The texts that the completion may be.
+   */
+  guided_choice?: string[] | null;
+  /**
+   * A regular expression that the whole completion matches.
+   */
+  guided_regex?: string | null;
+  /**
+   * vLLM's name for the same: one of the members.
+   */
+  structured_outputs?: StructuredOutputs | null;
+  /**
+   * Continues the last message, which must be of role assistant, instead of answering it. Default: false.
+   */
+  continue_final_message?: boolean | null;
   /**
    * Masks the words of the operator's word list in the completion. Default: false.
    */
@@ -1251,6 +1304,29 @@ export interface JsonSchemaFormat {
   schema: {
     [k: string]: unknown;
   };
+}
+/**
+ * vLLM's name for what a completion must conform to: one of the members.
+ */
+export interface StructuredOutputs {
+  /**
+   * A JSON Schema.
+   */
+  json?: {
+    [k: string]: unknown;
+  } | null;
+  /**
+   * Any JSON object.
+   */
+  json_object?: boolean | null;
+  /**
+   * The texts that the completion may be.
+   */
+  choice?: string[] | null;
+  /**
+   * A regular expression for the whole completion.
+   */
+  regex?: string | null;
 }
 /**
  * A completed chat job, with the keys that its callers read at the top level.

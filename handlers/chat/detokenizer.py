@@ -33,9 +33,17 @@ class IncrementalDetokenizer:
         self._stable = 0  # characters before this offset cannot be part of a stop string
         self.stopped = False
 
-    def add(self, token: int) -> None:
-        """Appends a token, and truncates at the stop string that is completed first: the result does not depend on token boundaries."""
+    def add(self, token: int, *, may_stop: bool = True) -> None:
+        """Appends a token, and truncates at the stop string that is completed first: the result does not depend on token boundaries.
+
+        Args:
+            token: Its id.
+            may_stop: Whether stop strings are looked for from here on.
+        """
         self._text += self._decode(token)
+        if not may_stop:
+            self._stable = len(self._text)
+            return
         matches = [(start + len(stop), start) for stop in self._stop if (start := self._text.find(stop, self._stable)) >= 0]
         if matches:
             _, start = min(matches)

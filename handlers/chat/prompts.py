@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from handlers.chat.control_tokens import ControlTokens, TokenMask
-from handlers.chat.request import Message
+from handlers.chat.messages import Message
 from shared.errors import Problem, ValidationError
 
 Render = Callable[[Any, Sequence[Message]], list[int]]

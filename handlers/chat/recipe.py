@@ -75,7 +75,7 @@ class ChatRecipe:
                 run.report(delta.completion_tokens, request.max_tokens, text=masker.stable_text if shows_text else None)
             completion = stream.completion
         if completion.finish_reason == "stop":
-            ensure_conforms(request.response_format, completion.text)
+            ensure_conforms(request.constraint, completion.text)
         if shows_text:  # flush the text that was held back
             run.report(completion.completion_tokens, request.max_tokens, text=masker.text)
         yield TextOutput(masker.text, _metadata(request, completion, self.engine))

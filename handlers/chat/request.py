@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NotRequired
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticKnownError
-from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
 
+from handlers.chat.decoding_fields import GuidedChoice, GuidedJson, GuidedRegex, LogitBias, MinP, MinTokens, StopTokenIds, TopK
+from handlers.chat.messages import Message, Role
 from handlers.chat.openai.request import collect_openai_fields, is_openai
-from handlers.chat.response_format import ResponseFormat
+from handlers.chat.response_format import Constraint, ResponseFormat, StructuredOutputs
 from shared.contract.collect_fields import CollectedFields
 from shared.contract.context import Context, Operator, RequestWarnings
 from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation
 from shared.contract.fields import Seed, Text, ensure_valid_text, seed_of_job
 from shared.contract.names import Vocabulary
-from shared.contract.nested import NestedModel
-from shared.contract.rejections import refuse, requires
+from shared.contract.rejections import conflict, refuse, requires
 from shared.contract.request import Request, type_location
 
 _CHATS = ("chat", "chat_conversation", "generate")
@@ -40,7 +40,6 @@ class ChatOperator(Operator):
     models: tuple[str, str] = _MODELS
 
 
-Role = Literal["system", "user", "assistant"]
 EnhancementType = Literal["base", "instruct"]
 _ENHANCEMENT_NAMES: Mapping[object, EnhancementType] = {
     "base": "base",
@@ -50,44 +49,6 @@ _ENHANCEMENT_NAMES: Mapping[object, EnhancementType] = {
     "conversational": "instruct",
 }
 _EnhancementName = Literal["base", "instruct", "creative", "adult", "conversational"]
-
-
-class TextPart(TypedDict):
-    """A text part of a message."""
-
-    type: NotRequired[Literal["text"]]
-    text: str
-
-
-def _join_parts(content: object) -> object:
-    if not isinstance(content, list):
-        return content
-    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") in (None, "text") else None for part in content]
-    joined = [text for text in texts if isinstance(text, str)]
-    if not texts or len(joined) < len(texts):
-        raise refuse('a string, or a list of text parts such as {"type": "text", "text": "…"}')
-    return "".join(joined)
-
-
-def _canonical_role(role: object) -> object:
-    return "system" if isinstance(role, str) and role == "developer" else role
-
-
-class Message(NestedModel):
-    """One message of the conversation."""
-
-    location: ClassVar[str] = "messages[]"
-
-    role: Annotated[
-        Role,
-        BeforeValidator(_canonical_role, json_schema_input_type=Literal["system", "user", "assistant", "developer"]),
-        Field(description="The author of the message; `developer` means `system`."),
-    ]
-    content: Annotated[
-        Text,
-        BeforeValidator(_join_parts, json_schema_input_type=str | Annotated[list[TextPart], Field(min_length=1)]),
-        Field(repr=False, description="The text, as one string or as text parts, which are concatenated."),
-    ]
 
 
 def _messages_from_short_form(data: Mapping[str, Any], _: Context) -> list[Message]:
@@ -132,6 +93,18 @@ def _as_list(stop: object) -> object:
     if not 1 <= len(stop) <= _MAX_STOP_LENGTH:
         raise PydanticKnownError("string_too_long", {"max_length": _MAX_STOP_LENGTH})
     return [ensure_valid_text(stop)]
+
+
+def _constraints(values: Mapping[str, Any], outputs: StructuredOutputs | None) -> Iterator[Constraint]:
+    """Yields all constraints of a request's fields."""
+    form = values.get("response_format")
+    if isinstance(form, ResponseFormat) and form.constraint is not None:
+        yield form.constraint
+    kinds: tuple[Literal["json", "choice", "regex"], ...] = ("json", "choice", "regex")
+    for kind in kinds:
+        if (value := values.get(f"guided_{kind}")) is not None:
+            yield Constraint(kind, value, f"guided_{kind}")
+    yield from outputs.constraints if outputs is not None else ()
 
 
 class ChatRequest(Request):
@@ -186,7 +159,7 @@ class ChatRequest(Request):
     max_tokens: Annotated[
         int,
         Field(ge=1, le=4096, description="The maximum length of the completion in tokens."),
-        FieldLocation("max_tokens"),
+        FieldLocation("max_tokens", aliases=("max_completion_tokens",)),
         ComputedDefault.by_type({_CHATS: 512, _ENHANCEMENTS: 200}),
     ] = UNSET
     temperature: Annotated[
@@ -236,9 +209,20 @@ class ChatRequest(Request):
         ),
         FieldLocation("repetition_penalty"),
     ] = 1.0
+    top_k: TopK = 0
+    min_p: MinP = 0.0
+    min_tokens: MinTokens = 0
+    stop_token_ids: StopTokenIds = ()
+    logit_bias: LogitBias
     response_format: Annotated[ResponseFormat, FieldLocation("response_format"), Field(description="The form of the completion.")] = (
         ResponseFormat(type="text")
     )
+    guided_json: GuidedJson = None
+    guided_choice: GuidedChoice = None
+    guided_regex: GuidedRegex = None
+    structured_outputs: Annotated[
+        StructuredOutputs | None, FieldLocation("structured_outputs"), Field(description="vLLM's name for the same: one of the members.")
+    ] = None
     continue_final_message: Annotated[
         bool,
         FieldLocation("continue_final_message"),
@@ -269,6 +253,22 @@ class ChatRequest(Request):
                 Context.of(info).warnings.add_ignored(given[name], "`messages` is given")
         return messages
 
+    @field_validator("min_tokens")
+    @classmethod
+    def _is_not_above_the_maximum(cls, least: int, info: ValidationInfo) -> int:
+        most = info.data.get("max_tokens", least)
+        if least > most:
+            raise refuse(f"at most `max_tokens`, {most}", nearest=most)
+        return least
+
+    @field_validator("structured_outputs")
+    @classmethod
+    def _is_the_only_constraint(cls, outputs: StructuredOutputs | None, info: ValidationInfo) -> StructuredOutputs | None:
+        fields = [constraint.field for constraint in _constraints(info.data, outputs)]
+        if len(fields) > 1:
+            raise conflict(*fields)
+        return outputs
+
     @field_validator("continue_final_message")
     @classmethod
     def _has_a_message_to_continue(cls, continues: bool, info: ValidationInfo) -> bool:
@@ -282,6 +282,11 @@ class ChatRequest(Request):
         if isinstance(raw, Mapping) and is_openai(raw):
             return collect_openai_fields(raw, warnings, streams=ChatOperator.of(operator).streams)
         return super()._collect(raw, warnings, operator)
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the completion must conform to; None for free text."""
+        return next(_constraints(vars(self), self.structured_outputs), None)
 
     @property
     def is_enhancement(self) -> bool:

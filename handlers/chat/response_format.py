@@ -1,11 +1,12 @@
-"""The response format of a chat request: text, any JSON object, or JSON that conforms to a schema."""
+"""What a completion must conform to: OpenAI's `response_format`, and vLLM's `guided_*` and `structured_outputs` for the same."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from shared.contract.fields import Text, ensure_valid_text
 from shared.contract.nested import NestedModel
@@ -39,6 +40,34 @@ def _children(value: object) -> Iterator[object]:
         yield from value
 
 
+_MAX_CHOICES = 500
+
+JsonSchema = Annotated[dict[str, JsonValue], BeforeValidator(_limit_size)]
+"""A JSON Schema of limited size."""
+
+_Choice = Annotated[Text, Field(min_length=1, max_length=1000)]
+Choices = Annotated[tuple[_Choice, ...], Field(strict=False, min_length=1, max_length=_MAX_CHOICES)]
+"""The texts that a completion may be."""
+
+Pattern = Annotated[Text, Field(min_length=1, max_length=4000)]
+"""A regular expression."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a completion must conform to.
+
+    Attributes:
+        kind: Whether the value is a JSON Schema, a list of texts or a regular expression.
+        value: It.
+        field: The field that it stands in.
+    """
+
+    kind: Literal["json", "choice", "regex"]
+    value: Any
+    field: str
+
+
 class JsonSchemaFormat(NestedModel):
     """The schema that the completion must conform to."""
 
@@ -46,9 +75,7 @@ class JsonSchemaFormat(NestedModel):
 
     name: Annotated[Text | None, Field(repr=False, description="Accepted for compatibility. No effect.")] = None
     strict: Annotated[bool | None, Field(description="Accepted for compatibility. No effect: the completion always conforms.")] = None
-    definition: Annotated[
-        dict[str, JsonValue], BeforeValidator(_limit_size), Field(alias="schema", repr=False, description="A JSON Schema.")
-    ]
+    definition: Annotated[JsonSchema, Field(alias="schema", repr=False, description="A JSON Schema.")]
 
 
 class ResponseFormat(NestedModel):
@@ -65,3 +92,40 @@ class ResponseFormat(NestedModel):
         if info.data.get("type") == "json_schema" and json_schema is None:
             raise requires('response_format.type: "json_schema"', "response_format.json_schema")
         return json_schema
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the completion must conform to; None for text."""
+        if self.json_schema is not None and self.type == "json_schema":
+            return Constraint("json", self.json_schema.definition, "response_format.json_schema.schema")
+        return Constraint("json", {"type": "object"}, "response_format") if self.type == "json_object" else None
+
+
+class StructuredOutputs(NestedModel):
+    """vLLM's name for what a completion must conform to: one of the members."""
+
+    location: ClassVar[str] = "structured_outputs"
+
+    schema_: Annotated[JsonSchema | None, Field(alias="json", repr=False, description="A JSON Schema.")] = None
+    json_object: Annotated[bool | None, Field(description="Any JSON object.")] = None
+    choice: Annotated[Choices | None, Field(repr=False, description="The texts that the completion may be.")] = None
+    regex: Annotated[Pattern | None, Field(repr=False, description="A regular expression for the whole completion.")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_only_what_is_followed(cls, value: object) -> object:
+        named = [name for name in ("grammar", "structural_tag") if isinstance(value, dict) and value.get(name) is not None]
+        if named:
+            raise refuse("an object with json, json_object, choice or regex", sent=f"an object with {named[0]}")
+        return value
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """The members that are given."""
+        given = (
+            Constraint("json", self.schema_, "structured_outputs.json") if self.schema_ is not None else None,
+            Constraint("json", {"type": "object"}, "structured_outputs.json_object") if self.json_object else None,
+            Constraint("choice", self.choice, "structured_outputs.choice") if self.choice is not None else None,
+            Constraint("regex", self.regex, "structured_outputs.regex") if self.regex is not None else None,
+        )
+        return tuple(constraint for constraint in given if constraint is not None)

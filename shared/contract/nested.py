@@ -28,7 +28,7 @@ class NestedModel(BaseModel):
         if not isinstance(value, Mapping):
             return value
         known = {field.alias or name for name, field in cls.model_fields.items()}
-        unknown = sorted(value.keys() - known, key=str)
+        unknown = sorted((name for name in value.keys() - known if value[name] is not None), key=str)
         for name in unknown[:_MAX_SUGGESTIONS]:
             meant = Vocabulary((field, field) for field in known).nearest(name)
             Context.of(info).warnings.add_unknown(f"{cls.location}.{show_name(name)}", meant)

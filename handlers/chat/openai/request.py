@@ -24,13 +24,15 @@ OPENAI_FIELDS: Mapping[str, str] = {
         name: name
         for name in (
             "messages", "model", "temperature", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty", "response_format",
-            "stream", "repetition_penalty", "continue_final_message", "sfw_mode",
+            "stream", "logit_bias", "repetition_penalty", "top_k", "min_p", "min_tokens", "stop_token_ids", "guided_json", "guided_choice",
+            "guided_regex", "structured_outputs", "continue_final_message", "sfw_mode",
         )
     },
     "max_completion_tokens": "max_tokens",
     "max_tokens": "max_tokens",
 }  # fmt: skip
-"""Supported parameters and the field of a chat request that each maps to. `repetition_penalty` and `sfw_mode` are extensions."""
+"""Supported parameters and the field of a chat request that each maps to. Those that OpenAI does not have are vLLM's or,
+as `sfw_mode`, this worker's."""
 
 OPENAI_REFUSED: Mapping[str, tuple[object, ...]] = {
     "n": (1,),
@@ -40,20 +42,41 @@ OPENAI_REFUSED: Mapping[str, tuple[object, ...]] = {
     "function_call": ("none",),
     "logprobs": (False,),
     "top_logprobs": (0,),
-    "logit_bias": ({},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
     "web_search_options": (),
     "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
     "store": (False,),
+    "guided_grammar": (),
+    "guided_whitespace_pattern": (),
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "length_penalty": (1.0,),
+    "bad_words": ([],),
+    "allowed_token_ids": (),
+    "prompt_logprobs": (),
+    "echo": (False,),
+    "suffix": (),
+    "ignore_eos": (False,),
+    "include_stop_str_in_output": (False,),
+    "truncate_prompt_tokens": (),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "documents": ([],),
+    "typical_p": (1.0,),
 }
 """Unsupported parameters, with the values that are accepted because they have no effect."""
 
-OPENAI_IGNORED = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "parallel_tool_calls"})
+OPENAI_IGNORED = frozenset(
+    {"user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "parallel_tool_calls", "add_generation_prompt"}
+    | {"guided_decoding_backend", "spaces_between_special_tokens"}
+)
 """Parameters that are accepted and ignored, because they never affect the completion."""
 
 _STREAM_OPTIONS = "stream_options"
+_SKIP_SPECIAL = "skip_special_tokens"
 _MAX_UNKNOWN_WARNINGS = 12
 
 
@@ -139,6 +162,8 @@ def _unsupported_parameters(body: Mapping[object, Any]) -> Iterator[Problem]:
             continue
         allowed = " or ".join(["omitted", *(json.dumps(each) for each in without_effect)])
         yield Problem(name, show_value(value), f"{allowed} (anything else is not supported)")
+    if body.get(_SKIP_SPECIAL) not in (None, True):
+        yield Problem(_SKIP_SPECIAL, show_value(body[_SKIP_SPECIAL]), "omitted or true (anything else is not supported)")
 
 
 def _invalid_stream_options(body: Mapping[object, Any], streams: bool) -> Iterator[Problem]:
@@ -156,7 +181,7 @@ def _invalid_stream_options(body: Mapping[object, Any], streams: bool) -> Iterat
 
 
 def _warn_about_unknown(body: Mapping[object, Any], warnings: RequestWarnings) -> None:
-    known = {*OPENAI_FIELDS, *OPENAI_REFUSED, *OPENAI_IGNORED, _STREAM_OPTIONS}
+    known = {*OPENAI_FIELDS, *OPENAI_REFUSED, *OPENAI_IGNORED, _STREAM_OPTIONS, _SKIP_SPECIAL}
     unknown = [name for name in body if name not in known]
     vocabulary = Vocabulary((name, name) for name in OPENAI_FIELDS)
     for name in unknown[:_MAX_UNKNOWN_WARNINGS]:

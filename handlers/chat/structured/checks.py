@@ -17,7 +17,7 @@ from handlers.chat.structured.bounds import exceeded_bounds
 from handlers.chat.structured.dialect import to_grammar_schema
 from handlers.chat.structured.walk import Path, show, subschemas, target
 
-OPTIONS = {"whitespace_pattern": r"[ \t\n\r]{0,20}", "coerce_one_of": True}
+OPTIONS: Any = {"whitespace_pattern": r"[ \t\n\r]{0,20}", "coerce_one_of": True}
 """Options of llguidance. Without a limit on whitespace a model may generate nothing else until `max_tokens`. Several alternatives of
 `oneOf` may match; the finished completion is checked for that."""
 
@@ -30,12 +30,29 @@ _NO_FORMATS = FormatChecker(formats=())
 _TOKENIZER = LLTokenizer("byte")
 
 
-def check(schema: Any) -> dict[str, Any]:
-    """Checks whether a schema can be followed.
+def check(kind: str, value: Any) -> dict[str, str]:
+    """Checks whether a constraint can be followed: a JSON Schema, a choice of texts or a regular expression.
 
     Returns:
         `grammar`, or `path` and `reason` if it cannot.
     """
+    if kind == "json":
+        return _check_schema(value)
+    if kind == "choice":
+        grammar = f"start: {' | '.join(json.dumps(text, ensure_ascii=False) for text in value)}"
+    else:
+        grammar = str(LLMatcher.grammar_from_regex(_without_anchors(value)))
+    reason = _compile(grammar) or ("" if kind == "choice" else _regex_error(value))
+    return {"path": "", "reason": reason} if reason else {"grammar": grammar}
+
+
+def _without_anchors(pattern: str) -> str:
+    """The whole text must match anyway, and llguidance knows no anchors there."""
+    start = pattern.removeprefix("^")
+    return start[:-1] if start.endswith("$") and not start.endswith("\\$") else start
+
+
+def _check_schema(schema: Any) -> dict[str, str]:
     found = _validity(schema) or exceeded_bounds(schema) or _reference_problem(schema) or _pattern_problem(schema)
     if found is not None:
         return {"path": show(found[0]), "reason": found[1][:_MAX_REASON_LENGTH]}
@@ -48,19 +65,17 @@ def check(schema: Any) -> dict[str, Any]:
     return {"grammar": _grammar(translated)}
 
 
-def check_grammar(grammar: str) -> dict[str, Any]:
-    """Checks whether a grammar that is not a JSON Schema compiles. Returns it, or a `reason`."""
-    reason = _compile(grammar)
-    return {"path": "", "reason": reason} if reason else {"grammar": grammar}
-
-
-def conforms(schema: Any, text: str) -> bool:
-    """Returns whether a text is JSON that conforms to a schema. `format` is an annotation."""
+def conforms(kind: str, value: Any, text: str) -> bool:
+    """Returns whether a text conforms to a constraint. In JSON Schemas `format` is an annotation."""
+    if kind == "choice":
+        return text in value
+    if kind == "regex":
+        return regex.fullmatch(value, text) is not None
     try:
-        value = json.loads(text)
+        parsed = json.loads(text)
     except ValueError:
         return False
-    return next(_validator(schema).iter_errors(value), None) is None
+    return next(_validator(value).iter_errors(parsed), None) is None
 
 
 def _grammar(schema: dict[str, Any]) -> str:
@@ -97,7 +112,7 @@ def _validity(schema: Any) -> tuple[Path, str] | None:
     return problem
 
 
-def _drafts(schema: Any) -> list[type[Validator]]:
+def _drafts(schema: Any) -> list[Any]:
     if isinstance(schema, dict) and "$schema" in schema:
         return [validator_for(schema, default=Draft202012Validator)]
     return [Draft202012Validator, Draft7Validator, Draft4Validator]
@@ -106,10 +121,11 @@ def _drafts(schema: Any) -> list[type[Validator]]:
 def _validator(schema: Any) -> Validator:
     draft = next((draft for draft in _drafts(schema) if _accepts(draft, schema)), Draft202012Validator)
     # As ECMAScript's regular expressions, these know Unicode properties, which the `re` module does not.
-    return extend(draft, {"pattern": _check_pattern})(schema)
+    validator: Validator = extend(draft, {"pattern": _check_pattern})(schema)  # type: ignore[no-untyped-call]
+    return validator
 
 
-def _accepts(draft: type[Validator], schema: Any) -> bool:
+def _accepts(draft: Any, schema: Any) -> bool:
     try:
         draft.check_schema(schema, format_checker=_NO_FORMATS)
     except SchemaError:
@@ -133,12 +149,18 @@ def _patterns(schema: Any) -> Iterator[tuple[Path, str]]:
             yield (*path, "propertyNames", "pattern"), names["pattern"]
 
 
+def _regex_error(pattern: str) -> str:
+    try:
+        regex.compile(pattern)
+    except regex.error as error:
+        return f"not a regular expression: {error}"
+    return ""
+
+
 def _pattern_problem(schema: Any) -> tuple[Path, str] | None:
     for path, pattern in _patterns(schema):
-        try:
-            regex.compile(pattern)
-        except regex.error as error:
-            return path, f"not a regular expression: {error}"
+        if invalid := _regex_error(pattern):
+            return path, invalid
         is_key = "patternProperties" in path[-2:] or "propertyNames" in path[-2:]
         if is_key and (reason := _error({"type": "string", "pattern": pattern})):
             return path, reason
@@ -162,5 +184,5 @@ def _reference_problem(schema: Any) -> tuple[Path, str] | None:
 
 def _innermost_failure(schema: dict[str, Any]) -> Path:
     """Returns the path of the first subschema that fails by itself, innermost first."""
-    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    definitions: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     return next((path for path, node in subschemas(schema) if _error({**definitions, **node})), ())

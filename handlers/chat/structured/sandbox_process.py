@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from handlers.chat.structured.checks import check, check_grammar, conforms
+from handlers.chat.structured.checks import check, conforms
 
 PROCESSOR_SECONDS = 2
 MEMORY = 512 * 2**20
@@ -23,9 +23,8 @@ MEMORY = 512 * 2**20
 DURATION = 20
 
 _TASKS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
-    "check": lambda task: check(task["schema"]),
-    "check_grammar": lambda task: check_grammar(task["grammar"]),
-    "conforms": lambda task: conforms(task["schema"], task["text"]),
+    "check": lambda task: check(task["kind"], task["value"]),
+    "conforms": lambda task: conforms(task["kind"], task["value"], task["text"]),
 }
 
 

@@ -76,7 +76,7 @@ E_ACUTE = ("<0xC3>", "<0xA9>")
 
 def generate(tokens: Sequence[str], stop: Sequence[str] = ()) -> str:
     """Detokenises tokens of a tokenizer with byte fallback."""
-    tokenizer = byte_fallback()
+    tokenizer: Any = byte_fallback()
     return _detokenize(tokenizer, tokenizer.convert_tokens_to_ids(list(tokens)), stop)[1]
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from handlers.chat.messages import Message
 from handlers.chat.prompts import render_chat_template, render_transcript
-from handlers.chat.request import ChatRequest, Message
+from handlers.chat.request import ChatRequest
 from shared.errors import ValidationError
 
 

@@ -90,7 +90,7 @@ class OpenAIServerEngine:
             raise unknown_model(request, self.models)
         if not self._served.extensions and (name := next(iter(used_extensions(request)), None)) is not None:
             raise ModelUnavailable(f"The inference server does not support `{name}`. Omit it.")
-        grammar_of(request.response_format)  # the server would compile an unbounded schema
+        grammar_of(request.constraint)  # the server would compile an unbounded schema
         self._completion_limit(request)
 
     def submit(self, request: ChatRequest, cancel: CancelToken) -> OpenAIServerStream:
@@ -99,7 +99,7 @@ class OpenAIServerEngine:
             build_request_body(request, self._served.name, self._completion_limit(request), extensions=self._served.extensions),
             too_long=context_length_exceeded(request, None, self._served.context_length),
             # A stop string may truncate valid JSON.
-            ensure_json=request.response_format.type != "text" and not request.stop,
+            ensure_json=request.constraint is not None and request.constraint.kind == "json" and not request.stop,
         )
         return OpenAIServerStream(completion_request, cancel, self._loop, self._streaming_client, self._slots)
 

@@ -88,7 +88,16 @@ def continuation(request: ChatRequest) -> dict[str, bool]:
 
 def used_extensions(request: ChatRequest) -> list[str]:
     """Returns the parameters of a request that require vLLM's extensions of OpenAI's protocol."""
-    used = {"repetition_penalty": request.repetition_penalty != 1.0, "continue_final_message": request.continue_final_message}
+    constraint = request.constraint
+    used = {
+        "repetition_penalty": request.repetition_penalty != 1.0,
+        "continue_final_message": request.continue_final_message,
+        "top_k": request.top_k > 0,
+        "min_p": request.min_p > 0,
+        "min_tokens": request.min_tokens > 0,
+        "stop_token_ids": bool(request.stop_token_ids),
+        constraint.field if constraint else "": constraint is not None and constraint.kind != "json",
+    }
     return [name for name, is_used in used.items() if is_used]
 
 
@@ -119,16 +128,35 @@ def build_request_body(request: ChatRequest, model: str, max_tokens: int, *, ext
     }
     if extensions:
         # vLLM otherwise takes these from the model's generation config.
-        body |= {"top_k": -1, "min_p": 0.0, "repetition_penalty": request.repetition_penalty}
+        body |= {
+            "top_k": request.top_k or -1,
+            "min_p": request.min_p,
+            "repetition_penalty": request.repetition_penalty,
+        }
+    if request.min_tokens:
+        body["min_tokens"] = request.min_tokens
+    if request.stop_token_ids:
+        body["stop_token_ids"] = list(request.stop_token_ids)
+    if request.logit_bias:
+        body["logit_bias"] = dict(request.logit_bias)
     body |= continuation(request)
     if request.stop:
         body["stop"] = list(request.stop)
-    if (form := request.response_format).type == "json_object":
-        body["response_format"] = {"type": "json_object"}
-    elif form.json_schema is not None:
-        schema = {"name": form.json_schema.name or "answer", "schema": form.json_schema.definition, "strict": True}
-        body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return body
+    return body | _constraint(request)
+
+
+def _constraint(request: ChatRequest) -> dict[str, Any]:
+    """Returns OpenAI's `response_format`, or vLLM's `structured_outputs` for what that cannot express."""
+    constraint, form = request.constraint, request.response_format
+    if constraint is None:
+        return {}
+    if form.type == "json_object":
+        return {"response_format": {"type": "json_object"}}
+    if constraint.kind != "json":
+        return {"structured_outputs": {constraint.kind: constraint.value}}
+    name = form.json_schema.name if form.json_schema is not None else None
+    schema = {"name": name or "answer", "schema": constraint.value, "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
 def parse_chunk(data: str, too_long: ContextLengthExceeded) -> Chunk:

@@ -13,8 +13,10 @@ from handlers.chat.engines.transformers.load import ChatModel
 from handlers.chat.engines.transformers.repetition import RepetitionDetector
 from handlers.chat.engines.transformers.sampler import Sampler
 from handlers.chat.engines.transformers.sequence import DecodingParams, Prompt
+from handlers.chat.messages import Message
 from handlers.chat.prompts import BASE_MODEL_STOPS, render_chat_template, render_transcript, shared_prefix_length
-from handlers.chat.request import ChatRequest, Message
+from handlers.chat.request import ChatRequest
+from shared.errors import Problem, ValidationError
 from shared.settings import SettingsError
 
 # Tokens. Prefilling a shorter prefix in a pass of its own costs more than a cache hit saves.
@@ -62,6 +64,7 @@ class ChatFormat:
         self._transcript = transcript
         # A base model was not trained on what follows a control token, so each of them ends its completion.
         special = frozenset(loaded.tokenizer.all_special_ids) if transcript else frozenset()
+        self._vocabulary_size = len(loaded.tokenizer)
         self._eos_token_ids = loaded.eos_token_ids | special
         self._grammars = GrammarCompiler(loaded.tokenizer, loaded.model.config.vocab_size, self._eos_token_ids)
         # Requests arrive on many threads, and a fast tokenizer must not be reconfigured while it encodes.
@@ -69,12 +72,16 @@ class ChatFormat:
         self._kept: OrderedDict[tuple[object, ...], Prompt] = OrderedDict()
 
     def check(self, request: ChatRequest) -> None:
-        """Rejects a response format that cannot be compiled.
+        """Rejects a constraint that cannot be compiled, and tokens that the model does not have.
 
         Raises:
-            ValidationError: The schema is not supported.
+            ValidationError: The constraint is not supported, or a token id is too large.
         """
-        self._grammars.compile(request.response_format)
+        self._grammars.compile(request.constraint)
+        for field, ids in (("stop_token_ids", request.stop_token_ids), ("logit_bias", map(int, request.logit_bias))):
+            if (largest := max(ids, default=0)) >= self._vocabulary_size:
+                allowed = f"token ids below {self._vocabulary_size}, the vocabulary of {request.model}"
+                raise ValidationError([Problem(field, str(largest), allowed)])
 
     def length_beyond(self, messages: Sequence[Message], limit: int) -> int | None:
         """Returns a number of tokens above the limit if the conversation certainly has as many; None if it may be shorter.
@@ -123,11 +130,13 @@ class ChatFormat:
             prompt: Its prompt.
             max_tokens: The maximum length of the completion.
         """
+        eos_token_ids = self._eos_token_ids | frozenset(request.stop_token_ids)
         stop = request.stop + (BASE_MODEL_STOPS if self._transcript else ())
         return DecodingParams(
-            sampler=Sampler(request, prompt.ids, self._grammars.compile(request.response_format)),
+            sampler=Sampler(request, prompt.ids, self._grammars.compile(request.constraint), eos_token_ids),
             detokenizer=IncrementalDetokenizer(self._tokenizer, stop, strip_leading_space=self._transcript),
-            eos_token_ids=self._eos_token_ids,
+            eos_token_ids=eos_token_ids,
+            min_tokens=request.min_tokens,
             max_tokens=max_tokens,
             repetition=RepetitionDetector() if self._transcript else None,
         )

@@ -12,7 +12,7 @@ import torch
 from cachetools import LRUCache
 from torch import Tensor
 
-from handlers.chat.response_format import ResponseFormat
+from handlers.chat.response_format import Constraint
 from handlers.chat.structured.formats import grammar_of
 from shared.errors import GenerationError
 from shared.telemetry import logger
@@ -38,7 +38,7 @@ class Grammar:
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._ensure_intact()
         if time.thread_time() - started > _MAX_MASK_TIME:
-            raise GenerationError("`response_format` takes too long to follow. Simplify its schema.", retryable=False)
+            raise GenerationError("The schema or pattern takes too long to follow. Simplify it.", retryable=False)
         return torch.from_numpy(np.unpackbits(bits, count=vocabulary_size, bitorder="little").view(np.bool_))
 
     def accept(self, token: int) -> None:
@@ -55,11 +55,11 @@ class Grammar:
         """A matcher raises nothing: it enters an error state, in which it only allows the completion to end."""
         if self._matcher.is_error():
             logger().debug("grammar failed", reason=self._matcher.get_error())
-            raise GenerationError("The completion could not follow `response_format` to its end. Simplify it, or send the job again.")
+            raise GenerationError("The completion could not follow its schema or pattern to the end. Simplify it, or send the job again.")
 
 
 class GrammarCompiler:
-    """Compiles response formats for one model.
+    """Compiles constraints for one model.
 
     Args:
         tokenizer: The model's fast tokenizer.
@@ -75,13 +75,13 @@ class GrammarCompiler:
         self._matchers: LRUCache[str, Any] = LRUCache(_MAX_COMPILED)
         self._lock = threading.Lock()
 
-    def compile(self, form: ResponseFormat) -> Grammar | None:
-        """Compiles a response format, which has been compiled in the sandbox before; returns None for plain text.
+    def compile(self, constraint: Constraint | None) -> Grammar | None:
+        """Compiles a constraint, which has been compiled in the sandbox before; returns None for free text.
 
         Raises:
-            ValidationError: The schema is not supported.
+            ValidationError: The constraint is not supported.
         """
-        if (grammar := grammar_of(form)) is None:
+        if (grammar := grammar_of(constraint)) is None:
             return None
         with self._lock:
             matcher = self._matchers.get(grammar)

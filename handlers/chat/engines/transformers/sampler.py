@@ -6,7 +6,7 @@ Each sequence has a random number generator of its own, so its tokens do not dep
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 import torch
@@ -31,12 +31,18 @@ class Sampler:
         request: Temperature, top-p, penalties and seed.
         prompt: The prompt's token ids, to which the repetition penalty applies, too.
         grammar: Constrains the tokens; None for free text.
+        eos_token_ids: Tokens that are not sampled before `min_tokens`.
     """
 
-    def __init__(self, request: ChatRequest, prompt: Sequence[int], grammar: Grammar | None) -> None:
+    def __init__(
+        self, request: ChatRequest, prompt: Sequence[int], grammar: Grammar | None, eos_token_ids: Collection[int] = ()
+    ) -> None:
         self.temperature = request.temperature
         self.top_p = request.top_p
         self.grammar = grammar
+        self.top_k, self.min_p = max(0, request.top_k), request.min_p
+        self._bias = {int(token): bias for token, bias in request.logit_bias.items()}
+        self._banned, self._banned_steps = sorted(eos_token_ids), request.min_tokens
         self._repetition_penalty = request.repetition_penalty
         self._presence_penalty, self._frequency_penalty = request.presence_penalty, request.frequency_penalty
         self._counts = dict.fromkeys(prompt, 0) if self._repetition_penalty != 1.0 else {}
@@ -48,10 +54,12 @@ class Sampler:
         return self._generator.random()
 
     def process_logits(self, logits: Tensor) -> None:
-        """Applies penalties and the grammar in place to one row of logits.
+        """Applies biases, penalties and the grammar in place to one row of logits.
 
         Repetition penalty: CTRL (arXiv 1909.05858, section 4.1). Presence and frequency penalty: OpenAI's API reference.
         """
+        if self._bias:
+            logits[list(self._bias)] += torch.tensor(list(self._bias.values()), device=logits.device)
         if self._repetition_penalty != 1.0:
             ids = torch.tensor(list(self._counts), device=logits.device)
             seen = logits[ids]
@@ -61,11 +69,21 @@ class Sampler:
             ids = torch.tensor(list(generated), dtype=torch.long, device=logits.device)
             penalties = [self._presence_penalty + self._frequency_penalty * count for count in generated.values()]
             logits[ids] -= torch.tensor(penalties, device=logits.device)
-        if self.grammar is not None:
-            logits.masked_fill_(~self.grammar.allowed_tokens(len(logits)).to(logits.device), -torch.inf)
+        allowed = self.grammar.allowed_tokens(len(logits)) if self.grammar is not None else None
+        if self._banned_steps > 0:
+            allowed = self._without_banned(allowed, len(logits))
+        if allowed is not None:
+            logits.masked_fill_(~allowed.to(logits.device), -torch.inf)
+
+    def _without_banned(self, allowed: Tensor | None, vocabulary_size: int) -> Tensor:
+        """Excludes the end of the completion, unless a grammar allows nothing else."""
+        remaining = torch.ones(vocabulary_size, dtype=torch.bool) if allowed is None else allowed.clone()
+        remaining[[token for token in self._banned if token < vocabulary_size]] = False
+        return remaining if allowed is None or bool(remaining.any()) else allowed
 
     def accept(self, token: int) -> None:
         """Updates token counts and grammar with a sampled token."""
+        self._banned_steps -= 1
         if self._repetition_penalty != 1.0 or self._presence_penalty or self._frequency_penalty:
             self._counts[token] = self._counts.get(token, 0) + 1
         if self.grammar is not None:
@@ -122,6 +140,8 @@ def _draw(logits: Tensor, samplers: Sequence[Sampler], numbers: Sequence[float])
     temperature = torch.tensor([[max(sampler.temperature, _MIN_TEMPERATURE)] for sampler in samplers], device=logits.device)
     # Relative to the maximum, so that a temperature near 0 converges to greedy decoding instead of overflowing.
     probabilities = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
+    for row, sampler in zip(probabilities, samplers, strict=True):
+        _filter(row, sampler)
     uniform = torch.tensor([[number] for number in numbers], dtype=torch.float64, device=logits.device)
     top_p = torch.tensor([[sampler.top_p] for sampler in samplers], dtype=torch.float64, device=logits.device)
     tokens = torch.empty(len(samplers), dtype=torch.long, device=logits.device)
@@ -132,6 +152,17 @@ def _draw(logits: Tensor, samplers: Sequence[Sampler], numbers: Sequence[float])
     if nucleus:
         tokens[nucleus] = _draw_from_nucleus(probabilities[nucleus], top_p[nucleus], uniform[nucleus])
     return tokens
+
+
+def _filter(probabilities: Tensor, sampler: Sampler) -> None:
+    """Applies min-p (arXiv 2407.01082) and top-k in place to one row."""
+    if sampler.min_p > 0:
+        probabilities[probabilities < sampler.min_p * probabilities.max()] = 0
+    if 0 < sampler.top_k < len(probabilities):
+        likeliest, ids = probabilities.topk(sampler.top_k)
+        probabilities.zero_()[ids] = likeliest
+    if sampler.min_p > 0 or sampler.top_k > 0:
+        probabilities /= probabilities.sum()
 
 
 def _draw_from_nucleus(probabilities: Tensor, top_p: Tensor, uniform: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ class DecodingParams:
         detokenizer: Turns tokens into text and finds stop strings.
         eos_token_ids: Tokens that end the completion.
         max_tokens: The maximum length of the completion.
+        min_tokens: Until so many tokens, no stop string and no repetition ends the completion.
         repetition: Ends the completion once it repeats itself; None disables this.
     """
 
@@ -46,6 +47,7 @@ class DecodingParams:
     detokenizer: IncrementalDetokenizer
     eos_token_ids: Collection[int]
     max_tokens: int
+    min_tokens: int = 0
     repetition: RepetitionDetector | None = None
 
 
@@ -139,7 +141,7 @@ class SequenceState:
             return self._complete("stop")
         self.last_token = token
         self._completion_tokens += 1
-        self._params.detokenizer.add(token)
+        self._params.detokenizer.add(token, may_stop=self._completion_tokens > self._params.min_tokens)
         if (reason := self._finish_reason(token)) is not None:
             return self._complete(reason)
         self._emit(self._params.detokenizer.stable_text)
@@ -152,6 +154,7 @@ class SequenceState:
     def _finish_reason(self, token: int) -> FinishReason | None:
         detokenizer, repetition, grammar = self._params.detokenizer, self._params.repetition, self.sampler.grammar
         repeats = repetition is not None and repetition.add(token, detokenizer.text)
+        repeats = repeats and self._completion_tokens >= self._params.min_tokens
         if detokenizer.stopped or repeats or (grammar is not None and grammar.complete):
             return "stop"
         return "length" if self._completion_tokens == self._params.max_tokens else None

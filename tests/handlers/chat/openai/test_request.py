@@ -116,3 +116,49 @@ def test_any_input_is_parsed_or_rejected_with_a_message(route: Any, body: Any) -
     except ValidationError as error:
         messages = (error.message, *map(str, error.problems))
     assert all(message.isprintable() and len(message) < 10_000 for message in messages)
+
+
+SENT_BACK: dict[str, Any] = {
+    "role": "assistant", "content": "Hi.", "refusal": None, "tool_calls": None, "function_call": None, "audio": None, "annotations": [],
+}  # fmt: skip
+"""A message as the official client returns it from a completion of this worker."""
+
+
+@pytest.mark.parametrize("form", ["openai", "own"])
+def test_a_message_of_an_earlier_completion_is_accepted_without_a_warning(form: str) -> None:
+    messages = [HELLO, SENT_BACK, HELLO]
+    request = ask(messages=messages) if form == "openai" else ChatRequest.parse({"messages": messages}, job_id="r")
+    assert request.warnings == ()
+    assert request.messages[1].content == "Hi."
+
+
+@pytest.mark.parametrize("name", ["tool_calls", "function_call", "audio"])
+def test_a_message_with_a_call_is_rejected_by_name(name: str) -> None:
+    found = problem(ask, messages=[HELLO, SENT_BACK | {name: [{"id": "x"}]}, HELLO])
+    assert found.field == "messages[1]"
+    assert name in found.allowed
+
+
+def test_vllms_parameters_are_the_same_in_both_forms() -> None:
+    fields: dict[str, Any] = {
+        "top_k": 5, "min_p": 0.1, "min_tokens": 3, "stop_token_ids": [7], "logit_bias": {"5": -1}, "seed": 7,
+        "structured_outputs": {"choice": ["yes", "no"]},
+    }  # fmt: skip
+    assert ask(**fields) == ChatRequest.parse(fields | {"messages": [HELLO]}, job_id="r")
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_the_maximum_length_has_two_names_in_both_forms(name: str) -> None:
+    own = ChatRequest.parse({"messages": [HELLO], name: 9}, job_id="r")
+    assert own.max_tokens == ask(**{name: 9}).max_tokens == 9
+    assert own.warnings == ()
+
+
+def test_only_one_constraint_may_be_given() -> None:
+    found = problem(ask, guided_json={"type": "string"}, response_format={"type": "json_object"})
+    assert str(found) == "`response_format` cannot be combined with `guided_json`"
+
+
+def test_skip_special_tokens_cannot_be_switched_off() -> None:
+    assert ask(skip_special_tokens=True).warnings == ()
+    assert problem(ask, skip_special_tokens=False).field == "skip_special_tokens"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from handlers.chat.response_format import ResponseFormat
+from handlers.chat.response_format import Constraint
 from handlers.chat.structured.formats import ensure_conforms, grammar_of
 from handlers.chat.structured.sandbox import LimitExceeded, Sandbox
 from shared.errors import GenerationError, ValidationError
@@ -15,8 +15,8 @@ from shared.errors import GenerationError, ValidationError
 STRING = {"type": "string"}
 
 
-def response_format(schema: object) -> ResponseFormat:
-    return ResponseFormat.model_validate({"type": "json_schema", "json_schema": {"schema": schema}})
+def response_format(schema: object) -> Constraint:
+    return Constraint("json", schema, "response_format.json_schema.schema")
 
 
 def doubling(levels: int) -> dict[str, Any]:
@@ -108,13 +108,13 @@ def test_the_sandbox_has_no_secrets_and_is_restarted_when_it_has_died(monkeypatc
     monkeypatch.setenv("JOB_CALLBACK_SECRET", "a-secret-of-the-worker")
     sandbox = Sandbox()
     try:
-        assert sandbox.run("conforms", schema=True, text="1") is True
+        assert sandbox.run("conforms", kind="json", value=True, text="1") is True
         process = sandbox._process
         assert process is not None
         assert b"a-secret-of-the-worker" not in Path(f"/proc/{process.pid}/environ").read_bytes()
         process.kill()
         process.wait()
-        assert sandbox.run("conforms", schema=True, text="1") is True
+        assert sandbox.run("conforms", kind="json", value=True, text="1") is True
     finally:
         sandbox.close()
 
@@ -123,6 +123,27 @@ def test_a_task_cannot_exceed_its_limits() -> None:
     sandbox, pattern = Sandbox(), "(a{1000}){1000}(b{1000}){1000}"
     try:
         with pytest.raises(LimitExceeded):
-            sandbox.run("conforms", schema={"type": "string", "pattern": pattern}, text=f'"{"a" * 10_000_000}"')
+            sandbox.run("conforms", kind="regex", value=pattern, text="a" * 10_000_000)
     finally:
         sandbox.close()
+
+
+@pytest.mark.parametrize(
+    ("constraint", "fits", "does_not"),
+    [
+        (Constraint("choice", ("yes", 'no "way"\n', "é|."), "guided_choice"), 'no "way"\n', "maybe"),
+        (Constraint("regex", r"^\d{3}-[a-z]+$", "guided_regex"), "123-ab", "123-"),
+        (Constraint("regex", r"a|bc", "guided_regex"), "bc", "abc"),
+    ],
+)
+def test_choices_and_regular_expressions_are_followed(constraint: Constraint, fits: str, does_not: str) -> None:
+    assert grammar_of(constraint)
+    ensure_conforms(constraint, fits)
+    with pytest.raises(GenerationError, match=f"`{constraint.field}`"):
+        ensure_conforms(constraint, does_not)
+
+
+@pytest.mark.parametrize("pattern", ["(", "(?=a)b", "(a{1000}){1000}(b{1000}){1000}"])
+def test_a_regular_expression_that_cannot_be_followed_is_rejected(pattern: str) -> None:
+    with pytest.raises(ValidationError, match="`guided_regex` must be a regular expression"):
+        grammar_of(Constraint("regex", pattern, "guided_regex"))

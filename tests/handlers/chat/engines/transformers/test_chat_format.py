@@ -10,8 +10,8 @@ import pytest
 from handlers.chat.engines.transformers import chat_format
 from handlers.chat.engines.transformers.chat_format import ChatFormat
 from handlers.chat.engines.transformers.load import ChatModel
+from handlers.chat.messages import Message
 from handlers.chat.prompts import render_chat_template
-from handlers.chat.request import Message
 from shared.errors import ContextLengthExceeded
 from tests.handlers.chat.engine_fixtures import ask, complete, engine_of
 

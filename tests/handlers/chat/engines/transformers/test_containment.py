@@ -17,7 +17,11 @@ from shared.errors import GenerationError, InternalError, JobError
 from shared.jobs.execution.cancel import CancelToken
 from tests.handlers.chat.engine_fixtures import EIGHT, ask, complete, complete_concurrently, engine_of, load_copy, texts
 
-IMPOSSIBLE = {"sampling": {"repetition_penalty": "x"}, "stop handling": {"stop": (5,)}, "penalties": {"presence_penalty": "x"}}
+IMPOSSIBLE: dict[str, dict[str, Any]] = {
+    "sampling": {"repetition_penalty": "x"},
+    "stop handling": {"stop": (5,)},
+    "penalties": {"presence_penalty": "x"},
+}
 """Values that no validated request has. Each makes another part of the engine raise."""
 
 UNICODE_TITLE = {
