@@ -26,7 +26,7 @@ MAX_BYTES_PER_JOB = 5 * 2**10
 MAX_FIRST_USE_BYTES = 2**20
 """Allocated once, when something is used for the first time."""
 MAX_FIRST_USE_BYTES_COLD = 8 * 2**20
-"""The same without a warm-up: each kind of fault imports and allocates something when it comes for the first time."""
+"""The same without a warm-up, in which the first uses of a short run take 3 MiB in all."""
 MAX_OPEN_FILES = 5
 
 _WINDOW = 5
