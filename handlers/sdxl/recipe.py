@@ -72,6 +72,8 @@ class SdxlRecipe:
         effective = self._effective(request)
         for feature in requested_features(effective):
             feature.check(effective, self._addons)
+        if effective.scheduler is not None:
+            check_schedule(effective.scheduler, self._pipeline.scheduler.config)
         if self._is_postprocessed(request):
             self._postprocessor.check(request)
 

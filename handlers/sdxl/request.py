@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from handlers.sdxl.nested import MAX_CONTROLS, Control, Enhance, ReferenceImage, ReferenceMode, ReferenceType, Refiner, Upscale
+from handlers.sdxl.nested import MASK_STRENGTH, MAX_CONTROLS, Control, Enhance, ReferenceImage, ReferenceMode, ReferenceType, Refiner, Upscale
 from handlers.sdxl.prompt_weights import PromptWeightError, WeightedText, parse_prompt_weights
 from handlers.sdxl.scheduler_names import MIN_STEPS, SchedulerName
 from shared.contract.context import Context
@@ -173,7 +173,7 @@ class SdxlRequest(Request):
     mask: Annotated[
         Reference | None,
         FieldLocation("config.mask"),
-        Field(description="The inpainting mask: white is repainted, black is kept, grey blends. It is cropped like the reference."),
+        Field(description="The inpainting mask: white is repainted, black is kept, grey blends; where alpha varies, transparent is repainted."),
     ] = None
     adapter_references: Annotated[
         tuple[ReferenceImage, ...],
@@ -274,8 +274,10 @@ class SdxlRequest(Request):
 
     @property
     def img2img_strength(self) -> float:
-        """The img2img strength, 0.0 … 1.0: `denoise_strength`, or else the complement of `reference_strength`."""
-        return self.denoise_strength if self.denoise_strength is not None else 1.0 - self.reference_strength
+        """The img2img strength, 0.0 … 1.0: `denoise_strength`, else the complement of `reference_strength`, else the default of a mask."""
+        if self.denoise_strength is not None:
+            return self.denoise_strength
+        return MASK_STRENGTH if self.mask and "reference_strength" not in self.model_fields_set else 1.0 - self.reference_strength
 
     @property
     def reference_method(self) -> Method:
@@ -292,7 +294,7 @@ class SdxlRequest(Request):
     @property
     def references(self) -> Mapping[str, Reference]:
         """The images to download, by the canonical name of their field."""
-        main = {"metadata.reference_image_url": self.reference, "config.mask": self.mask}
+        main = {"metadata.reference_image_url": self.reference, "config.mask": self.mask and self.mask.as_mask()}
         controls = {f"config.controls[{index}].image": control.image for index, control in enumerate(self.controls)}
         others = {f"config.references[{index}].image": other.image for index, other in enumerate(self.adapter_references)}
         return {name: reference for name, reference in main.items() if reference is not None} | controls | others

@@ -10,12 +10,13 @@ from typing import Any
 from PIL import Image
 
 from handlers.sdxl.features.canny import canny_edges
+from handlers.sdxl.features.img2img import REFERENCE_FIELD
 from handlers.sdxl.features.inpaint import with_safe_vae_encode
 from handlers.sdxl.job_pipeline import JobPipeline
 from handlers.sdxl.nested import Control
 from handlers.sdxl.request import Method, SdxlRequest
 from shared.errors import Conflict, ModelUnavailable, ValidationError
-from shared.media.images import fit
+from shared.media.images import fit, fit_with
 from shared.models.device import memory_footprint
 from shared.models.load import load_network
 from shared.weights.addons import AddonLibrary
@@ -59,14 +60,19 @@ def apply(job: JobPipeline, request: SdxlRequest) -> Iterator[None]:
     # Controls without effect are skipped: diffusers rejects an end of 0, and a strength of 0 would only cost time.
     active = [(index, control) for index, control in enumerate(request.controls) if control.strength and control.until]
     if active:
-        images = [_control_image(control, job.references[f"config.controls[{index}].image"], request) for index, control in active]
+        images = [_control_image(control, _fitted(job, f"config.controls[{index}].image", request)) for index, control in active]
         networks = [_load(control.kind, job) for _, control in active]
         _use_controlnets(job, request.reference_method, [control for _, control in active], networks, images)
     yield
 
 
-def _control_image(control: Control, image: Image.Image, request: SdxlRequest) -> Image.Image:
-    fitted = fit(image, request.width, request.height)
+def _fitted(job: JobPipeline, field: str, request: SdxlRequest) -> Image.Image:
+    """Returns a control image, cropped together with the picture that generation starts from, if there is one."""
+    image, size = job.references[field], (request.width, request.height)
+    return fit_with(image, job.references[REFERENCE_FIELD], *size) if request.reference_method in _PIPELINES else fit(image, *size)
+
+
+def _control_image(control: Control, fitted: Image.Image) -> Image.Image:
     return fitted if control.prepared else _PREPROCESSORS[control.kind](fitted)
 
 

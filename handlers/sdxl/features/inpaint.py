@@ -16,7 +16,7 @@ from handlers.sdxl.features.img2img import REFERENCE_FIELD, effective_strength, 
 from handlers.sdxl.job_pipeline import JobPipeline
 from handlers.sdxl.request import SdxlRequest
 from shared.errors import Conflict, ValidationError
-from shared.media.images import Pixels, fit
+from shared.media.images import Pixels, fit, fit_with
 from shared.weights.addons import AddonLibrary
 
 MASK_FIELD = "config.mask"
@@ -38,8 +38,8 @@ def apply(job: JobPipeline, request: SdxlRequest) -> Iterator[None]:
     """Replaces the pipeline by inpainting, and composites the reference over the unmasked part of each result."""
     from diffusers import StableDiffusionXLInpaintPipeline
 
-    reference, mask = (fit(job.references[name], request.width, request.height) for name in (REFERENCE_FIELD, MASK_FIELD))
-    mask = mask.convert("L")
+    whole, size = job.references[REFERENCE_FIELD], (request.width, request.height)
+    reference, mask = fit(whole, *size), fit_with(job.references[MASK_FIELD], whole, *size).convert("L")
     job.pipeline = with_safe_vae_encode(StableDiffusionXLInpaintPipeline, job.warn)(**job.pipeline.components, add_watermarker=False)
     job.pipeline.set_progress_bar_config(disable=True)
     job.arguments |= {"image": reference, "mask_image": mask, "strength": effective_strength(request)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 from handlers.sdxl.job_pipeline import JobPipeline
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.scheduler_names import SchedulerName
+from shared.errors import ModelUnavailable
 from shared.models.pipelines import with_scheduler
 from shared.weights.addons import AddonLibrary
 
@@ -68,6 +70,31 @@ def apply(job: JobPipeline, request: SdxlRequest) -> Iterator[None]:
     job.metadata["scheduler"] = request.scheduler
     with with_scheduler(job.pipeline, make_scheduler(request.scheduler, job.pipeline.scheduler.config)):
         yield
+
+
+def check_schedule(name: SchedulerName, checkpoint: Mapping[str, Any]) -> None:
+    """Refuses a scheduler that cannot follow the checkpoint's noise schedule or prediction type, and would draw noise.
+
+    Args:
+        name: The contract's.
+        checkpoint: The configuration of the checkpoint's own scheduler.
+
+    Raises:
+        ModelUnavailable: Names the schedulers that can.
+    """
+    if not _supports(name, checkpoint):
+        usable = ", ".join(each for each in SCHEDULERS if _supports(each, checkpoint))
+        trained = "zero terminal SNR" if checkpoint.get("rescale_betas_zero_snr") else "v-prediction"
+        raise ModelUnavailable(f"Scheduler {name!r} does not support this worker's model, which was trained with {trained}. Available: {usable}.")
+
+
+def _supports(name: SchedulerName, checkpoint: Mapping[str, Any]) -> bool:
+    import diffusers
+
+    if name == "pndm" and checkpoint.get("prediction_type") == "v_prediction":
+        return False  # its multistep formula combines outputs of several timesteps, which is right for noise only
+    settings = inspect.signature(getattr(diffusers, SCHEDULERS[name].class_name).__init__).parameters
+    return not checkpoint.get("rescale_betas_zero_snr") or "rescale_betas_zero_snr" in settings
 
 
 def make_scheduler(name: SchedulerName, checkpoint: Mapping[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from handlers.sdxl.weights.original_names import text_encoder_2_name, unet_name, vae_name
 from shared.models.load import check_network, log_loaded, weights_error
+from shared.weights.errors import WeightsError
 
 PREFIXES = {
     "unet": "model.diffusion_model.",
@@ -103,8 +104,10 @@ def load_from_file(
         network = make()
         sources = {key: source(key, network.config) for key in network.state_dict()}
         with safe_open(file, "pt", device=str(device)) as opened:
+            if missing := sorted({found.name for found in sources.values()} - set(opened.keys())):
+                raise WeightsError(name, f"tensors are missing from its file, such as {missing[0]!r}")
             tensors = {
-                key: _read(opened, found, shape).to(device, dtype)
+                key: _read(opened, found, shape, name).to(device, dtype)
                 for (key, found), shape in zip(sources.items(), (value.shape for value in network.state_dict().values()), strict=True)
             }
     except (torch.OutOfMemoryError, torch.AcceleratorError):
@@ -169,7 +172,7 @@ def _empty(cls: Any, folder: Path) -> Any:
         return cls(cls.config_class.from_pretrained(folder, local_files_only=True))
 
 
-def _read(opened: Any, source: TensorSource, shape: torch.Size) -> Tensor:
+def _read(opened: Any, source: TensorSource, shape: torch.Size, network: str) -> Tensor:
     """Reads one tensor in the shape that the network has."""
     part = opened.get_slice(source.name)
     if source.third is None:
@@ -180,6 +183,6 @@ def _read(opened: Any, source: TensorSource, shape: torch.Size) -> Tensor:
     if source.transposed:
         tensor = tensor.T.contiguous()
     if tensor.shape.numel() != shape.numel() or tensor.shape[0] != shape[0]:
-        raise ValueError(f"{source.name} has another shape than SDXL's")
+        raise WeightsError(network, f"the tensor {source.name!r} has another shape than SDXL's")
     # Linear layers of attention in diffusers are 1 × 1 convolutions in the original.
     return tensor.reshape(shape)

@@ -59,7 +59,7 @@ class IpAdapter:
     def check_fits(self, encoder: ImageEncoder) -> None:
         """Raises `ModelUnavailable` if the adapter was made for another image encoder."""
         if getattr(encoder.model.config, self.encoder_output) != self.width:
-            reason = "it is made for another image encoder"
+            reason = "it was made for another image encoder"
             raise ModelUnavailable(f"IP-Adapter {self.name!r} cannot be used: {reason}. Omit it, or ask the operator to replace it.")
 
 
@@ -119,7 +119,7 @@ def read_ip_adapter(path: Path, pipeline: Any) -> IpAdapter:
             reader = _with_image_encoder(pipeline, feature_extractor=CLIPImageProcessorPil())
             reader.load_ip_adapter(state, "", "", image_encoder_folder=None)
         except (KeyError, ValueError, RuntimeError) as error:
-            raise _unusable(path.stem, "it is made for another model") from error
+            raise _unusable(path.stem, "it was made for another model") from error
         (projection,) = unet.encoder_hid_proj.image_projection_layers
         layers = {name: (one.to_k_ip[0], one.to_v_ip[0]) for name, one in unet.attn_processors.items() if hasattr(one, "to_k_ip")}
     for module in (projection, *(module for pair in layers.values() for module in pair)):
@@ -226,7 +226,7 @@ def _dimensions(name: str, projection: Any, unet: Any) -> tuple[int, str, int]:
     else:
         dimensions, norm = (projection.latents.shape[1], "hidden_size", projection.proj_in.in_features), projection.norm_out
     if norm.weight.shape != (unet.config.cross_attention_dim,):
-        raise _unusable(name, "it is made for another model")
+        raise _unusable(name, "it was made for another model")
     return dimensions
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from handlers.sdxl.weights.checkpoint import config_folder, load_component
+from handlers.sdxl.weights.noise_schedule import scheduler_overrides
 from shared.models.diffusers_folder import LITERAL_SPECIAL_TOKENS, component_files, load_scheduler, read_config, silence_libraries
 from shared.models.load import load_network, load_tokenizer
 from shared.models.prefetch import prefetched
@@ -34,6 +35,7 @@ def load_sdxl(weights: Path, device: torch.device, dtype: torch.dtype) -> Stable
     """
     is_checkpoint = weights.is_file()
     folder = config_folder(weights) if is_checkpoint else weights
+    overrides = scheduler_overrides(weights) if is_checkpoint else {}
     components = ("text_encoder", "text_encoder_2", "unet", "vae")
     with prefetched([weights] if is_checkpoint else component_files(folder, components, half=dtype == torch.float16)):
         silence_libraries()
@@ -44,6 +46,8 @@ def load_sdxl(weights: Path, device: torch.device, dtype: torch.dtype) -> Stable
     tokenizers = {f"tokenizer{suffix}": _clip_tokenizer(folder, suffix, networks[f"text_encoder{suffix}"]) for suffix in ("", "_2")}
     zeros = read_config(folder / "model_index.json").get("force_zeros_for_empty_prompt", True)
     scheduler = load_scheduler(folder / "scheduler")
+    if overrides:
+        scheduler = type(scheduler).from_config(scheduler.config, **overrides)
     pipeline = StableDiffusionXLPipeline(
         **networks, **tokenizers, scheduler=scheduler, force_zeros_for_empty_prompt=zeros, add_watermarker=False
     )

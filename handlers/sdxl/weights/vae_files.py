@@ -67,7 +67,7 @@ def _config(folder: Path, own: Mapping[str, Any], name: str) -> Mapping[str, Any
         own["latent_channels"],
         len(own["block_out_channels"]),
     ):
-        raise WeightsError(name, "it is made for latents of another shape")
+        raise WeightsError(name, "it was made for latents of another shape")
     return config
 
 

@@ -146,7 +146,7 @@ def test_ranges_include_both_ends(name: str, value: float) -> None:
     assert getattr(sdxl(config=config), name) == value
 
 
-@pytest.mark.parametrize("name", ["../../x", "a/b", "a\\b", "C:x", "https://x", "..", "a..b", "", ".hidden", "a\x00b", "ä", "x" * 129, 5])
+@pytest.mark.parametrize("name", ["../../x", "a/b", "a\\b", "C:x", "https://x", "..", "a..b", "", ".hidden", "a\x00b", "x" * 129, 5])
 def test_a_name_is_never_a_path_or_a_url(name: Any) -> None:
     assert problem(sdxl, config={"loras": [{"name": name}]}).field == "config.loras[0].name"
     assert problem(sdxl, config={"vae": name}).field == "config.vae"
@@ -257,6 +257,19 @@ def test_further_references_cannot_be_combined_with_an_exact_copy() -> None:
 def test_denoise_strength_overrides_the_complement_of_reference_strength() -> None:
     assert sdxl(metadata={"reference_strength": 0.75}).img2img_strength == 0.25
     assert sdxl(metadata={"reference_strength": 0.75, "denoise_strength": 0.9}).img2img_strength == 0.9
+
+
+def test_a_mask_without_a_strength_has_a_default_of_its_own() -> None:
+    masked = {"mask": URL, "image": URL}
+    assert sdxl(config=masked).img2img_strength == 0.85
+    assert sdxl(config=masked, metadata={"reference_strength": 0.5}).img2img_strength == 0.5
+    assert sdxl(config=masked, metadata={"reference_strength": None, "denoise_strength": None}).img2img_strength == 0.85
+    assert sdxl(config=masked, metadata={"denoise_strength": 0.3}).img2img_strength == 0.3
+
+
+def test_only_the_mask_is_read_by_its_alpha() -> None:
+    references = sdxl(config={"mask": URL, "image": URL, "references": [{"image": URL}]}).references
+    assert [name for name, reference in references.items() if reference.is_mask] == ["config.mask"]
 
 
 def test_requests_are_immutable() -> None:

@@ -135,7 +135,7 @@ def test_at_least_one_step_runs_and_the_number_is_reported(
     assert effective_steps(request) == len(recorded.steps) == image.metadata["steps"] == image.metadata["num_inference_steps"] == made
     warned = summary_of(sdxl_recipe, request).warnings
     assert bool(warned) == (int(steps * denoise) < 1)
-    assert all("denoise_strength" in warning and "one step is made" in warning for warning in warned)
+    assert all("denoise_strength" in warning and "one step is run" in warning for warning in warned)
 
 
 def test_a_reference_of_another_shape_is_centre_cropped(sdxl_recipe: Sdxl, reference: Pixels) -> None:

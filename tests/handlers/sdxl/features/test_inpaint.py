@@ -138,6 +138,16 @@ def test_reference_and_mask_are_centre_cropped_alike(sdxl_recipe: Sdxl, referenc
     assert np.array_equal(pixels(sdxl_recipe, request_with(), wide, wide_mask), pixels(sdxl_recipe, request_with(), reference, mask()))
 
 
+@pytest.mark.parametrize("size", [(96, 96), (64, 256), (192, 96), (400, 50)])
+def test_mask_of_another_shape_covers_the_reference_as_a_whole(sdxl_recipe: Sdxl, reference: Image.Image, size: tuple[int, int]) -> None:
+    wide = Image.new("RGB", (128, 64))
+    wide.paste(reference, (32, 0))
+    drawn = pixels(sdxl_recipe, request_with(), wide, mask(3 / 8, size))  # columns 0 … 15 of the middle
+    before = np.asarray(reference)
+    assert np.array_equal(drawn[:, 24:], before[:, 24:])
+    assert (drawn[:, :12] != before[:, :12]).mean() > 0.9
+
+
 def test_the_payload_reports_method_mode_and_strength(sdxl_recipe: Sdxl, reference: Image.Image) -> None:
     recorded = RecordedRun()
     (drawn,) = draw(sdxl_recipe, request_with(steps=12, denoise=0.5), reference, mask(), recorded=recorded)

@@ -169,7 +169,7 @@ def test_a_refiner_for_other_text_encoders_is_refused_with_the_reason(tiny_model
     config = UNet2DConditionModel.load_config(tiny_models / "sdxl/unet") | {"cross_attention_dim": 24}
     UNet2DConditionModel.from_config(config).save_pretrained(tmp_path / "refiner/unet")
     shutil.copy(tiny_models / "sdxl/model_index.json", tmp_path / "refiner/model_index.json")
-    with pytest.raises(ModelUnavailable, match=r"^The refiner cannot be used: it is not image for SDXL's text encoders"):
+    with pytest.raises(ModelUnavailable, match=r"^The refiner cannot be used: it was not made for SDXL's text encoders"):
         draw(recipe_with(tmp_path, tiny_models), refined(0.8))
 
 

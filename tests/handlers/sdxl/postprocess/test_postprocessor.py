@@ -90,7 +90,7 @@ def test_the_flag_is_absent_without_a_safety_check() -> None:
 
 def test_the_operator_can_enable_the_safety_check_for_every_job(tiny_models: Path, tmp_path: Path) -> None:
     settings = Settings(models_dir=tmp_path, sdxl_model=tiny_models / "sdxl", device="cpu", sdxl_safety_check=True)
-    with pytest.raises(SettingsError, match=r"SDXL_SAFETY_CHECK is on, and MODELS_DIR has no safety_checker/"):
+    with pytest.raises(SettingsError, match=r"SDXL_SAFETY_CHECK is on, but MODELS_DIR has no safety_checker/"):
         load(settings)
     write_safety_checker(tmp_path / "safety_checker", threshold=-1.0)
     assert one(load(settings)).metadata["nsfw_flagged"] is True

@@ -94,7 +94,9 @@ def test_an_incomplete_checkpoint_is_refused(tiny_models: Path, tmp_path: Path, 
     tensors = load_file(file)
     spoil(tensors)
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match=r"The weights of sdxl/(vae|unet) cannot be used"):
+    with pytest.raises(
+        WeightsError, match=r"The weights of sdxl/(vae|unet) cannot be used: (tensors are missing|the tensor .* has another shape)"
+    ):
         load_sdxl(file, CPU, torch.float32)
 
 

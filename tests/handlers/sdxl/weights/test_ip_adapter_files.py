@@ -25,6 +25,7 @@ from handlers.sdxl.weights.ip_adapter_files import (
 from handlers.sdxl.weights.load import load_sdxl
 from shared.errors import ModelUnavailable
 from shared.weights.addons import AddonLibrary
+from shared.weights.errors import WeightsError
 from tests.handlers.sdxl.adapters import (
     FACE,
     PLAIN,
@@ -86,7 +87,7 @@ def test_a_type_without_an_adapter_is_refused_with_the_files_that_serve_it(addon
     for name in ADAPTERS_BY_TYPE[kind]:
         (tmp_path / f"ip_adapters/{name}.safetensors").unlink(missing_ok=True)
     other = "style" if kind == "character" else "character"
-    refused = rf"type`: no IP-Adapter for '{kind}': .*{r'.*'.join(f'{name}.safetensors' for name in ADAPTERS_BY_TYPE[kind])}"
+    refused = rf"type`: no IP-Adapter for '{kind}' is installed; .*{r'.*'.join(f'{name}.safetensors' for name in ADAPTERS_BY_TYPE[kind])}"
     with pytest.raises(ModelUnavailable, match=rf"^`metadata\.reference_{refused}.*SDXL_REFERENCE_METHOD"):
         check(adapter_request(type=kind), AddonLibrary(tmp_path))
     with pytest.raises(ModelUnavailable, match=rf"^`config\.references\[1\]\.{refused}") as caught:
@@ -158,7 +159,7 @@ def test_a_file_that_is_not_an_adapter_for_sdxl_is_refused_and_the_unet_is_uncha
     spoil(tensors)
     save_file(tensors, tmp_path / "ink.safetensors")
     before = dict(pipeline.unet.attn_processors)
-    with pytest.raises(ModelUnavailable, match=r"^metadata\.reference_type: the IP-Adapter 'ink' cannot be used: "):
+    with pytest.raises(WeightsError, match=r"^The weights of ip_adapters/ink cannot be used: "):
         read_ip_adapter(tmp_path / "ink.safetensors", pipeline)
     assert pipeline.unet.attn_processors == before
     assert pipeline.unet.encoder_hid_proj is None
@@ -166,7 +167,7 @@ def test_a_file_that_is_not_an_adapter_for_sdxl_is_refused_and_the_unet_is_uncha
 
 def test_a_damaged_adapter_is_refused(pipeline: Any, tmp_path: Path) -> None:
     (tmp_path / "ink.safetensors").write_bytes(b"\x08" * 99)
-    with pytest.raises(ModelUnavailable, match="it is damaged"):
+    with pytest.raises(WeightsError, match="it is damaged"):
         read_ip_adapter(tmp_path / "ink.safetensors", pipeline)
 
 
@@ -180,7 +181,7 @@ def test_an_adapter_for_another_image_encoder_is_refused(pipeline: Any, addons: 
     prompts = [ImagePrompt(adapter, image(), lambda _name: 1.0)]
     with (
         torch.inference_mode(),
-        pytest.raises(ModelUnavailable, match="'ink' cannot be used: it is made for another image encoder"),
+        pytest.raises(ModelUnavailable, match="'ink' cannot be used: it was made for another image encoder"),
         with_ip_adapters(pipeline, encoder, prompts, guided=True),
     ):
         pass
