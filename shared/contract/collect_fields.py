@@ -34,7 +34,12 @@ class CollectedFields:
 
 
 def collect_fields(
-    model: type[BaseModel], raw: object, warnings: RequestWarnings, *, descriptive: frozenset[str] = frozenset()
+    model: type[BaseModel],
+    raw: object,
+    warnings: RequestWarnings,
+    *,
+    descriptive: frozenset[str] = frozenset(),
+    repeated: frozenset[str] = frozenset(),
 ) -> CollectedFields:
     """Finds the value of every field. `config` wins over the top level, that over `metadata`; within each, the canonical name wins.
 
@@ -43,6 +48,7 @@ def collect_fields(
         raw: The job's input.
         warnings: Receives a warning for every unknown name, and for every value that another one overrides.
         descriptive: Known names without effect, which callers may send.
+        repeated: Names of the top level that callers may repeat in `config`.
 
     Raises:
         ValidationError: The input is not an object.
@@ -54,7 +60,10 @@ def collect_fields(
     declared = field_locations(model)
     for name, location in declared.items():
         _find(name, location, sections, collected, warnings)
-    _warn_of_unknown(declared.values(), sections, descriptive, warnings)
+    ignored = {(section, name) for section in _INNER for name in repeated} | {
+        (section, name) for section in SECTIONS for name in descriptive
+    }
+    _warn_of_unknown(declared.values(), sections, ignored, warnings)
     return collected
 
 
@@ -90,18 +99,18 @@ def _differs(value: object, chosen: object) -> bool:
 
 
 def _warn_of_unknown(
-    declared: Iterable[FieldLocation], sections: _Sections, descriptive: frozenset[str], warnings: RequestWarnings
+    declared: Iterable[FieldLocation], sections: _Sections, ignored: Set[tuple[Section, str]], warnings: RequestWarnings
 ) -> None:
     declared = list(declared)
     known: set[tuple[str, object]] = {candidate for location in declared for candidate in location.candidates()}
-    known |= {("top", "config"), ("top", "metadata")}
+    known |= {("top", "config"), ("top", "metadata"), *ignored}
     # Callers may keep anything in metadata.
     unknown = [
         (section, name)
         for section in SECTIONS
         if section != "metadata"
-        for name in sections[section]
-        if _is_unknown(section, name, known, descriptive)
+        for name, value in sections[section].items()
+        if (section, name) not in known and value is not None
     ]
     if not unknown:
         return
@@ -111,7 +120,3 @@ def _warn_of_unknown(
     for section, name in unknown[:_MAX_UNKNOWN_WARNINGS]:
         warnings.add_unknown(path_of(section, show_name(name)), vocabulary.nearest(name))
     warnings.add_omitted(max(0, len(unknown) - _MAX_UNKNOWN_WARNINGS))
-
-
-def _is_unknown(section: Section, name: object, known: Set[tuple[str, object]], descriptive: frozenset[str]) -> bool:
-    return (section, name) not in known and name not in descriptive

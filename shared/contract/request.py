@@ -58,12 +58,18 @@ class Request(BaseModel):
 
     descriptive: ClassVar[frozenset[str]] = frozenset(
         {
-            "pipeline", "quality", "format", "content_type", "nsfw_optimization", "model", "model_type", "model_variant", "original_prompt",
-            "enhanced_prompt", "enhance_prompt", "enhancement_type", "user_requested_enhancement", "job_category", "expected_time",
-            "file_extension", "bucket", "status", "created_at",
+            "attempt", "attempts", "bucket", "character_id", "completed_at", "content_type", "conversation_id", "cost", "created_at",
+            "credits", "destination", "enhance_prompt", "enhanced_prompt", "enhancement_type", "expected_time", "file_extension",
+            "format", "image_id", "job_category", "max_attempts", "message_id", "model", "model_id", "model_type", "model_variant",
+            "nsfw_optimization", "original_prompt", "pipeline", "priority", "project_id", "quality", "request_id", "retry_count",
+            "scene_id", "session_id", "source", "started_at", "status", "tags", "title", "updated_at", "user_requested_enhancement",
+            "video_id", "worker_type", "workspace_id",
         }
     )  # fmt: skip
     """Columns of the callers' job table that come along with a request. They are ignored without a warning."""
+
+    repeated: ClassVar[frozenset[str]] = frozenset({"id", "job_id", "user_id", "type", "job_type"})
+    """Top-level names that callers repeat in `config`, where they have no effect and cause no warning."""
 
     job_id: Annotated[
         Id,
@@ -110,7 +116,7 @@ class Request(BaseModel):
     @classmethod
     def _collect(cls, raw: object, warnings: RequestWarnings, operator: Operator) -> CollectedFields:
         """Collects the fields' values. Requests that accept several forms of input override this."""
-        return collect_fields(cls, raw, warnings, descriptive=cls.descriptive)
+        return collect_fields(cls, raw, warnings, descriptive=cls.descriptive, repeated=cls.repeated)
 
     @property
     def references(self) -> Mapping[str, Reference]:

@@ -104,6 +104,19 @@ def test_descriptive_names_cause_no_warning() -> None:
     assert chat(project_context={"a": 1}, content_tier="sfw", conversation_id="c").warnings == ()
 
 
+def test_the_usual_stray_fields_of_the_live_caller_cause_no_warning() -> None:
+    row = {"image_id": "i", "video_id": "v", "retry_count": 0, "credits": 2, "source": "web", "session_id": "s", "updated_at": "2026-01-01"}
+    ids = {"id": "j", "job_id": "j", "user_id": "u", "job_type": "sdxl_image_fast"}
+    nulls = {"mood": None, "reference_image_url": None, "guidance": None}
+    assert sdxl(config={**row, **ids, **nulls}, **row, **nulls).warnings == ()
+    assert wan(config={**row, **ids, **nulls}, **row, **nulls).warnings == ()
+    assert chat(config=nulls, **row, **nulls).warnings == ()
+
+
+def test_an_id_in_config_has_no_effect() -> None:
+    assert sdxl(id="j", config={"id": "another", "user_id": "another"}).job_id == "j"
+
+
 def test_warnings_are_bounded_in_number_and_length() -> None:
     names = {"x" * 5000: 1, "a\nb": 1, "\ud800": 1} | {f"unknown_{index}": 1 for index in range(2000)}
     warnings = sdxl(config=names, **names).warnings
