@@ -25,7 +25,7 @@ from PIL import Image
 from shared.contract.references import Reference
 from shared.credentials import auth_headers
 from shared.errors import ReferenceImageError
-from shared.media.images import UnreadableImage, open_image
+from shared.media.images import PixelBudget, UnreadableImage, open_image
 from shared.network import (
     REFERENCE_RETRIES,
     Deadline,
@@ -43,6 +43,8 @@ _MAX_REDIRECTS = 3
 _MAX_URL_LENGTH = 2048
 _MAX_ERROR_BYTES = 64 * 1024
 _DATA_URL = re.compile(r"data:image/(?:png|jpeg|webp);base64,", re.IGNORECASE)
+# The first bytes of PNG, JPEG and WebP files in base64, or text without the dot of a file's extension and too long for a path.
+_RAW_BASE64 = re.compile(r"iVBORw0KGgo|/9j/|UklGR|[A-Za-z0-9+/=\r\n_-]{1025}")
 # The characters that Supabase Storage allows in keys, without those that need escaping on disk or could be read as an escape.
 _SEGMENT = re.compile(r"[A-Za-z0-9_!.*'() &$=@;:+,-]{1,255}")
 
@@ -65,7 +67,9 @@ class Fetcher:
         self._tls = verify or httpx.create_ssl_context(trust_env=False)
         self._supabase = configured_origin("SUPABASE_URL", settings.supabase_url)
 
-    def fetch(self, reference: Reference, *, field: str, user_id: str | None, seconds: float = math.inf) -> Image.Image:
+    def fetch(
+        self, reference: Reference, *, field: str, user_id: str | None, seconds: float = math.inf, budget: PixelBudget | None = None
+    ) -> Image.Image:
         """Fetches and decodes a reference.
 
         Args:
@@ -73,6 +77,7 @@ class Fetcher:
             field: Its path in the request, for the error message.
             user_id: The job's user. Storage paths must be in this user's folder.
             seconds: A shorter time limit than `REFERENCE_DEADLINE`.
+            budget: The pixels that the references of the job may have together.
 
         Returns:
             An RGB image within the limits of `shared.media.images.open_image`.
@@ -81,16 +86,22 @@ class Fetcher:
             ReferenceImageError: It cannot be fetched, decoded or used. Retryable if its host failed or timed out.
         """
         try:
-            return open_image(self._content(reference, user_id, Deadline(min(self._settings.reference_deadline, seconds))))
+            deadline = Deadline(min(self._settings.reference_deadline, seconds))
+            content = self._content(reference, user_id, deadline)
+            return open_image(content, mask=reference.is_mask, budget=budget, seconds=deadline.remaining)
         except (RequestFailed, UnreadableImage) as error:
             retryable = isinstance(error, RequestFailed) and error.retryable
             raise ReferenceImageError(f"`{field}` cannot be used: {error}.", retryable=retryable) from None
+        except TimeoutError:
+            raise ReferenceImageError(f"`{field}` cannot be used: the worker was busy with other images.", retryable=True) from None
 
     def _content(self, reference: Reference, user_id: str | None, deadline: Deadline) -> bytes:
         if reference.kind == "data":
             return _decode_data_url(reference.value, self._settings.reference_max_bytes)
         if reference.kind == "url":
             return self._download(reference.value, deadline)
+        if _RAW_BASE64.match(reference.value):
+            raise RequestFailed("it is base64 without a prefix; write `data:image/png;base64,` (or jpeg, or webp) before it", retryable=False)
         bucket, key = _owned_object(reference.value, user_id, self._settings.storage_bucket)
         if bucket not in self._settings.reference_buckets:
             raise RequestFailed("its bucket is not in REFERENCE_BUCKETS", retryable=False)
@@ -172,7 +183,7 @@ class Fetcher:
             return response.status_code
         try:
             return int(json.loads(self._read_bounded(response, _MAX_ERROR_BYTES))["statusCode"])
-        except (ValueError, TypeError, LookupError, RequestFailed):
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError, RequestFailed):
             return response.status_code
 
     def _read_bounded(self, response: httpx.Response, limit: int) -> bytes:
@@ -195,7 +206,7 @@ def _translate_errors() -> Iterator[None]:
     """Translates network errors into messages without URLs, which the messages of httpx contain."""
     try:
         yield
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, ValueError):  # of host names, `idna` raises subclasses of ValueError
         raise RequestFailed("its URL is malformed", retryable=False) from None
     except HostRefused as error:
         raise RequestFailed(str(error), retryable=False) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -27,10 +27,12 @@ class Reference:
     Attributes:
         kind: `data` for a `data:` URL, `url` for any other scheme, even a forbidden one, `storage` for a path.
         value: The text as sent.
+        is_mask: Whether alpha, where it varies, is the image's meaning.
     """
 
     kind: Literal["url", "data", "storage"]
     value: str
+    is_mask: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Reference:
@@ -39,6 +41,10 @@ class Reference:
         if scheme is None:
             return cls("storage", text)
         return cls("data" if scheme.group().lower() == "data:" else "url", text)
+
+    def as_mask(self) -> Reference:
+        """Returns the same reference, read as a mask."""
+        return replace(self, is_mask=True)
 
     def __str__(self) -> str:
         if self.kind == "data":

@@ -30,6 +30,7 @@ from shared.jobs.execution.gpu import GpuThread
 from shared.jobs.execution.threads import await_or_cancel, drain, job_executor, submit
 from shared.jobs.execution.watchdog import run_with_deadline
 from shared.jobs.recipe import JobRun, Output, Recipe, Summary
+from shared.media.images import PixelBudget
 from shared.storage.protocol import Storage
 from shared.telemetry import StepTimer, job_context, log_error, logger
 
@@ -160,7 +161,7 @@ async def _fetch(request: RequestT, worker: Worker[RequestT], threads: Executor,
     if not request.references:
         return {}
     with timer.step("fetch"):
-        fetch = partial(worker.fetcher.fetch, user_id=request.user_id, seconds=run.cancel.remaining)
+        fetch = partial(worker.fetcher.fetch, user_id=request.user_id, seconds=run.cancel.remaining, budget=PixelBudget())
         fetching = {name: submit(threads, partial(fetch, reference, field=name)) for name, reference in request.references.items()}
         async with drain(fetching.values()):
             references = {name: await await_or_cancel(future, run.cancel) for name, future in fetching.items()}

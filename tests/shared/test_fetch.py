@@ -13,6 +13,7 @@ from PIL import Image
 from shared.contract.references import Reference
 from shared.errors import ReferenceImageError
 from shared.fetch import Fetcher
+from shared.media.images import PixelBudget
 from shared.settings import Settings
 from tests.doubles.image_server import Behaviour, ImageServer, answers, drips, floods, hangs, redirects, resets, stops_short
 
@@ -134,6 +135,33 @@ def test_redirect_targets_are_checked_like_the_first_url(host: ImageServer, loca
 
 def test_redirect_to_a_malformed_url_is_refused(host: ImageServer) -> None:
     assert "connection" in fetch_error(host, host.serve("/a.png", redirects("https://x:y/"))).message
+
+
+@pytest.mark.parametrize("url", ["https://xn--a/", "https://xn--/a.png", "https://xn--\u0661/", "https://a..b/", "https://" + "a" * 64 + ".example/"])
+def test_host_that_is_no_name_is_a_permanent_error(host: ImageServer, url: str) -> None:
+    assert not fetch_error(host, url).retryable
+    assert not fetch_error(host, host.serve("/a.png", redirects(url.encode("ascii", "ignore").decode()))).retryable
+
+
+@pytest.mark.parametrize("body", [b"[" * 60_000, b'{"statusCode":' * 4_000, b'{"statusCode": ' + b"9" * 50_000 + b"}", b'{"statusCode": 1e999}'])
+def test_error_body_of_storage_is_parsed_within_limits(host: ImageServer, body: bytes) -> None:
+    assert "returned HTTP 400" in fetch_error(host, host.serve("/a.png", answers(body, status=400))).message
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_raw_base64_gets_the_advice_to_write_a_data_url(host: ImageServer, format: str) -> None:
+    raw = base64.b64encode(image_bytes(format) + bytes(3000)).decode()
+    for text in (raw, raw[:900], raw[64:]):
+        assert "write `data:image/png;base64,`" in fetch_error(host, text).message
+
+
+def test_references_of_a_job_share_their_limit_of_pixels(host: ImageServer) -> None:
+    budget = PixelBudget(32 * 24)
+    reference = Reference.parse("data:image/png;base64," + base64.b64encode(image_bytes()).decode())
+    fetcher = Fetcher(Settings(supabase_url=host.url), verify=TLS)
+    fetcher.fetch(reference, field="config.mask", user_id="u", budget=budget)
+    with pytest.raises(ReferenceImageError, match="more than 768 pixels together"):
+        fetcher.fetch(reference, field="config.image", user_id="u", budget=budget)
 
 
 def test_cookies_are_not_sent_after_a_redirect(host: ImageServer) -> None:
