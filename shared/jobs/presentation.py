@@ -49,5 +49,7 @@ class PayloadPresentation:
         return response
 
     def final(self, outcome: Completed | Failed) -> Iterator[HandlerResponse]:
-        """Yields the payload."""
+        """Yields the payload. A failed job's is streamed first without `error`: the SDK does not stream what ends a job as failed."""
+        if isinstance(outcome, Failed):
+            yield to_dict(outcome.payload)
         yield self.result(outcome)

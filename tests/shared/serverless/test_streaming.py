@@ -48,7 +48,10 @@ def test_request_without_stream_gets_only_the_payload(harness: WorkerHarness) ->
 
 def test_invalid_streaming_request_fails(harness: WorkerHarness) -> None:
     harness.runpod_api.submit(job("wrong", max_tokens=0))
-    assert "max_tokens" in harness.runpod_api.result("wrong")["error"]
+    message = harness.runpod_api.result("wrong")["error"]
+    assert "max_tokens" in message
+    (payload,) = harness.runpod_api.streamed("wrong")  # RunPod's client reads only this
+    assert (payload["status"], payload["error_message"]) == ("failed", message)
 
 
 def test_cancelled_stream_ends_and_the_next_job_runs(harness: WorkerHarness) -> None:
