@@ -24,6 +24,8 @@ from handlers.chat.openai.response import (
     to_json,
     usage_of,
 )
+from shared.contract.names import show_name
+from shared.errors import ModelUnavailable
 from shared.jobs.lifecycle import Completed, Failed
 from shared.jobs.presentation import HandlerResponse, PayloadPresentation, Presentation
 
@@ -48,7 +50,7 @@ def present(job_id: str, raw: object) -> Presentation:
 
 
 def answer_without_job(raw: object, recipe: NamesModels, started: int) -> HandlerResponse | None:
-    """Answers `/openai/v1/models`, which needs no inference; returns None for any other input.
+    """Answers `/openai/v1/models` and `/openai/v1/models/{id}`, which need no inference; returns None for any other input.
 
     Args:
         raw: The job's input, which may be invalid.
@@ -56,7 +58,11 @@ def answer_without_job(raw: object, recipe: NamesModels, started: int) -> Handle
         started: When the worker started, as a Unix timestamp in seconds.
     """
     options = OpenAIResponseOptions.of(raw)
-    return list_models(recipe.model_names, started) if options is not None and options.lists_models else None
+    if options is None or not options.lists_models:
+        return None
+    if options.shown_model is None:
+        return list_models(recipe.model_names, started)
+    return show_model(options.shown_model, recipe.model_names, started)
 
 
 class OpenAIPresentation:
@@ -108,6 +114,20 @@ class OpenAIPresentation:
         self._sent_role = True
         choice = OpenAIChunkChoice(delta=OpenAIDelta(role=role, content=text))
         return OpenAIChunk(id=self._id, created=self._created, model=self._options.model, choices=(choice,))
+
+
+def show_model(name: str, names: Sequence[str], started: int) -> HandlerResponse:
+    """Renders one model of a worker, or the error object if it has none of this name.
+
+    Args:
+        name: The requested name.
+        names: The names that requests may use.
+        started: When the worker started, as a Unix timestamp in seconds.
+    """
+    if name not in names:
+        return {"error": to_json(error(ModelUnavailable(f"Model {show_name(name)} is not installed. Available: {', '.join(names)}.")))}
+    rendered: dict[str, JsonValue] = OpenAIModel(id=name, created=started).model_dump(mode="json")
+    return rendered
 
 
 def list_models(names: Sequence[str], started: int) -> HandlerResponse:

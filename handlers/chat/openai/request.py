@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from shared.contract.collect_fields import CollectedFields
 from shared.contract.context import RequestWarnings
@@ -90,8 +91,9 @@ class OpenAIResponseOptions:
     """The parts of a request that determine the form of its response. Parsed leniently, because invalid requests get a response, too.
 
     Attributes:
-        lists_models: Whether it is a call to `/openai/v1/models`.
+        lists_models: Whether it is a call to `/openai/v1/models`, or to one of the models there.
         model: The requested model, unvalidated.
+        shown_model: The model whose description is requested, in a call to `/openai/v1/models/{id}`.
         stream: Whether the response is streamed as chunks.
         include_usage: Whether a last chunk reports the usage.
     """
@@ -100,6 +102,7 @@ class OpenAIResponseOptions:
     model: str
     stream: bool
     include_usage: bool
+    shown_model: str | None = None
 
     @classmethod
     def of(cls, raw: object) -> OpenAIResponseOptions | None:
@@ -107,8 +110,11 @@ class OpenAIResponseOptions:
         if not isinstance(raw, Mapping) or not is_openai(raw):
             return None
         body, options = _as_mapping(raw.get("openai_input")), _as_mapping(_as_mapping(raw.get("openai_input")).get(_STREAM_OPTIONS))
+        before, is_one, name = str(raw["openai_route"]).partition(f"{MODELS_ROUTE}/")
+        shown = unquote(name) if is_one and not before else None
         return cls(
-            lists_models=raw["openai_route"] == MODELS_ROUTE,
+            lists_models=raw["openai_route"] == MODELS_ROUTE or shown is not None,
+            shown_model=shown,
             model=str(body.get("model")),
             stream=body.get("stream") is True,
             include_usage=options.get("include_usage") is True,

@@ -46,13 +46,14 @@ def main() -> None:
 
 
 def _run(connection: socket.socket) -> None:
-    _set_limits()
+    set_limits()
     with connection, connection.makefile("rwb") as file:
         task = json.loads(file.read())
         file.write(json.dumps(_TASKS[task["task"]](task)).encode())
 
 
-def _set_limits() -> None:
+def set_limits() -> None:
+    """Limits this process: its duration, its processor time and its memory."""
     signal.alarm(DURATION)
     with open("/proc/self/statm", encoding="ascii") as statm:
         used = int(statm.read().split()[0]) * resource.getpagesize()

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from openai.types import Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from handlers.chat.openai.presentation import OpenAIPresentation, list_models
+from handlers.chat.openai.presentation import OpenAIPresentation, answer_without_job, list_models
 from handlers.chat.openai.request import OpenAIResponseOptions
 from handlers.chat.openai.response import completion, error, last_chunk, to_json
 from shared.contract.assets import TextAsset
@@ -102,3 +102,22 @@ def test_every_job_error_has_an_openai_error_object(kind: type[JobError]) -> Non
 
 def test_the_context_length_error_has_openais_own_code() -> None:
     assert error(ContextLengthExceeded("No.")).error.code == "context_length_exceeded"
+
+
+class TwoModels:
+    model_names = ("qwen_instruct", "other/name")
+
+
+@pytest.mark.parametrize("path", ["qwen_instruct", "other/name", "other%2Fname"])
+def test_one_model_is_shown(path: str) -> None:
+    name = path.replace("%2F", "/")
+    shown = answer_without_job({"openai_route": f"/v1/models/{path}", "openai_input": {}}, TwoModels(), 1_700_000_000)
+    assert shown == {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "worker"}
+
+
+def test_a_model_that_is_not_installed_is_an_error_that_names_those_that_are() -> None:
+    shown = answer_without_job({"openai_route": "/v1/models/gpt-5", "openai_input": {}}, TwoModels(), 1_700_000_000)
+    assert isinstance(shown, dict)
+    failure = json.loads(str(shown["error"]))["error"]
+    assert failure["code"] == "model_unavailable"
+    assert "other/name" in failure["message"]

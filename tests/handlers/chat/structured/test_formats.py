@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from handlers.chat.response_format import Constraint
 from handlers.chat.structured.formats import ensure_conforms, grammar_of
 from handlers.chat.structured.sandbox import LimitExceeded, Sandbox
+from handlers.chat.structured.sandbox_process import set_limits
 from shared.errors import GenerationError, ValidationError
 
 STRING = {"type": "string"}
@@ -117,6 +120,20 @@ def test_the_sandbox_has_no_secrets_and_is_restarted_when_it_has_died(monkeypatc
         assert sandbox.run("conforms", kind="json", value=True, text="1") is True
     finally:
         sandbox.close()
+
+
+def limits_of_a_task() -> tuple[int, int]:
+    set_limits()
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        used = int(statm.read().split()[0]) * resource.getpagesize()
+    return resource.getrlimit(resource.RLIMIT_CPU)[0], resource.getrlimit(resource.RLIMIT_AS)[0] - used
+
+
+def test_a_task_has_2_seconds_of_processor_time_and_512_megabytes() -> None:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        seconds, memory = pool.apply(limits_of_a_task)
+    assert seconds == 2
+    assert 0 < memory <= 512 * 2**20
 
 
 def test_a_task_cannot_exceed_its_limits() -> None:
