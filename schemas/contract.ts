@@ -188,7 +188,7 @@ export interface SdxlRequest {
      */
     image?: string | null;
     /**
-     * The inpainting mask: white is repainted, black is kept, grey blends; where alpha varies, transparent is repainted.
+     * The inpainting mask: white is repainted, black kept, grey blends; alpha that varies: transparent is repainted.
      */
     mask?: string | null;
     /**

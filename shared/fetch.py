@@ -101,7 +101,9 @@ class Fetcher:
         if reference.kind == "url":
             return self._download(reference.value, deadline)
         if _RAW_BASE64.match(reference.value):
-            raise RequestFailed("it is base64 without a prefix; write `data:image/png;base64,` (or jpeg, or webp) before it", retryable=False)
+            raise RequestFailed(
+                "it is base64 without a prefix; write `data:image/png;base64,` (or jpeg, or webp) before it", retryable=False
+            )
         bucket, key = _owned_object(reference.value, user_id, self._settings.storage_bucket)
         if bucket not in self._settings.reference_buckets:
             raise RequestFailed("its bucket is not in REFERENCE_BUCKETS", retryable=False)

@@ -30,9 +30,6 @@ ReferenceMode = Annotated[
 MAX_CONTROLS = 16
 """The most ControlNets in one request."""
 
-MASK_STRENGTH = 0.85
-"""The default img2img strength of inpainting: at 0.5 a masked area hardly changes."""
-
 
 class Control(NestedModel):
     """A ControlNet and its control image."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 BRACKET_FACTOR = 1.1
 """`(…)` multiplies a weight by this factor and `[…]` divides by it, as in the web UI (modules/prompt_parser.py there)."""
@@ -13,7 +17,7 @@ MAX_WEIGHT = 10.0
 _TOKEN = re.compile(
     r"""\\(?P<escaped>[()\[\]\\])       # \( is a literal bracket
     |(?P<open>[(\[])
-    |:\s*(?P<number>[-+.,\d]*)\s*\)     # :1.3)
+    |:\s*+(?P<number>[-+.,\d]*+)\s*+\)  # :1.3), without backtracking
     |(?P<close>[)\]])
     |(?P<text>[^\\()\[\]:]+|[\\:])""",
     re.VERBOSE,
@@ -57,44 +61,73 @@ def parse_prompt_weights(text: str) -> tuple[WeightedText, ...]:
     return _Parser().parse(text)
 
 
+@dataclass
+class _Group:
+    """An open bracket.
+
+    Attributes:
+        bracket: `(` or `[`.
+        position: In characters from 1.
+        factor: Of the weights inside; known once it is closed.
+        largest: The largest absolute weight inside, without the brackets around this one.
+    """
+
+    bracket: str
+    position: int
+    factor: float = 1.0
+    largest: float = 0.0
+
+
 class _Parser:
+    """Parses in time linear in the text: groups know their factor when they close, and weights are multiplied once, from the outside in."""
+
     def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._weights: list[float] = []
-        self._open: list[tuple[str, int, int]] = []  # the bracket, its position, and the number of texts before it
+        self._items: list[str | _Group | None] = []  # texts and groups in order; None closes a group
+        self._open: list[_Group] = []
 
     def parse(self, text: str) -> tuple[WeightedText, ...]:
         for match in _TOKEN.finditer(text):
             position = match.start() + 1
             if match["open"]:
-                self._open.append((match["open"], position, len(self._texts)))
+                self._open.append(_Group(match["open"], position))
+                self._items.append(self._open[-1])
             elif match["number"] is not None:
                 self._close(")", position, _parse_number(match["number"], position))
             elif match["close"]:
                 self._close(match["close"], position, BRACKET_FACTOR if match["close"] == ")" else 1 / BRACKET_FACTOR)
             else:
-                self._texts.append(match["escaped"] or match["text"])
-                self._weights.append(1.0)
+                self._items.append(match["escaped"] or match["text"])
+                self._note_weight(1.0)
         if self._open:
-            bracket, position, _ = self._open[-1]
-            raise PromptWeightError(f'an unclosed "{bracket}"', position)
-        return self._merged()
+            raise PromptWeightError(f'an unclosed "{self._open[-1].bracket}"', self._open[-1].position)
+        pieces = groupby(self._weighted(), key=itemgetter(1))
+        return tuple(WeightedText("".join(text for text, _ in texts), weight) for weight, texts in pieces)
+
+    def _note_weight(self, weight: float) -> None:
+        if self._open:
+            self._open[-1].largest = max(self._open[-1].largest, weight)
 
     def _close(self, bracket: str, position: int, factor: float) -> None:
-        if not self._open or self._open[-1][0] != _PARTNER[bracket]:
+        if not self._open or self._open[-1].bracket != _PARTNER[bracket]:
             raise PromptWeightError(f'an unmatched "{bracket}"', position)
-        _, opened, first = self._open.pop()
-        self._weights[first:] = [weight * factor for weight in self._weights[first:]]
-        if any(abs(weight) > MAX_WEIGHT for weight in [factor, *self._weights[first:]]):
-            raise PromptWeightError(f"a weight outside -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}", opened)
+        group = self._open.pop()
+        group.factor, group.largest = factor, group.largest * abs(factor)
+        if max(abs(factor), group.largest) > MAX_WEIGHT:
+            raise PromptWeightError(f"a weight outside -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}", group.position)
+        self._items.append(None)
+        self._note_weight(group.largest)
 
-    def _merged(self) -> tuple[WeightedText, ...]:
-        merged: list[WeightedText] = []
-        for text, weight in zip(self._texts, self._weights, strict=True):
-            if merged and merged[-1].weight == weight:
-                text = merged.pop().text + text
-            merged.append(WeightedText(text, weight))
-        return tuple(merged)
+    def _weighted(self) -> Iterator[tuple[str, float]]:
+        # Mantissa and exponent: the factors around a text may overflow before those inside make up for it.
+        products = [(1.0, 0)]
+        for item in self._items:
+            if item is None:
+                products.pop()
+            elif isinstance(item, _Group):
+                mantissa, exponent = math.frexp(products[-1][0] * item.factor)
+                products.append((mantissa, exponent + products[-1][1]))
+            else:
+                yield item, math.ldexp(*products[-1])
 
 
 def _parse_number(word: str, position: int) -> float:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from handlers.sdxl.nested import MASK_STRENGTH, MAX_CONTROLS, Control, Enhance, ReferenceImage, ReferenceMode, ReferenceType, Refiner, Upscale
+from handlers.sdxl.nested import MAX_CONTROLS, Control, Enhance, ReferenceImage, ReferenceMode, ReferenceType, Refiner, Upscale
 from handlers.sdxl.prompt_weights import PromptWeightError, WeightedText, parse_prompt_weights
 from handlers.sdxl.scheduler_names import MIN_STEPS, SchedulerName
 from shared.contract.context import Context
@@ -173,7 +173,7 @@ class SdxlRequest(Request):
     mask: Annotated[
         Reference | None,
         FieldLocation("config.mask"),
-        Field(description="The inpainting mask: white is repainted, black is kept, grey blends; where alpha varies, transparent is repainted."),
+        Field(description="The inpainting mask: white is repainted, black kept, grey blends; alpha that varies: transparent is repainted."),
     ] = None
     adapter_references: Annotated[
         tuple[ReferenceImage, ...],
@@ -277,7 +277,8 @@ class SdxlRequest(Request):
         """The img2img strength, 0.0 … 1.0: `denoise_strength`, else the complement of `reference_strength`, else the default of a mask."""
         if self.denoise_strength is not None:
             return self.denoise_strength
-        return MASK_STRENGTH if self.mask and "reference_strength" not in self.model_fields_set else 1.0 - self.reference_strength
+        # At 0.5 a masked area hardly changes.
+        return 0.85 if self.mask and "reference_strength" not in self.model_fields_set else 1.0 - self.reference_strength
 
     @property
     def reference_method(self) -> Method:

@@ -80,7 +80,7 @@ def _to_problem(model: type[BaseModel], detail: ErrorDetails, sources: Mapping[s
     if detail["type"] in (CONFLICT, REQUIREMENT):
         return _to_conflict(model, detail, sources)
     rejection = detail["ctx"] if detail["type"] == VALUE else {}
-    schema = _schema(model)
+    schema = schema_of(model)
     location, node = _find(schema, (rejection["field"],) if rejection.get("field") else detail["loc"])
     # Of a missing value, pydantic's input is the object that it is missing from.
     value = None if detail["type"] == "missing" else detail["input"]
@@ -107,7 +107,8 @@ def _path(location: Sequence[int | str], sources: Mapping[str, str]) -> str:
 
 
 @lru_cache(maxsize=16)
-def _schema(model: type[BaseModel]) -> Schema:
+def schema_of(model: type[BaseModel]) -> Schema:
+    """Returns the JSON Schema of a request, cached."""
     return model.model_json_schema(mode="validation")
 
 

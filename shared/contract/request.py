@@ -15,6 +15,7 @@ from shared.contract.collect_fields import CollectedFields, collect_fields
 from shared.contract.context import DEFAULT_OPERATOR, Context, Operator, RequestWarnings
 from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation, field_locations
 from shared.contract.fields import Id, Text
+from shared.contract.limits import ensure_bounded, ensure_lists_bounded
 from shared.contract.problems import to_problems, validation_error
 from shared.contract.references import Reference
 from shared.contract.rejections import refuse
@@ -102,8 +103,10 @@ class Request(BaseModel):
         Raises:
             ValidationError: Lists all problems of the request.
         """
+        ensure_bounded(raw)
         warnings = RequestWarnings()
         collected = cls._collect(raw, warnings, operator)
+        ensure_lists_bounded(cls, collected.values, collected.sources, collected.problems)
         context = Context(operator, job_id, {name: collected.sources[name] for name in collected.values}, warnings)
         try:
             request = cls.model_validate(collected.values, context=context)

@@ -1,6 +1,7 @@
 """Reduces untrusted PNG, JPEG and WebP files to what their pixels need, so that decoding has a known cost.
 
-Metadata of any size is skipped without being decompressed or parsed, and faults in it do not matter. The numbers of parts and scans are limited.
+Metadata of any size is skipped without being decompressed or parsed, and faults in it do not matter. The numbers of parts and scans are
+limited.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def open_image(content: bytes, *, mask: bool = False, budget: PixelBudget | None
         seconds: How long to wait for other images that are being decoded.
 
     Returns:
-        An RGB image; the file has sides from `MIN_SIDE` to `MAX_SIDE`, at most `MAX_PIXELS` in total, an aspect ratio of at most `MAX_RATIO`.
+        An RGB image. The file has sides from `MIN_SIDE` to `MAX_SIDE`, at most `MAX_PIXELS` in total, an aspect ratio up to `MAX_RATIO`.
 
     Raises:
         UnreadableImage: The reason.
@@ -182,12 +182,9 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 def _to_mask(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _scale_to_8_bits(image).convert("RGB")
-    if image.has_transparency_data:
-        alpha = image.convert("RGBA").getchannel("A")
-        low, high = alpha.getextrema()
-        if low != high:
-            return ImageChops.invert(alpha).convert("RGB")
-    return image.convert("RGB")
+    alpha = image.convert("RGBA").getchannel("A")
+    low, high = alpha.getextrema()
+    return (image if low == high else ImageChops.invert(alpha)).convert("RGB")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

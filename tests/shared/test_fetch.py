@@ -137,13 +137,17 @@ def test_redirect_to_a_malformed_url_is_refused(host: ImageServer) -> None:
     assert "connection" in fetch_error(host, host.serve("/a.png", redirects("https://x:y/"))).message
 
 
-@pytest.mark.parametrize("url", ["https://xn--a/", "https://xn--/a.png", "https://xn--\u0661/", "https://a..b/", "https://" + "a" * 64 + ".example/"])
+@pytest.mark.parametrize(
+    "url", ["https://xn--a/", "https://xn--/a.png", "https://xn--\u0661/", "https://a..b/", "https://" + "a" * 64 + ".example/"]
+)
 def test_host_that_is_no_name_is_a_permanent_error(host: ImageServer, url: str) -> None:
     assert not fetch_error(host, url).retryable
     assert not fetch_error(host, host.serve("/a.png", redirects(url.encode("ascii", "ignore").decode()))).retryable
 
 
-@pytest.mark.parametrize("body", [b"[" * 60_000, b'{"statusCode":' * 4_000, b'{"statusCode": ' + b"9" * 50_000 + b"}", b'{"statusCode": 1e999}'])
+@pytest.mark.parametrize(
+    "body", [b"[" * 60_000, b'{"statusCode":' * 4_000, b'{"statusCode": ' + b"9" * 50_000 + b"}", b'{"statusCode": 1e999}']
+)
 def test_error_body_of_storage_is_parsed_within_limits(host: ImageServer, body: bytes) -> None:
     assert "returned HTTP 400" in fetch_error(host, host.serve("/a.png", answers(body, status=400))).message
 

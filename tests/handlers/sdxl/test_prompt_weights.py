@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,3 +69,30 @@ def test_text_without_brackets_is_one_piece(text: str) -> None:
 def test_escaped_text_is_returned_in_full(text: str) -> None:
     escaped = "".join(f"\\{letter}" if letter in "()[]\\" else letter for letter in text)
     assert "".join(piece.text for piece in parse_prompt_weights(escaped)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ":" + " " * 9_998,
+        "(a:" + " " * 9_990,
+        "(a:1" + " " * 9_990 + "x)",
+        ": " * 5_000,
+        "(" * 5_000 + ")" * 5_000,
+        "([a" * 2_000 + "])" * 2_000,
+        "(a:1.0" * 1_000 + ")" * 1_000,
+        "[" * 3_000 + "a" + "]" * 3_000,
+        r"\(" * 5_000,
+        "a)" * 5_000,
+    ],
+)
+def test_parsing_takes_time_linear_in_the_text(text: str) -> None:
+    began = time.process_time()
+    with suppress(PromptWeightError):
+        parse_prompt_weights(text)
+    assert time.process_time() - began < 0.15
+
+
+def test_outer_weights_may_be_large_where_inner_ones_are_small() -> None:
+    (piece,) = parse_prompt_weights("(" * 600 + "a" + ":0.1)" * 300 + ":10)" * 300)
+    assert piece.weight == pytest.approx(1.0)
