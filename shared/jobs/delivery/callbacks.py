@@ -73,7 +73,7 @@ class CallbackDispatcher:
         always_callback: bool,
         send_processing: bool,
         outbox: Outbox | None = None,
-        on_delivered: Callable[[], None] = lambda: None,
+        on_delivered: Callable[[], object] = lambda: None,
     ) -> None:
         self._storage = storage
         self._webhook = webhook
