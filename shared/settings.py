@@ -74,7 +74,9 @@ class Settings(BaseSettings):
     job_callback_url: Url | None = Field(
         None, repr=False, description="Target of callbacks; by default `{SUPABASE_URL}/functions/v1/job-callback`."
     )
-    callback_allowed_hosts: Hosts = Field((), description="Hosts allowed in a request's `callback_url`, comma-separated.")
+    callback_allowed_hosts: Hosts = Field(
+        (), description="Hosts allowed in a request's `callback_url`, comma-separated: `host` for port 443, or `host:port`."
+    )
     callback_deadline: Seconds = Field(75.0, description="Seconds for one callback, including retries.")
     callback_processing: bool = Field(False, description="Also send a `processing` callback when a job starts.")
 

@@ -20,6 +20,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 import standardwebhooks
 
+from shared.contract.callback_hosts import allows_callback
 from shared.credentials import auth_headers, secret_problem
 from shared.network import (
     WEBHOOK_RETRIES,
@@ -118,8 +119,8 @@ class Webhook:
     """Sends callbacks. Thread-safe.
 
     The operator's receiver is `JOB_CALLBACK_URL` or the edge function of `SUPABASE_URL`; it may have any address. A request may name
-    another URL on a host of `CALLBACK_ALLOWED_HOSTS`, over https and at a public address: allowing a host name must not open the private
-    network to SSRF. Plain http is possible only to loopback hosts that are allowed by name.
+    another URL on a host and port of `CALLBACK_ALLOWED_HOSTS`, over https and at a public address: allowing a host name must not open
+    the private network to SSRF. Plain http is possible only to loopback hosts that are allowed by name.
 
     The service key is sent to the origin of `SUPABASE_URL` only, and there only to the configured URL and to edge functions. Otherwise a
     request could have it sent to any path of the project's API.
@@ -167,11 +168,12 @@ class Webhook:
     def _may_name(self, callback_url: str) -> bool:
         try:
             url = httpx.URL(callback_url)
-        except httpx.InvalidURL:
+            host = url.host
+        except (httpx.InvalidURL, ValueError):  # of host names, `idna` raises subclasses of ValueError
             return False
-        if url.userinfo or url.host not in self._allowed:
+        if url.userinfo or not allows_callback(host, url.port, self._allowed):
             return False
-        return url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host))
+        return url.scheme == "https" or (url.scheme == "http" and is_loopback(host))
 
     def send(self, url: str, body: bytes, *, webhook_id: str, attempts: int | None = None, seconds: float = math.inf) -> WebhookResult:
         """Sends a callback until it is accepted, permanently rejected, or `CALLBACK_DEADLINE` has passed.

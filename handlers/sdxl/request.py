@@ -274,10 +274,9 @@ class SdxlRequest(Request):
 
     @property
     def img2img_strength(self) -> float:
-        """The img2img strength, 0.0 … 1.0: `denoise_strength`, else the complement of `reference_strength`, else the default of a mask."""
+        """The img2img strength, 0.0 … 1.0: `denoise_strength`, else `1 - reference_strength`; 0.85 for a mask without either."""
         if self.denoise_strength is not None:
             return self.denoise_strength
-        # At 0.5 a masked area hardly changes.
         return 0.85 if self.mask and "reference_strength" not in self.model_fields_set else 1.0 - self.reference_strength
 
     @property

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic import ValidationError as PydanticError
 
+from shared.contract.callback_hosts import LOOPBACK_HOSTS, allows_callback
 from shared.contract.collect_fields import CollectedFields, collect_fields
 from shared.contract.context import DEFAULT_OPERATOR, Context, Operator, RequestWarnings
 from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation, field_locations
@@ -23,20 +24,19 @@ from shared.contract.rejections import refuse
 __all__ = ["Identity", "Operator", "Request", "identify"]
 
 _MAX_URL_LENGTH = 2048
-_CALLBACK_ALLOWED = "an https:// URL, without credentials, of a host that the operator allows (CALLBACK_ALLOWED_HOSTS)"
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_CALLBACK_ALLOWED = "an https:// URL, without credentials, of a host and port that the operator allows (CALLBACK_ALLOWED_HOSTS)"
 
 
 def _ensure_callback(url: str, info: ValidationInfo) -> str:
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError:
         raise refuse(_CALLBACK_ALLOWED) from None
     # Plain http is for development: only to loopback hosts that the operator allows by name.
-    scheme_is_fine = parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK)
+    scheme_is_fine = parts.scheme == "https" or (parts.scheme == "http" and host in LOOPBACK_HOSTS)
     is_plain = len(url) <= _MAX_URL_LENGTH and url.isprintable() and " " not in url and "\\" not in url and "@" not in parts.netloc
-    if not (scheme_is_fine and is_plain and host in Context.of(info).operator.callback_hosts):
+    if not (scheme_is_fine and is_plain and allows_callback(host, port, Context.of(info).operator.callback_hosts)):
         raise refuse(_CALLBACK_ALLOWED)
     return url
 

@@ -50,10 +50,12 @@ def configured_origin(variable: str, url: str | None) -> Origin | None:
     Raises:
         SettingsError: The URL is invalid. The message names the variable.
     """
+    if url is None:
+        return None
     try:
-        parsed = httpx.URL(url) if url is not None else None
-    except httpx.InvalidURL:
-        parsed = httpx.URL()
-    if parsed is not None and not parsed.host:
+        found = origin(httpx.URL(url))
+    except (httpx.InvalidURL, ValueError):  # of host names, `idna` raises subclasses of ValueError
+        found = ("", "", 0)
+    if not found[1]:
         raise SettingsError(f"{variable} is not a valid URL. Correct it.")
-    return origin(parsed) if parsed is not None else None
+    return found

@@ -204,10 +204,10 @@ def test_configured_url_is_the_default_target() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://hooks.example/x?y=1", "https://HOOKS.example/", "https://hooks.example:8443/", "http://localhost:1/"]
+    "url", ["https://hooks.example/x?y=1", "https://HOOKS.example/", "https://hooks.example:443/", "https://ports.example:8443/", "http://localhost:1/"]
 )
 def test_request_may_name_a_url_on_an_allowed_host(url: str) -> None:
-    assert allowing("hooks.example", "localhost").target(url) == url
+    assert allowing("hooks.example", "ports.example:8443", "localhost").target(url) == url
 
 
 @pytest.mark.parametrize(
@@ -220,6 +220,9 @@ def test_request_may_name_a_url_on_an_allowed_host(url: str) -> None:
         "https://evil.example\\@hooks.example/",
         "https://user:pass@hooks.example/",
         "https://hooks.example./",
+        "https://hooks.example:8443/",
+        "https://hooks.example:22/",
+        "https://xn--a/",
         "http://127.0.0.1/",
         "http://169.254.169.254/",
         "ftp://hooks.example/",
@@ -256,6 +259,7 @@ def test_invalid_webhook_id_is_refused(webhook_id: str) -> None:
         ({"job_callback_url": "https://own.example/cb"}, "Set JOB_CALLBACK_SECRET"),
         ({"callback_allowed_hosts": ("a.example",)}, "Set JOB_CALLBACK_SECRET"),
         ({"job_callback_url": "https://own.example:x", "job_callback_secret": SECRET}, "JOB_CALLBACK_URL is not a valid URL"),
+        ({"job_callback_url": "https://xn--a/cb", "job_callback_secret": SECRET}, "JOB_CALLBACK_URL is not a valid URL"),
         ({"job_callback_url": "https://own.example/cb", "job_callback_secret": "whsec_"}, "has 0 bytes and needs 16"),
         ({"job_callback_url": "https://own.example/cb", "job_callback_secret": "whsec_A"}, "which base64 must follow"),
         ({"job_callback_url": "https://own.example/cb", "job_callback_secret": "whsec_" + "A" * 20}, "has 15 bytes and needs 16"),

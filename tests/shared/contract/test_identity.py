@@ -10,7 +10,7 @@ import pytest
 from shared.contract.request import Operator, identify
 from tests.shared.contract.requests import problem, problems, sdxl, wan
 
-ALLOWING = Operator(callback_hosts=frozenset({"hooks.example.com", "127.0.0.1"}))
+ALLOWING = Operator(callback_hosts=frozenset({"hooks.example.com", "ports.example.com:8443", "127.0.0.1"}))
 BAD_IDS = ["../..", "%2e%2e", "a/b", "a\\b", "a\x00", "a\n", "ä", "🦊", "", "x" * 129, ".", "a b", 5, True, ["a"], {}]
 
 
@@ -41,7 +41,7 @@ def test_ids_are_read_from_the_top_level_only() -> None:
     assert problem(sdxl, id=None, config={"id": "j"}, metadata={"job_id": "j"}).field == "id"
 
 
-@pytest.mark.parametrize("url", ["https://hooks.example.com/x?y=1", "https://hooks.example.com:8443/", "http://127.0.0.1:9/x"])
+@pytest.mark.parametrize("url", ["https://hooks.example.com/x?y=1", "https://hooks.example.com:443/", "https://ports.example.com:8443/", "http://127.0.0.1:9/x"])
 def test_callback_url_on_an_allowed_host_is_accepted(url: str) -> None:
     assert sdxl(ALLOWING, callback_url=url).callback_url == url
 
@@ -58,6 +58,13 @@ def test_callback_url_on_an_allowed_host_is_accepted(url: str) -> None:
         "https://hooks.example.com/a b",
         "https://hooks.example.com/\n",
         "https://hooks.example.com:99999/",
+        "https://hooks.example.com:8443/",
+        "https://hooks.example.com:22/",
+        "https://hooks.example.com:0/",
+        "https://ports.example.com/",
+        "https://ports.example.com:443/",
+        "https://ports.example.com:84/",
+        "https://xn--a/",
         "https://[::1/",
         "https:///x",
         "file:///etc/passwd",
