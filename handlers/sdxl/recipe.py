@@ -16,6 +16,7 @@ from torch import Tensor
 
 from handlers.sdxl.decoding import decode
 from handlers.sdxl.features.img2img import REFERENCE_FIELD
+from handlers.sdxl.features.scheduler import check_schedule
 from handlers.sdxl.job_pipeline import JobPipeline
 from handlers.sdxl.memory import MemoryEstimate, micro_batches, split_batch
 from handlers.sdxl.metadata import NO_REFERENCES, reference_metadata, reference_warnings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -17,6 +18,11 @@ from shared.weights.folders import is_half, unsafe_references, weight_files
 
 # A tokenizer may have fewer tokens than its model has embeddings (whose number is padded), but not many fewer.
 _MIN_VOCABULARY_SHARE = 0.9
+# Buffers that are computed, training state, and the other half of a model of which only one encoder is used.
+_WITHOUT_EFFECT = re.compile(
+    r"position_ids$|inv_freq$|logit_scale$|num_batches_tracked$|masked_bias$|attn\.bias$|model_ema"
+    r"|^(?:vision_model|visual_projection|text_projection|decoder|lm_head)\."
+)
 
 
 def load_network(cls: Any, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype, **options: Any) -> Any:
@@ -45,6 +51,8 @@ def load_network(cls: Any, folder: Path, *, name: str, device: torch.device, dty
     files = weight_files(folder, half=dtype == torch.float16)
     variant = "fp16" if files and is_half(files[0]) else None
     network, report = _from_pretrained(cls, folder, name, dtype=dtype, device_map={"": device}, variant=variant, **options)
+    if unknown := sorted(key for key in report["unexpected_keys"] if not _WITHOUT_EFFECT.search(key)):
+        raise WeightsError(name, f"{len(unknown)} tensors do not belong to this model ({_first_few(unknown)})")
     network.requires_grad_(False)
     network.eval()
     check_network(network, name=name, dtype=dtype, missing=report["missing_keys"])
@@ -63,7 +71,7 @@ def check_network(network: nn.Module, *, name: str, dtype: torch.dtype, missing:
         missing: The tensors that the loader did not find.
 
     Raises:
-        WeightsError: A tensor is missing, on the meta device, or of another precision.
+        WeightsError: A tensor is missing, on the meta device, of another precision, or not finite.
     """
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
     fp32_modules = tuple(getattr(network, "_keep_in_fp32_modules", None) or ())
@@ -74,6 +82,10 @@ def check_network(network: nn.Module, *, name: str, dtype: torch.dtype, missing:
             key for key, tensor in network.named_parameters() if tensor.dtype != dtype and not _may_be_fp32(key, tensor, fp32_modules)
         ],
     }
+    if not wrong["on the meta device"]:
+        wrong["not finite: NaN, Inf or beyond the precision's range"] = [
+            key for key, tensor in network.named_parameters() if not _is_finite(tensor)
+        ]
     reasons = [f"{len(keys)} tensors are {what} ({_first_few(keys)})" for what, keys in wrong.items() if keys]
     if reasons:
         raise WeightsError(name, "; ".join(reasons))
@@ -162,6 +174,15 @@ def _from_pretrained(cls: Any, folder: Path, name: str, **options: Any) -> tuple
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise weights_error(name, error) from error
     return network, report
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all values are finite. Sums of the extremes need no copy of the tensor."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    values = tensor.float() if tensor.element_size() == 1 else tensor  # 8-bit floats have no comparison
+    low, high = values.aminmax()
+    return bool((low.isfinite() & high.isfinite()).item())
 
 
 def _may_be_fp32(key: str, tensor: torch.Tensor, fp32_modules: Sequence[str]) -> bool:

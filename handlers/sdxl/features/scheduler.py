@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 from handlers.sdxl.job_pipeline import JobPipeline
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.scheduler_names import SchedulerName
+from handlers.sdxl.weights.noise_schedule import schedule_problem
 from shared.errors import ModelUnavailable
 from shared.models.pipelines import with_scheduler
 from shared.weights.addons import AddonLibrary
@@ -82,19 +82,17 @@ def check_schedule(name: SchedulerName, checkpoint: Mapping[str, Any]) -> None:
     Raises:
         ModelUnavailable: Names the schedulers that can.
     """
-    if not _supports(name, checkpoint):
-        usable = ", ".join(each for each in SCHEDULERS if _supports(each, checkpoint))
-        trained = "zero terminal SNR" if checkpoint.get("rescale_betas_zero_snr") else "v-prediction"
-        raise ModelUnavailable(f"Scheduler {name!r} does not support this worker's model, which was trained with {trained}. Available: {usable}.")
+    if problem := _problem(name, checkpoint):
+        usable = ", ".join(each for each in SCHEDULERS if not _problem(each, checkpoint))
+        raise ModelUnavailable(
+            f"Scheduler {name!r} cannot sample this worker's model, which was trained with {problem}. Available: {usable}."
+        )
 
 
-def _supports(name: SchedulerName, checkpoint: Mapping[str, Any]) -> bool:
+def _problem(name: SchedulerName, checkpoint: Mapping[str, Any]) -> str | None:
     import diffusers
 
-    if name == "pndm" and checkpoint.get("prediction_type") == "v_prediction":
-        return False  # its multistep formula combines outputs of several timesteps, which is right for noise only
-    settings = inspect.signature(getattr(diffusers, SCHEDULERS[name].class_name).__init__).parameters
-    return not checkpoint.get("rescale_betas_zero_snr") or "rescale_betas_zero_snr" in settings
+    return schedule_problem(getattr(diffusers, SCHEDULERS[name].class_name), checkpoint)
 
 
 def make_scheduler(name: SchedulerName, checkpoint: Mapping[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from handlers.sdxl.weights.original_names import text_encoder_2_name, unet_name, vae_name
+from handlers.sdxl.weights.scaled_fp8 import COMPANIONS, unscaled
 from shared.models.load import check_network, log_loaded, weights_error
 from shared.weights.errors import WeightsError
 
@@ -28,6 +29,8 @@ PREFIXES = {
 PUBLISHED_CONFIG = Path(__file__).with_name("sdxl_config")
 """The published configuration: a diffusers folder without weights."""
 
+# Buffers that are computed, and tensors for training only.
+_WITHOUT_EFFECT = re.compile(r"position_ids$|logit_scale$|attn_mask$|^first_stage_model\.loss\.|model_ema|num_updates$|decay$")
 _QKV = re.compile(r"(.+)\.([qkv])_proj\.(weight|bias)")
 
 
@@ -104,6 +107,7 @@ def load_from_file(
         network = make()
         sources = {key: source(key, network.config) for key in network.state_dict()}
         with safe_open(file, "pt", device=str(device)) as opened:
+            _check_known(name, set(opened.keys()), {found.name for found in sources.values()})
             if missing := sorted({found.name for found in sources.values()} - set(opened.keys())):
                 raise WeightsError(name, f"tensors are missing from its file, such as {missing[0]!r}")
             tensors = {
@@ -172,14 +176,27 @@ def _empty(cls: Any, folder: Path) -> Any:
         return cls(cls.config_class.from_pretrained(folder, local_files_only=True))
 
 
+def _check_known(network: str, present: Set[str], used: Set[str]) -> None:
+    """Refuses tensors of a network that its architecture does not have: it would be loaded in part, and draw something else."""
+    prefix = PREFIXES.get(network.removeprefix("sdxl/"))
+    if prefix is None:
+        return
+    unknown = sorted(
+        key for key in present - used if key.startswith(prefix) and not _WITHOUT_EFFECT.search(key) and not COMPANIONS.search(key)
+    )
+    if unknown:
+        raise WeightsError(network, f"{len(unknown)} tensors do not belong to SDXL, such as {unknown[0][:200]!r}")
+
+
 def _read(opened: Any, source: TensorSource, shape: torch.Size, network: str) -> Tensor:
     """Reads one tensor in the shape that the network has."""
     part = opened.get_slice(source.name)
     if source.third is None:
-        tensor: Tensor = part[:]
+        tensor = unscaled(opened, source.name, part[:])
     else:
-        rows = part.get_shape()[0] // 3
-        tensor = part[source.third * rows : (source.third + 1) * rows]
+        count = part.get_shape()[0] // 3
+        rows = slice(source.third * count, (source.third + 1) * count)
+        tensor = unscaled(opened, source.name, part[rows], rows)
     if source.transposed:
         tensor = tensor.T.contiguous()
     if tensor.shape.numel() != shape.numel() or tensor.shape[0] != shape[0]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from handlers.sdxl.weights.checkpoint import config_folder, load_component
-from handlers.sdxl.weights.noise_schedule import scheduler_overrides
+from handlers.sdxl.weights.noise_schedule import schedule_problem, scheduler_overrides
 from shared.models.diffusers_folder import LITERAL_SPECIAL_TOKENS, component_files, load_scheduler, read_config, silence_libraries
 from shared.models.load import load_network, load_tokenizer
 from shared.models.prefetch import prefetched
+from shared.weights.errors import WeightsError
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -45,9 +47,7 @@ def load_sdxl(weights: Path, device: torch.device, dtype: torch.dtype) -> Stable
         networks = {name: _load_network(weights, folder, name, device, dtypes[name]) for name in components}
     tokenizers = {f"tokenizer{suffix}": _clip_tokenizer(folder, suffix, networks[f"text_encoder{suffix}"]) for suffix in ("", "_2")}
     zeros = read_config(folder / "model_index.json").get("force_zeros_for_empty_prompt", True)
-    scheduler = load_scheduler(folder / "scheduler")
-    if overrides:
-        scheduler = type(scheduler).from_config(scheduler.config, **overrides)
+    scheduler = _load_scheduler(folder / "scheduler", overrides)
     pipeline = StableDiffusionXLPipeline(
         **networks, **tokenizers, scheduler=scheduler, force_zeros_for_empty_prompt=zeros, add_watermarker=False
     )
@@ -68,6 +68,16 @@ def _load_network(weights: Path, folder: Path, component: str, device: torch.dev
     if weights.is_file():
         return load_component(classes[component], weights, folder / component, component=component, device=device, dtype=dtype)
     return load_network(classes[component], folder / component, name=f"sdxl/{component}", device=device, dtype=dtype)
+
+
+def _load_scheduler(folder: Path, overrides: Mapping[str, Any]) -> Any:
+    """Loads the folder's scheduler, with the values that a checkpoint determines."""
+    scheduler = load_scheduler(folder)
+    config = read_config(folder / "scheduler_config.json") | dict(overrides)
+    if problem := schedule_problem(type(scheduler), config):
+        name = type(scheduler).__name__
+        raise WeightsError("sdxl", f"{name} cannot sample a model that was trained with {problem}", advice="Configure another scheduler.")
+    return type(scheduler).from_config(scheduler.config, **overrides) if overrides else scheduler
 
 
 def _vae_dtype(folder: Path, dtype: torch.dtype) -> torch.dtype:

@@ -6,6 +6,7 @@ tensors (`v_pred`, `ztsnr`) or in their header; with the wrong schedule they dra
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,9 @@ def scheduler_overrides(file: Path) -> dict[str, Any]:
     except (OSError, SafetensorError) as error:
         raise weights_error("sdxl", error) from error
     if edm := [key for key in _EDM if key in keys]:
-        raise WeightsError("sdxl", f"the checkpoint was trained with EDM's noise schedule ({edm[0]!r}), which is not supported", advice=_ADVICE)
+        raise WeightsError(
+            "sdxl", f"the checkpoint was trained with EDM's noise schedule ({edm[0]!r}), which is not supported", advice=_ADVICE
+        )
     prediction = _prediction_type(keys, header)
     overrides: dict[str, Any] = {} if prediction is None else {"prediction_type": prediction}
     if "ztsnr" in keys or header.get("ss_zero_terminal_snr", "").lower() == _TRUE:
@@ -55,9 +58,24 @@ def scheduler_overrides(file: Path) -> dict[str, Any]:
     return overrides
 
 
+def schedule_problem(scheduler: Any, config: Mapping[str, Any]) -> str | None:
+    """Returns why a scheduler cannot sample a model, and would draw noise; None if it can.
+
+    Args:
+        scheduler: The class.
+        config: The configuration of the model's own scheduler.
+    """
+    if scheduler.__name__ == "PNDMScheduler" and config.get("prediction_type") == "v_prediction":
+        return "v-prediction"  # its multistep formula combines outputs of several timesteps, which is right for noise only
+    supported = inspect.signature(scheduler.__init__).parameters
+    return "zero terminal SNR" if config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in supported else None
+
+
 def _zero_terminal_snr(prediction: str | None) -> dict[str, Any]:
     if prediction != "v_prediction":
-        raise WeightsError("sdxl", "the checkpoint has zero terminal SNR ('ztsnr') but does not predict the velocity ('v_pred')", advice=_ADVICE)
+        raise WeightsError(
+            "sdxl", "the checkpoint has zero terminal SNR ('ztsnr') but does not predict the velocity ('v_pred')", advice=_ADVICE
+        )
     # arXiv 2305.08891: sampling must then start at the last timestep.
     return {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
@@ -73,5 +91,7 @@ def _prediction_type(keys: frozenset[str], header: Mapping[str, str]) -> str | N
     if header.get("ss_v_parameterization", "").lower() == _TRUE:
         claims["ss_v_parameterization"] = "v_prediction"
     if len(set(claims.values())) > 1:
-        raise WeightsError("sdxl", f"the checkpoint contradicts itself about its prediction type ({', '.join(sorted(claims))})", advice=_ADVICE)
+        raise WeightsError(
+            "sdxl", f"the checkpoint contradicts itself about its prediction type ({', '.join(sorted(claims))})", advice=_ADVICE
+        )
     return next(iter(claims.values()), None)

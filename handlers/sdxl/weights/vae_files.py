@@ -15,6 +15,9 @@ from handlers.sdxl.weights.original_names import vae_name
 from shared.models.load import load_network, weights_error
 from shared.weights.errors import WeightsError
 
+# diffusers' values for what a configuration does not name: the scaling factor is that of SD 1.5.
+_LATENT_SCALES: Mapping[str, Any] = {"scaling_factor": 0.18215, "shift_factor": None, "latents_mean": None, "latents_std": None}
+
 
 def load_vae(path: Path, own: Mapping[str, Any], *, name: str, device: torch.device, dtype: torch.dtype) -> Any:
     """Loads a VAE.
@@ -68,6 +71,9 @@ def _config(folder: Path, own: Mapping[str, Any], name: str) -> Mapping[str, Any
         len(own["block_out_channels"]),
     ):
         raise WeightsError(name, "it was made for latents of another shape")
+    for key, default in _LATENT_SCALES.items():
+        if (theirs := config.get(key, default)) != (ours := own.get(key)):
+            raise WeightsError(name, f"it was made for other latents: its {key} is {theirs}, and SDXL's is {ours}")
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,20 @@ def vaes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file({"decoder.conv_in.bias": torch.zeros(3)}, addons / "foreign.safetensors")
     (addons / "damaged.safetensors").write_bytes(b"no tensors")
     AutoencoderKL(block_out_channels=(32,), latent_channels=4).save_pretrained(addons / "other latents")
+    write_vae(addons / "of SD 1.5")
+    rewrite(addons / "of SD 1.5" / "config.json", scaling_factor=0.18215)
+    write_vae(addons / "shifted")
+    rewrite(addons / "shifted" / "config.json", shift_factor=0.1159)
     return addons
 
 
 @pytest.fixture(scope="module")
 def recipe(tiny_models: Path, vaes: Path) -> Recipe[SdxlRequest]:
     return load(Settings(models_dir=vaes.parent, sdxl_model=tiny_models / "sdxl", device="cpu"))
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 def draw(recipe: Recipe[SdxlRequest], recorded: RecordedRun | None = None, reference: Image.Image | None = None, **config: Any) -> Pixels:
@@ -113,6 +122,8 @@ def test_a_vae_that_overflows_in_half_precision_is_loaded_in_float32(vaes: Path)
         ("foreign", r"tensors are missing from its file, such as 'decoder\.conv_in\.weight'"),
         ("damaged", "its files are damaged, incomplete or of another model"),
         ("other latents", "it was made for latents of another shape"),
+        ("of SD 1.5", r"it was made for other latents: its scaling_factor is 0\.18215, and SDXL's is 0\.13025"),
+        ("shifted", r"it was made for other latents: its shift_factor is 0\.1159, and SDXL's is None"),
     ],
 )
 def test_an_unusable_vae_is_refused_with_the_reason(recipe: Recipe[SdxlRequest], vaes: Path, name: str, reason: str) -> None:

@@ -123,3 +123,65 @@ def test_the_published_tokenizers_are_those_of_clip(part: str, pad: int) -> None
     assert len(tokenizer) == 49408
     assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
     assert tokenizer.pad_token_id == pad
+
+
+UNET_WEIGHT = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
+QKV = "conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight"
+
+
+@pytest.fixture
+def checkpoint(tiny_models: Path, tmp_path: Path) -> Path:
+    return make_checkpoint(tiny_models / "sdxl", tmp_path / "model.safetensors")
+
+
+def change(file: Path, **changes: Any) -> None:
+    save_file(load_file(file) | changes, file)
+
+
+@pytest.mark.parametrize("scale_name", ["scale_weight", "weight_scale"])
+@pytest.mark.parametrize("weight", [UNET_WEIGHT, QKV])
+@pytest.mark.parametrize("per_row", [False, True])
+def test_scaled_eight_bit_weights_are_read_with_their_scales(checkpoint: Path, scale_name: str, weight: str, per_row: bool) -> None:
+    original = load_file(checkpoint)[weight]
+    scale = original.abs().amax(dim=1, keepdim=True) / 448 if per_row else original.abs().max() / 448
+    before = load_sdxl(checkpoint, CPU, torch.float32)
+    stored = {weight: (original / scale).to(torch.float8_e4m3fn), f"{weight.removesuffix('.weight')}.{scale_name}": scale}
+    change(checkpoint, **stored, **{"model.diffusion_model.scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)})
+    after = load_sdxl(checkpoint, CPU, torch.float32)
+    for part in ("unet", "text_encoder_2"):
+        for one, other in zip(getattr(before, part).parameters(), getattr(after, part).parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=0.07, atol=0.01)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("weight", [UNET_WEIGHT, "first_stage_model.decoder.conv_in.bias"])
+def test_a_weight_that_is_not_finite_is_refused_by_name(checkpoint: Path, value: float, weight: str) -> None:
+    tensor = load_file(checkpoint)[weight].clone()
+    tensor.view(-1)[3] = value
+    change(checkpoint, **{weight: tensor})
+    with pytest.raises(WeightsError, match=r"1 tensors are not finite: .*(attn1\.to_q\.weight|decoder\.conv_in\.bias)"):
+        load_sdxl(checkpoint, CPU, torch.float32)
+
+
+def test_a_weight_beyond_the_range_of_half_precision_is_refused_by_name(checkpoint: Path) -> None:
+    change(checkpoint, **{UNET_WEIGHT: torch.full_like(load_file(checkpoint)[UNET_WEIGHT], 1e9)})
+    with pytest.raises(WeightsError, match=r"not finite: .*to_q\.weight"):
+        load_sdxl(checkpoint, CPU, torch.float16)
+
+
+def test_a_tensor_that_sdxl_does_not_have_is_refused_by_name(checkpoint: Path) -> None:
+    change(checkpoint, **{"model.diffusion_model.motion_modules.0.weight": torch.zeros(2)})
+    with pytest.raises(WeightsError, match=r"1 tensors do not belong to SDXL, such as 'model\.diffusion_model\.motion_modules\.0\.weight'"):
+        load_sdxl(checkpoint, CPU, torch.float32)
+
+
+def test_a_quantisation_that_is_not_supported_is_refused_by_name(checkpoint: Path) -> None:
+    change(checkpoint, **{UNET_WEIGHT: torch.zeros_like(load_file(checkpoint)[UNET_WEIGHT], dtype=torch.int8)})
+    with pytest.raises(WeightsError, match=r"to_q\.weight' is stored as int8, a quantisation that is not supported"):
+        load_sdxl(checkpoint, CPU, torch.float32)
+
+
+def test_tensors_without_effect_are_accepted(checkpoint: Path) -> None:
+    names = ("conditioner.embedders.0.transformer.text_model.embeddings.position_ids", "conditioner.embedders.1.model.logit_scale")
+    change(checkpoint, **{name: torch.zeros(2) for name in (*names, "model_ema.decay", "denoiser.sigmas", "first_stage_model.loss.logvar")})
+    load_sdxl(checkpoint, CPU, torch.float32)
