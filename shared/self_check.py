@@ -48,6 +48,7 @@ def self_check(
     checks: Mapping[str, Check],
     required_weights: Callable[[Settings], Sequence[Weights]],
     stored_types: Sequence[str],
+    load: Check,
 ) -> None:
     """Runs the checks of a handler, logs a line for each, and exits the process: with 0 if all have passed, else with 1.
 
@@ -57,6 +58,7 @@ def self_check(
         checks: The handler's own checks, by name.
         required_weights: Returns the weights that the handler needs under the given settings.
         stored_types: The MIME types of the files that the handler stores.
+        load: Loads the models. Called for a machine whose other checks have passed: only loading finds every defect of weights.
     """
     try:
         settings = load_settings()
@@ -69,6 +71,8 @@ def self_check(
     if scope == "machine":
         selected |= _machine_checks(stored_types)
     failed = [name for name, check in selected.items() if not _passes(name, check, settings)]
+    if scope == "machine" and not failed and not _passes("models", load, settings):
+        failed.append("models")
     sys.exit(1 if failed else 0)
 
 

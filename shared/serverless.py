@@ -58,7 +58,7 @@ def serve(handler: Handler[RequestT]) -> None:
     prepare_environment()
     configure_logging("INFO")  # until the configured level is known; reading it may already log an error
     if (scope := parse_scope(sys.argv[1:])) is not None:
-        self_check(scope, handler.libraries, handler.checks, handler.required_weights, handler.stored_types)
+        self_check(scope, handler.libraries, handler.checks, handler.required_weights, handler.stored_types, handler.load)
     try:
         settings = _checked("configuration", read_settings)
         configure_logging(settings.log_level)

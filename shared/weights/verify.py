@@ -13,6 +13,8 @@ import os
 import time
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from shared.telemetry import logger
 from shared.weights.errors import WeightsError
 from shared.weights.lock import Lock, differences, lock_path, read_lock
@@ -22,7 +24,8 @@ _ADVICE = "Delete the named files and download the weights again."
 
 
 def verify(name: str, weights: Path) -> None:
-    """Compares weights with their lock. Weights without a lock, which were not downloaded by this tool, pass.
+    """Compares weights with their lock. Of weights without a lock, which this tool did not
+    download, only headers and sizes are checked.
 
     Args:
         name: The weights in messages.
@@ -36,6 +39,7 @@ def verify(name: str, weights: Path) -> None:
     except ValueError as error:
         raise WeightsError(name, str(error), advice=_ADVICE) from None
     if lock is None:
+        _check(name, _unreadable(weights))
         logger().info("weights are not verified: they have no lock", model=name)
         return
     _check(name, differences(weights, lock, hashes=False))
@@ -52,6 +56,21 @@ def stamp_path(weights: Path) -> Path:
     """Returns the path of the stamp."""
     lock = lock_path(weights)
     return lock.with_name(lock.name.replace(".lock.json", ".verified.json"))
+
+
+def _unreadable(weights: Path) -> list[str]:
+    """The `.safetensors` files whose header is damaged, or whose size is not the one that the header tells: truncated downloads."""
+    root = weights if weights.is_dir() else weights.parent
+    files = sorted(root.rglob("*.safetensors")) if weights.is_dir() else [weights]
+    return [f"{path.relative_to(root)} is truncated or damaged" for path in files if path.is_file() and not _is_readable(path)]
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        with safe_open(path, "np"):
+            return True
+    except (OSError, ValueError, SafetensorError):
+        return False
 
 
 def _check(name: str, wrong: list[str]) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.doubles.processes import ROOT, clean_environment, run_module
 
@@ -36,7 +37,22 @@ def test_weights_check_reports_the_searched_paths(tmp_path: Path) -> None:
 def test_full_check_passes_on_a_ready_machine(tmp_path: Path, tiny_models: Path) -> None:
     code, checks = check("chat", tmp_path, MODELS_DIR=str(tiny_models))
     assert (code, set(checks.values())) == (0, {"passed"})
-    assert {"libraries", "weights qwen_instruct", "storage", "outbox", "callbacks"} <= set(checks)
+    assert {"libraries", "weights qwen_instruct", "storage", "outbox", "callbacks", "models"} <= set(checks)
+
+
+def test_full_check_finds_weights_that_the_start_would_refuse(tmp_path: Path, tiny_models: Path) -> None:
+    folder = Path(shutil.copytree(tiny_models / "sdxl", tmp_path / "models" / "sdxl"))
+    vae = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(vae)
+    tensors["decoder.conv_in.bias"][0] = float("nan")
+    save_file(tensors, vae, metadata={"format": "pt"})
+    code, checks = check("sdxl", tmp_path, MODELS_DIR=str(tmp_path / "models"))
+    assert (code, {name for name, outcome in checks.items() if outcome != "passed"}) == (1, {"models"})
+    assert "decoder.conv_in.bias" in checks["models"]
+    vae.write_bytes(vae.read_bytes()[:-1])
+    code, checks = check("sdxl", tmp_path, MODELS_DIR=str(tmp_path / "models"))
+    assert code == 1
+    assert "vae/diffusion_pytorch_model.safetensors is truncated or damaged" in checks["weights sdxl"]
 
 
 def test_all_failed_checks_are_reported(tmp_path: Path) -> None:

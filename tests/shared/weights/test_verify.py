@@ -8,7 +8,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from shared.self_check import startup_problems
 from shared.settings import Settings
@@ -79,6 +81,18 @@ def test_a_missing_file_is_named(weights: Path) -> None:
 def test_weights_without_a_lock_pass(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     verify("sdxl", tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 40, -1])
+@pytest.mark.parametrize("single_file", [False, True])
+def test_a_truncated_file_without_a_lock_is_named(tmp_path: Path, kept: int, single_file: bool) -> None:
+    path = tmp_path / "unet" / "model.safetensors"
+    path.parent.mkdir()
+    save_file({"weight": np.zeros(99, np.float32)}, path)
+    verify("sdxl", path if single_file else tmp_path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(WeightsError, match=r"model\.safetensors is truncated or damaged"):
+        verify("sdxl", path if single_file else tmp_path)
 
 
 def test_another_lock_invalidates_the_stamp(weights: Path) -> None:
