@@ -54,6 +54,8 @@ PUBLIC_IN: dict[str, set[str]] = {
     "ServerRejection": {"allowed", "nearest", "sent"},  # an HTTP status
     "Worker": {"recipe", "request"},
     "OutboxFile": {"key"},
+    "OutboxEntry": {"stored"},  # keys and hashes
+    "ListedObject": {"key"},
     "EncodedOutput": {"facts"},
     "ImageOutput": {"metadata"},
     "VideoOutput": {"metadata"},
@@ -65,7 +67,7 @@ PUBLIC_IN: dict[str, set[str]] = {
     "Fallback": {"description"},
     "ChatModel": {"tokenizer"},
     "LoraTarget": {"layers", "original_names", "prefixes"},
-    "Handler": {"checks", "libraries", "request"},
+    "Handler": {"checks", "libraries", "request", "stored_types"},
     "Settings": {
         "callback_allowed_hosts",
         "chat_base_name",
