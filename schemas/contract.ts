@@ -167,7 +167,7 @@ export interface SdxlRequest {
      */
     safety_check?: boolean | null;
     /**
-     * The number of CLIP layers skipped from the end. Default: 0.
+     * CLIP layers skipped before the penultimate one. Default: 0.
      */
     clip_skip?: number | null;
     /**

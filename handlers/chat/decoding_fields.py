@@ -48,7 +48,10 @@ LogitBias = Annotated[
     dict[Annotated[str, Field(pattern=r"^[0-9]{1,7}$")], _Bias],
     FieldLocation("logit_bias"),
     Field(
-        default_factory=dict, max_length=1024, json_schema_extra={"allowed": _BIASES}, description="Added to the logits of these tokens."
+        default_factory=dict,
+        max_length=1024,
+        json_schema_extra={"allowed": _BIASES, "additionalProperties": False},
+        description="Added to the logits of these tokens.",
     ),
 ]
 GuidedJson = Annotated[

@@ -152,11 +152,39 @@ def _drop_missing_schema(values: Values) -> None:
         values["response_format"] = {"type": "json_object"}
 
 
+def _lower_min_tokens(values: Values) -> None:
+    if values.get("min_tokens") is not None:
+        values["min_tokens"] = min(values["min_tokens"], values.get("max_tokens") or 200)
+
+
+def _keep_one_constraint(values: Values) -> None:
+    outputs = values.get("structured_outputs")
+    if outputs is not None:
+        values["structured_outputs"] = dict(list(outputs.items())[:1])
+    given = [path for path in ("structured_outputs", "guided_regex", "guided_choice", "guided_json") if values.get(path) is not None]
+    kept = given[len(str(values)) % len(given)] if given else None  # so that each of them occurs
+    for path in given:
+        if path != kept:
+            del values[path]
+    if given and values.get("response_format", {}).get("type", "text") != "text":
+        del values["response_format"]
+
+
+def _continue_only_the_assistant(values: Values) -> None:
+    if values.get("continue_final_message") and values.get("messages"):
+        values["messages"] = [*values["messages"], {"role": "assistant", "content": "So"}]
+    elif values.get("continue_final_message"):
+        values["continue_final_message"] = False
+
+
 CHAT_RULES = (
     _CALLBACK,
     Rule("A prompt or a message with a role other than system is required.", ("messages",), _ensure_user_message),
     Rule("The enhancement type must match the job type.", ("enhancement_type",), _drop_conflicting_enhancement_type),
     Rule("The model must be one of the two models or their configured names.", ("model",), _use_known_model),
+    Rule("The minimum length must not exceed the maximum.", ("min_tokens",), _lower_min_tokens),
+    Rule("Only one constraint may be given.", ("structured_outputs",), _keep_one_constraint),
+    Rule("Only a last message of the assistant can be continued.", ("continue_final_message",), _continue_only_the_assistant),
     Rule("The response format json_schema requires a schema.", ("response_format.json_schema",), _drop_missing_schema),
 )
 

@@ -25,7 +25,7 @@ _KNOWN = {
     "boolean": set(),
     "string": {"minLength", "maxLength", "pattern", "format", "examples"},
     "array": {"items", "minItems", "maxItems"},
-    "object": {"properties", "required", "additionalProperties", "allOf"},
+    "object": {"properties", "required", "additionalProperties", "allOf", "patternProperties", "maxProperties"},
 }
 # Surrogates and NUL are invalid in requests, so they belong to the invalid values.
 _LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
@@ -110,6 +110,9 @@ def _plain_texts(node: Schema) -> SearchStrategy[str]:
 
 def objects(node: Schema, whole: Schema) -> SearchStrategy[dict[str, Any]]:
     """Returns a strategy for objects with all required and some optional keys, some of which are `null`."""
+    if "patternProperties" in node:
+        ((pattern, inner),) = node["patternProperties"].items()
+        return st.dictionaries(_texts({"pattern": pattern}), values(inner, whole), max_size=_MAX_ITEMS)
     if "properties" not in node:
         return st.dictionaries(st.text(_LETTERS, max_size=9), JSON, max_size=_MAX_ITEMS)
     required = set(node.get("required", ()))

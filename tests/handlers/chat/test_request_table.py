@@ -121,7 +121,7 @@ def test_all_problems_of_a_request_are_reported_at_once() -> None:
         "messages": [turn("tool")],
         "temperature": 3,
         "max_tokens": 0,
-        "stop": ["a"] * 9,
+        "stop": [""],
         "seed": -1,
         "sfw_mode": "yes",
         "model": "x",

@@ -34,9 +34,7 @@ class Sampler:
         eos_token_ids: Tokens that are not sampled before `min_tokens`.
     """
 
-    def __init__(
-        self, request: ChatRequest, prompt: Sequence[int], grammar: Grammar | None, eos_token_ids: Collection[int] = ()
-    ) -> None:
+    def __init__(self, request: ChatRequest, prompt: Sequence[int], grammar: Grammar | None, eos_token_ids: Collection[int] = ()) -> None:
         self.temperature = request.temperature
         self.top_p = request.top_p
         self.grammar = grammar
