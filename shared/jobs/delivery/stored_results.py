@@ -16,7 +16,7 @@ from shared.jobs.delivery.outbox_entry import OutboxEntry
 from shared.storage.protocol import ListedObject, Storage
 from shared.telemetry import logger
 
-# `callback.json` belongs to every run, and other files to nobody here.
+# `callback.json` belongs to every run, and other files to no run.
 _ASSET = re.compile(r".*/[0-9]+\.[^/]+")
 
 
