@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from handlers.sdxl.prompt_weights import WeightedText
+from handlers.sdxl.request import SdxlRequest
+from shared.contract.names import quote_name
 
 TextualInversion = tuple[Tensor, Tensor]
 """The embeddings of one name, for each text encoder: count × width."""
@@ -66,6 +68,21 @@ class PromptEmbeddings:
         return self.arguments() | {"prompt_embeds": self.prompt[..., -width:], "negative_prompt_embeds": self.negative[..., -width:]}
 
 
+def prompt_warnings(request: SdxlRequest) -> list[str]:
+    """Returns a warning for each text of a request that cannot affect its images."""
+    found = []
+    if request.negative_prompt and request.guidance_scale == 1:
+        found.append("`negative_prompt` has no effect, because `config.guidance_scale` is 1")
+    names = dict.fromkeys(request.textual_inversions)
+    texts = [text.text for text in (*request.weighted_prompt, *request.weighted_negative_prompt)]
+    used = {name for text in texts for _, name in split_at_names(text, names)}
+    return found + [
+        f"`config.textual_inversions`: {quote_name(name)} has no effect, because no prompt contains its name"
+        for name in names
+        if name not in used
+    ]
+
+
 def encode_prompts(
     pipeline: Any,
     prompt: Sequence[WeightedText],
@@ -82,7 +99,7 @@ def encode_prompts(
         pipeline: A `StableDiffusionXLPipeline`.
         prompt: Of any length.
         negative_prompt: Of any length.
-        clip_skip: Layers skipped before the penultimate one, 0 … 2.
+        clip_skip: How many layers before the penultimate one the hidden states are taken from, 0 … 2.
         textual_inversions: By the names that stand for them in the prompts.
     """
     hidden: list[list[Tensor]] = [[], []]
@@ -104,21 +121,27 @@ def encode_prompts(
 def tokenize(tokenizer: Any, texts: Iterable[WeightedText], embeddings: Mapping[str, Tensor] = MappingProxyType({})) -> list[list[Token]]:
     """Tokenises a prompt into chunks of CLIP's context length, each with start, end and padding tokens; at least one chunk.
 
+    Chunks end between words and between embeddings, as long as these fit into one.
+
     Args:
         tokenizer: A CLIP tokenizer.
         texts: The prompt.
         embeddings: Of textual inversions, by name: count × width.
     """
-    tokens = [token for text in texts for token in _tokens(tokenizer, text, embeddings)]
     capacity = tokenizer.model_max_length - 2
-    starts = range(0, max(len(tokens), 1), capacity)
-    return [_chunk(tokenizer, tokens[start : start + capacity], capacity) for start in starts]
+    chunks: list[list[Token]] = [[]]
+    for word in _words(tokenizer, texts, embeddings):
+        for part in _parts(tokenizer, word, capacity):
+            if len(chunks[-1]) + len(part) > capacity:
+                chunks.append([])
+            chunks[-1] += part
+    return [_chunk(tokenizer, chunk, capacity) for chunk in chunks]
 
 
 def split_at_names(text: str, names: Mapping[str, object]) -> Iterator[tuple[str, str | None]]:
     """Splits a text at the names of textual inversions.
 
-    A name matches as a whole word, case-insensitively, or in angle brackets; of overlapping names the longest wins.
+    A name matches as a whole word, case-insensitively, in angle brackets, or after `embedding:`; of overlapping names the longest wins.
 
     Yields:
         The pieces in order, each with the name that it matches, or None for plain text.
@@ -128,17 +151,48 @@ def split_at_names(text: str, names: Mapping[str, object]) -> Iterator[tuple[str
         return
     spelt = {name.lower(): name for name in names}
     words = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    for piece in re.split(rf"(<(?:{words})>|(?<!\w)(?:{words})(?!\w))", text, flags=re.IGNORECASE):
-        yield piece, spelt.get(piece.lower().removeprefix("<").removesuffix(">"))
+    for piece in re.split(rf"(<(?:{words})>|(?<!\w)(?:embedding:)?(?:{words})(?!\w))", text, flags=re.IGNORECASE):
+        yield piece, spelt.get(piece.lower().removeprefix("embedding:").removeprefix("<").removesuffix(">"))
 
 
-def _tokens(tokenizer: Any, text: WeightedText, embeddings: Mapping[str, Tensor]) -> Iterator[Token]:
-    for piece, name in split_at_names(text.text, embeddings):
-        if name is not None:
-            yield from (Token(_PLACEHOLDER, text.weight, embedding) for embedding in embeddings[name])
-        else:
-            ids = tokenizer(piece, add_special_tokens=False, truncation=False, verbose=False).input_ids
-            yield from (Token(id_, text.weight) for id_ in ids)
+def _words(tokenizer: Any, texts: Iterable[WeightedText], embeddings: Mapping[str, Tensor]) -> Iterator[list[Token]]:
+    """Yields the tokens of each word, which ends at white space even where its weight changes, and of each embedding."""
+    open_word: list[Token] = []
+    for text in texts:
+        for piece, name in split_at_names(text.text, embeddings):
+            if name is not None:
+                yield from (open_word, [Token(_PLACEHOLDER, text.weight, embedding) for embedding in embeddings[name]])
+                open_word = []
+                continue
+            for index, ids in enumerate(_tokenize_words(tokenizer, piece)):
+                if index:
+                    yield open_word
+                    open_word = []
+                open_word += [Token(id_, text.weight) for id_ in ids]
+    yield open_word
+
+
+def _tokenize_words(tokenizer: Any, piece: str) -> list[list[int]]:
+    """Returns the ids of each word; none of the first or the last if the piece begins or ends with white space."""
+    words = re.split(r"\s+", piece)
+    if not any(words):
+        return [[] for _ in words]
+    encoded = iter(tokenizer([word for word in words if word], add_special_tokens=False, truncation=False, verbose=False).input_ids)
+    return [next(encoded) if word else [] for word in words]
+
+
+def _parts(tokenizer: Any, word: list[Token], capacity: int) -> Iterator[list[Token]]:
+    """Splits a word that is longer than a chunk, such as text without spaces, where CLIP's vocabulary ends a word."""
+    while len(word) > capacity:
+        ends = [index for index in range(1, capacity + 1) if _ends_word(tokenizer, word[index - 1])]
+        cut = ends[-1] if ends else capacity
+        yield word[:cut]
+        word = word[cut:]
+    yield word
+
+
+def _ends_word(tokenizer: Any, token: Token) -> bool:
+    return token.embedding is None and str(tokenizer.convert_ids_to_tokens(token.id)).endswith("</w>")
 
 
 def _chunk(tokenizer: Any, tokens: list[Token], capacity: int) -> list[Token]:

@@ -24,7 +24,7 @@ from handlers.sdxl.pipeline import configured, requested_features
 from handlers.sdxl.postprocess.postprocessor import PostProcessor
 from handlers.sdxl.previews import IntervalPreviewer
 from handlers.sdxl.progress import ProgressCounter
-from handlers.sdxl.prompts import PromptEmbeddings, encode_prompts
+from handlers.sdxl.prompts import PromptEmbeddings, encode_prompts, prompt_warnings
 from handlers.sdxl.request import SdxlRequest
 from shared.jobs.recipe import ImageOutput, JobRun, Output, Summary
 from shared.media.images import fit
@@ -93,6 +93,8 @@ class SdxlRecipe:
         # 1. Configure the pipeline for this job
         with configured(self._pipeline, request, references, self._addons, self._free_memory, run.warn) as job:
             # 2. Encode the prompts
+            for warning in prompt_warnings(request):
+                run.warn(warning)
             prompt, negative_prompt = request.weighted_prompt, request.weighted_negative_prompt
             embeddings = encode_prompts(job.pipeline, prompt, negative_prompt, request.clip_skip, job.textual_inversions)
             # 3. Denoise and decode, in batches as large as memory allows

@@ -128,7 +128,7 @@ class SdxlRequest(Request):
         bool, FieldLocation("config.safety_check"), Field(description="Whether images are classified: `nsfw_flagged` in their metadata.")
     ] = False
     clip_skip: Annotated[
-        int, Field(ge=0, le=2, description="The number of CLIP layers skipped from the end."), FieldLocation("config.clip_skip")
+        int, Field(ge=0, le=2, description="CLIP layers skipped before the penultimate one."), FieldLocation("config.clip_skip")
     ] = 0
     guidance_rescale: Annotated[
         float,

@@ -204,7 +204,14 @@ def test_configured_url_is_the_default_target() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://hooks.example/x?y=1", "https://HOOKS.example/", "https://hooks.example:443/", "https://ports.example:8443/", "http://localhost:1/"]
+    "url",
+    [
+        "https://hooks.example/x?y=1",
+        "https://HOOKS.example/",
+        "https://hooks.example:443/",
+        "https://ports.example:8443/",
+        "http://localhost:1/",
+    ],
 )
 def test_request_may_name_a_url_on_an_allowed_host(url: str) -> None:
     assert allowing("hooks.example", "ports.example:8443", "localhost").target(url) == url

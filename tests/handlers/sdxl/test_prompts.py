@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from handlers.sdxl.prompt_weights import WeightedText, parse_prompt_weights
-from handlers.sdxl.prompts import PromptEmbeddings, encode_prompts, tokenize
+from handlers.sdxl.prompts import PromptEmbeddings, encode_prompts, prompt_warnings, split_at_names, tokenize
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
 from shared.errors import ValidationError
@@ -31,6 +33,13 @@ def pipeline(tiny_models: Path) -> Any:
 def request(prompt: str, *, compel: bool = True, config: dict[str, Any] | None = None, **fields: Any) -> SdxlRequest:
     raw = {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": prompt, "compel_enabled": compel, **fields}
     return SdxlRequest.parse(raw | {"config": {"resolution": "64x64", "steps": 10, "seed": 7} | (config or {})}, job_id="j")
+
+
+def contents(tokenizer: Any, texts: Sequence[WeightedText], embeddings: Mapping[str, Tensor] | None = None) -> list[list[int]]:
+    """The token ids of each chunk between its start and its end."""
+    chunks = [[token.id for token in chunk] for chunk in tokenize(tokenizer, texts, embeddings or {})]
+    assert {(len(chunk), chunk[0]) for chunk in chunks} == {(tokenizer.model_max_length, tokenizer.bos_token_id)}
+    return [chunk[1 : chunk.index(tokenizer.eos_token_id)] for chunk in chunks]
 
 
 def generate_image(recipe: Sdxl, request: SdxlRequest) -> list[Pixels]:
@@ -119,9 +128,8 @@ def test_every_token_of_a_prompt_of_1300_characters_is_encoded(
     ):
         text = "".join(text.text for text in texts)
         expected = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        found = [token.id for chunk in tokenize(tokenizer, texts) for token in chunk[1 : 1 + tokenizer.model_max_length - 2]]
-        assert found[: len(expected)] == expected
-        assert set(found[len(expected) :]) <= {tokenizer.eos_token_id, tokenizer.pad_token_id}
+        found = [id_ for ids in contents(tokenizer, texts) for id_ in ids]
+        assert found == expected
     assert len(generate_image(sdxl_recipe, weighted_request)) == weighted_request.num_images
 
 
@@ -156,3 +164,54 @@ def test_a_syntax_error_is_reported_with_its_position_and_without_the_prompt() -
 def test_the_payload_reports_whether_weights_were_parsed(sdxl_recipe: Sdxl) -> None:
     reported = [sdxl_recipe.summarize(request("a", compel=compel), []).metadata["compel_enhancement"] for compel in (False, True)]
     assert reported == [False, True]
+
+
+@pytest.mark.parametrize("filler", ["a", "red,", "it's"])
+@pytest.mark.parametrize("count", range(66, 78))
+def test_chunks_end_between_words(pipeline: Any, filler: str, count: int) -> None:
+    tokenizer = pipeline.tokenizer
+    text = f"{filler} " * count + "extraordinarily-well-known unquestionably"
+    words = [tokenizer(word, add_special_tokens=False).input_ids for word in text.split()]
+    ends = set(np.cumsum([len(ids) for ids in words]))
+    found = contents(tokenizer, [WeightedText(text)])
+    assert len(found) > 1
+    assert [id_ for ids in found for id_ in ids] == [id_ for ids in words for id_ in ids]
+    assert set(np.cumsum([len(ids) for ids in found])) <= ends
+
+
+@pytest.mark.parametrize("count", range(68, 76))
+def test_chunks_end_neither_inside_a_word_of_two_weights_nor_inside_an_embedding(pipeline: Any, count: int) -> None:
+    texts = [WeightedText("a " * count + "extra"), WeightedText("ordinary", 1.3), WeightedText(" b")]
+    first = contents(pipeline.tokenizer, texts)[0]
+    word = [id_ for text in ("extra", "ordinary") for id_ in pipeline.tokenizer(text, add_special_tokens=False).input_ids]
+    assert first[count:] in ([], word, word + pipeline.tokenizer("b", add_special_tokens=False).input_ids)
+    chunks = tokenize(pipeline.tokenizer, [WeightedText("a " * count + "ink b")], {"ink": torch.zeros(6, 32)})
+    assert {sum(token.embedding is not None for token in chunk) for chunk in chunks} in ({6}, {0, 6})
+
+
+def test_text_without_spaces_fills_whole_chunks(pipeline: Any) -> None:
+    found = contents(pipeline.tokenizer, [WeightedText("red,blue" * 100)])
+    assert all(len(ids) > 60 for ids in found[:-1])
+
+
+@pytest.mark.parametrize("text", ["ink", "<ink>", "embedding:ink", "EMBEDDING:Ink", "a,embedding:ink."])
+def test_an_embedding_is_named_by_its_word_in_brackets_or_after_a_prefix(text: str) -> None:
+    pieces = list(split_at_names(text, {"ink": 1}))
+    assert [name for _, name in pieces if name] == ["ink"]
+    assert "embedding" not in "".join(piece for piece, name in pieces if not name).lower()
+
+
+@pytest.mark.parametrize(
+    ("fields", "config", "warning"),
+    [
+        ({"negative_prompt": "blurry"}, {"guidance_scale": 1}, "`negative_prompt` has no effect, because `config.guidance_scale` is 1"),
+        ({}, {"textual_inversions": ["ink"]}, "'ink' has no effect, because no prompt contains its name"),
+        ({"negative_prompt": "blurry"}, {"guidance_scale": 1.5}, None),
+        ({"negative_prompt": ""}, {"guidance_scale": 1}, None),
+        ({"negative_prompt": "embedding:ink"}, {"textual_inversions": ["ink"]}, None),
+        ({"compel_weights": "(ink:1.3)"}, {"textual_inversions": ["ink"]}, None),
+    ],
+)
+def test_what_has_no_effect_on_the_prompts_is_a_warning(fields: dict[str, Any], config: dict[str, Any], warning: str | None) -> None:
+    found = prompt_warnings(request("a fox", config=config, **fields))
+    assert found == [] if warning is None else warning in found[0]

@@ -41,7 +41,9 @@ def test_ids_are_read_from_the_top_level_only() -> None:
     assert problem(sdxl, id=None, config={"id": "j"}, metadata={"job_id": "j"}).field == "id"
 
 
-@pytest.mark.parametrize("url", ["https://hooks.example.com/x?y=1", "https://hooks.example.com:443/", "https://ports.example.com:8443/", "http://127.0.0.1:9/x"])
+@pytest.mark.parametrize(
+    "url", ["https://hooks.example.com/x?y=1", "https://hooks.example.com:443/", "https://ports.example.com:8443/", "http://127.0.0.1:9/x"]
+)
 def test_callback_url_on_an_allowed_host_is_accepted(url: str) -> None:
     assert sdxl(ALLOWING, callback_url=url).callback_url == url
 
