@@ -25,7 +25,8 @@ from PIL import Image
 from shared.contract.references import Reference
 from shared.credentials import auth_headers
 from shared.errors import ReferenceImageError
-from shared.media.images import PixelBudget, UnreadableImage, open_image
+from shared.media.containers import UnreadableImage
+from shared.media.images import PixelBudget, open_image
 from shared.network import (
     REFERENCE_RETRIES,
     Deadline,

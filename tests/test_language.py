@@ -23,12 +23,12 @@ SEARCHED = (
 
 RETIRED_IDENTIFIERS = frozenset(
     {
-        "let_go", "overseen", "Departure", "in_hand", "hastily", "Courier", "unasked", "Parcel", "Draft", "give_up_the_old", "Deliveries",
-        "threads_of_its_own", "WatchedText", "Relay", "condemn", "Look", "Wire", "Otherwise", "Notes", "Part", "FailedTry", "Shelf", "Board",
-        "BOARDS", "Ladder", "Rung", "climb", "FREED", "on_the_cpu", "in_tiles", "in_full_precision", "staged", "Eye", "Glance",
-        "_sighted", "sparing", "laid_over", "look_through", "Looks", "Need", "Finishing", "Residence", "bring", "send_away",
-        "make_room", "coded_in", "ways_of", "ending_at", "Row", "RowCache", "Prefixes", "_Reading", "_Beginning", "Voice", "Manner", "Chooser",
-        "longest_alone", "rows_at_once", "_take_in", "Asked", "Served", "Product", "products", "inbox",
+        "let_go", "overseen", "Departure", "in_hand", "hastily", "Courier", "unasked", "Parcel", "Draft", "give_up_the_old",
+        "Deliveries", "threads_of_its_own", "WatchedText", "Relay", "condemn", "Look", "Wire", "Otherwise", "Notes", "Part",
+        "FailedTry", "Shelf", "Board", "BOARDS", "Ladder", "Rung", "climb", "FREED", "on_the_cpu", "in_tiles", "in_full_precision",
+        "staged", "Eye", "Glance", "_sighted", "sparing", "laid_over", "look_through", "Looks", "Need", "Finishing", "Residence",
+        "bring", "send_away", "make_room", "coded_in", "ways_of", "ending_at", "Row", "RowCache", "Prefixes", "_Reading", "_Beginning",
+        "Voice", "Manner", "Chooser", "longest_alone", "rows_at_once", "_take_in", "Asked", "Served", "Product", "inbox",
     }
 )  # fmt: skip
 """Identifiers of an earlier vocabulary."""

@@ -7,7 +7,8 @@ import struct
 import sys
 from contextlib import suppress
 
-from shared.media.images import MAX_PIXELS, UnreadableImage, open_image
+from shared.media.containers import UnreadableImage
+from shared.media.images import MAX_PIXELS, open_image
 from tests.fuzzing.containers import Segment, join, split
 from tests.fuzzing.exploration import explore
 from tests.fuzzing.images import SAMPLES, corrupted_images

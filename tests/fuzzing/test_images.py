@@ -9,7 +9,8 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from shared.media.images import MAX_PIXELS, MAX_RATIO, MAX_SIDE, MIN_SIDE, UnreadableImage, open_image
+from shared.media.containers import UnreadableImage
+from shared.media.images import MAX_PIXELS, MAX_RATIO, MAX_SIDE, MIN_SIDE, open_image
 from tests.fuzzing.containers import join, split
 from tests.fuzzing.exploration import examples, explore
 from tests.fuzzing.images import SAMPLES, corrupted_images

@@ -70,7 +70,7 @@ def _chat(path: Path) -> None:
 
     from handlers.chat.engines.transformers.chat_format import ChatFormat
     from handlers.chat.engines.transformers.load import load_chat
-    from handlers.chat.request import Message
+    from handlers.chat.messages import Message
 
     ChatFormat(load_chat(path, torch.device("cpu"), torch.float32), transcript=False).render([Message(role="user", content="Hello")])
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.media.containers import MAX_PARTS, read_container
-from shared.media.images import MAX_JOB_PIXELS, PixelBudget, UnreadableImage, open_image
+from shared.media.containers import MAX_PARTS, UnreadableImage, read_container
+from shared.media.images import MAX_JOB_PIXELS, PixelBudget, open_image
 
 RNG = np.random.default_rng(0)
 PIXELS = np.asarray(Image.fromarray(RNG.integers(0, 255, (6, 8, 3), np.uint8)).resize((96, 64), Image.Resampling.BICUBIC))

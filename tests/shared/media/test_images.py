@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
-from shared.media.images import IMAGE_TYPES, Pixels, UnreadableImage, encode_image, fit, open_image, thumbnail
+from shared.media.containers import UnreadableImage
+from shared.media.images import IMAGE_TYPES, Pixels, encode_image, fit, open_image, thumbnail
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -20,7 +20,8 @@ import trustme
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from shared.media.images import UnreadableImage, open_image
+from shared.media.containers import UnreadableImage
+from shared.media.images import open_image
 from tests.chaos.fault_injection.harness import URL_TOKEN, Harness, sdxl, with_fields
 from tests.chaos.fault_injection.registry import fault
 from tests.doubles.image_server import Behaviour, ImageServer, answers, drips, floods, hangs, redirects, resets, stops_short
