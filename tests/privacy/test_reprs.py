@@ -46,12 +46,15 @@ PUBLIC_IN: dict[str, set[str]] = {
     "Context": {"sources"},  # field names
     "CollectedFields": {"sources"},  # the same
     "OpenAIErrorBody": {"message", "param"},
+    "OpenAIResponseOptions": {"shown_model"},
+    "_Group": {"bracket"},
     "Reference": {"value"},  # redacted by its repr: see below
     "FieldLocation": {"aliases"},
     "ComputedDefault": {"text"},  # a text of the contract
     "Problem": {"allowed", "nearest", "sent"},  # sanitized by `show_value`
     "Conflict": {"allowed", "nearest", "sent"},
     "ServerRejection": {"allowed", "nearest", "sent"},  # an HTTP status
+    "TemplateRejection": {"allowed", "nearest", "sent"},
     "Worker": {"recipe", "request"},
     "OutboxFile": {"key"},
     "OutboxEntry": {"stored"},  # keys and hashes
@@ -62,11 +65,11 @@ PUBLIC_IN: dict[str, set[str]] = {
     "TextOutput": {"metadata"},
     "Summary": {"metadata"},
     "WanPipelines": {"image_to_video", "text_to_video", "vace"},
-    "ImageEncoder": {"encoder", "processor"},
+    "ImageEncoder": {"processor"},
     "IpAdapter": {"encoder_output", "layers"},
     "Fallback": {"description"},
     "ChatModel": {"tokenizer"},
-    "LoraTarget": {"layers", "original_names", "prefixes"},
+    "LoraTarget": {"layers", "optional", "original_names", "prefixes"},
     "Handler": {"checks", "libraries", "request", "stored_types"},
     "Settings": {
         "callback_allowed_hosts",
@@ -93,6 +96,10 @@ PUBLIC_IN: dict[str, set[str]] = {
     "SchedulerConfig": {"class_name", "overrides"},
     "JobPipeline": {"metadata", "pipeline", "references", "textual_inversions"},
     "LayerUpdate": {"algorithm", "factors"},
+    "Lora": {"unused", "updates"},  # layer names and tensors of the operator's file
+    "LoraLayer": {"parameter"},
+    "_LayerParts": {"parts"},
+    "_File": {"config", "header", "layers", "unparsed"},
     "WanOperator": {"callback_hosts"},
 }
 

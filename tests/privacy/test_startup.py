@@ -20,10 +20,11 @@ URL, KEY, SECRET = "https://user:canary-password@127.0.0.1:1", "canary-service-k
 COMPLETE = {"SUPABASE_URL": URL, "SUPABASE_SERVICE_ROLE_KEY": KEY, "JOB_CALLBACK_SECRET": SECRET, "UPLOAD_DEADLINE": "0.1"}
 INVALID: dict[str, dict[str, str]] = {
     "invalid values": {
-        "UPLOAD_DEADLINE": "canary-number", "LOG_LEVEL": "canary-level", "SUPABASE_URL": "canary-url", "DEVICE": "canary-device",
-        "CHAT_INSTRUCT_NAME": "canary name/", "OUTBOX_MAX_BYTES": "canary-bytes", "JOB_CALLBACK_URL": "canary-callback",
+        "UPLOAD_DEADLINE": "canary-number", "LOG_LEVEL": "canary-level", "DEVICE": "canary-device",
+        "CHAT_INSTRUCT_NAME": "canary name/", "OUTBOX_MAX_BYTES": "canary-bytes",
         "STORE_CALLBACK": "canary-yes",
     },
+    "malformed URLs": COMPLETE | {"SUPABASE_URL": "canary-url", "JOB_CALLBACK_URL": "canary-callback"},
     "URL without key": {"SUPABASE_URL": URL},
     "key without URL": {"SUPABASE_SERVICE_ROLE_KEY": KEY},
     "malformed secret": COMPLETE | {"JOB_CALLBACK_SECRET": "whsec_canary!"},
@@ -58,8 +59,9 @@ def test_an_invalid_configuration_is_not_printed(tmp_path: Path, command: str) -
 
 
 def test_every_invalid_variable_is_named(tmp_path: Path) -> None:
-    text = output_of(tmp_path, "start", **INVALID["invalid values"])
-    assert [name for name in INVALID["invalid values"] if name not in text] == []
+    for case, names in {"invalid values": set(INVALID["invalid values"]), "malformed URLs": {"SUPABASE_URL", "JOB_CALLBACK_URL"}}.items():
+        text = output_of(tmp_path, "start", **INVALID[case])
+        assert [name for name in names if name not in text] == []
 
 
 def test_a_rejected_key_is_not_printed(tmp_path: Path) -> None:
