@@ -1,7 +1,4 @@
-"""Settings from environment variables: typed, frozen, secrets masked. No other module reads the environment.
-
-`docs/environment.md` is generated from the field descriptions.
-"""
+"""The settings, read from the environment by this module alone; `docs/environment.md` is generated from the field descriptions."""
 
 from __future__ import annotations
 

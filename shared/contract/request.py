@@ -12,11 +12,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from pydantic import ValidationError as PydanticError
 
 from shared.contract.callback_hosts import LOOPBACK_HOSTS, allows_callback
-from shared.contract.collect_fields import CollectedFields, collect_fields
+from shared.contract.collect_fields import CollectedFields, collect_fields, ensure_bounded
 from shared.contract.context import DEFAULT_OPERATOR, Context, Operator, RequestWarnings
 from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation, field_locations
 from shared.contract.fields import Id, Text
-from shared.contract.limits import ensure_bounded, ensure_lists_bounded
+from shared.contract.limits import ensure_lists_bounded
 from shared.contract.problems import to_problems, validation_error
 from shared.contract.references import Reference
 from shared.contract.rejections import refuse
@@ -106,7 +106,8 @@ class Request(BaseModel):
         ensure_bounded(raw)
         warnings = RequestWarnings()
         collected = cls._collect(raw, warnings, operator)
-        ensure_lists_bounded(cls, collected.values, collected.sources, collected.problems)
+        if any(isinstance(value, list | tuple) for value in collected.values.values()):
+            ensure_lists_bounded(cls, collected.values, collected.sources, collected.problems)
         context = Context(operator, job_id, {name: collected.sources[name] for name in collected.values}, warnings)
         try:
             request = cls.model_validate(collected.values, context=context)

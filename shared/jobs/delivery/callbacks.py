@@ -155,7 +155,9 @@ class CallbackDispatcher:
         if not keep or identity.user_id is None:
             return
         try:
-            remove_older(self._storage, identity.user_id, identity.job_id, to_json(payload), keep)
+            listed = self._storage.list_objects(identity.user_id, identity.job_id)
+            if any(each.key not in keep and not each.key.endswith(CALLBACK_FILE) for each in listed):
+                remove_older(self._storage, listed, to_json(payload), keep)
         except UploadError as error:
             logger().warning("files of an earlier run were not removed", reason=error.message)
 

@@ -107,7 +107,7 @@ class Redelivery:
                 self._storage.put(file.key, folder / file.name, file.content_type)
             if entry.files and entry.user_id is not None:
                 keep = {file.key for file in entry.files}
-                remove_older(self._storage, entry.user_id, entry.job_id, entry.payload, keep)
+                remove_older(self._storage, self._storage.list_objects(entry.user_id, entry.job_id), entry.payload, keep)
             if self._storage.keeps_callbacks and entry.user_id is not None:
                 self._storage.put(object_key(entry.user_id, entry.job_id, CALLBACK_FILE), entry.payload.encode(), "application/json")
         except UploadError as error:

@@ -7,7 +7,7 @@ written by another run if its SHA-256 differs, and by a newer one if it was also
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime
 
 from pydantic import BaseModel
@@ -49,21 +49,19 @@ def is_superseded(entry: OutboxEntry, storage: Storage) -> bool:
     return any(own.get(each.key) is None or storage.sha256(each.key) != own[each.key] for each in later)
 
 
-def remove_older(storage: Storage, user_id: str, job_id: str, payload: bytes | str, keep: Collection[str]) -> None:
+def remove_older(storage: Storage, listed: Iterable[ListedObject], payload: bytes | str, keep: Collection[str]) -> None:
     """Deletes assets of earlier runs of a job, which had another format or a larger number of them.
 
     Args:
         storage: Holds them.
-        user_id: The job's user.
-        job_id: The job.
+        listed: What it holds of the job.
         payload: The payload of the run that has completed.
         keep: The keys of its files.
 
     Raises:
-        UploadError: They cannot be listed or deleted.
+        UploadError: They cannot be deleted.
     """
     started = _Run.model_validate_json(payload).started
-    listed = storage.list_objects(user_id, job_id)
     older = [each.key for each in listed if _is_asset(each) and each.key not in keep and each.modified_at < started]
     if older:
         storage.remove(older)

@@ -9,7 +9,7 @@ import pytest
 
 from handlers.chat.request import ChatRequest
 from handlers.sdxl.request import SdxlRequest
-from shared.contract.limits import MAX_DEPTH, MAX_VALUES
+from shared.contract.collect_fields import MAX_DEPTH, MAX_VALUES
 from shared.contract.request import Request
 from shared.errors import ValidationError
 
