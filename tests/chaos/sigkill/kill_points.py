@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from playground.callback_receiver import CannedResponse, ReceivedCallback
-from tests.chaos.fault_injection.cases.references import image_bytes
 from tests.chaos.fault_injection.harness import Harness
+from tests.chaos.fault_injection.image_files import image_bytes
 from tests.chaos.fault_injection.injection import FAULTS
 from tests.chaos.fault_injection.worker_handle import WorkerHandle
 from tests.doubles.fake_storage import Fault, Handler, fails_with, stores

@@ -144,8 +144,8 @@ def test_extension_fields_are_accepted(client: OpenAI) -> None:
 
 
 def test_unknown_field_is_reported_as_a_warning(client: OpenAI) -> None:
-    answer = ask(client, max_tokens=2, extra_body={"top_k": 5}, user="user-1")
-    assert answer.to_dict()["warnings"] == ["`top_k` is not a known field and was ignored; did you mean `top_p`?"]
+    answer = ask(client, max_tokens=2, extra_body={"temprature": 5}, user="user-1")
+    assert answer.to_dict()["warnings"] == ["`temprature` is not a known field and was ignored; did you mean `temperature`?"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,6 @@ def test_unknown_field_is_reported_as_a_warning(client: OpenAI) -> None:
         ({"n": 2}, "n"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"logprobs": True}, "logprobs"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]},
             "messages[0].content",

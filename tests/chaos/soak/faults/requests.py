@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.chaos.fault_injection import image_files
 from tests.chaos.fault_injection.cases import inputs, references
 from tests.chaos.soak.scenario import COMPLETED, DIFFUSION, Scenario, soak_fault
 from tests.doubles.image_server import answers, redirects
@@ -103,25 +104,25 @@ def encoded_body(scenario: Scenario) -> None:
 
 @soak_fault("F15", COMPLETED, "REFERENCE_IMAGE_ERROR", handlers=DIFFUSION)
 def transient_image_server_failure(scenario: Scenario) -> None:
-    scenario.use_reference(scenario.rng.choice(references.transient_failures()), answers(references.image_bytes()))
+    scenario.use_reference(scenario.rng.choice(references.transient_failures()), answers(image_files.image_bytes()))
 
 
 @soak_fault("F16", "REFERENCE_IMAGE_ERROR", handlers=DIFFUSION)
 def not_an_image(scenario: Scenario) -> None:
-    scenario.use_reference(answers(scenario.rng.choice(references.non_images()), headers={"Content-Type": "image/png"}))
+    scenario.use_reference(answers(scenario.rng.choice(image_files.non_images()), headers={"Content-Type": "image/png"}))
     scenario.rejected = True
 
 
 @soak_fault("F17", "REFERENCE_IMAGE_ERROR", handlers=DIFFUSION)
 def decompression_bomb(scenario: Scenario) -> None:
-    bomb, _ = scenario.rng.choice(references.decompression_bombs())
+    bomb, _ = scenario.rng.choice(image_files.decompression_bombs())
     scenario.use_reference(answers(bomb))
     scenario.rejected = True
 
 
 @soak_fault("F18", COMPLETED, "REFERENCE_IMAGE_ERROR", handlers=DIFFUSION)
 def corrupted_image(scenario: Scenario) -> None:
-    content = bytearray(references.image_bytes(scenario.rng.choice(("PNG", "JPEG", "WEBP"))))
+    content = bytearray(image_files.image_bytes(scenario.rng.choice(("PNG", "JPEG", "WEBP"))))
     for _ in range(scenario.rng.randint(1, 8)):
         content[scenario.rng.randrange(len(content))] ^= 1 << scenario.rng.randrange(8)
     scenario.use_reference(answers(bytes(content[: scenario.rng.randint(1, len(content))])))
@@ -129,7 +130,7 @@ def corrupted_image(scenario: Scenario) -> None:
 
 @soak_fault("F19", COMPLETED, handlers=DIFFUSION)
 def unusual_image(scenario: Scenario) -> None:
-    scenario.use_reference(answers(scenario.rng.choice(references.unusual_images())))
+    scenario.use_reference(answers(scenario.rng.choice(image_files.unusual_images())))
 
 
 @soak_fault("F20", "REFERENCE_IMAGE_ERROR", handlers=DIFFUSION)
