@@ -43,13 +43,23 @@ def _png(width: int, height: int, rows: bytes) -> bytes:
 
 
 @cache
-def decompression_bombs() -> tuple[tuple[bytes, str], ...]:
-    """Returns small files that decode to large images or long texts, and a part of the message that rejects each."""
+def decompression_bombs() -> tuple[bytes, ...]:
+    """Returns small files that decode to large images."""
     zeros = zlib.compress(bytes(13_000 + 1) * 13_000)  # 164 kB
+    return _png(50_000, 50_000, b""), _png(13_000, 13_000, zeros)
+
+
+def image_with_long_text() -> bytes:
+    """Returns a small PNG whose compressed comment has 5 MB."""
     text = PngInfo()
     text.add_text("comment", "x" * 5_000_000, zip=True)
-    long = encode(Image.new("RGB", (64, 64)), pnginfo=text)
-    return (_png(50_000, 50_000, b""), "pixels"), (_png(13_000, 13_000, zeros), "pixels"), (long, "damaged")
+    return encode(Image.new("RGB", (64, 64)), pnginfo=text)
+
+
+def animation() -> bytes:
+    """Returns a WebP of two frames."""
+    frames = [Image.new("RGB", (64, 64), (shade, 0, 0)) for shade in (10, 200)]
+    return encode(frames[0], "WEBP", save_all=True, append_images=frames[1:])
 
 
 def unusual_images() -> list[bytes]:

@@ -115,8 +115,7 @@ def not_an_image(scenario: Scenario) -> None:
 
 @soak_fault("F17", "REFERENCE_IMAGE_ERROR", handlers=DIFFUSION)
 def decompression_bomb(scenario: Scenario) -> None:
-    bomb, _ = scenario.rng.choice(image_files.decompression_bombs())
-    scenario.use_reference(answers(bomb))
+    scenario.use_reference(answers(scenario.rng.choice(image_files.decompression_bombs())))
     scenario.rejected = True
 
 
