@@ -86,6 +86,8 @@ class Request:
         sys.argv[:] = [self.module, *self.arguments]
         signal.signal(signal.SIGINT, signal.default_int_handler)
         tempfile.tempdir = None  # depends on TMPDIR
+        # Replaces torch's thread pool, which does not survive a fork. Threads that do it at the same time find none and fail.
+        importlib.import_module("torch").set_num_threads(1)
         importlib.import_module("numpy").random.seed()  # `random` is reseeded by every fork, this one is not
 
     def run(self) -> None:
