@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -64,7 +65,7 @@ class Constraint:
     """
 
     kind: Literal["json", "choice", "regex"]
-    value: Any
+    value: Any = dataclasses.field(repr=False)
     field: str
 
 

@@ -152,7 +152,7 @@ class _Jpeg:
         missing: By component, the number of low bits that are missing of each coefficient.
     """
 
-    kept: list[bytes] = field(default_factory=lambda: [b"\xff\xd8"])
+    kept: list[bytes] = field(default_factory=lambda: [b"\xff\xd8"], repr=False)
     orientation: int = 1
     pixels: int = 0
     scans: int = 0

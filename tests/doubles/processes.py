@@ -30,9 +30,17 @@ _READ_AT_STARTUP = (
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+# Before a test loads a model: the libraries are then told by variables to stay offline, and a worker sets those itself.
+_INHERITED_ENVIRONMENT = dict(os.environ)
+
+
 def clean_environment(**variables: str) -> dict[str, str]:
-    """Returns this process's environment without the configuration of a worker, updated with `variables`."""
-    return without_worker_settings(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": _PYTHONPATH} | variables
+    """Returns the environment that this process was started with, without the configuration of a worker, updated with `variables`."""
+    return (
+        without_worker_settings(_INHERITED_ENVIRONMENT)
+        | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": _PYTHONPATH}
+        | variables
+    )
 
 
 # Of a fork server, whenever it starts.

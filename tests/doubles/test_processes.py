@@ -105,3 +105,22 @@ def test_a_killed_process_reports_its_signal(tmp_path: Path) -> None:
         process.wait(0.05)
     process.kill()
     assert process.wait(60) == process.poll() == -signal.SIGKILL
+
+
+def test_threads_of_a_fork_can_start_to_use_torch_at_the_same_time(run: Run) -> None:
+    """Without a new thread pool, one fork in 30 fails."""
+    code = """
+        import threading, torch
+        barrier, failures = threading.Barrier(16), []
+        def multiply():
+            barrier.wait()
+            try:
+                torch.ones(300, 300) @ torch.ones(300, 300)
+            except RuntimeError as error:
+                failures.append(error)
+        threads = [threading.Thread(target=multiply) for _ in range(16)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        print(failures)
+    """
+    assert {run(code).stdout for _ in range(20)} == {"[]\n"}
