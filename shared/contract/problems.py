@@ -73,7 +73,14 @@ def to_problems(model: type[BaseModel], error: PydanticError, sources: Mapping[s
         error: The error that pydantic raised.
         sources: The path of each field, as the caller wrote it.
     """
-    return (_to_problem(model, detail, sources) for detail in error.errors(include_url=False))
+    details = error.errors(include_url=False)
+    return (_to_problem(model, detail, sources) for detail in details if not _follows_from_items(detail, details))
+
+
+def _follows_from_items(detail: ErrorDetails, details: Sequence[ErrorDetails]) -> bool:
+    """Whether a list is called too short only because pydantic does not count its invalid items."""
+    depth = len(detail["loc"])
+    return detail["type"] == "too_short" and any(len(each["loc"]) > depth and each["loc"][:depth] == detail["loc"] for each in details)
 
 
 def _to_problem(model: type[BaseModel], detail: ErrorDetails, sources: Mapping[str, str]) -> Problem:

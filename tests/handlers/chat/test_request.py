@@ -208,3 +208,8 @@ def test_an_unknown_model_is_rejected_with_the_available_ones() -> None:
     raw = {"messages": [{"role": "user", "content": "hello"}], "model": "lama-8b"}
     with pytest.raises(ValidationError, match=r"`model` must be one of llama-8b, llama-8b-base; .*nearest: llama-8b"):
         ChatRequest.parse(raw, job_id="r", operator=CUSTOM_MODELS)
+
+
+def test_an_invalid_item_is_not_reported_as_a_short_list_too() -> None:
+    assert problem(chat, guided_choice=[""]).field == "guided_choice[0]"
+    assert problem(chat, guided_choice=[]).field == "guided_choice"
