@@ -108,7 +108,7 @@ def test_a_killed_process_reports_its_signal(tmp_path: Path) -> None:
 
 
 def test_threads_of_a_fork_can_start_to_use_torch_at_the_same_time(run: Run) -> None:
-    """Without a new thread pool, one fork in 30 fails."""
+    """Without a new thread pool, one fork in 20 fails."""
     code = """
         import threading, torch
         barrier, failures = threading.Barrier(16), []
