@@ -74,7 +74,9 @@ def to_problems(model: type[BaseModel], error: PydanticError, sources: Mapping[s
         sources: The path of each field, as the caller wrote it.
     """
     details = error.errors(include_url=False)
-    return (_to_problem(model, detail, sources) for detail in details if not _follows_from_items(detail, details))
+    problems = [_to_problem(model, detail, sources) for detail in details if not _follows_from_items(detail, details)]
+    # A key and its value, both invalid, are one problem of the object that they are in.
+    return reversed({problem.field: problem for problem in reversed(problems)}.values())
 
 
 def _follows_from_items(detail: ErrorDetails, details: Sequence[ErrorDetails]) -> bool:
