@@ -136,7 +136,7 @@ def _silence_hub_warnings() -> None:
 
 
 def _report(path: Path, lock: Lock) -> None:
-    print(f"{path}  {lock.bytes / 1e9:.2f} GB  {len(lock.files)} files, verified and verified_lock", flush=True)
+    print(f"{path}  {lock.bytes / 1e9:.2f} GB  {len(lock.files)} files, verified and locked", flush=True)
 
 
 if __name__ == "__main__":
