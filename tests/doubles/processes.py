@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -54,14 +55,18 @@ class Process:
         self.pid = pid
         self.returncode: int | None = None
         self._handle = os.pidfd_open(pid)
+        self._reaping = threading.Lock()  # a process can be reaped once, and several threads may wait for it
+
+    def __del__(self) -> None:
+        os.close(self._handle)
 
     def poll(self) -> int | None:
         """Returns the exit code, or None while the process runs."""
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.returncode = os.waitstatus_to_exitcode(status)
-                os.close(self._handle)
+        with self._reaping:
+            if self.returncode is None:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
