@@ -65,24 +65,30 @@ def validation_error(
     return ValidationError(named, more=len(known) + count - len(named), warnings=warnings)
 
 
-def to_problems(model: type[BaseModel], error: PydanticError, sources: Mapping[str, str]) -> Iterator[Problem]:
+def independent_errors(error: PydanticError) -> list[ErrorDetails]:
+    """Returns pydantic's errors without those that only follow from another one.
+
+    A list is called too short when its invalid items leave too few valid ones, and the value of an invalid key is judged as well.
+    """
+    details = error.errors(include_url=False)
+    locations = {detail["loc"] for detail in details}
+    containers = {location[:depth] for location in locations for depth in range(len(location))}
+    return [
+        detail
+        for detail in details
+        if not (detail["type"] == "too_short" and detail["loc"] in containers) and (*detail["loc"], "[key]") not in locations
+    ]
+
+
+def to_problems(model: type[BaseModel], errors: Iterable[ErrorDetails], sources: Mapping[str, str]) -> Iterator[Problem]:
     """Converts pydantic's errors, one problem each.
 
     Args:
         model: The request that did not validate.
-        error: The error that pydantic raised.
+        errors: The errors that pydantic found.
         sources: The path of each field, as the caller wrote it.
     """
-    details = error.errors(include_url=False)
-    problems = [_to_problem(model, detail, sources) for detail in details if not _follows_from_items(detail, details)]
-    # A key and its value, both invalid, are one problem of the object that they are in.
-    return reversed({problem.field: problem for problem in reversed(problems)}.values())
-
-
-def _follows_from_items(detail: ErrorDetails, details: Sequence[ErrorDetails]) -> bool:
-    """Whether a list is called too short only because pydantic does not count its invalid items."""
-    depth = len(detail["loc"])
-    return detail["type"] == "too_short" and any(len(each["loc"]) > depth and each["loc"][:depth] == detail["loc"] for each in details)
+    return (_to_problem(model, detail, sources) for detail in errors)
 
 
 def _to_problem(model: type[BaseModel], detail: ErrorDetails, sources: Mapping[str, str]) -> Problem:

@@ -17,7 +17,7 @@ from shared.contract.context import DEFAULT_OPERATOR, Context, Operator, Request
 from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation, field_locations
 from shared.contract.fields import Id, Text
 from shared.contract.limits import ensure_lists_bounded
-from shared.contract.problems import to_problems, validation_error
+from shared.contract.problems import independent_errors, to_problems, validation_error
 from shared.contract.references import Reference
 from shared.contract.rejections import refuse
 
@@ -112,7 +112,8 @@ class Request(BaseModel):
         try:
             request = cls.model_validate(collected.values, context=context)
         except PydanticError as error:
-            raise validation_error(collected.problems, to_problems(cls, error, collected.sources), error.error_count(), warnings) from None
+            errors = independent_errors(error)
+            raise validation_error(collected.problems, to_problems(cls, errors, collected.sources), len(errors), warnings) from None
         if collected.problems:
             raise validation_error(collected.problems, warnings=warnings)
         return request.model_copy(update={"warnings": tuple(warnings)})

@@ -213,3 +213,12 @@ def test_an_unknown_model_is_rejected_with_the_available_ones() -> None:
 def test_an_invalid_item_is_not_reported_as_a_short_list_too() -> None:
     assert problem(chat, guided_choice=[""]).field == "guided_choice[0]"
     assert problem(chat, guided_choice=[]).field == "guided_choice"
+
+
+def test_an_error_that_follows_from_another_is_neither_listed_nor_counted() -> None:
+    invalid: list[dict[str, Any]] = [{"guided_choice": [""]}, {"logit_bias": {"x": {}}}]
+    for fields in invalid:
+        with pytest.raises(ValidationError) as caught:
+            chat(**fields)
+        assert len(caught.value.problems) == 1
+        assert "more" not in caught.value.message
