@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import stamina
 
 from shared.errors import UploadError
 from shared.settings import SettingsError
 from tests.doubles.fake_storage import FakeStorage, Fault, drops_the_response, fails_with, responds
-from tests.shared.storage.test_supabase import IMAGES, KEY, PNG, storage_at, uploads
-
-
-@pytest.fixture(autouse=True)
-def _no_backoff() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=10, cap=True):
-        yield
-
-
-@pytest.fixture
-def server() -> Iterator[FakeStorage]:
-    with FakeStorage(KEY) as server:
-        yield server
+from tests.shared.storage.test_supabase import IMAGES, PNG, storage_at, uploads
 
 
 @pytest.mark.parametrize(("stored", "allowed"), [(IMAGES, ["image/*"]), (("video/mp4", "image/webp"), ["video/mp4", "image/webp"])])

@@ -4,12 +4,10 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import stamina
 from pydantic import SecretStr
 
 from shared.errors import UploadError
@@ -17,22 +15,10 @@ from shared.settings import Settings, SettingsError
 from shared.storage import open_storage
 from shared.storage.supabase import SupabaseStorage
 from tests.doubles.fake_storage import FakeStorage, Fault, drops_the_response, fails_with, hangs, responds, truncates_the_response
+from tests.shared.storage.conftest import KEY
 
-KEY = "canary-service-key"
 PNG = b"\x89PNG an image"
 IMAGES = ("image/png", "image/webp", "image/jpeg")
-
-
-@pytest.fixture(autouse=True)
-def _no_backoff() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=10, cap=True):
-        yield
-
-
-@pytest.fixture
-def server() -> Iterator[FakeStorage]:
-    with FakeStorage(KEY) as server:
-        yield server
 
 
 def storage_at(server: FakeStorage, *, key: str = KEY, **others: Any) -> SupabaseStorage:
