@@ -68,11 +68,12 @@ def _chat(path: Path) -> None:
     """Loads a language model and renders a conversation with its chat template."""
     import torch
 
-    from handlers.chat.engines.transformers.chat_format import ChatFormat
     from handlers.chat.engines.transformers.load import load_chat
-    from handlers.chat.messages import Message
+    from handlers.chat.prompt_renderer import PromptRenderer
+    from handlers.chat.request import ChatRequest
 
-    ChatFormat(load_chat(path, torch.device("cpu"), torch.float32), transcript=False).render([Message(role="user", content="Hello")])
+    tokenizer = load_chat(path, torch.device("cpu"), torch.float32).tokenizer
+    PromptRenderer(tokenizer, transcript=False).take(ChatRequest.parse({"prompt": "Hello"}, job_id="j"))
 
 
 def _job(path: Path) -> None:

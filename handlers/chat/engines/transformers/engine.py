@@ -18,7 +18,7 @@ from handlers.chat.engines.transformers.chat_format import ModelSpec
 from handlers.chat.engines.transformers.model_pool import ModelPool
 from handlers.chat.engines.transformers.sequence import SequenceState
 from handlers.chat.engines.transformers.stream import SequenceStream
-from handlers.chat.refusals import completion_limit, context_length_exceeded, unknown_model
+from handlers.chat.refusals import completion_limit, unknown_model
 from handlers.chat.request import ChatRequest
 from shared.errors import Cancelled, DeviceError, JobError
 from shared.jobs.execution.cancel import CancelToken
@@ -89,12 +89,8 @@ class TransformersEngine:
         if request.model not in self.models:
             raise unknown_model(request, self.models)
         chat_format, context_length = self._pool.chat_format(request.model), self.models[request.model].context_length
-        if (length := chat_format.length_beyond(request.messages, context_length)) is not None:
-            raise context_length_exceeded(request, length, context_length, at_least=True)
-        prompt = chat_format.render(request.messages, continues=request.continue_final_message)
-        completion_limit(request, len(prompt.ids), context_length)
+        chat_format.prompts.check(request, context_length)
         chat_format.check(request)
-        chat_format.keep(request.messages, prompt, continues=request.continue_final_message)
 
     def submit(self, request: ChatRequest, cancel: CancelToken) -> SequenceStream:
         """Queues a request that `check` has accepted. Returns immediately; the stream waits for admission if the engine is full.
@@ -104,7 +100,7 @@ class TransformersEngine:
             Cancelled: The engine is closed.
         """
         chat_format = self._pool.chat_format(request.model)
-        prompt = chat_format.render(request.messages, continues=request.continue_final_message)
+        prompt = chat_format.prompts.take(request)
         max_tokens = completion_limit(request, len(prompt.ids), self.models[request.model].context_length)
         sequence = SequenceState(request.model, prompt, chat_format.decoding_params(request, prompt, max_tokens), cancel)
         with self._changed:

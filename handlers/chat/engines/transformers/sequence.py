@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from handlers.chat.detokenizer import IncrementalDetokenizer
 from handlers.chat.engine import Completion, Delta, FinishReason
 from handlers.chat.engines.transformers.containment import Containment
 from handlers.chat.engines.transformers.kv_cache import KVCache
-from handlers.chat.engines.transformers.repetition import RepetitionDetector
 from handlers.chat.engines.transformers.sampler import Sampler
 from handlers.chat.engines.transformers.stream import SequenceStream
+from handlers.chat.prompt_renderer import Prompt
+from handlers.chat.repetition import RepetitionDetector
 from shared.errors import Cancelled, JobError
 from shared.jobs.execution.cancel import CancelToken
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A tokenised prompt.
-
-    Attributes:
-        ids: Token ids.
-        prefix_length: Leading tokens that other requests may share, for the prefix cache; 0 for none.
-    """
-
-    ids: Sequence[int] = field(repr=False)
-    prefix_length: int = 0
 
 
 @dataclass(frozen=True)

@@ -26,15 +26,11 @@ def engine(instruct: ChatModel) -> Iterator[TransformersEngine]:
 
 def filling(engine: TransformersEngine, left: int, **fields: Any) -> ChatRequest:
     """A request whose prompt leaves so many tokens of the window."""
-    chat_format = engine._pool.chat_format("qwen_instruct")
-    overhead = len(chat_format.render(parse("")).ids)
-    per_word = len(chat_format.render(parse("x x")).ids) - len(chat_format.render(parse("x")).ids)
+    prompts = engine._pool.chat_format("qwen_instruct").prompts
+    overhead, one, two = (len(prompts.take(ask(content)).ids) for content in ("", "x", "x x"))
+    per_word = two - one
     words = ["x"] * ((WINDOW - left - overhead - 1) // per_word + 1)
     return ChatRequest.parse({"messages": [{"role": "user", "content": " ".join(words)}], "temperature": 0, **fields}, job_id="j")
-
-
-def parse(content: str) -> Any:
-    return ChatRequest.parse({"messages": [{"role": "user", "content": content}]}, job_id="j").messages
 
 
 @pytest.mark.parametrize("absent", [{}, {"max_tokens": None}])

@@ -1,4 +1,4 @@
-"""Chat formats: each conversation is tokenised once between validation and submission, and few prompts are kept."""
+"""Prompts: each conversation is tokenised once between validation and submission, and few prompts are kept."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from handlers.chat.engines.transformers import chat_format
-from handlers.chat.engines.transformers.chat_format import ChatFormat
+from handlers.chat import prompt_renderer
 from handlers.chat.engines.transformers.load import ChatModel
 from handlers.chat.messages import Message
+from handlers.chat.prompt_renderer import PromptRenderer
 from handlers.chat.prompts import render_chat_template
 from shared.errors import ContextLengthExceeded
 from tests.handlers.chat.engine_fixtures import ask, complete, engine_of
@@ -25,7 +25,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         contents.append(messages[-1].content)
         return render_chat_template(tokenizer, messages)
 
-    monkeypatch.setattr(chat_format, "render_chat_template", render)
+    monkeypatch.setattr(prompt_renderer, "render_chat_template", render)
     return contents
 
 
@@ -40,15 +40,15 @@ def test_the_prompt_of_a_rejected_request_is_not_kept(instruct: ChatModel) -> No
     with engine_of(instruct) as engine:
         with pytest.raises(ContextLengthExceeded):
             engine.check(ask("hello " * 2000))
-        assert not engine._pool.chat_format("qwen_instruct")._kept
+        assert not engine._pool.chat_format("qwen_instruct").prompts._kept
 
 
 def test_the_number_of_kept_prompts_is_limited(instruct: ChatModel, rendered: list[str]) -> None:
-    kept = ChatFormat(instruct, transcript=False)
-    conversations = [ask(f"number {number}").messages for number in range(70)]
-    for messages in conversations:
-        kept.keep(messages, kept.render(messages))
+    prompts = PromptRenderer(instruct.tokenizer, transcript=False)
+    requests = [ask(f"number {number}") for number in range(70)]
+    for request in requests:
+        prompts.check(request, 2048)
     rendered.clear()
-    for messages in conversations:
-        kept.render(messages)
+    for request in requests:
+        prompts.take(request)
     assert rendered == [f"number {number}" for number in range(6)]

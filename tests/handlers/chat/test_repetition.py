@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from handlers.chat.engines.transformers.repetition import RepetitionDetector
 from handlers.chat.recipe import ChatRecipe
+from handlers.chat.repetition import RepetitionDetector
 from handlers.chat.request import ChatRequest
 from shared.jobs.recipe import Recipe
 from tests.handlers.chat.engine_fixtures import ask, biased_towards, complete, engine_of
