@@ -38,6 +38,8 @@ class Configured(Protocol):
     @property
     def job_callback_secret(self) -> SecretStr | None: ...  # noqa: D102
     @property
+    def job_callback_secret_previous(self) -> SecretStr | None: ...  # noqa: D102
+    @property
     def chat_engine_url(self) -> str | None: ...  # noqa: D102
 
 
@@ -48,6 +50,7 @@ def find_problems(settings: Configured) -> list[str]:
         "SUPABASE_SERVICE_ROLE_KEY": settings.supabase_key and key_problem(settings.supabase_key),
         "JOB_CALLBACK_URL": settings.job_callback_url and url_problem(settings.job_callback_url),
         "JOB_CALLBACK_SECRET": settings.job_callback_secret and secret_problem(settings.job_callback_secret),
+        "JOB_CALLBACK_SECRET_PREVIOUS": settings.job_callback_secret_previous and secret_problem(settings.job_callback_secret_previous),
         "CHAT_ENGINE_URL": settings.chat_engine_url and url_problem(settings.chat_engine_url),
     }
     return [f"{name} {problem}." for name, problem in found.items() if problem]

@@ -68,6 +68,9 @@ class Settings(BaseSettings):
 
     # Callbacks
     job_callback_secret: SecretStr | None = Field(None, description="Secret of both webhook signatures, at least 16 bytes.")
+    job_callback_secret_previous: SecretStr | None = Field(
+        None, description="The secret before a rotation: outbox entries that were written under it are still delivered."
+    )
     job_callback_url: Url | None = Field(
         None, repr=False, description="Target of callbacks; by default `{SUPABASE_URL}/functions/v1/job-callback`."
     )

@@ -11,13 +11,18 @@ from typing import BinaryIO
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Writes a temporary file, which replaces `path` atomically once it is complete and synced. It is removed on any error."""
+def atomic_write(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Writes a temporary file, which replaces `path` atomically once it is complete and synced. It is removed on any error.
+
+    Args:
+        path: The file.
+        mode: Its permissions, before the umask.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         # Not `tempfile`, which ignores the umask: the file must have the permissions of any new file.
-        with part.open("xb") as file:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

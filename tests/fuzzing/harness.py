@@ -20,7 +20,7 @@ from playground.callback_receiver import CallbackReceiver, CannedResponse, Recei
 from shared.contract.request import Operator
 from shared.fetch import Fetcher
 from shared.jobs.delivery.callbacks import CallbackDispatcher
-from shared.jobs.delivery.outbox import Outbox
+from shared.jobs.delivery.outbox import open_outbox
 from shared.jobs.delivery.redelivery import Redelivery
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.execution.gpu import GpuThread
@@ -175,7 +175,7 @@ class Machine:
     def __init__(self, environment: Environment, volume: str) -> None:
         settings = environment.settings(volume)
         storage, webhook = open_storage(settings), Webhook(settings)
-        self.outbox = Outbox(settings.outbox, max_bytes=settings.outbox_max_bytes, max_age=settings.outbox_max_age)
+        self.outbox = open_outbox(settings)
         self.redelivery = Redelivery(self.outbox, storage, webhook)
         self._stack = ExitStack()
         threads = self._stack.enter_context(ThreadPoolExecutor(4))

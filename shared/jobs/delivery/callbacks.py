@@ -15,7 +15,8 @@ from shared.contract.callback import CompletedPayload, FailedPayload, Payload, t
 from shared.contract.request import Identity
 from shared.errors import GenerationError, UploadError
 from shared.jobs import payload as payloads
-from shared.jobs.delivery.outbox import Outbox, OutboxWriter
+from shared.jobs.delivery.outbox import Outbox
+from shared.jobs.delivery.outbox_writer import OutboxWriter
 from shared.jobs.delivery.stored_results import remove_older
 from shared.jobs.delivery.uploads import UploadSession
 from shared.jobs.execution.cancel import CancelToken

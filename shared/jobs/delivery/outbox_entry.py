@@ -1,18 +1,27 @@
-"""The manifest of an outbox entry. It holds no key and no signature: payloads are signed when they are sent."""
+"""The manifest of an outbox entry, and reading one. It holds no key and no signature: payloads are signed when they are sent.
+
+The name of the entry's folder ends in the MAC of its manifest, which names the SHA-256 of each file.
+"""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from shared.jobs.delivery.outbox_files import EntryRejected, check_size, open_directory, private_copy, read_bounded, sha256_of
+from shared.jobs.delivery.outbox_keys import EntryKeys
 from shared.storage.protocol import checked_key
 from shared.webhooks import WEBHOOK_ID
 
 MANIFEST = "entry.json"
 """The manifest's file name in the folder of its entry. It is written last."""
+
+# A payload has at most 8 MiB (`shared/jobs/delivery/callbacks.py`), which escapes may double.
+_MAX_MANIFEST_BYTES = 32 * 2**20
 
 
 class OutboxFile(BaseModel):
@@ -59,14 +68,79 @@ class OutboxEntry(BaseModel):
     stored: dict[str, str] = {}
 
 
-def read_entry(folder: Path) -> OutboxEntry | None:
-    """Reads a manifest. Returns None if the entry was delivered meanwhile, or if it or one of its files is damaged."""
+class OpenEntry:
+    """An authenticated entry whose folder is open: its files are those of this folder, whatever has its name meanwhile.
+
+    Attributes:
+        manifest: The manifest.
+    """
+
+    def __init__(self, manifest: OutboxEntry, folder: int) -> None:
+        self.manifest = manifest
+        self._folder = folder
+
+    def check_files(self) -> None:
+        """Compares the size and the hash of each file.
+
+        Raises:
+            EntryRejected: A file is missing, or is not the one that was added.
+        """
+        with _missing_files():
+            for file in self.manifest.files:
+                if sha256_of(file.name, self._folder, file.size) != file.sha256:
+                    raise EntryRejected(f"{file.name} has another content")
+
+    def check_sizes(self) -> bool:
+        """Compares only the sizes of the files. Returns True.
+
+        Raises:
+            EntryRejected: A file is missing or has another size.
+        """
+        with _missing_files():
+            for file in self.manifest.files:
+                check_size(file.name, self._folder, file.size)
+        return True
+
+    @contextmanager
+    def copy_of(self, file: OutboxFile) -> Iterator[Path]:
+        """Yields a private copy of a file, made of the bytes that were hashed.
+
+        Raises:
+            EntryRejected: The file is missing, or is not the one that was added.
+        """
+        with ExitStack() as stack:
+            with _missing_files():
+                path = stack.enter_context(private_copy(file.name, self._folder, file.size, file.sha256))
+            yield path
+
+
+@contextmanager
+def open_entry(folder: Path, keys: EntryKeys) -> Iterator[OpenEntry]:
+    """Opens and authenticates an entry.
+
+    Raises:
+        EntryRejected: It was not written by this deployment, or its manifest is damaged.
+        FileNotFoundError: It was delivered meanwhile.
+    """
+    with open_directory(folder.parent) as parent, open_directory(folder.name, parent) as handle:
+        with _missing_files():
+            content = read_bounded(MANIFEST, handle, _MAX_MANIFEST_BYTES)
+        name, _, mac = folder.name.rpartition(".")
+        if not keys.verifies(mac, name, content):
+            raise EntryRejected("it was not written with JOB_CALLBACK_SECRET, or was changed")
+        try:
+            manifest = OutboxEntry.model_validate_json(content)
+        except ValidationError:
+            raise EntryRejected("its manifest is not of this version") from None
+        yield OpenEntry(manifest, handle)
+
+
+@contextmanager
+def _missing_files() -> Iterator[None]:
     try:
-        entry = OutboxEntry.model_validate_json((folder / MANIFEST).read_bytes())
-        intact = all(_sha256(folder / file.name) == file.sha256 for file in entry.files)
-    except (OSError, ValidationError):
-        return None
-    return entry if intact else None
+        yield
+    except FileNotFoundError as error:
+        raise EntryRejected(f"{error.filename} is missing") from None
 
 
 class _PayloadStatus(BaseModel):
@@ -75,15 +149,14 @@ class _PayloadStatus(BaseModel):
     status: Literal["processing", "completed", "failed"]
 
 
-def has_result(folder: Path) -> bool:
-    """Whether an entry is intact and holds the payload of a completed job."""
-    entry = read_entry(folder)
+def has_result(entry: OpenEntry) -> bool:
+    """Whether an entry holds the payload of a completed job, and all of its files.
+
+    Raises:
+        EntryRejected: A file is missing, or is not the one that was added.
+    """
+    entry.check_files()
     try:
-        return entry is not None and _PayloadStatus.model_validate_json(entry.payload).status == "completed"
+        return _PayloadStatus.model_validate_json(entry.manifest.payload).status == "completed"
     except ValidationError:
-        return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        raise EntryRejected("its payload is not of this version") from None

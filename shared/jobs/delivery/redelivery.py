@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from shared.errors import UploadError
 from shared.jobs.delivery.callbacks import CALLBACK_FILE
 from shared.jobs.delivery.outbox import Outbox
-from shared.jobs.delivery.outbox_entry import OutboxEntry, read_entry
+from shared.jobs.delivery.outbox_entry import OpenEntry, OutboxEntry
+from shared.jobs.delivery.outbox_files import EntryRejected
 from shared.jobs.delivery.stored_results import is_superseded, remove_older
 from shared.storage.protocol import Storage, object_key
 from shared.telemetry import job_context, logger
@@ -17,6 +21,8 @@ from shared.webhooks import Webhook
 
 # Seconds between two passes over the outbox.
 _INTERVAL = 300.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +32,12 @@ class RedeliveryResult:
     Attributes:
         delivered: Entries that were stored and called back, or superseded by a newer result, and are removed.
         pending: Entries that could not be delivered now.
+        rejected: Entries that are set aside: not authentic, damaged, or no folder.
     """
 
     delivered: int = 0
     pending: int = 0
+    rejected: int = 0
 
 
 class Redelivery:
@@ -59,7 +67,7 @@ class Redelivery:
         def work() -> None:
             while True:
                 self._triggered.clear()
-                self.run()
+                _isolated(self.run, otherwise=RedeliveryResult())
                 self._triggered.wait(interval)
 
         threading.Thread(target=work, name="redelivery", daemon=True).start()
@@ -76,19 +84,28 @@ class Redelivery:
         except OSError as error:
             logger().error("the outbox is not readable", reason=error.strerror)
             return RedeliveryResult()
-        delivered = [self._deliver(folder) for folder in folders]
-        return RedeliveryResult(delivered.count(True), delivered.count(False))
+        done = [self._deliver_isolated(folder) for folder in folders]
+        return RedeliveryResult(done.count(True), done.count(False), self._outbox.rejected)
 
-    def _deliver(self, folder: Path) -> bool:
-        entry = read_entry(folder)
-        if entry is None:
-            if folder.is_dir():
-                logger().error("outbox entry is damaged", entry=folder.name)
-            return not folder.is_dir()
-        with job_context(entry.job_id):
-            superseded = self._is_superseded(entry)
-            done = superseded is True or (superseded is False and self._store(folder, entry) and self._send(entry))
-            logger().info("redelivery", delivered=done, superseded=superseded, files=len(entry.files))
+    def _deliver_isolated(self, folder: Path) -> bool | None:
+        """Delivers an entry. An error that was not foreseen leaves it pending, and does not end the delivery of others."""
+        return _isolated(partial(self._deliver, folder), otherwise=False)
+
+    def _deliver(self, folder: Path) -> bool | None:
+        """Delivers an entry. Returns whether it is done with, None if it was set aside."""
+        try:
+            with self._outbox.open(folder) as entry, job_context(entry.manifest.job_id):
+                entry.check_files()
+                superseded = self._is_superseded(entry.manifest)
+                done = superseded is True or (superseded is False and self._store(entry) and self._send(entry.manifest))
+                logger().info("redelivery", delivered=done, superseded=superseded, files=len(entry.manifest.files))
+        except EntryRejected as error:
+            return None if self._outbox.set_aside(folder, str(error)) else True
+        except FileNotFoundError:
+            return not folder.exists()  # another worker has delivered it meanwhile
+        except OSError as error:
+            logger().error("outbox entry cannot be read", entry=folder.name, reason=error.strerror)
+            return False
         if done:
             self._outbox.remove(folder)
         return done
@@ -101,20 +118,21 @@ class Redelivery:
             logger().warning("outbox entry was not compared with storage", reason=error.message)
             return None if error.retryable else False
 
-    def _store(self, folder: Path, entry: OutboxEntry) -> bool:
+    def _store(self, entry: OpenEntry) -> bool:
+        manifest = entry.manifest
         try:
-            for file in entry.files:
-                self._storage.put(file.key, folder / file.name, file.content_type)
-            if entry.files and entry.user_id is not None:
-                keep = {file.key for file in entry.files}
-                remove_older(self._storage, self._storage.list_objects(entry.user_id, entry.job_id), entry.payload, keep)
-            if self._storage.keeps_callbacks and entry.user_id is not None:
-                self._storage.put(object_key(entry.user_id, entry.job_id, CALLBACK_FILE), entry.payload.encode(), "application/json")
+            for file in manifest.files:
+                with entry.copy_of(file) as content:
+                    self._storage.put(file.key, content, file.content_type)
+            if manifest.files and manifest.user_id is not None:
+                keep = {file.key for file in manifest.files}
+                remove_older(self._storage, self._storage.list_objects(manifest.user_id, manifest.job_id), manifest.payload, keep)
+            if self._storage.keeps_callbacks and manifest.user_id is not None:
+                key = object_key(manifest.user_id, manifest.job_id, CALLBACK_FILE)
+                self._storage.put(key, manifest.payload.encode(), "application/json")
         except UploadError as error:
             logger().warning("outbox entry was not stored", reason=error.message)
             return False
-        except OSError:  # another worker has delivered it meanwhile
-            return not folder.is_dir()
         return True
 
     def _send(self, entry: OutboxEntry) -> bool:
@@ -122,3 +140,16 @@ class Redelivery:
         if url is None:
             return True
         return self._webhook.send(url, entry.payload.encode(), webhook_id=entry.webhook_id).delivered
+
+
+def _isolated(work: Callable[[], T], otherwise: T) -> T:
+    """Works on a daemon thread of its own and waits for it. An error is logged there, as of any thread, and does not end the caller.
+
+    Returns:
+        The result, or `otherwise` after an error.
+    """
+    results = [otherwise]
+    thread = threading.Thread(target=lambda: results.append(work()), name="redelivery", daemon=True)
+    thread.start()
+    thread.join()
+    return results[-1]

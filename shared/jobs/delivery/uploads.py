@@ -11,7 +11,7 @@ from typing import Self
 
 from shared.contract.callback import CompletedPayload
 from shared.errors import UploadError
-from shared.jobs.delivery.outbox import OutboxWriter
+from shared.jobs.delivery.outbox_writer import OutboxWriter
 from shared.storage.protocol import Storage, StoredObject
 from shared.telemetry import logger
 

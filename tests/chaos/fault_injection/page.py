@@ -31,6 +31,9 @@ faults. [Mutation tests](mutations.md) show that these tests fail when the code 
   completes, its older entries are deleted; an entry is dropped if storage has a newer result of its job
   ([decision 10](decisions/0010-a-pending-result-fails-first.md)). A result that exceeds `OUTBOX_MAX_BYTES` is not kept, and its job says
   so; entries older than `OUTBOX_MAX_AGE` expire. Payloads are signed when they are sent; no key is stored.
+- **A shared volume.** Anyone who mounts the volume can write to the outbox, so entries carry a MAC under a key derived from
+  `JOB_CALLBACK_SECRET` ([security](security.md)). An entry of someone else, a damaged one, a link, a FIFO or a file of another size is set
+  aside under a name that ends in `.rejected`, and named in the log; it delays no other entry and takes no room from results.
 - **Refusals for good.** After storage has refused a key, a bucket or a type, each further job first queries the bucket, and fails with
   `UPLOAD_ERROR` before its work until the bucket accepts what it would store.
 - **Hangs.** A job has a deadline, `JOB_TIMEOUT` or its handler's own, which it checks between steps. Work that has not ended `JOB_GRACE`

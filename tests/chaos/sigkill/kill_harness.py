@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.jobs.delivery.outbox_entry import MANIFEST, read_entry
-from tests.chaos.fault_injection.harness import Harness, chat, sdxl, wan
+from pydantic import SecretStr
+
+from shared.jobs.delivery.outbox_entry import MANIFEST, open_entry
+from shared.jobs.delivery.outbox_keys import EntryKeys
+from tests.chaos.fault_injection.harness import CALLBACK_SECRET, Harness, chat, sdxl, wan
 from tests.chaos.fault_injection.invariants import Baseline, check_invariants
 from tests.chaos.fault_injection.payloads import is_intact, named_files
 from tests.chaos.fault_injection.worker_handle import WorkerHandle
@@ -57,10 +60,11 @@ class KillHarness(Harness):
             if payload["status"] == "completed":
                 assert all(is_intact(self, key, size) for key, size in named_files(payload))
         for folder in [path for path in self.outbox.glob("*") if path.suffix != ".part" and (path / MANIFEST).is_file()]:
-            entry = read_entry(folder)
-            assert entry is not None, "an entry under its final name is complete"
-            pending = {file.key for file in entry.files}
-            assert all(key in pending or is_intact(self, key, size) for key, size in named_files(json.loads(entry.payload)))
+            with open_entry(folder, EntryKeys([SecretStr(CALLBACK_SECRET)])) as entry:  # raises an error if it is not complete
+                entry.check_files()
+                pending = {file.key for file in entry.manifest.files}
+                payload = json.loads(entry.manifest.payload)
+            assert all(key in pending or is_intact(self, key, size) for key, size in named_files(payload))
 
     def assert_redelivered_job_completes(self, job: dict[str, Any], handler: str) -> None:
         """Runs a job again in another worker, and asserts that it makes the same files under the same ids and leaves nothing behind."""

@@ -12,7 +12,9 @@ from typing import Any
 
 from shared.contract.callback import FailedPayload
 from shared.contract.request import Identity
-from shared.jobs.delivery.outbox import Outbox, OutboxWriter
+from shared.jobs.delivery.outbox import Outbox
+from shared.jobs.delivery.outbox_keys import EntryKeys
+from shared.jobs.delivery.outbox_writer import OutboxWriter
 from shared.storage.files import atomic_write
 
 IDENTITY = Identity("job", "user-1", None, None)
@@ -42,7 +44,7 @@ def test_file_is_synced_before_it_is_renamed_into_place(tmp_path: Path) -> None:
 
 def open_entry(folder: Path) -> tuple[Outbox, OutboxWriter]:
     """Returns an uncommitted outbox entry with one file."""
-    outbox = Outbox(folder / "outbox", max_bytes=10_000, max_age=60.0)
+    outbox = Outbox(folder / "outbox", EntryKeys(), max_bytes=10_000, max_age=60.0)
     writer = outbox.writer(IDENTITY)
     writer.add("user-1/job/0.png", b"pixels", "image/png")
     return outbox, writer

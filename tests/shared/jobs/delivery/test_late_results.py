@@ -18,6 +18,7 @@ from shared.contract.callback import CompletedPayload, FailedPayload
 from shared.contract.request import Identity
 from shared.jobs.delivery.callbacks import CallbackDispatcher
 from shared.jobs.delivery.outbox import Outbox
+from shared.jobs.delivery.outbox_keys import EntryKeys
 from shared.jobs.delivery.redelivery import Redelivery, RedeliveryResult
 from shared.settings import Settings
 from shared.storage import open_storage
@@ -71,7 +72,7 @@ def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BothStora
 
 @pytest.fixture
 def outbox(tmp_path: Path) -> Outbox:
-    return Outbox(tmp_path / "outbox", max_bytes=100_000, max_age=3600.0)
+    return Outbox(tmp_path / "outbox", EntryKeys(), max_bytes=100_000, max_age=3600.0)
 
 
 def times(minute: float) -> dict[str, Any]:

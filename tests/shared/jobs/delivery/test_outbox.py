@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr, ValidationError
 
 from shared.contract.callback import FailedPayload
 from shared.contract.request import Identity
 from shared.jobs.delivery.outbox import Outbox
-from shared.jobs.delivery.outbox_entry import MANIFEST, read_entry
+from shared.jobs.delivery.outbox_entry import MANIFEST, OutboxFile
+from shared.jobs.delivery.outbox_keys import EntryKeys
 from shared.jobs.delivery.redelivery import Redelivery, RedeliveryResult
 from shared.settings import Settings, SettingsError
 from shared.storage.local_disk import LocalDisk
@@ -27,11 +29,12 @@ from tests.doubles.processes import clean_environment
 from tests.shared.contract.payloads import completed, image
 
 KEY = "user-1/job/0.png"
+KEYS = EntryKeys([SecretStr("a-secret-of-sixteen-bytes")])
 IDENTITY = Identity("job", "user-1", "sdxl_generate", None)
 
 
 def outbox_in(folder: Path, *, max_bytes: int = 10_000, max_age: float = 3600.0) -> Outbox:
-    return Outbox(folder / "outbox", max_bytes=max_bytes, max_age=max_age)
+    return Outbox(folder / "outbox", KEYS, max_bytes=max_bytes, max_age=max_age)
 
 
 def failed_payload(message: str = "Storage was unavailable.") -> FailedPayload:
@@ -85,18 +88,13 @@ def test_damaged_file_is_not_delivered(tmp_path: Path) -> None:
     add_entry(outbox)
     (entry,) = outbox.pending()
     (entry / "0.png").write_bytes(b"pixelz")
-    assert redelivery(outbox, tmp_path).run() == RedeliveryResult(pending=1)
+    assert redelivery(outbox, tmp_path).run() == RedeliveryResult(rejected=1)
     assert not (tmp_path / "out" / KEY).exists()
 
 
 def test_manifest_cannot_name_a_path_outside_its_folder(tmp_path: Path) -> None:
-    outbox = outbox_in(tmp_path)
-    add_entry(outbox)
-    (entry,) = outbox.pending()
-    manifest = entry / MANIFEST
-    manifest.write_bytes(manifest.read_bytes().replace(KEY.encode(), b"user-1/job/../../0.png"))
-    assert read_entry(entry) is None
-    assert redelivery(outbox, tmp_path).run() == RedeliveryResult(pending=1)
+    with pytest.raises(ValidationError, match="three parts"):
+        OutboxFile(key="user-1/job/../../0.png", content_type="image/png", size=1, sha256="0" * 64)
 
 
 def test_newest_entry_of_a_job_supersedes_earlier_ones(tmp_path: Path) -> None:
@@ -129,9 +127,8 @@ def test_failure_never_supersedes_a_result(tmp_path: Path, order: tuple[str, str
         payload = completed(image()) if name == "result" else failed_payload("Another delivery has failed.")
         writers[name].commit(IDENTITY, payload, webhook_id=f"job_{payload.status}", calls_back=False)
     (entry,) = outbox.pending()
-    manifest = read_entry(entry)
-    assert manifest is not None
-    assert json.loads(manifest.payload)["status"] == "completed"
+    with outbox.open(entry) as opened:
+        assert json.loads(opened.manifest.payload)["status"] == "completed"
     assert len(list((tmp_path / "outbox").iterdir())) == 1
     redelivery(outbox, tmp_path).run()
     assert (tmp_path / "out" / KEY).read_bytes() == b"pixels"
@@ -146,6 +143,7 @@ def test_damaged_result_does_not_supersede_a_failure(tmp_path: Path) -> None:
     outbox.writer(IDENTITY).commit(IDENTITY, failed_payload("Another delivery has failed."), webhook_id="job_failed", calls_back=False)
     (entry,) = outbox.pending()
     assert not list(entry.glob("*.png"))
+    assert outbox.rejected == 1
 
 
 def test_discarding_a_job_removes_only_its_own_entries(tmp_path: Path) -> None:
@@ -273,7 +271,9 @@ def test_entries_are_accessible_to_their_owner_only(tmp_path: Path) -> None:
     outbox = outbox_in(tmp_path)
     add_entry(outbox)
     assert (tmp_path / "outbox").stat().st_mode & 0o077 == 0
-    assert all(entry.stat().st_mode & 0o077 == 0 for entry in outbox.pending())
+    (entry,) = outbox.pending()
+    assert entry.stat().st_mode & 0o077 == 0
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in entry.iterdir()} == {"0.png": "0o600", MANIFEST: "0o600"}
 
 
 def test_check_fails_if_the_folder_is_not_writable(tmp_path: Path) -> None:
