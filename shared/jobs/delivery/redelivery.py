@@ -89,7 +89,8 @@ class Redelivery:
 
     def _deliver_isolated(self, folder: Path) -> bool | None:
         """Delivers an entry. An error that was not foreseen leaves it pending, and does not end the delivery of others."""
-        return _isolated(partial(self._deliver, folder), otherwise=False)
+        work: Callable[[], bool | None] = partial(self._deliver, folder)
+        return _isolated(work, otherwise=False)
 
     def _deliver(self, folder: Path) -> bool | None:
         """Delivers an entry. Returns whether it is done with, None if it was set aside."""
