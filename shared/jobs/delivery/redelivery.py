@@ -67,7 +67,7 @@ class Redelivery:
         def work() -> None:
             while True:
                 self._triggered.clear()
-                _isolated(self.run, otherwise=RedeliveryResult())
+                _isolated(self.run)
                 self._triggered.wait(interval)
 
         threading.Thread(target=work, name="redelivery", daemon=True).start()
@@ -89,8 +89,8 @@ class Redelivery:
 
     def _deliver_isolated(self, folder: Path) -> bool | None:
         """Delivers an entry. An error that was not foreseen leaves it pending, and does not end the delivery of others."""
-        work: Callable[[], bool | None] = partial(self._deliver, folder)
-        return _isolated(work, otherwise=False)
+        results = _isolated(partial(self._deliver, folder))
+        return results[0] if results else False
 
     def _deliver(self, folder: Path) -> bool | None:
         """Delivers an entry. Returns whether it is done with, None if it was set aside."""
@@ -143,14 +143,14 @@ class Redelivery:
         return self._webhook.send(url, entry.payload.encode(), webhook_id=entry.webhook_id).delivered
 
 
-def _isolated(work: Callable[[], T], otherwise: T) -> T:
+def _isolated(work: Callable[[], T]) -> list[T]:
     """Works on a daemon thread of its own and waits for it. An error is logged there, as of any thread, and does not end the caller.
 
     Returns:
-        The result, or `otherwise` after an error.
+        The result; nothing after an error.
     """
-    results = [otherwise]
+    results: list[T] = []
     thread = threading.Thread(target=lambda: results.append(work()), name="redelivery", daemon=True)
     thread.start()
     thread.join()
-    return results[-1]
+    return results
