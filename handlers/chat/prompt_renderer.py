@@ -67,7 +67,7 @@ class PromptRenderer:
             context_length: The context window in tokens.
 
         Raises:
-            ContextLengthExceeded: Prompt and `max_tokens` exceed the context window. A conversation that is far too long is not tokenised to
+            ContextLengthExceeded: Prompt and `max_tokens` exceed the context window. One that is far too long is not tokenised to
                 its end: that would take gigabytes.
             ValidationError: The model's chat template rejects the conversation, or the model does not have a token that is named.
         """
