@@ -38,8 +38,9 @@ _FRAMES = _JPEG_TABLES - {0xC4, 0xC8, 0xCC, 0xDB, 0xDD}
 # These decide how colours are converted.
 _COLOUR_SPACES = {(_APP0, b"JFIF"), (_APP14, b"Adob")}
 _END = b"\xff\xd9"
-# The decoder pads an incomplete block with zeros, and leaves those after it grey. Ones, then zeros, give others.
-_PROBE = b"\xff\0" * 16 + bytes(64)
+# The decoder pads an incomplete block with zeros, and leaves those after it grey. Alternating bits are valid codes that give other blocks;
+# a run of ones or of zeros often is no code at all, and the block is padded as before.
+_PROBE = b"\xaa" * 96
 
 
 class UnreadableImage(ValueError):
