@@ -14,6 +14,8 @@ from builder.contract.sdxl_page import sdxl_page
 from builder.contract.types import has_converter, typescript
 
 ROOT = Path(__file__).parents[2]
+EDGE_FUNCTIONS = "supabase/functions/_shared/contract"
+"""A deployed edge function contains only files of its own folder."""
 
 
 def generated_files() -> Mapping[str, str]:
@@ -25,7 +27,9 @@ def generated_files() -> Mapping[str, str]:
         "docs/handlers/sdxl.md": sdxl_page(),
     }
     for endpoint in ENDPOINTS:
-        files[f"schemas/{endpoint.name}.request.schema.json"] = _json(request_schema(endpoint.request))
+        request = _json(request_schema(endpoint.request))
+        files[f"schemas/{endpoint.name}.request.schema.json"] = request
+        files[f"{EDGE_FUNCTIONS}/{endpoint.name}.request.schema.json"] = request
         files[f"schemas/{endpoint.name}.payload.schema.json"] = _json(payload_schema(endpoint))
     files["schemas/chat.openai.schema.json"] = _json(openai_schema())
     return files
@@ -44,7 +48,8 @@ def main() -> int:
     if not has_converter():
         print("The TypeScript converter is missing: run `make setup`.", file=sys.stderr)
         return 1
-    files = {**generated_files(), "schemas/contract.ts": typescript()}
+    types = typescript()
+    files = {**generated_files(), "schemas/contract.ts": types, f"{EDGE_FUNCTIONS}/contract.ts": types}
     changed = stale_files(files)
     for path in changed:
         print(f"stale: {path}" if check else f"wrote {path}")

@@ -16,6 +16,7 @@ insert into public.tiers (name, max_open_jobs, max_jobs_per_day) values ('free',
 create table public.jobs (
   id uuid primary key default gen_random_uuid(),
   user_id uuid not null references auth.users on delete cascade,
+  tier text not null default 'free',
   job_type text not null,
   format text not null check (format in ('image', 'video', 'text')),
   quality text check (quality in ('fast', 'high')),
@@ -45,6 +46,7 @@ create table public.jobs (
   deadline timestamptz not null,
   constraint an_ended_job_has_a_time check ((status in ('completed', 'failed', 'cancelled')) = (completed_at is not null))
 );
+comment on column public.jobs.tier is 'The user''s tier at submission. It decides what an enhanced prompt may contain.';
 comment on column public.jobs.request is 'The body of the worker''s request, complete: a further attempt sends the same.';
 comment on column public.jobs.metadata is 'The caller''s own keys. Workers and functions never write here.';
 comment on column public.jobs.result is 'The metadata of the last payload.';

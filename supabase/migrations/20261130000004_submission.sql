@@ -36,16 +36,16 @@ language sql stable set search_path = '' as $$
   where endpoint = job.endpoint and status in ('queued', 'processing') and created_at < job.created_at
 $$;
 
-create function private.insert_job(owner uuid, described jsonb, parent uuid, first boolean) returns public.jobs
+create function private.insert_job(owner uuid, tier_name text, described jsonb, parent uuid, first boolean) returns public.jobs
 language plpgsql set search_path = '' as $$
 declare
   job public.jobs;
 begin
   insert into public.jobs (
-    id, user_id, job_type, format, quality, model_type, original_prompt, request, metadata, max_attempts, parent_id, endpoint,
+    id, user_id, tier, job_type, format, quality, model_type, original_prompt, request, metadata, max_attempts, parent_id, endpoint,
     expected_seconds, deadline, attempts, submitted_at, next_attempt_at
   ) values (
-    (described ->> 'id')::uuid, owner, described ->> 'job_type', described ->> 'format', described ->> 'quality', described ->> 'model_type',
+    (described ->> 'id')::uuid, owner, tier_name, described ->> 'job_type', described ->> 'format', described ->> 'quality', described ->> 'model_type',
     described ->> 'original_prompt', described -> 'request', coalesce(described -> 'metadata', '{}'),
     coalesce((described ->> 'max_attempts')::int, 3), parent, described ->> 'endpoint',
     coalesce(private.usual_seconds(described ->> 'job_type'), (described ->> 'expected_seconds')::numeric),
@@ -84,10 +84,10 @@ begin
   if found then return jsonb_build_object('outcome', 'reference', 'detail', detail); end if;
 
   if jsonb_array_length(submission -> 'jobs') = 2 then
-    parent := private.insert_job(owner, submission #> '{jobs,0}', null, true);
-    job := private.insert_job(owner, described, parent.id, false);
+    parent := private.insert_job(owner, submission ->> 'tier', submission #> '{jobs,0}', null, true);
+    job := private.insert_job(owner, submission ->> 'tier', described, parent.id, false);
   else
-    job := private.insert_job(owner, described, null, true);
+    job := private.insert_job(owner, submission ->> 'tier', described, null, true);
     parent := job;
   end if;
   return jsonb_build_object('outcome', 'created', 'job', to_jsonb(job), 'first', to_jsonb(parent), 'place', private.place_in_queue(parent));

@@ -1,0 +1,61 @@
+/** Submits claimed jobs to RunPod and records the outcome. */
+import { refuse } from "./content_policy.ts";
+import { sql } from "./database.ts";
+import { EXECUTION_SECONDS, type Job, type Status } from "./job.ts";
+import { permissionsOf } from "./permissions.ts";
+import { cancel, type Policy, run, type RunOutcome } from "./runpod.ts";
+
+const MESSAGES = {
+  QUEUE_FULL: "The queue is full. Try again later.",
+  QUEUE_UNAVAILABLE: "The queue is not available. Try again later.",
+  QUEUE_REFUSED: "The queue refused the job.",
+};
+const MIN_TTL_MS = 10_000;
+
+/** Returns RunPod's limits for a job: it forgets the job when reconcile gives up. */
+export function policyOf(job: Job, now: number = Date.now()): Policy {
+  return {
+    executionTimeout: EXECUTION_SECONDS[job.model_type] * 1000,
+    ttl: Math.max(MIN_TTL_MS, new Date(job.deadline).getTime() - now),
+  };
+}
+
+/**
+ * Submits a job that this caller has claimed. Its `input.id` is the same in every attempt, so that a second copy makes the same files.
+ *
+ * @param again Whether a refusal may be followed by another attempt. Not at first: the user is waiting for the answer.
+ * @returns The job's status afterwards.
+ */
+export async function submit(job: Job, again: boolean): Promise<Status> {
+  const refusal = job.enhanced_prompt && await refuse({ texts: [job.enhanced_prompt], references: [] }, await permissionsOf(job.tier));
+  if (refusal) return await recordRefusal(job, "CONTENT_POLICY", refusal.message, false, again);
+  return await record(job, await run(job.endpoint, job.request, policyOf(job)), again);
+}
+
+async function record(job: Job, outcome: RunOutcome, again: boolean): Promise<Status> {
+  switch (outcome.kind) {
+    case "accepted": {
+      const [row] = await sql<[{ status: Status }]>`select public.record_submission(${job.id}, ${outcome.id}) as status`;
+      if (row.status === "cancelled") await cancel(job.endpoint, outcome.id);
+      return row.status;
+    }
+    case "refused":
+      return await recordRefusal(job, outcome.code, MESSAGES[outcome.code], outcome.retryable, again);
+    case "unknown":
+      // RunPod may have it. Its callback settles the job, or the claim expires and reconcile submits it again.
+      return "queued";
+  }
+}
+
+async function recordRefusal(job: Job, code: string, message: string, retryable: boolean, again: boolean): Promise<Status> {
+  const [row] = await sql<[{ status: Status }]>`
+    select public.record_refusal(${job.id}, ${code}, ${message}, ${retryable}, ${again}) as status`;
+  return row.status;
+}
+
+/** Claims and submits jobs that are due, those of `ids` only if given. Returns their number. */
+export async function submitDue(most: number, ids: string[] | null = null): Promise<number> {
+  const jobs = await sql<Job[]>`select * from public.claim_due_jobs(${most}, ${ids})`;
+  await Promise.all(jobs.map((job) => submit(job, true)));
+  return jobs.length;
+}

@@ -1,0 +1,27 @@
+"""The edge functions in real Deno, of the hosted runtime's version and the newest, on a real database."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.doubles.deno import DENO, TESTS, deno
+from tests.doubles.postgres import Database
+
+FILES = sorted(path.name for path in (TESTS / "functions").glob("*_test.ts"))
+
+
+@pytest.mark.parametrize("version", DENO)
+def test_functions_and_their_tests_have_no_type_error(version: str) -> None:
+    deno(version, "check", "functions/*/index.ts", "tests/functions/*.ts")
+
+
+def test_functions_are_formatted_and_have_no_lint() -> None:
+    deno("newest", "lint", "functions")
+    deno("newest", "fmt", "--check", "functions")
+
+
+@pytest.mark.parametrize("version", DENO)
+@pytest.mark.parametrize("file", FILES)
+def test_the_functions_pass_their_tests(file: str, version: str, database: Database) -> None:
+    permissions = ("--allow-env", "--allow-read", "--allow-sys", "--allow-net=127.0.0.1")
+    print(deno(version, "test", "--no-check", *permissions, f"tests/functions/{file}", SUPABASE_DB_URL=database.url))
