@@ -78,14 +78,15 @@ create function private.release_children(parent uuid, enhanced text) returns jso
 language plpgsql set search_path = '' as $$
 declare
   released jsonb;
+  prompt text := btrim(enhanced, E' \t\r\n');
 begin
-  if coalesce(trim(enhanced), '') = '' then
+  if coalesce(prompt, '') = '' then
     perform private.end_children(parent, 'failed');
     return jsonb '[]';
   end if;
   with children as (
     update public.jobs
-    set enhanced_prompt = trim(enhanced), request = jsonb_set(request, '{prompt}', to_jsonb(trim(enhanced))), next_attempt_at = now()
+    set enhanced_prompt = prompt, request = jsonb_set(request, '{prompt}', to_jsonb(prompt)), next_attempt_at = now()
     where parent_id = parent and status = 'queued' and attempts = 0
     returning id
   )

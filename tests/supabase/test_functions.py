@@ -17,11 +17,12 @@ def test_functions_and_their_tests_have_no_type_error(version: str) -> None:
 
 def test_functions_are_formatted_and_have_no_lint() -> None:
     deno("newest", "lint", "functions")
-    deno("newest", "fmt", "--check", "functions")
+    deno("newest", "fmt", "--check", "functions", "tests/functions", "tests/doubles")
 
 
 @pytest.mark.parametrize("version", DENO)
 @pytest.mark.parametrize("file", FILES)
 def test_the_functions_pass_their_tests(file: str, version: str, database: Database) -> None:
     permissions = ("--allow-env", "--allow-read", "--allow-sys", "--allow-net=127.0.0.1")
-    print(deno(version, "test", "--no-check", *permissions, f"tests/functions/{file}", SUPABASE_DB_URL=database.url))
+    printed = deno(version, "test", "--no-check", *permissions, f"tests/functions/{file}", SUPABASE_DB_URL=database.url)
+    assert " 0 failed" in printed

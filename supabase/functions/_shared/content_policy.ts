@@ -81,8 +81,9 @@ function normalize(text: string): string {
   const plain = text.normalize("NFKD").replace(/[\p{M}\p{Cf}]/gu, "").toLowerCase();
   const letters = plain.replace(/[013457@$!]/g, (character) => LOOKALIKES[character] ?? character);
   const words = letters.replace(/[^\p{L}\p{N}]+/gu, " ").trim();
-  // "n u d e" is one word.
-  return ` ${words.replace(/\b(?:\p{L} ){2,}\p{L}\b/gu, (spelled) => spelled.replaceAll(" ", ""))} `;
+  // "n u d e" is one word; the article of "a n u d e …" is not part of it.
+  const spelled = Array.from(words.matchAll(/\b(?:\p{L} ){2,}\p{L}\b/gu), ([run]) => run.replaceAll(" ", ""));
+  return ` ${[words, ...spelled, ...spelled.map((word) => word.slice(1))].join(" ")} `;
 }
 
 /** Whether one of the terms occurs as whole words, also in the plural; terms of scripts without spaces anywhere. */

@@ -30,9 +30,11 @@ function call(path: string, init: RequestInit = {}): Promise<Response> {
   return fetch(`${base}/${path}`, { ...init, headers, signal: AbortSignal.timeout(TIMEOUT_MS) });
 }
 
-/** Whether a request failed before it was sent, so that RunPod cannot have seen it. */
+/** Whether a request failed before it was sent, so that RunPod cannot have seen it. Newer runtimes say why in `cause`. */
 function isUnsent(error: unknown): boolean {
-  return error instanceof TypeError && /\(Connect\)|dns error|connection refused/i.test(error.message);
+  if (!(error instanceof TypeError)) return false;
+  const cause = error.cause instanceof Error ? error.cause.message : "";
+  return /client error \(Connect\)/.test(`${error.message} ${cause}`);
 }
 
 /** Queues a job. */
