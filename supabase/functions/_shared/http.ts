@@ -60,10 +60,15 @@ export async function readBody(request: Request, limit: number): Promise<Uint8Ar
   return body;
 }
 
+/** Parses JSON. What PostgreSQL cannot store in a text, NUL and lone surrogates, becomes the replacement character. */
+export function parseStorable(text: string): unknown {
+  return JSON.parse(text, (_, value) => typeof value === "string" ? value.toWellFormed().replaceAll("\0", "\ufffd") : value);
+}
+
 /** Parses a body as JSON in UTF-8. */
 export function parseJson(body: Uint8Array): unknown {
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body));
+    return parseStorable(new TextDecoder("utf-8", { fatal: true }).decode(body));
   } catch {
     throw new HttpError(400, "INVALID_JSON", "The body must be JSON.");
   }

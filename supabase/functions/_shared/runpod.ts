@@ -1,5 +1,6 @@
 /** RunPod's API for serverless endpoints. */
 import { optional, required } from "./environment.ts";
+import { parseStorable } from "./http.ts";
 
 export interface Policy {
   /** Milliseconds that the job may run. */
@@ -60,7 +61,7 @@ export async function status(endpoint: string, id: string): Promise<RunStatus | 
       return "forgotten";
     }
     const body = await response.text();
-    return response.ok ? JSON.parse(body) : "unavailable";
+    return response.ok ? parseStorable(body) as RunStatus : "unavailable";
   } catch {
     return "unavailable";
   }

@@ -1,6 +1,7 @@
 /** Supabase Storage as a server. */
 import { createClient } from "@supabase/supabase-js";
 import { required, secretKey } from "./environment.ts";
+import { parseStorable } from "./http.ts";
 
 const client = createClient(required("SUPABASE_URL"), secretKey(), { auth: { persistSession: false, autoRefreshToken: false } });
 
@@ -20,7 +21,7 @@ export async function signedUrls(names: string[]): Promise<Map<string, string>> 
 export async function downloadJson(name: string): Promise<unknown> {
   const { data, error } = await client.storage.from(WORKSPACE).download(name);
   if (error) return undefined;
-  return JSON.parse(await data.text());
+  return parseStorable(await data.text());
 }
 
 /** Removes objects of the workspace. */

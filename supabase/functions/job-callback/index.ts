@@ -10,7 +10,7 @@ const MAX_BYTES = 1_048_576;
 
 export async function handle(request: Request): Promise<Response> {
   const body = await readBody(request, MAX_BYTES);
-  const secrets = [required("JOB_CALLBACK_SECRET"), optional("JOB_CALLBACK_PREVIOUS_SECRET", "")].filter(Boolean);
+  const secrets = [required("JOB_CALLBACK_SECRET"), optional("JOB_CALLBACK_SECRET_PREVIOUS", "")].filter(Boolean);
   if (!(await isAuthentic(request.headers, body, secrets))) {
     throw new HttpError(401, "UNAUTHORIZED", "The signature is missing, wrong or too old.");
   }

@@ -72,11 +72,11 @@ test("while the secret is rotated, the previous one is accepted too", async () =
   const request = () => signed(processing(job, run), { secret: "whsec_" + btoa("the next secret of the project") });
   assert.equal((await send(request())).status, 401);
   Deno.env.set("JOB_CALLBACK_SECRET", "whsec_" + btoa("the next secret of the project"));
-  Deno.env.set("JOB_CALLBACK_PREVIOUS_SECRET", SECRET);
+  Deno.env.set("JOB_CALLBACK_SECRET_PREVIOUS", SECRET);
   assert.equal((await send(request())).status, 200);
   assert.equal((await send(signed(processing(job, run)))).status, 200);
   Deno.env.set("JOB_CALLBACK_SECRET", SECRET);
-  Deno.env.delete("JOB_CALLBACK_PREVIOUS_SECRET");
+  Deno.env.delete("JOB_CALLBACK_SECRET_PREVIOUS");
 });
 
 test("an oversized body is refused without being read to its end, signed or not", async () => {
@@ -106,6 +106,17 @@ test("a body that is no JSON, and a payload that does not fit the job, are refus
     assert.equal((await send(signed(payload))).status, 422);
   }
   assert.deepEqual([(await jobOf(job)).status, (await assetsOf(job)).length], ["queued", 0]);
+});
+
+test("a text that PostgreSQL cannot store as it is does not lose the job", async () => {
+  const user = await User.create();
+  const { job, run } = await user.queued({
+    format: "text",
+    prompt: undefined,
+    messages: [{ role: "user", content: "nul \0, half \ud800" }],
+  });
+  assert.equal(await callback(payloads.enhanced(job, run, "nul \0, half \ud83d, whole \ud83d\ude00")), "completed");
+  assert.equal((await assetsOf(job))[0]!.content, "nul \ufffd, half \ufffd, whole \ud83d\ude00");
 });
 
 test("a job that does not exist is answered with 200, so that the worker forgets it", async () => {
