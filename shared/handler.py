@@ -43,6 +43,7 @@ class Handler(Generic[RequestT]):
             torch and the libraries of the models only then. Raises `SettingsError` or `WeightsError` if it cannot.
         checks: Additional checks before anything is loaded, by name. Each raises `SettingsError` to keep the worker from starting.
         libraries: The modules that `load` imports. `--check image` imports them to prove that the image is complete.
+        libraries_of: Returns the modules that it also imports under the given settings.
         weights: The weights without which the worker cannot start. `--check weights` and the start verify them.
         uses_external_engine: Whether an inference server holds the weights, in which case this worker needs none.
         operator: Returns the operator's settings that requests are validated against. The request's own subclass of `Operator`, if any.
@@ -55,6 +56,8 @@ class Handler(Generic[RequestT]):
             inputs. Its arguments are the raw input, the recipe, and the start of the worker in seconds since 1970.
         max_concurrency: Returns how many jobs the recipe runs concurrently, if it has a GPU thread of its own. None for a recipe that works
             on the thread that calls it, and so runs one job at a time.
+        watch: Called once with the recipe and a function that the recipe calls, from any thread, when it can complete nothing any more: the
+            worker is then replaced, also between two jobs.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Handler(Generic[RequestT]):
     load: Callable[[Settings], Recipe[RequestT]]
     checks: Mapping[str, Callable[[Settings], None]] = field(default_factory=dict)
     libraries: tuple[str, ...] = ()
+    libraries_of: Callable[[Settings], tuple[str, ...]] = lambda _settings: ()
     weights: tuple[Weights, ...] = ()
     uses_external_engine: Callable[[Settings], bool] = lambda _settings: False
     operator: Callable[[Settings], Operator] = operator_settings
@@ -72,10 +76,15 @@ class Handler(Generic[RequestT]):
     present: Callable[[str, object], Presentation] = PayloadPresentation.of
     answer_without_job: Callable[[object, Any, int], HandlerResponse | None] | None = None
     max_concurrency: Callable[[Any], int] | None = None
+    watch: Callable[[Any, Callable[[], None]], None] = lambda _recipe, _on_failure: None
 
     def types_of_job(self, request: RequestT) -> Collection[str]:
         """Returns the MIME types of the files that a job stores."""
         return self.stored_types if self.types_of is None else self.types_of(request)
+
+    def all_libraries(self, settings: Settings) -> tuple[str, ...]:
+        """Returns the modules that `load` imports."""
+        return self.libraries + self.libraries_of(settings)
 
     def required_weights(self, settings: Settings) -> tuple[Weights, ...]:
         """Returns the weights that must be present on this machine."""

@@ -44,7 +44,7 @@ def parse_scope(arguments: Sequence[str]) -> Scope | None:
 
 def self_check(
     scope: Scope,
-    libraries: Sequence[str],
+    libraries: Callable[[Settings], Sequence[str]],
     checks: Mapping[str, Check],
     required_weights: Callable[[Settings], Sequence[Weights]],
     stored_types: Sequence[str],
@@ -54,7 +54,7 @@ def self_check(
 
     Args:
         scope: How much to check.
-        libraries: The modules that the handler imports when it loads its models.
+        libraries: Returns the modules that the handler imports when it loads its models.
         checks: The handler's own checks, by name.
         required_weights: Returns the weights that the handler needs under the given settings.
         stored_types: The MIME types of the files that the handler stores.
@@ -65,7 +65,7 @@ def self_check(
     except SettingsError as error:
         logger().error("check failed", check="configuration", reason=str(error))
         sys.exit(1)
-    selected: dict[str, Check] = {"libraries": lambda _settings: _import_all(libraries), **checks}
+    selected: dict[str, Check] = {"libraries": lambda settings: _import_all(libraries(settings)), **checks}
     if scope != "image":
         selected |= {f"weights {entry.name}": partial(_find, entry) for entry in required_weights(settings)}
     if scope == "machine":

@@ -58,7 +58,7 @@ def serve(handler: Handler[RequestT]) -> None:
     prepare_environment()
     configure_logging("INFO")  # until the configured level is known; reading it may already log an error
     if (scope := parse_scope(sys.argv[1:])) is not None:
-        self_check(scope, handler.libraries, handler.checks, handler.required_weights, handler.stored_types, handler.load)
+        self_check(scope, handler.all_libraries, handler.checks, handler.required_weights, handler.stored_types, handler.load)
     try:
         settings = _checked("configuration", read_settings)
         configure_logging(settings.log_level)
@@ -169,7 +169,8 @@ class _Endpoint(Generic[RequestT]):
         self._sends_progress = settings.on_runpod
         self._timeout = settings.job_timeout_for(handler.name)
         # Everything that may follow a job's deadline: the last step, `callback.json`, the callback.
-        self._shutdown = GracefulShutdown(settings.job_grace + settings.upload_deadline + settings.callback_deadline)
+        slack = settings.job_grace + settings.upload_deadline + settings.callback_deadline
+        self._shutdown = GracefulShutdown(slack, all_posted=_all_posted)
         self._in_flight, self._update_lock = InFlightJobs(), threading.Lock()
         self._started = int(time.time())
         # The SDK inspects the function: an asynchronous generator streams.
@@ -179,6 +180,7 @@ class _Endpoint(Generic[RequestT]):
             "return_aggregate_stream": True,
             "concurrency_modifier": lambda _current: worker.concurrency,
         }
+        handler.watch(worker.recipe, self._lose_engine)
 
     async def complete(self, job: dict[str, Any]) -> HandlerResponse:
         """Runs one job and returns its response."""
@@ -221,13 +223,21 @@ class _Endpoint(Generic[RequestT]):
             # On a thread, so as not to block other jobs; and before the result, because an update after it would reopen the job.
             await wait_done(asyncio.ensure_future(asyncio.to_thread(progress.close)))
         if self._worker.gpu.is_lost:
-            # In the live configuration: the SDK then posts this result and ends its loop, whereas the flag in a result would not keep the
-            # worker from taking another job. Its loop may wait for threads that never end, so the process has a timer of its own.
-            self.config["refresh_worker"] = True
-            self._shutdown.start()
+            self._replace_worker()
         if isinstance(outcome, Stopped):
             raise asyncio.CancelledError  # by which the SDK frees the slot without posting a result
         return outcome
+
+    def _lose_engine(self) -> None:
+        """Called from another thread, also while no job is in flight."""
+        self._worker.gpu.mark_lost()
+        self._replace_worker()
+
+    def _replace_worker(self) -> None:
+        # In the live configuration: the SDK then posts the results and ends its loop, whereas the flag in a result would not keep the
+        # worker from taking another job. Its loop may wait for threads that never end, so the process has a timer of its own.
+        self.config["refresh_worker"] = True
+        self._shutdown.start()
 
 
 def _seconds_for(job: Mapping[str, Any], timeout: float) -> float:
@@ -252,6 +262,13 @@ def _send_update(lock: threading.Lock, job: dict[str, Any], update: Mapping[str,
         started = [thread for thread in set(threading.enumerate()) - others if "_thread_target" in thread.name]
     for thread in started:
         thread.join(timeout=_UPDATE_TIMEOUT)
+
+
+def _all_posted() -> bool:
+    """Whether the SDK has posted the results of all jobs that it has taken."""
+    from runpod.serverless.modules.worker_state import JobsProgress
+
+    return bool(JobsProgress().get_job_count() == 0)
 
 
 def _runpod() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -155,6 +156,17 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="GiB for the KV cache of chat models; by default the memory that the weights leave free.",
     )
+    chat_engine: Literal["transformers", "vllm"] = Field(
+        "transformers",
+        description="Inference engine of chat: the built-in one on transformers, or `vllm`, which the worker runs as child processes.",
+    )
+    chat_vllm_python: Path = Field(Path("/opt/vllm/bin/python"), description="Python of the environment in which vLLM is installed.")
+    chat_vllm_memory: float = Field(
+        0.9, gt=0, le=1, description="Share of the GPU's memory for vLLM, divided between the chat models by the size of their weights."
+    )
+    chat_vllm_arguments: str = Field(
+        "", description="Further arguments of vLLM's server, such as `--dtype bfloat16`. Those that the worker relies on cannot be changed."
+    )
     chat_engine_url: Url | None = Field(
         None,
         repr=False,
@@ -162,13 +174,16 @@ class Settings(BaseSettings):
     )
     chat_engine_model: str | None = Field(None, description="Name of the model on that server; optional if it serves only one.")
     chat_engine_context: int | None = Field(
-        None, gt=0, description="Context window of that model in tokens, if the server does not report it."
+        None,
+        gt=0,
+        description="Context window of that model in tokens, if the server does not report it; the context window of vLLM's models, "
+        "by default as long as memory allows.",
     )
     chat_engine_extensions: bool = Field(
         True, description="Whether the server accepts `top_k`, `min_p` and `repetition_penalty`, as vLLM does."
     )
-    chat_engine_concurrency: int = Field(32, ge=1, le=256, description="Maximum concurrent requests to that server.")
-    chat_engine_start: Seconds = Field(600.0, description="Seconds that the server may take to become ready.")
+    chat_engine_concurrency: int = Field(32, ge=1, le=256, description="Maximum concurrent requests to each inference server.")
+    chat_engine_start: Seconds = Field(600.0, description="Seconds that an inference server may take to become ready.")
     chat_streaming: bool = Field(False, description="Stream text while it is generated.")
     sfw_words: Words = Field((), description="Words and phrases that `sfw_mode` masks, comma-separated.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
@@ -234,6 +249,24 @@ def enable_hub_access() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
+# What libraries of GPUs and of vLLM read, and what every process needs. Nothing of it is a secret.
+_SERVER_VARIABLES = frozenset({"HOME", "LANG", "LD_LIBRARY_PATH", "LD_PRELOAD", "PATH", "TEMP", "TMP", "TMPDIR", "TZ", "USER"})
+_SERVER_PREFIXES = (
+    "CC", "CUDA_", "CXX", "FLASHINFER_", "GLOO_", "LC_", "MALLOC_", "MKL_", "NCCL_", "NVIDIA_", "OMP_", "PYTORCH_", "TORCH", "TRITON_",
+    "VLLM_", "XDG_",
+)  # fmt: skip
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD")
+
+
+def server_environment() -> dict[str, str]:
+    """Returns this process's environment without its secrets, for an inference server that it starts."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if (name in _SERVER_VARIABLES or name.startswith(_SERVER_PREFIXES)) and not _SECRET.search(name)
+    }
+
+
 def variable_names(name: str) -> tuple[str, ...]:
     """Returns the environment variables of a field."""
     alias = Settings.model_fields[name].validation_alias
@@ -297,6 +330,8 @@ def _missing(settings: Settings) -> list[str]:
         missing.append("JOB_CALLBACK_SECRET (callbacks are signed with it)")
     if settings.callback_allowed_hosts and settings.job_callback_secret is None and settings.callback_url is None:
         missing.append("JOB_CALLBACK_SECRET (CALLBACK_ALLOWED_HOSTS allows callbacks, and they are signed with it)")
+    if settings.chat_engine == "vllm" and settings.chat_engine_url is not None:
+        missing.append("only one of CHAT_ENGINE=vllm and CHAT_ENGINE_URL")
     if settings.chat_instruct_name == settings.chat_base_name:
         missing.append("two different names as CHAT_INSTRUCT_NAME and CHAT_BASE_NAME")
     return missing

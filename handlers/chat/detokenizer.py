@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from handlers.chat.stop_strings import StopStrings
+
 # The most tokens that a character can consist of: byte tokens of UTF-8. A longer run of bytes is not text.
 _MAX_CHARACTER_TOKENS = 4
 _REPLACEMENT = "\ufffd"  # what decoders write for bytes that are not a whole character
@@ -17,9 +19,6 @@ class IncrementalDetokenizer:
         tokenizer: A fast tokenizer.
         stop: Stop strings. The text ends before the one that is completed first, also if it spans several tokens.
         strip_leading_space: Removes leading whitespace: after a transcript prompt the model generates it itself.
-
-    Attributes:
-        stopped: Whether a stop string has been completed.
     """
 
     def __init__(self, tokenizer: Any, stop: Sequence[str], *, strip_leading_space: bool = False) -> None:
@@ -27,11 +26,7 @@ class IncrementalDetokenizer:
         self._context: list[int] = []  # the tokens of the latest text, because decoding depends on the tokens before
         self._context_text = ""
         self._pending: list[int] = []  # tokens whose text is not known yet, such as the first bytes of a character
-        self._stop = tuple(stop)
-        self._strip = strip_leading_space
-        self._text = ""
-        self._stable = 0  # characters before this offset cannot be part of a stop string
-        self.stopped = False
+        self._output = StopStrings(stop, strip_leading_space=strip_leading_space)
 
     def add(self, token: int, *, may_stop: bool = True) -> None:
         """Appends a token, and truncates at the stop string that is completed first: the result does not depend on token boundaries.
@@ -40,17 +35,7 @@ class IncrementalDetokenizer:
             token: Its id.
             may_stop: Whether stop strings are looked for from here on.
         """
-        self._text += self._decode(token)
-        if not may_stop:
-            self._stable = len(self._text)
-            return
-        matches = [(start + len(stop), start) for stop in self._stop if (start := self._text.find(stop, self._stable)) >= 0]
-        if matches:
-            _, start = min(matches)
-            self._text = self._text[:start]
-            self.stopped = True
-        while self._stable < len(self._text) and not self._may_start_stop_string(self._text[self._stable :]):
-            self._stable += 1
+        self._output.add(self._decode(token), may_stop=may_stop)
 
     def _decode(self, token: int) -> str:
         """Returns the text that a token adds; an empty string as long as it depends on later tokens.
@@ -72,17 +57,16 @@ class IncrementalDetokenizer:
         return text
 
     @property
+    def stopped(self) -> bool:
+        """Whether a stop string has been completed."""
+        return self._output.stopped
+
+    @property
     def text(self) -> str:
         """The whole text, to be used once generation has ended."""
-        return self._strip_leading_space(self._text)
+        return self._output.text
 
     @property
     def stable_text(self) -> str:
         """The longest prefix of the text that no later token can change."""
-        return self._strip_leading_space(self._text[: self._stable])
-
-    def _strip_leading_space(self, text: str) -> str:
-        return text.lstrip() if self._strip else text
-
-    def _may_start_stop_string(self, suffix: str) -> bool:
-        return any(stop.startswith(suffix) for stop in self._stop)
+        return self._output.stable_text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -118,6 +118,13 @@ class InferenceEngine(Protocol):
 
         Raises:
             JobError: The engine accepts no more requests.
+        """
+
+    def watch(self, on_failure: Callable[[], None]) -> None:
+        """Calls back once the engine can complete nothing any more, also between jobs.
+
+        Args:
+            on_failure: Called once, from any thread; at once if the engine has failed before.
         """
 
     def close(self) -> None:

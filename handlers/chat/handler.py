@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handlers.chat.openai.presentation import answer_without_job, present
@@ -19,10 +21,13 @@ if TYPE_CHECKING:
 
 
 def load(settings: Settings) -> ChatRecipe:
-    """Creates the inference engine: a client of an external server, or the in-process engine with the instruct and any base model."""
+    """Creates the inference engine: a client of an external server, or one that runs the instruct model and any base model."""
     if settings.chat_engine_url is not None:
         return _connect_to_server(settings)
     folders = {QWEN_INSTRUCT.name: resolve(QWEN_INSTRUCT, settings), QWEN_BASE.name: find_optional(QWEN_BASE, settings)}
+    installed = {name: folder for name, folder in folders.items() if folder is not None}
+    if settings.chat_engine == "vllm":
+        return _start_vllm(settings, installed)
     # Imported only now, so that a worker without weights reports it without importing torch.
     from handlers.chat.engines.transformers.chat_format import ModelSpec
     from handlers.chat.engines.transformers.engine import TransformersEngine
@@ -33,7 +38,6 @@ def load(settings: Settings) -> ChatRecipe:
 
     device = choose_device(settings.device)
     load_model = partial(load_chat, device=device, dtype=choose_dtype(device, "chat"))
-    installed = {name: folder for name, folder in folders.items() if folder is not None}
     served_as = {QWEN_INSTRUCT.name: settings.chat_instruct_name, QWEN_BASE.name: settings.chat_base_name}
     specs = [
         ModelSpec(served_as[name], partial(load_model, folder, name=name), transcript=name == QWEN_BASE.name, revision=revision_of(folder))
@@ -49,10 +53,41 @@ def load(settings: Settings) -> ChatRecipe:
 
 def _connect_to_server(settings: Settings) -> ChatRecipe:
     """Imports no torch: an image with such a server may have a build of its own, or none."""
-    from handlers.chat.engines.openai_server.client import connect
+    from handlers.chat.engines.openai_server.connect import connect
     from handlers.chat.recipe import ChatRecipe, ChatSettings
 
     return ChatRecipe(connect(settings), ChatSettings(settings.sfw_words, settings.chat_streaming))
+
+
+def _start_vllm(settings: Settings, folders: Mapping[str, Path]) -> ChatRecipe:
+    """Imports no torch: only vLLM's own environment has it."""
+    from handlers.chat.engines.vllm.load import start
+    from handlers.chat.recipe import ChatRecipe, ChatSettings
+
+    return ChatRecipe(start(settings, folders), ChatSettings(settings.sfw_words, settings.chat_streaming))
+
+
+def check_engine(settings: Settings) -> None:
+    """Checks that the chosen engine is installed.
+
+    Raises:
+        SettingsError: vLLM is not, or its arguments are malformed.
+    """
+    if settings.chat_engine == "vllm":
+        from handlers.chat.engines.vllm.arguments import operator_arguments
+        from handlers.chat.engines.vllm.server import check_python
+
+        operator_arguments(settings)
+        check_python(settings.chat_vllm_python)
+
+
+def libraries_of(settings: Settings) -> tuple[str, ...]:
+    """Returns the modules that `load` imports."""
+    if settings.chat_engine_url is not None:
+        return ("handlers.chat.engines.openai_server.connect",)
+    if settings.chat_engine == "vllm":
+        return ("handlers.chat.engines.vllm.load", "transformers.models.auto.tokenization_auto")
+    return ("handlers.chat.engines.transformers.engine", "handlers.chat.engines.transformers.load")
 
 
 def chat_operator_settings(settings: Settings) -> ChatOperator:
@@ -65,12 +100,9 @@ HANDLER = Handler(
     "chat",
     ChatRequest,
     load,
-    libraries=(
-        "handlers.chat.recipe",
-        "handlers.chat.engines.transformers.engine",
-        "llguidance",
-        "handlers.chat.engines.transformers.load",
-    ),
+    checks={"engine": check_engine},
+    libraries=("handlers.chat.recipe", "llguidance"),
+    libraries_of=libraries_of,
     weights=(QWEN_INSTRUCT,),
     stored_types=(),
     always_callback=False,
@@ -80,6 +112,7 @@ HANDLER = Handler(
     answer_without_job=answer_without_job,
     max_concurrency=lambda recipe: recipe.engine.max_concurrency,
     uses_external_engine=lambda settings: settings.chat_engine_url is not None,
+    watch=lambda recipe, on_failure: recipe.engine.watch(on_failure),
 )
 
 if __name__ == "__main__":

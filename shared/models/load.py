@@ -1,4 +1,4 @@
-"""Loads one network or tokenizer from a local folder onto the device, checks that it is complete, and logs the throughput."""
+"""Loads one network from a local folder onto the device, checks that it is complete, and logs the throughput."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from shared.telemetry import logger
-from shared.weights.errors import WeightsError
+from shared.weights.errors import WeightsError, weights_error
 from shared.weights.folders import is_half, unsafe_references, weight_files
 
-# A tokenizer may have fewer tokens than its model has embeddings (whose number is padded), but not many fewer.
-_MIN_VOCABULARY_SHARE = 0.9
 # Buffers that are computed, training state, and the other half of a model of which only one encoder is used.
 _WITHOUT_EFFECT = re.compile(
     r"position_ids$|inv_freq$|logit_scale$|num_batches_tracked$|masked_bias$|attn\.bias$|model_ema"
@@ -91,34 +89,6 @@ def check_network(network: nn.Module, *, name: str, dtype: torch.dtype, missing:
         raise WeightsError(name, "; ".join(reasons))
 
 
-def load_tokenizer(cls: Any, folder: Path, *, name: str, vocabulary_size: int, required_tokens: Sequence[str], **options: Any) -> Any:
-    """Loads one tokenizer.
-
-    Args:
-        cls: The class, with a `from_pretrained` like that of transformers.
-        folder: The tokenizer's folder.
-        name: The tokenizer in messages.
-        vocabulary_size: How many tokens its model has embeddings for.
-        required_tokens: The special tokens that the model needs: `bos`, `eos`, `pad`.
-        options: Passed on to `from_pretrained`.
-
-    Raises:
-        WeightsError: The files are damaged or missing (for which the libraries silently build a tokenizer of three tokens), the vocabulary
-            belongs to another model, or a special token is not defined.
-    """
-    try:
-        tokenizer = cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise weights_error(name, error) from error
-    reasons = []
-    if not vocabulary_size * _MIN_VOCABULARY_SHARE <= len(tokenizer) <= vocabulary_size:
-        reasons.append(f"it has {len(tokenizer)} tokens, but its model has {vocabulary_size}")
-    reasons += [f"it has no {token} token" for token in required_tokens if getattr(tokenizer, f"{token}_token_id") is None]
-    if reasons:
-        raise WeightsError(name, "; ".join(reasons))
-    return tokenizer
-
-
 def silence(*libraries: Any) -> None:
     """Turns off the progress bars of diffusers or transformers, and their log messages below error level.
 
@@ -142,21 +112,6 @@ def log_loaded(name: str, size: int, seconds: float, *, unused: int = 0) -> None
     logger().info(
         "loaded", component=name, seconds=round(seconds, 3), bytes=size, gb_per_s=round(size / seconds / 1e9, 3), unused_tensors=unused
     )
-
-
-def weights_error(name: str, error: Exception) -> WeightsError:
-    """Wraps an exception that a library raised while it read weights. Its text is for the operator only: it may contain paths.
-
-    Args:
-        name: The weights in the message.
-        error: The library's exception.
-    """
-    # Torch's message for moving a meta tensor: a tensor that no file had. The same type is raised for an operation that does not exist in
-    # some precision.
-    if isinstance(error, NotImplementedError) and "meta tensor" in str(error):
-        return WeightsError(name, "tensors are missing from its files")
-    detail = (str(error).splitlines() or [type(error).__name__])[0]
-    return WeightsError(name, "its files are damaged, incomplete or of another model", detail=detail)
 
 
 def _from_pretrained(cls: Any, folder: Path, name: str, **options: Any) -> tuple[Any, Any]:

@@ -21,3 +21,18 @@ class WeightsError(Exception):
     def __init__(self, name: str, reason: str, *, detail: str | None = None, advice: str = _ADVICE) -> None:
         super().__init__(f"The weights of {name} cannot be used: {detail or reason}. {advice}")
         self.reason = reason
+
+
+def weights_error(name: str, error: Exception) -> WeightsError:
+    """Wraps an exception that a library raised while it read weights. Its text is for the operator only: it may contain paths.
+
+    Args:
+        name: The weights in the message.
+        error: The library's exception.
+    """
+    # Torch's message for moving a meta tensor: a tensor that no file had. The same type is raised for an operation that does not exist in
+    # some precision.
+    if isinstance(error, NotImplementedError) and "meta tensor" in str(error):
+        return WeightsError(name, "tensors are missing from its files")
+    detail = (str(error).splitlines() or [type(error).__name__])[0]
+    return WeightsError(name, "its files are damaged, incomplete or of another model", detail=detail)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -83,6 +83,9 @@ class EchoEngine:
     def submit(self, request: ChatRequest, cancel: CancelToken) -> EchoStream:
         return EchoStream(self._tokenizer, request.messages[-1].content, cancel)
 
+    def watch(self, on_failure: Callable[[], None]) -> None:
+        """Never fails."""
+
     def close(self) -> None:
         """Holds no resources."""
 
@@ -93,4 +96,4 @@ def load(settings: Settings) -> ChatRecipe:
 
 
 if __name__ == "__main__":
-    serve(replace(HANDLER, load=load, libraries=(), weights=()))
+    serve(replace(HANDLER, load=load, libraries=(), libraries_of=lambda _settings: (), weights=()))

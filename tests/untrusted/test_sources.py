@@ -18,7 +18,7 @@ EVALUATORS = {"eval", "exec", "compile", "__import__"}
 
 # Functions whose `from_pretrained` calls read a configuration or a vocabulary, not weights.
 WITHOUT_WEIGHTS = {
-    ("shared/models/load.py", "load_tokenizer"),
+    ("shared/models/tokenizers.py", "load_tokenizer"),
     ("shared/models/diffusers_folder.py", "load_scheduler"),
     ("handlers/wan/weights/image_to_video.py", "load_image_to_video"),
     ("handlers/sdxl/weights/checkpoint.py", "_empty"),

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shared.models.load import check_network, log_loaded, weights_error
-from shared.weights.errors import WeightsError
+from shared.models.load import check_network, log_loaded
+from shared.weights.errors import WeightsError, weights_error
 
 _RESIDUAL_SCALE = 0.2
 _LEAKY_SLOPE = 0.2

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from handlers.sdxl.weights.original_names import text_encoder_2_name, unet_name, vae_name
 from handlers.sdxl.weights.scaled_fp8 import COMPANIONS, unscaled
-from shared.models.load import check_network, log_loaded, weights_error
-from shared.weights.errors import WeightsError
+from shared.models.load import check_network, log_loaded
+from shared.weights.errors import WeightsError, weights_error
 
 PREFIXES = {
     "unet": "model.diffusion_model.",

@@ -11,8 +11,9 @@ import torch
 from handlers.sdxl.weights.checkpoint import config_folder, load_component
 from handlers.sdxl.weights.noise_schedule import schedule_problem, scheduler_overrides
 from shared.models.diffusers_folder import LITERAL_SPECIAL_TOKENS, component_files, load_scheduler, read_config, silence_libraries
-from shared.models.load import load_network, load_tokenizer
+from shared.models.load import load_network
 from shared.models.prefetch import prefetched
+from shared.models.tokenizers import load_tokenizer
 from shared.weights.errors import WeightsError
 
 if TYPE_CHECKING:

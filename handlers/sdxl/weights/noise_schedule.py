@@ -13,8 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from shared.models.load import weights_error
-from shared.weights.errors import WeightsError
+from shared.weights.errors import WeightsError, weights_error
 
 MARKERS = frozenset({"v_pred", "ztsnr"})
 """Tensors that only say how a model was trained."""

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from handlers.sdxl.weights.checkpoint import PREFIXES, TensorSource, load_from_file
 from handlers.sdxl.weights.original_names import vae_name
-from shared.models.load import load_network, weights_error
-from shared.weights.errors import WeightsError
+from shared.models.load import load_network
+from shared.weights.errors import WeightsError, weights_error
 
 # diffusers' values for what a configuration does not name: the scaling factor is that of SD 1.5.
 _LATENT_SCALES: Mapping[str, Any] = {"scaling_factor": 0.18215, "shift_factor": None, "latents_mean": None, "latents_std": None}

@@ -11,8 +11,9 @@ import torch
 
 from handlers.wan.weights.vace import text_to_video_view
 from shared.models.diffusers_folder import LITERAL_SPECIAL_TOKENS, component_files, load_scheduler, read_config, silence_libraries
-from shared.models.load import load_network, load_tokenizer
+from shared.models.load import load_network
 from shared.models.prefetch import prefetched
+from shared.models.tokenizers import load_tokenizer
 from shared.weights.errors import WeightsError
 
 

@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 # The SDK posts a result at once, and retries after two and after five seconds.
 _POSTING_SECONDS = 10.0
+# Seconds between two looks at whether they have been posted.
+_POSTED_INTERVAL = 0.05
 
 
 async def run_with_deadline(work: Coroutine[Any, Any, T], token: CancelToken, *, grace: float) -> T:
@@ -62,11 +64,13 @@ class GracefulShutdown:
     Args:
         slack: Seconds after a job's deadline within which it must have been answered.
         end: Exits the process.
+        all_posted: Returns whether all results have been posted. As soon as they are, the process exits: it might take another job.
     """
 
-    def __init__(self, slack: float, end: Callable[[], None] = end_process) -> None:
+    def __init__(self, slack: float, end: Callable[[], None] = end_process, all_posted: Callable[[], bool] = lambda: False) -> None:
         self._slack = slack
         self._end = end
+        self._all_posted = all_posted
         self._changed = threading.Condition()
         self._deadlines: dict[object, float] = {}
         self._started = False
@@ -100,7 +104,9 @@ class GracefulShutdown:
         with self._changed:
             answered = self._changed.wait_for(lambda: not self._deadlines, timeout=self._slack)
         logger().warning("worker exits", jobs_answered=answered)
-        threading.Event().wait(_POSTING_SECONDS)
+        deadline = time.monotonic() + _POSTING_SECONDS
+        while not self._all_posted() and time.monotonic() < deadline:
+            time.sleep(_POSTED_INTERVAL)
         self._end()
 
     def _set_deadline(self, job: object, deadline: float | None) -> None:

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from structlog.testing import capture_logs
 from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPTextModel, CLIPTokenizer, UMT5EncoderModel
 
-from shared.models.load import check_network, load_network, load_tokenizer
+from shared.models.load import check_network, load_network
+from shared.models.tokenizers import load_tokenizer
 from shared.weights.errors import WeightsError
 
 Tensors = dict[str, torch.Tensor]

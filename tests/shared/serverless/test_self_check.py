@@ -21,7 +21,7 @@ def check(handler: str, tmp_path: Path, *scope: str, **environment: str) -> tupl
 
 
 @pytest.mark.parametrize(
-    ("handler", "checks"), [("sdxl", ("libraries",)), ("wan", ("libraries", "encoder")), ("chat", ("libraries",))], ids=str
+    ("handler", "checks"), [("sdxl", ("libraries",)), ("wan", ("libraries", "encoder")), ("chat", ("libraries", "engine"))], ids=str
 )
 def test_image_check_needs_no_weights_and_no_storage(handler: str, checks: tuple[str, ...], tmp_path: Path) -> None:
     assert check(handler, tmp_path, "image", SUPABASE_SERVICE_KEY="") == (0, dict.fromkeys(checks, "passed"))

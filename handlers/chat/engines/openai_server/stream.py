@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty
@@ -15,13 +15,14 @@ from typing import Any, Self
 import httpx
 from httpx_sse import EventSource, SSEError
 
-from handlers.chat.engine import Completion, Delta, FinishReason
-from handlers.chat.engines.openai_server.protocol import Usage, ensure_json, parse_chunk, stream_interrupted, to_job_error
-from shared.errors import ContextLengthExceeded, DeviceError
+from handlers.chat.engine import Completion, Delta
+from handlers.chat.engines.openai_server.assembly import CompletionAssembly
+from handlers.chat.engines.openai_server.failures import RequestContext, server_failed, stream_interrupted, to_job_error
+from handlers.chat.engines.openai_server.protocol import parse_chunk
+from shared.errors import JobError
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.streaming.queue import EndOfStream, StreamQueue
 
-COMPLETIONS_PATH = "/v1/chat/completions"
 # Seconds between two checks of the cancel token while no chunk arrives.
 _POLL_INTERVAL = 0.05
 # Seconds to wait for the connection to close.
@@ -33,14 +34,20 @@ class CompletionRequest:
     """A request to the server.
 
     Attributes:
+        path: The route.
         body: The JSON body.
-        too_long: The error to raise if the server finds that the conversation exceeds the context window.
-        ensure_json: Whether to verify that an untruncated completion is JSON: some servers accept `response_format` and ignore it.
+        context: What error messages are about.
+        stop: Stop strings that the server is not asked to look for.
+        min_tokens: Until so many tokens, none of these ends the completion.
+        transcript: Whether a base model continues a transcript: leading space is removed, and repetition ends the completion.
     """
 
+    path: str
     body: Mapping[str, Any] = field(repr=False)
-    too_long: ContextLengthExceeded
-    ensure_json: bool = False
+    context: RequestContext
+    stop: tuple[str, ...] = ()
+    min_tokens: int = 0
+    transcript: bool = False
 
 
 class OpenAIServerStream:
@@ -52,6 +59,7 @@ class OpenAIServerStream:
         loop: The event loop that reads the connection.
         client: A client of the server.
         slots: Limits the completions that run at once.
+        on_trouble: Called when the server fails.
     """
 
     def __init__(
@@ -61,19 +69,19 @@ class OpenAIServerStream:
         loop: asyncio.AbstractEventLoop,
         client: httpx.AsyncClient,
         slots: asyncio.Semaphore,
+        on_trouble: Callable[[], None] = lambda: None,
     ) -> None:
         self._request = request
         self._client = client
         self._slots = slots
         self._cancel = cancel
+        self._on_trouble = on_trouble
         self._deltas: StreamQueue[Delta] = StreamQueue()
         self._disconnected = Event()
-        self._text: list[str] = []
-        self._finish_reason: FinishReason | None = None
-        self._usage: Usage | None = None
-        self._time_to_first_token: float | None = None
+        self._assembly = CompletionAssembly(request.stop, min_tokens=request.min_tokens, transcript=request.transcript)
         self._completion: Completion | None = None
         self._submitted = time.perf_counter()
+        self._time_to_first_token: float | None = None
         self._reading: Future[None] = asyncio.run_coroutine_threadsafe(self._read(), loop)
 
     def __enter__(self) -> Self:
@@ -91,6 +99,10 @@ class OpenAIServerStream:
             raise RuntimeError("the completion is not finished")
         return self._completion
 
+    def fail(self, error: JobError) -> None:
+        """Ends the stream with an error, unless it has ended."""
+        self._deltas.close(error)
+
     def __iter__(self) -> Iterator[Delta]:
         """Yields deltas as they arrive, to the end.
 
@@ -106,39 +118,30 @@ class OpenAIServerStream:
             except EndOfStream:
                 break
             yield delta
-        self._completion = self._finish()
-
-    def _finish(self) -> Completion:
-        if self._finish_reason is None or self._usage is None:
-            raise stream_interrupted()
-        text = "".join(self._text)
-        if self._request.ensure_json and self._finish_reason == "stop":
-            ensure_json(text)
-        details, seconds = self._usage.prompt_tokens_details, time.perf_counter() - self._submitted
-        return Completion(
-            text=text,
-            finish_reason=self._finish_reason,
-            prompt_tokens=self._usage.prompt_tokens,
-            completion_tokens=self._usage.completion_tokens,
-            seconds=seconds,
-            time_to_first_token=seconds if self._time_to_first_token is None else self._time_to_first_token,
-            cached_tokens=(details.cached_tokens if details is not None else None) or 0,
-        )
+        seconds = time.perf_counter() - self._submitted
+        first = seconds if self._time_to_first_token is None else self._time_to_first_token
+        self._completion = self._assembly.finish(seconds, first)
 
     # Event loop
 
     async def _read(self) -> None:
         with self._deltas:
             try:
-                async with self._slots, self._client.stream("POST", COMPLETIONS_PATH, json=self._request.body) as response:
+                async with self._slots, self._client.stream("POST", self._request.path, json=self._request.body) as response:
                     if response.status_code != httpx.codes.OK:
-                        raise to_job_error(response.status_code, await response.aread(), self._request.too_long)
+                        raise to_job_error(response.status_code, await response.aread(), self._request.context)
                     response.encoding = "utf-8"
                     await self._read_events(EventSource(response))
             except (httpx.ConnectError, httpx.ConnectTimeout):
-                raise DeviceError("The inference server does not respond; the worker is replaced. Send the job again.") from None
+                self._on_trouble()
+                raise server_failed() from None
             except (httpx.TransportError, SSEError):
+                self._on_trouble()
                 raise stream_interrupted() from None
+            except JobError as error:
+                if error.retryable:
+                    self._on_trouble()
+                raise
             finally:
                 self._disconnected.set()
 
@@ -146,13 +149,10 @@ class OpenAIServerStream:
         async for event in source.aiter_sse():
             if event.data == "[DONE]":
                 return
-            chunk = parse_chunk(event.data, self._request.too_long)
-            self._usage = chunk.usage or self._usage
-            self._finish_reason = chunk.finish_reason or self._finish_reason
-            if chunk.text:
+            delta = self._assembly.add(parse_chunk(event.data, self._request.context))
+            if delta is not None:
                 if self._time_to_first_token is None:
                     self._time_to_first_token = time.perf_counter() - self._submitted
-                self._text.append(chunk.text)
-                # Without a count from the server, one token per chunk is the best estimate.
-                tokens = chunk.usage.completion_tokens if chunk.usage is not None else len(self._text)
-                self._deltas.put(Delta(chunk.text, tokens))
+                self._deltas.put(delta)
+            if self._assembly.ended:
+                return  # closes the connection

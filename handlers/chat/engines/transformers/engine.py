@@ -6,7 +6,7 @@ import atexit
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Literal
 
@@ -54,9 +54,10 @@ class TransformersEngine:
         self._swap_timeout = swap_timeout
         self._waiting: deque[SequenceState] = deque()  # owned by the engine thread
         self._submitted: list[SequenceState] = []
-        self._changed = threading.Condition()  # guards `_submitted`, `_closing` and `_error`
+        self._changed = threading.Condition()  # guards `_submitted`, `_closing`, `_error` and `_on_failure`
         self._closing = False
         self._error: JobError | None = None
+        self._on_failure: Callable[[], None] = lambda: None
         # A daemon, because it waits for requests for ever and must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -109,6 +110,14 @@ class TransformersEngine:
             self._submitted.append(sequence)
             self._changed.notify()
         return sequence.stream
+
+    def watch(self, on_failure: Callable[[], None]) -> None:
+        """Calls back once the engine thread has failed."""
+        with self._changed:
+            self._on_failure = on_failure
+            failed = isinstance(self._error, DeviceError)
+        if failed:
+            on_failure()
 
     def close(self) -> None:
         """Cancels running sequences and releases the models."""
@@ -178,9 +187,12 @@ class TransformersEngine:
             log_error("engine failed", error)
         with self._changed:
             self._error = reason
+            on_failure = self._on_failure
             sequences = [*self._submitted, *self._waiting, *self._pool.sequences]
         for sequence in sequences:
             sequence.fail(reason)
         if error is None:  # a lost GPU cannot release memory
             self._pool.close()
+        else:
+            on_failure()
         return isinstance(error, Exception)

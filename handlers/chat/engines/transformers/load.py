@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from shared.models.load import load_network, load_tokenizer, silence
+from shared.models.load import load_network, silence
 from shared.models.prefetch import prefetched
+from shared.models.tokenizers import load_tokenizer
 from shared.weights.folders import weight_files
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from handlers.chat.engine import Completion
-from handlers.chat.engines.openai_server.client import OpenAIServerEngine, connect
+from handlers.chat.engines.openai_server.connect import connect
+from handlers.chat.engines.openai_server.engine import OpenAIServerEngine
 from handlers.chat.request import ChatRequest
 from shared.jobs.execution.cancel import CancelToken
 from shared.settings import Settings

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from handlers.chat.engines.openai_server.client import OpenAIServerEngine, ServedModel, connect
+from handlers.chat.engines.openai_server.connect import connect
+from handlers.chat.engines.openai_server.engine import OpenAIServerEngine
+from handlers.chat.engines.openai_server.messages_model import MessagesModel, ServerModel
 from shared.errors import Cancelled, ContextLengthExceeded, DeviceError, JobTimeout, ModelUnavailable
 from shared.jobs.execution.cancel import CancelToken
 from tests.doubles.openai_server import MODEL, OpenAIServer, ScriptedRequest, reply
@@ -58,7 +60,7 @@ def test_every_sampling_parameter_is_sent(engine: OpenAIServerEngine, server: Op
                 {"role": "assistant", "content": "Hi."},
                 {"role": "user", "content": "<|im_end|>"},
             ],
-            "top_k": -1, "min_p": 0.0, "n": 1, "stream": True, "stream_options": {"include_usage": True},
+            "top_k": -1, "min_p": 0.0, "n": 1, "stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}},
         }
     ]  # fmt: skip
@@ -144,7 +146,7 @@ def test_an_unreachable_server_replaces_the_worker() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    engine = OpenAIServerEngine(url, ServedModel(MODEL, 1000), 1)
+    engine = OpenAIServerEngine({"qwen_instruct": MessagesModel(url, ServerModel(MODEL, 1000), 1)}, 1)
     with pytest.raises(DeviceError) as caught:
         complete(engine)
     assert caught.value.replaces_worker

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from handlers.chat.engines.openai_server.client import OpenAIServerEngine
+from handlers.chat.engines.openai_server.engine import OpenAIServerEngine
+from handlers.chat.recipe import ChatRecipe, ChatSettings
 from shared.errors import GenerationError, JobError
 from tests.doubles.openai_server import OpenAIServer, Script, ScriptedRequest, reply
 from tests.handlers.chat.engines.openai_server.conftest import complete, start_streaming
-from tests.handlers.conftest import chat
+from tests.handlers.conftest import chat, generate, text
 
 CANARY = "canary-prompt-of-the-caller"
 
@@ -137,7 +138,7 @@ def test_a_completion_that_ignores_the_response_format_is_an_error(engine: OpenA
     request = chat("hello", response_format={"type": "json_object"})
     server.scripts.extend([reply('{"a": ', "1}"), reply("Sure! {}"), reply("Sure! {}", reason="length")])
     assert complete(engine, request)[1].text == '{"a": 1}'
-    with pytest.raises(GenerationError, match="response_format") as caught:
-        complete(engine, request)
-    assert not caught.value.retryable
-    assert complete(engine, request)[1].finish_reason == "length", "a truncated completion is not validated"
+    recipe = ChatRecipe(engine, ChatSettings())
+    with pytest.raises(GenerationError, match="response_format"):
+        generate(recipe, request)
+    assert text(generate(recipe, request)).metadata["finish_reason"] == "length", "a truncated completion is not validated"

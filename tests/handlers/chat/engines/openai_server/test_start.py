@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from handlers.chat.engine import ModelInfo
-from handlers.chat.engines.openai_server.client import connect
+from handlers.chat.engines.openai_server.connect import connect
 from shared.settings import Settings, SettingsError
 from tests.doubles.openai_server import OpenAIServer
 from tests.doubles.processes import ROOT, clean_environment
@@ -75,7 +75,7 @@ def test_a_context_window_that_the_server_does_not_report_must_be_configured(ser
 def test_the_client_imports_no_torch() -> None:
     """An image with an inference server may have a build of torch of its own, or none."""
     code = (
-        "import sys, handlers.chat.handler, handlers.chat.recipe, handlers.chat.engines.openai_server.client;"
+        "import sys, handlers.chat.handler, handlers.chat.recipe, handlers.chat.engines.openai_server.connect;"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=True)
