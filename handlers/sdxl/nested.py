@@ -78,4 +78,4 @@ class Enhance(NestedModel):
 
     sharpen: Annotated[float, Field(ge=0.0, le=1.0, description="The strength of sharpening.")] = 0.0
     contrast: Annotated[float, Field(ge=0.0, le=1.0, description="The increase of the distance of each value from the mean grey.")] = 0.0
-    restore_faces: Annotated[bool, Field(description="Refused: there is no network for face restoration.")] = False
+    restore_faces: Annotated[bool, Field(description="Refused: restoring faces needs a detector to align them.")] = False

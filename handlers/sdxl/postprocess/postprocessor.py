@@ -42,7 +42,7 @@ class PostProcessor:
         if self._checks_safety(request):
             self.addons.find("safety_checker", safety.NAME)
         if request.enhance is not None and request.enhance.restore_faces:
-            raise ModelUnavailable("`config.enhance.restore_faces`: this worker has no network for face restoration. Omit it.")
+            raise ModelUnavailable("`config.enhance.restore_faces`: this worker has no face detector to find and align faces. Omit it.")
 
     def process(self, pixels: Pixels, request: SdxlRequest, run: JobRun) -> tuple[Pixels, dict[str, JsonValue]]:
         """Post-processes one image.

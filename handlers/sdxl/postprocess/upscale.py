@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from handlers.sdxl.nested import Upscale
-from handlers.sdxl.postprocess.rrdbnet import RRDBNet, load_upscaler, read_config
+from handlers.sdxl.postprocess.upscaler import load_upscaler, read_info
 from shared.errors import ModelUnavailable, OutOfMemory
 from shared.jobs.recipe import JobRun
 from shared.media.images import Pixels
@@ -33,12 +34,15 @@ An output pixel depends on inputs up to 350 pixels away, with decreasing weight.
 Real-ESRGAN's weights in levels of 255: 119 at 16 pixels, 71 at 32, 10 at 48, 0.7 at 64.
 """
 
+GRID = 32
+"""Tiles and their context begin at multiples of it in input pixels, so that the windows of a network with window attention do too."""
+
 
 def choose_upscaler(settings: Upscale, addons: AddonLibrary) -> str:
-    """Returns the name of the requested upscaler, or of the first in the alphabet with the smallest sufficient factor.
+    """Returns the name of the requested upscaler, or of the first in the alphabet with the smallest sufficient scale.
 
     Raises:
-        ModelUnavailable: It is not installed, unusable, or its factor is too small.
+        ModelUnavailable: It is not installed, unusable, or its scale is no multiple of the factor.
     """
     if settings.model is not None:
         _check_readable(settings.model, addons)
@@ -54,19 +58,19 @@ def choose_upscaler(settings: Upscale, addons: AddonLibrary) -> str:
 
 def _check_readable(name: str, addons: AddonLibrary) -> None:
     try:
-        read_config(addons.find("upscalers", name))
+        read_info(addons.find("upscalers", name))
     except WeightsError as error:
         raise ModelUnavailable(f"Upscaler {name!r} cannot be used: {error.reason}. Omit it, or ask the operator to replace it.") from error
 
 
 def _suitable(settings: Upscale, addons: AddonLibrary) -> dict[str, int]:
-    """Returns the upscalers with at least the requested factor, and their factors."""
+    """Returns the upscalers whose scale is a multiple of the requested factor, and their scales."""
     suitable = {}
     for name in addons.names("upscalers"):
         with suppress(WeightsError):  # an unreadable file is not suitable
-            factor = read_config(addons.find("upscalers", name)).factor
-            if factor >= settings.factor:
-                suitable[name] = factor
+            scale = read_info(addons.find("upscalers", name)).scale
+            if scale % settings.factor == 0:
+                suitable[name] = scale
     return suitable
 
 
@@ -93,7 +97,7 @@ def upscale(
         JobTimeout: Its deadline has passed.
     """
     name = choose_upscaler(settings, addons)
-    network = addons.load("upscalers", name, lambda file: load_upscaler(file, device, dtype), memory_footprint)
+    network = addons.load("upscalers", name, lambda file: load_upscaler(file, device, dtype), lambda loaded: memory_footprint(loaded.model))
     for tile in (TILE, TILE // 2, TILE // 4):
         if tile < TILE:
             run.warn("Out of memory; the image was upscaled in smaller tiles.")
@@ -104,49 +108,48 @@ def upscale(
 
 
 def upscale_tiled(
-    pixels: Pixels, network: RRDBNet, factor: int, check: Callable[[], None], *, tile: int = TILE, overlap: int = OVERLAP
+    pixels: Pixels, network: Any, factor: int, check: Callable[[], None], *, tile: int = TILE, overlap: int = OVERLAP
 ) -> Pixels:
-    """Upscales an image tile by tile. The result of a network with a larger factor is averaged down.
+    """Upscales an image tile by tile. The result of a network with a larger scale is averaged down.
 
     Args:
         pixels: Height × width × 3, both multiples of 8.
-        network: The upscaler.
-        factor: 2 or 4, at most the network's.
+        network: The upscaler, as `load_upscaler` returns it.
+        factor: 2 or 4, a divisor of the network's scale.
         check: Called before each tile.
-        tile: The largest tile side, in pixels.
-        overlap: The context around a tile, in pixels; even.
+        tile: The largest tile side, in pixels; a multiple of `GRID`.
+        overlap: The context around a tile, in pixels; a multiple of `GRID`.
     """
     height, width, _ = pixels.shape
     large = np.empty((factor * height, factor * width, 3), np.uint8)
-    weight = network.conv_last.weight
     for rows, context_rows in tile_spans(height, tile, overlap):
         for columns, context_columns in tile_spans(width, tile, overlap):
             check()
             context = torch.from_numpy(pixels[context_rows, context_columns].copy())
-            upscaled = _run(context.to(weight.device).permute(2, 0, 1)[None].to(weight.dtype) / 255, network, factor)
+            upscaled = _run(context.to(network.device).permute(2, 0, 1)[None].to(network.dtype) / 255, network, factor)
             inner = upscaled[..., _inner(rows, context_rows, factor), _inner(columns, context_columns, factor)]
             large[_scaled(rows, factor), _scaled(columns, factor)] = to_pixels(inner)[0]
     return large
 
 
-def _run(image: Tensor, network: RRDBNet, factor: int) -> Tensor:
+def _run(image: Tensor, network: Any, factor: int) -> Tensor:
     upscaled: Tensor = network(image)
-    return upscaled if network.config.factor == factor else functional.avg_pool2d(upscaled, network.config.factor // factor)
+    return upscaled if network.scale == factor else functional.avg_pool2d(upscaled, network.scale // factor)
 
 
 def tile_spans(length: int, tile: int, overlap: int) -> Iterator[tuple[slice, slice]]:
-    """Divides a side into tiles, as equal as multiples of 8 allow.
+    """Divides a side into tiles, as equal as multiples of `GRID` allow.
 
     Args:
-        length: The side in pixels, a multiple of 8.
-        tile: The largest tile in pixels, a multiple of 8.
+        length: The side in pixels.
+        tile: The largest tile in pixels, a multiple of `GRID`; the last one may be larger by less than `GRID`.
         overlap: The context in pixels.
 
     Yields:
         The tile, and the tile with its context.
     """
     parts = -(-length // tile)
-    borders = [length * part // parts // 8 * 8 for part in range(parts)] + [length]
+    borders = [length * part // parts // GRID * GRID for part in range(parts)] + [length]
     for start, end in pairwise(borders):
         yield slice(start, end), slice(max(0, start - overlap), min(length, end + overlap))
 

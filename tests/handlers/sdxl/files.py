@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from handlers.sdxl.postprocess.rrdbnet import RRDBNet, RRDBNetConfig
 from handlers.sdxl.weights.original_names import unet_name, vae_name
 from small_models.tiny.sdxl import tiny_vae
 
@@ -110,15 +109,6 @@ def write_ip_adapter(path: Path, pipeline: Any, *, plus: bool = False, encoder_w
         layer = unet.get_submodule(name)
         shapes |= {f"ip_adapter.{2 * index + 1}.to_{part}_ip.weight": getattr(layer, f"to_{part}").weight.shape for part in "kv"}
     tensors = {name: torch.randn(*shape, generator=generator) * (1 if len(shape) == 1 else 0.3) for name, shape in shapes.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path)
-
-
-def write_upscaler(path: Path, config: RRDBNetConfig, *, seed: int = 0) -> None:
-    """Writes an upscaler with random weights."""
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
-        tensors = {name: tensor.clone() for name, tensor in RRDBNet(config).state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
 

@@ -14,7 +14,6 @@ from benchmarks.sdxl_memory import bytes_per_latent_pixel
 from handlers.sdxl import memory
 from handlers.sdxl.memory import MemoryEstimate, micro_batches
 from handlers.sdxl.pipeline import configured
-from handlers.sdxl.postprocess.rrdbnet import RRDBNetConfig
 from handlers.sdxl.prompts import encode_prompts
 from handlers.sdxl.recipe import SdxlRecipe, generate_images
 from handlers.sdxl.request import SdxlRequest
@@ -23,7 +22,7 @@ from shared.errors import OutOfMemory
 from shared.jobs.recipe import ImageOutput
 from shared.weights.addons import AddonLibrary
 from tests.handlers.conftest import RecordedRun, generate, image_outputs, sdxl
-from tests.handlers.sdxl.files import write_upscaler
+from tests.handlers.sdxl.upscalers import esrgan, write_upscaler
 
 URL = "https://a.example/b.png"
 
@@ -115,7 +114,7 @@ def test_offloading_and_tiling_are_taken_into_account_before_an_image_is_refused
 
 
 def test_cached_addons_are_dropped_before_an_image_is_refused(tiny_models: Path, tmp_path: Path) -> None:
-    write_upscaler(tmp_path / "upscalers/two.safetensors", RRDBNetConfig(2, 8, 4, 1))
+    write_upscaler(tmp_path / "upscalers/two.safetensors", esrgan(2, blocks=1))
     estimate, addons = MemoryEstimate(64, 64, unet_itemsize=4), AddonLibrary(tmp_path)
 
     def free(_device: torch.device) -> int:
