@@ -1,0 +1,116 @@
+"""Runs the gateway and its workers in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+
+from playground.gateway import callbacks, worker_api
+from playground.gateway.access import is_loopback
+from playground.gateway.app import create_app
+from playground.gateway.endpoint import Endpoint
+from playground.gateway.workers import WorkerPool
+from shared.settings import without_worker_settings
+
+_NEXT_PORTS = 20  # tried after the requested one
+
+
+@dataclass(frozen=True)
+class GatewayOptions:
+    """What the gateway serves, and where.
+
+    Attributes:
+        models: The folder with the models.
+        output: The folder for results and logs.
+        handlers: The handlers, each an endpoint of the same name.
+        workers: The number of workers per endpoint.
+        host: The address to bind.
+        port: The port, or the first one of several to try.
+        key: What callers have to send; None for no authentication.
+        variables: More environment variables of the workers.
+    """
+
+    models: Path
+    output: Path
+    handlers: tuple[str, ...]
+    workers: int = 1
+    host: str = "127.0.0.1"
+    port: int = 8000
+    key: str | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+class Gateway:
+    """The gateway and its workers. The port is bound on construction."""
+
+    def __init__(self, options: GatewayOptions) -> None:
+        self._options = options
+        self._socket = _bind(options.host, options.port)
+        self._worker_key, self._callback_secret = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        self.url = f"http://{_reachable(options.host)}:{self._socket.getsockname()[1]}"
+        self.endpoints = [Endpoint(name) for name in options.handlers]
+        self.pools = [self._pool(endpoint) for endpoint in self.endpoints]
+        self.app = create_app(
+            self.endpoints,
+            options.output,
+            worker_key=self._worker_key,
+            callback_secret=self._callback_secret,
+            key=options.key,
+            any_host=not is_loopback(options.host),
+        )
+
+    async def run(self) -> None:
+        """Serves until SIGINT or SIGTERM, and then ends the workers."""
+        config = uvicorn.Config(self.app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+        async with asyncio.TaskGroup() as group:
+            pools = [group.create_task(pool.run()) for pool in self.pools]
+            await uvicorn.Server(config).serve([self._socket])
+            for pool in pools:
+                pool.cancel()
+
+    def _pool(self, endpoint: Endpoint) -> WorkerPool:
+        environment = partial(self._worker_environment, endpoint.name)
+        return WorkerPool(endpoint, f"handlers.{endpoint.name}.handler", environment, self._options.output / "logs", self._options.workers)
+
+    def _worker_environment(self, endpoint: str, worker: str) -> dict[str, str]:
+        """Returns a worker's environment, which inherits no setting of a real deployment."""
+        output = self._options.output.absolute()
+        return {
+            "OMP_NUM_THREADS": "1",  # the small models gain nothing from more, and spinning threads slow the others down
+            **without_worker_settings(os.environ),
+            **worker_api.environment(self.url, endpoint, worker, self._worker_key),
+            "MODELS_DIR": str(self._options.models.absolute()),
+            "OUTPUT_DIR": str(output),
+            "OUTBOX_DIR": str(output / "outbox"),
+            "JOB_CALLBACK_URL": f"{self.url}{callbacks.PATH}",
+            "JOB_CALLBACK_SECRET": self._callback_secret,
+            "CALLBACK_ALLOWED_HOSTS": "127.0.0.1",
+            **self._options.variables,
+        }
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Binds the first free port from `port` on; port 0 is any free one.
+
+    Raises:
+        OSError: The address cannot be bound, or none of the ports is free.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in range(port, port + 1 if port == 0 else port + _NEXT_PORTS):
+        try:
+            return socket.create_server((host, candidate), family=family)
+        except OSError as error:
+            if error.errno != 98 or candidate == port + _NEXT_PORTS - 1:
+                raise
+    raise AssertionError
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else f"[{host}]" if ":" in host else host
