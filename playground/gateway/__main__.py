@@ -17,8 +17,9 @@ def main() -> int:
     """Runs the command and returns the exit status."""
     arguments = _parser().parse_args()
     key = arguments.key or (None if is_loopback(arguments.host) else secrets.token_urlsafe(24))
+    endpoints = {name: f"handlers.{name}.handler" for name in arguments.handlers}
     names = ("models", "output", "workers", "host", "port")
-    options = GatewayOptions(handlers=tuple(arguments.handlers), key=key, **{name: getattr(arguments, name) for name in names})
+    options = GatewayOptions(endpoints=endpoints, key=key, **{name: getattr(arguments, name) for name in names})
     try:
         gateway = Gateway(options)
     except OSError as error:

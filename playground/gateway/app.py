@@ -53,7 +53,6 @@ def create_app(
     )
     app.state.endpoints = {endpoint.name: endpoint for endpoint in endpoints}
     app.state.inbox = CallbackInbox(callback_secret)
-    app.state.closing = asyncio.Event()
     return app
 
 
@@ -66,7 +65,6 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         endpoint.on_end = partial(_start_webhook, webhooks)
     expiry = asyncio.create_task(_expire(endpoints))
     yield
-    app.state.closing.set()
     for task in (expiry, *webhooks):
         task.cancel()
 

@@ -38,6 +38,12 @@ class Endpoint:
         self._queue: deque[Job] = deque()
         self._stops: defaultdict[str, list[str]] = defaultdict(list)
         self._changed = asyncio.Event()
+        self._closed = False
+
+    def close(self) -> None:
+        """Ends all waiting, now and later."""
+        self._closed = True
+        self._notify()
 
     # For callers
 
@@ -113,10 +119,10 @@ class Endpoint:
         return list(self._queue)
 
     async def wait(self, condition: Callable[[], object], seconds: float) -> None:
-        """Waits until a condition holds, or for so many seconds."""
+        """Waits until a condition holds, or for so many seconds, or until the endpoint is closed."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not condition():
+                while not (self._closed or condition()):
                     await self._changed.wait()
 
     # For workers

@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ class GatewayOptions:
     Attributes:
         models: The folder with the models.
         output: The folder for results and logs.
-        handlers: The handlers, each an endpoint of the same name.
+        endpoints: The module that workers of each endpoint run, by the endpoint's name.
         workers: The number of workers per endpoint.
         host: The address to bind.
         port: The port, or the first one of several to try.
@@ -39,12 +40,12 @@ class GatewayOptions:
 
     models: Path
     output: Path
-    handlers: tuple[str, ...]
+    endpoints: Mapping[str, str]
     workers: int = 1
     host: str = "127.0.0.1"
     port: int = 8000
     key: str | None = None
-    variables: dict[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 class Gateway:
@@ -55,7 +56,7 @@ class Gateway:
         self._socket = _bind(options.host, options.port)
         self._worker_key, self._callback_secret = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         self.url = f"http://{_reachable(options.host)}:{self._socket.getsockname()[1]}"
-        self.endpoints = [Endpoint(name) for name in options.handlers]
+        self.endpoints = [Endpoint(name) for name in options.endpoints]
         self.pools = [self._pool(endpoint) for endpoint in self.endpoints]
         self.app = create_app(
             self.endpoints,
@@ -66,18 +67,25 @@ class Gateway:
             any_host=not is_loopback(options.host),
         )
 
+        self._server = _Server(self.endpoints, uvicorn.Config(self.app, log_level="warning", access_log=False, timeout_graceful_shutdown=1))
+
     async def run(self) -> None:
-        """Serves until SIGINT or SIGTERM, and then ends the workers."""
-        config = uvicorn.Config(self.app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+        """Serves until SIGINT, SIGTERM or `stop`, and then ends the workers."""
         async with asyncio.TaskGroup() as group:
             pools = [group.create_task(pool.run()) for pool in self.pools]
-            await uvicorn.Server(config).serve([self._socket])
+            await self._server.serve([self._socket])
             for pool in pools:
                 pool.cancel()
 
+    def stop(self) -> None:
+        """Ends `run`. May be called from any thread."""
+        self._server.should_exit = True
+
     def _pool(self, endpoint: Endpoint) -> WorkerPool:
         environment = partial(self._worker_environment, endpoint.name)
-        return WorkerPool(endpoint, f"handlers.{endpoint.name}.handler", environment, self._options.output / "logs", self._options.workers)
+        return WorkerPool(
+            endpoint, self._options.endpoints[endpoint.name], environment, self._options.output / "logs", self._options.workers
+        )
 
     def _worker_environment(self, endpoint: str, worker: str) -> dict[str, str]:
         """Returns a worker's environment, which inherits no setting of a real deployment."""
@@ -94,6 +102,20 @@ class Gateway:
             "CALLBACK_ALLOWED_HOSTS": "127.0.0.1",
             **self._options.variables,
         }
+
+
+class _Server(uvicorn.Server):
+    """Ends long polls before it waits for open requests."""
+
+    def __init__(self, endpoints: Sequence[Endpoint], config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._endpoints = endpoints
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called once the server has been told to exit."""
+        for endpoint in self._endpoints:
+            endpoint.close()
+        await super().shutdown(sockets)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -57,7 +57,7 @@ async def take_batch(request: Request) -> Response:
 
 async def _take(request: Request, count: int) -> list[dict[str, Any]]:
     endpoint, worker = _worker_of(request)
-    await endpoint.wait(lambda: endpoint.queue or request.app.state.closing.is_set(), limits.TAKE_WAIT)
+    await endpoint.wait(lambda: endpoint.queue, limits.TAKE_WAIT)
     # A worker that has ended meanwhile would lose the job.
     return [] if await request.is_disconnected() else endpoint.take(worker, count)
 
@@ -65,7 +65,7 @@ async def _take(request: Request, count: int) -> list[dict[str, Any]]:
 async def stops(request: Request) -> Response:
     """Tells a worker which jobs to stop."""
     endpoint, worker = _worker_of(request)
-    await endpoint.wait(lambda: endpoint.has_stops(worker) or request.app.state.closing.is_set(), limits.STOP_WAIT)
+    await endpoint.wait(lambda: endpoint.has_stops(worker), limits.STOP_WAIT)
     ids = endpoint.take_stops(worker)
     return JSONResponse({"jobsToStop": ids}) if ids else Response(status_code=_EMPTY)
 

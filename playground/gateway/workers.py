@@ -30,7 +30,7 @@ class WorkerPool:
     """
 
     def __init__(self, endpoint: Endpoint, module: str, environment: Callable[[str], Mapping[str, str]], logs: Path, size: int = 1) -> None:
-        self._endpoint, self._module, self._environment, self._logs, self._size = endpoint, module, environment, logs, size
+        self.endpoint, self._module, self._environment, self._logs, self._size = endpoint, module, environment, logs, size
         self._processes: dict[str, Process] = {}
         self._started = 0
 
@@ -50,8 +50,8 @@ class WorkerPool:
         while True:
             worker = self._next_id()
             await self._run_worker(worker)
-            ready = self._endpoint.workers.get(worker) == "ready"
-            self._endpoint.worker_ended(worker)
+            ready = self.endpoint.workers.get(worker) == "ready"
+            self.endpoint.worker_ended(worker)
             delay = 0.0 if ready else min(2 * delay + 1, _MAX_START_DELAY)
             await asyncio.sleep(delay)
 
@@ -63,15 +63,15 @@ class WorkerPool:
                 sys.executable,
                 "-m",
                 self._module,
-                cwd=ROOT,
-                env=dict(self._environment(worker)),
+                cwd=self._logs,  # it writes nothing outside
+                env={"PYTHONPATH": str(ROOT), **self._environment(worker)},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         self._processes[worker] = process
-        self._endpoint.worker_started(worker)
+        self.endpoint.worker_started(worker)
         try:
             await process.wait()
         finally:
@@ -81,4 +81,4 @@ class WorkerPool:
 
     def _next_id(self) -> str:
         self._started += 1
-        return f"{self._endpoint.name}-{self._started}"
+        return f"{self.endpoint.name}-{self._started}"
