@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import secrets
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ def main() -> int:
     try:
         gateway = Gateway(options)
     except OSError as error:
-        print(f"Port {options.port} of {options.host} cannot be used: {error.strerror}. Choose another one with --port.", file=sys.stderr)
+        print(f"Port {options.port} of {options.host} cannot be used: {os.strerror(error.errno or 0)}. Choose another one with --port.", file=sys.stderr)
         return 1
     _print_addresses(gateway, key)
     asyncio.run(gateway.run())
@@ -43,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _print_addresses(gateway: Gateway, key: str | None) -> None:
-    print(f"A local RunPod is at {gateway.url}/v2. Workers load their models now; jobs wait in the queue meanwhile.")
+    print(f"The playground is at {gateway.url}, and a local RunPod at {gateway.url}/v2.")
+    print("Workers load their models now; jobs wait in the queue meanwhile.")
     for endpoint in gateway.endpoints:
         print(f"    POST {gateway.url}/v2/{endpoint.name}/run")
     print(f"Authorization: Bearer {key}" if key else "Any API key is accepted, because only this machine can connect.")

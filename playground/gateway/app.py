@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from playground.gateway import callbacks, openai_api, public_api, worker_api
+from playground.gateway import callbacks, openai_api, page, public_api, worker_api
 from playground.gateway.access import AccessControl
 from playground.gateway.callbacks import CallbackInbox
 from playground.gateway.endpoint import Endpoint
@@ -44,7 +44,7 @@ def create_app(
     hosts = () if any_host else _LOOPBACK_HOSTS
     app = Starlette(
         routes=[
-            *(*openai_api.ROUTES, *public_api.ROUTES, *worker_api.ROUTES, *callbacks.ROUTES),
+            *(*openai_api.ROUTES, *public_api.ROUTES, *worker_api.ROUTES, *callbacks.ROUTES, *page.ROUTES),
             Mount("/assets", StaticFiles(directory=output)),
         ],
         middleware=[Middleware(AccessControl, key=key, worker_key=worker_key, hosts=hosts)],

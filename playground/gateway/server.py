@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -71,6 +74,9 @@ class Gateway:
 
     async def run(self) -> None:
         """Serves until SIGINT, SIGTERM or `stop`, and then ends the workers."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, self.stop)
         async with asyncio.TaskGroup() as group:
             pools = [group.create_task(pool.run()) for pool in self.pools]
             await self._server.serve([self._socket])
@@ -100,16 +106,22 @@ class Gateway:
             "JOB_CALLBACK_URL": f"{self.url}{callbacks.PATH}",
             "JOB_CALLBACK_SECRET": self._callback_secret,
             "CALLBACK_ALLOWED_HOSTS": "127.0.0.1",
+            "CHAT_STREAMING": "true",
+            "PROGRESS_INTERVAL": "0.5",  # the least: small models are fast
             **self._options.variables,
         }
 
 
 class _Server(uvicorn.Server):
-    """Ends long polls before it waits for open requests."""
+    """Ends long polls before it waits for open requests, and leaves signals to the gateway, which still has to end its workers."""
 
     def __init__(self, endpoints: Sequence[Endpoint], config: uvicorn.Config) -> None:
         super().__init__(config)
         self._endpoints = endpoints
+
+    def capture_signals(self) -> AbstractContextManager[None]:
+        """Captures none."""
+        return nullcontext()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called once the server has been told to exit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
@@ -16,6 +17,15 @@ from playground.gateway.endpoint import Endpoint
 ROOT = Path(__file__).parents[2]
 
 _MAX_START_DELAY = 30.0
+
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+def _end_with_parent() -> None:
+    """In the child: receive SIGKILL when the gateway is killed, which cannot end its workers then."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class WorkerPool:
@@ -69,6 +79,7 @@ class WorkerPool:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
         self._processes[worker] = process
         self.endpoint.worker_started(worker)

@@ -70,7 +70,7 @@ class Reference:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"type": "string", "minLength": 1, "allowed": _ALLOWED}
+        return {"type": "string", "minLength": 1, "contentMediaType": "image/*", "allowed": _ALLOWED}
 
 
 def _without_secrets(url: str) -> str:
