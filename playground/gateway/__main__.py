@@ -24,7 +24,8 @@ def main() -> int:
     try:
         gateway = Gateway(options)
     except OSError as error:
-        print(f"Port {options.port} of {options.host} cannot be used: {os.strerror(error.errno or 0)}. Choose another one with --port.", file=sys.stderr)
+        reason = os.strerror(error.errno or 0)
+        print(f"Port {options.port} of {options.host} cannot be used: {reason}. Choose another one with --port.", file=sys.stderr)
         return 1
     _print_addresses(gateway, key)
     asyncio.run(gateway.run())

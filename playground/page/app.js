@@ -65,10 +65,11 @@ function select(name) {
     $(`tab-${each}`).setAttribute("aria-selected", each === name);
     $(`tab-${each}`).tabIndex = each === name ? 0 : -1;
   }
-  $("form").setAttribute("aria-labelledby", `tab-${name}`);
+  $("panel").setAttribute("aria-labelledby", `tab-${name}`);
   $("form").replaceChildren(...forms[name].elements);
   $("preset").replaceChildren(...Object.keys(PRESETS[name]).map((title) => new Option(title)));
-  if (!forms[name].read()?.type) write(Object.values(PRESETS[name])[0]);
+  if (!forms[name].started) write(Object.values(PRESETS[name])[0]);
+  forms[name].started = true;
 }
 
 function moveTab({ key }) {

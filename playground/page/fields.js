@@ -3,6 +3,9 @@
 import { defaultOf, kindOf, resolve, visible } from "/page/schema.js";
 import { imageControl } from "/page/image.js";
 
+// Shown at once; the other fields of a group are folded away.
+const COMMON = new Set(["num_images", "steps", "guidance_scale", "resolution", "frames", "fps", "seed", "loras", "reference_image_url", "reference_type", "reference_strength"]);
+
 let nextId = 0;
 
 /** Returns { element, read, write, at(path) } for a field of the schema. */
@@ -17,7 +20,10 @@ function group(name, node, root, path) {
   const summary = element.appendChild(document.createElement("summary"));
   summary.textContent = name;
   const children = childrenOf(node, root, path);
-  element.append(...children.map(([, child]) => child.element));
+  const rare = document.createElement("details");
+  rare.append(Object.assign(document.createElement("summary"), { textContent: `more of ${name}` }));
+  for (const [key, child] of children) (path.length > 1 || COMMON.has(key) ? element : rare).append(child.element);
+  if (rare.children.length > 1) element.append(rare);
   return {
     element,
     read: () => readObject(children),
@@ -25,7 +31,7 @@ function group(name, node, root, path) {
       writeObject(children, value);
       element.open ||= value !== undefined;
     },
-    at: (target) => findField(children, target, path, () => (element.open = true)),
+    at: (target) => findField(children, target, path, () => (element.open = rare.open = true)),
   };
 }
 
@@ -128,5 +134,9 @@ function json(node, required, id) {
       return value;
     }
   };
-  return simple(element, parse, (value) => JSON.stringify(value, null, 1));
+  return simple(element, parse, (value) => {
+    const lines = JSON.stringify(value, null, 1);
+    element.rows = Math.min(lines.split("\n").length, 12);
+    return lines;
+  });
 }

@@ -1,0 +1,216 @@
+// The playground in a real browser, against real workers on small models. `test_page.py` starts them and reads the results.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { after, afterEach, before, test } from "node:test";
+import { chromium } from "playwright-core";
+
+const { GATEWAY, CHROMIUM, AXE, SCREENSHOTS } = process.env;
+const MINUTE = 60_000;
+let browser;
+let page;
+let problems;
+
+before(async () => {
+  const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+  browser = await chromium.launch({ executablePath: CHROMIUM, args });
+});
+after(() => browser.close());
+afterEach(async () => {
+  await page.context().close();
+  assert.deepEqual(problems, []);
+});
+
+async function open(viewport = { width: 1280, height: 900 }) {
+  problems = [];
+  const context = await browser.newContext({ viewport });
+  const opened = await context.newPage();
+  opened.setDefaultTimeout(MINUTE);
+  opened.on("pageerror", (error) => problems.push(error.message));
+  opened.on("request", (request) => new URL(request.url()).origin === GATEWAY || request.url().startsWith("data:") || problems.push(request.url()));
+  await opened.goto(GATEWAY);
+  await opened.waitForSelector("body[data-ready]");
+  return opened;
+}
+
+const status = (text, on = page) => on.waitForFunction((expected) => document.getElementById("status").textContent === expected, text, { timeout: 2 * MINUTE });
+const steps = (on = page) => on.waitForFunction(() => document.getElementById("status").textContent.startsWith("Step"), null, { timeout: 2 * MINUTE });
+const picture = (name) => SCREENSHOTS && page.screenshot({ path: `${SCREENSHOTS}/${name}.png` });
+
+async function select(tab, preset) {
+  await page.click(`#tab-${tab}`);
+  if (preset) await page.selectOption("#preset", preset);
+}
+
+test("a newcomer opens the page, presses Run, and sees a picture", async () => {
+  page = await open();
+  await page.click("#run");
+  await status("Completed");
+  const image = page.locator("#output img");
+  assert.equal(await image.evaluate((each) => each.naturalWidth), 64);
+  assert.equal(await page.locator("#timings span", { hasText: "generate" }).count(), 1);
+  await page.locator("#callback summary", { hasText: "both signatures are valid" }).waitFor();
+  await picture("images");
+});
+
+test("previews are shown while the steps go on", async () => {
+  page = await open();
+  await select("sdxl", "Many steps");
+  await page.click("#run");
+  await page.locator("#previews img").first().waitFor();
+  await page.click("#cancel");
+  await status("Cancelled");
+});
+
+test("cancelling stops the job, and the next one runs", async () => {
+  page = await open();
+  await select("sdxl", "Many steps");
+  await page.click("#run");
+  await steps();
+  await page.click("#cancel");
+  await status("Cancelled");
+  await select("sdxl", "A red circle");
+  await page.click("#run");
+  await status("Completed");
+});
+
+test("the clip of a video job plays", async () => {
+  page = await open();
+  await select("wan", "A short clip");
+  await page.click("#run");
+  await status("Completed");
+  await page.waitForFunction(() => document.querySelector("#output video")?.readyState >= 2);
+  await picture("video");
+});
+
+test("the answer of a chat is streamed", async () => {
+  page = await open();
+  await select("chat", "A question");
+  await page.click("#run");
+  await page.locator("#output .assistant").waitFor();
+  await status("Completed");
+  assert.match(await page.textContent("#output .assistant:not(.user)"), /Paris/);
+  await picture("chat");
+});
+
+test("a wrong value is explained at its field", async () => {
+  page = await open();
+  await page.getByLabel("steps", { exact: true }).fill("99");
+  await page.click("#run");
+  await status("Failed");
+  const field = page.locator('[data-path="config.steps"]');
+  assert.match(await field.locator(".problem").textContent(), /must be .* 1 to 50; got 99/);
+  assert.match(await page.textContent("#error"), /config\.steps/);
+  await picture("error");
+});
+
+test("a LoRA that is not installed is named with those that are", async () => {
+  page = await open();
+  await page.getByLabel("loras", { exact: true }).fill('[{"name": "absent"}]');
+  await page.click("#run");
+  await status("Failed");
+  assert.match(await page.textContent("#error"), /absent.*stripes/s);
+});
+
+test("two pages run their jobs at once, and each gets its own", async () => {
+  page = await open();
+  const other = await page.context().newPage();
+  await other.goto(GATEWAY);
+  await other.waitForSelector("body[data-ready]");
+  await other.getByLabel("prompt *", { exact: true }).fill("a green square on a white background");
+  await Promise.all([page.click("#run"), other.click("#run")]);
+  await Promise.all([status("Completed"), status("Completed", other)]);
+  const urls = await Promise.all([page, other].map((each) => each.locator("#output img").getAttribute("src")));
+  assert.notEqual(urls[0], urls[1]);
+});
+
+test("a page that is loaded again in mid-job follows it to its end", async () => {
+  page = await open();
+  await select("wan", "A moving circle");
+  await page.click("#run");
+  await steps();
+  await page.reload();
+  await status("Completed");
+  assert.equal(await page.getAttribute("#tab-wan", "aria-selected"), "true");
+  assert.equal(await page.locator("#output video").count(), 1);
+});
+
+test("a picture of the gallery brings its settings back, and draws the same again", async () => {
+  page = await open();
+  await page.click("#run");
+  await status("Completed");
+  await page.getByLabel("prompt *", { exact: true }).fill("something else");
+  await page.getByRole("button", { name: "Use these settings" }).click();
+  assert.equal(await page.getByLabel("prompt *", { exact: true }).inputValue(), "a red circle on a blue background");
+  await page.click("#run");
+  await page.locator("#gallery li").nth(1).waitFor();
+  await page.getByRole("button", { name: "Compare", exact: true }).first().click();
+  await page.getByRole("button", { name: "Compare", exact: true }).last().click();
+  await page.click("#compare");
+  const pixels = await page.locator("#comparison img").evaluateAll(async (images) => Promise.all(images.map(async (image) => (await fetch(image.src)).arrayBuffer().then((bytes) => [...new Uint8Array(bytes)].join()))));
+  assert.equal(pixels.length, 2);
+  assert.equal(pixels[0], pixels[1]);
+});
+
+test("a mask is painted on the reference", async () => {
+  page = await open();
+  const source = await page.evaluate(() => Object.assign(document.createElement("canvas"), { width: 64, height: 64 }).toDataURL());
+  await page.locator("summary", { hasText: /^metadata$/ }).click();
+  await page.getByLabel("reference_image_url", { exact: true }).fill(source);
+  await page.locator('[data-path="metadata.reference_image_url"]').getByRole("button", { name: "Paint a mask on it" }).click();
+  const box = await page.locator("#mask-canvas").boundingBox();
+  await page.mouse.move(box.x + 20, box.y + 20);
+  await page.mouse.down();
+  await page.mouse.move(box.x + 60, box.y + 60);
+  await page.mouse.up();
+  await page.click("#mask-done");
+  await page.click("#show-json");
+  const { config, metadata } = JSON.parse(await page.inputValue("#json"));
+  assert.match(config.mask, /^data:image\/png;base64,/);
+  assert.equal(metadata.reference_image_url, source);
+});
+
+test("the request can be edited as JSON, and copied as a program", async () => {
+  page = await open();
+  await page.click("#show-json");
+  const request = JSON.parse(await page.inputValue("#json"));
+  await page.fill("#json", JSON.stringify({ ...request, prompt: "a black star" }));
+  await page.click("#copy summary");
+  for (const [language, text] of [["curl", "/v2/sdxl/runsync"], ["python", "import runpod"], ["typescript", "await fetch"]]) {
+    await page.click(`[data-language=${language}]`);
+    const snippet = await page.textContent("#snippet");
+    assert.ok(snippet.includes(text) && snippet.includes("a black star"), snippet);
+  }
+  await page.click("#show-json");
+  assert.equal(await page.getByLabel("prompt *", { exact: true }).inputValue(), "a black star");
+});
+
+test("tabs are moved by the arrow keys", async () => {
+  page = await open();
+  await page.focus("#tab-sdxl");
+  await page.keyboard.press("ArrowRight");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "tab-wan");
+  await page.keyboard.press("ArrowLeft");
+  await page.keyboard.press("ArrowLeft");
+  assert.equal(await page.getAttribute("#tab-chat", "aria-selected"), "true");
+});
+
+for (const colorScheme of ["light", "dark"]) {
+  test(`axe finds nothing serious in the ${colorScheme} scheme`, async () => {
+    page = await open();
+    await page.emulateMedia({ colorScheme });
+    await page.click("#run");
+    await status("Completed");
+    await page.evaluate(readFileSync(AXE, "utf8"));
+    const { violations } = await page.evaluate(() => globalThis.axe.run());
+    assert.deepEqual(violations.filter(({ impact }) => ["serious", "critical"].includes(impact)).map(({ id, nodes }) => [id, nodes[0].html]), []);
+  });
+}
+
+test("at 380 pixels nothing is cut off, and Run stays in view", async () => {
+  page = await open({ width: 380, height: 700 });
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), true);
+  await page.evaluate(() => scrollTo(0, document.body.scrollHeight));
+  const box = await page.locator("#run").boundingBox();
+  assert.ok(box.y >= 0 && box.y + box.height <= 700);
+});
