@@ -1,6 +1,6 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test edge-test test-slow test-nightly faults soak mutations check-models lint types fix schemas requirements image image-test hub models bench bench-chat bench-load clean
+.PHONY: help setup demo serve playground pictures test edge-test test-slow test-nightly faults soak mutations check-models lint types fix schemas requirements image image-test hub models bench bench-chat bench-load clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -33,6 +33,15 @@ models: setup  ## Fill models/ with all that demo and slower tests run on
 
 demo: models  ## Run all three handlers on this machine and show what they made
 	$(PYTHON) -m playground.demo $(MODELS)
+
+serve: models  ## Serve all three handlers behind RunPod's API on this machine (PORT=8000)
+	$(PYTHON) -m playground.gateway $(MODELS) $(if $(PORT),--port $(PORT))
+
+playground: models  ## The same, and open the page that shows every parameter at work (PORT=8000)
+	$(PYTHON) -m playground.gateway $(MODELS) --open $(if $(PORT),--port $(PORT))
+
+pictures: models  ## Take the screenshots of docs/playground.md again, with chromium
+	SCREENSHOTS=$(CURDIR)/docs/images $(PYTHON) -m pytest -q tests/playground/page
 
 test: setup  ## Run the everyday tests
 	$(PYTEST) -m "not slow and not image and not edge"

@@ -7,6 +7,7 @@ import asyncio
 import os
 import secrets
 import sys
+import webbrowser
 from pathlib import Path
 
 from handlers import HANDLERS
@@ -28,6 +29,8 @@ def main() -> int:
         print(f"Port {options.port} of {options.host} cannot be used: {reason}. Choose another one with --port.", file=sys.stderr)
         return 1
     _print_addresses(gateway, key)
+    if arguments.open:
+        webbrowser.open(gateway.url)  # the port is bound already, so the page waits until it is served
     asyncio.run(gateway.run())
     return 0
 
@@ -41,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1; others need a key)")
     parser.add_argument("--port", type=int, default=8000, help="the port, or the next free one (default: 8000)")
     parser.add_argument("--key", help="the API key that callers must send (default: none on loopback, else a random one)")
+    parser.add_argument("--open", action="store_true", help="open the playground in the browser")
     return parser
 
 

@@ -35,7 +35,7 @@ async function open(viewport = { width: 1280, height: 900 }) {
 
 const status = (text, on = page) => on.waitForFunction((expected) => document.getElementById("status").textContent === expected, text, { timeout: 2 * MINUTE });
 const steps = (on = page) => on.waitForFunction(() => document.getElementById("status").textContent.startsWith("Step"), null, { timeout: 2 * MINUTE });
-const picture = (name) => SCREENSHOTS && page.screenshot({ path: `${SCREENSHOTS}/${name}.png` });
+const picture = (name) => SCREENSHOTS && page.screenshot({ path: `${SCREENSHOTS}/playground_${name}.png` });
 
 async function select(tab, preset) {
   await page.click(`#tab-${tab}`);
@@ -95,7 +95,7 @@ test("the answer of a chat is streamed", async () => {
 
 test("a wrong value is explained at its field", async () => {
   page = await open();
-  await page.getByLabel("steps", { exact: true }).fill("99");
+  await page.getByRole("spinbutton", { name: "steps", exact: true }).first().fill("99");
   await page.click("#run");
   await status("Failed");
   const field = page.locator('[data-path="config.steps"]');
