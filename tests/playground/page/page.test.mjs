@@ -99,7 +99,7 @@ test("a wrong value is explained at its field", async () => {
   await page.click("#run");
   await status("Failed");
   const field = page.locator('[data-path="config.steps"]');
-  assert.match(await field.locator(".problem").textContent(), /must be .* 1 to 50; got 99/);
+  assert.match(await field.locator(".problem").textContent(), /must be a whole number from 10 to 50 .*; got 99/);
   assert.match(await page.textContent("#error"), /config\.steps/);
   await picture("error");
 });
