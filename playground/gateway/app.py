@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from playground.gateway import callbacks, openai_api, page, public_api, worker_api
 from playground.gateway.access import AccessControl
-from playground.gateway.callbacks import CallbackInbox
+from playground.gateway.callbacks import CallbackLog
 from playground.gateway.endpoint import Endpoint
 from playground.gateway.jobs import Job
 from playground.gateway.platform_webhook import call_webhook
@@ -52,7 +52,7 @@ def create_app(
         lifespan=_lifespan,
     )
     app.state.endpoints = {endpoint.name: endpoint for endpoint in endpoints}
-    app.state.inbox = CallbackInbox(callback_secret)
+    app.state.received = CallbackLog(callback_secret)
     return app
 
 

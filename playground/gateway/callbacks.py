@@ -35,7 +35,7 @@ class Callback:
     problem: str | None
 
 
-class CallbackInbox:
+class CallbackLog:
     """The last callbacks, the newest first."""
 
     def __init__(self, secret: str) -> None:
@@ -64,13 +64,13 @@ class CallbackInbox:
 
 async def receive(request: Request) -> Response:
     """Receives a callback of a worker."""
-    request.app.state.inbox.receive(dict(request.headers), await request.body())
+    request.app.state.received.receive(dict(request.headers), await request.body())
     return JSONResponse({"received": True})
 
 
 async def of_job(request: Request) -> Response:
     """Returns the callbacks of a job."""
-    return JSONResponse(request.app.state.inbox.of_job(request.path_params["job_id"]))
+    return JSONResponse(request.app.state.received.of_job(request.path_params["job_id"]))
 
 
 ROUTES = [Route(PATH, receive, methods=["POST"]), Route(f"{PATH}/{{job_id:path}}", of_job, methods=["GET"])]

@@ -89,7 +89,7 @@ def test_the_result_can_be_fetched_and_its_callback_is_verified(client: runpod.E
 
 
 def test_runpods_own_webhook_is_called_with_the_status_and_the_input(gateway: RunningGateway, client: runpod.Endpoint) -> None:
-    """It has no signature, so the inbox calls it unverified."""
+    """It has no signature, so it counts as unverified."""
     request = paint("webhook")
     url = f"{gateway.root}/callbacks"
     job_id = gateway.request("POST", "paint/run", json={"input": request, "webhook": url}).json()["id"]
