@@ -8,8 +8,8 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -119,9 +119,10 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._endpoints = endpoints
 
-    def capture_signals(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
         """Captures none."""
-        return nullcontext()
+        yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called once the server has been told to exit."""
