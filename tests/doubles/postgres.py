@@ -16,7 +16,7 @@ from tests.doubles.processes import ROOT
 
 PROJECT = ROOT / "supabase"
 CLI = PROJECT / "tests/node_modules/.bin/supabase"
-_TEMPLATE = "postgres"
+_TEMPLATE, _BARE = "postgres", "bare"
 # No test outlives the server, so nothing has to reach the disk.
 _OPTIONS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=60", "shared_buffers=64MB")
 
@@ -59,8 +59,9 @@ class PostgresServer:
             shutil.chown(self._folder, self._user)
         self._run("initdb", "-U", "supabase_admin", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
         self.start()
-        database = Database(self.url(_TEMPLATE))
+        database = self.migrated()
         database.execute((PROJECT / "tests/database/hosted_project.sql").read_text("utf-8"), superuser=True)
+        self._copy(_TEMPLATE, _BARE)
         supabase("db", "push", f"--remote={database.url}")
         return self
 
@@ -86,11 +87,13 @@ class PostgresServer:
         """Returns the database of the project, for what does not write to it."""
         return Database(self.url(_TEMPLATE))
 
-    def new_database(self) -> Database:
-        """Returns a copy of the migrated database without any rows of users."""
+    def new_database(self, *, migrated: bool = True) -> Database:
+        """Returns a copy of the project's database without any rows of users, or, as it is before the first migration."""
         self._count += 1
-        name = f"copy_{self._count}"
-        Database(self.url("template1")).execute(f"create database {name} template {_TEMPLATE}", superuser=True)
+        return self._copy(_TEMPLATE if migrated else _BARE, f"copy_{self._count}")
+
+    def _copy(self, template: str, name: str) -> Database:
+        Database(self.url("template1")).execute(f"create database {name} template {template}", superuser=True)
         return Database(self.url(name))
 
     def _run(self, program: str, *arguments: str) -> None:

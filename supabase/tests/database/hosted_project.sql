@@ -81,7 +81,10 @@ create view vault.decrypted_secrets as select id, name, secret as decrypted_secr
 create function vault.create_secret(new_secret text, new_name text) returns uuid language sql security definer as $$
   insert into vault.secrets (secret, name) values (new_secret, new_name) returning id
 $$;
-grant select on vault.decrypted_secrets to postgres;
+create function vault.update_secret(secret_id uuid, new_secret text) returns void language sql security definer as $$
+  update vault.secrets set secret = new_secret where id = secret_id
+$$;
+grant select on vault.secrets, vault.decrypted_secrets to postgres;
 create table cron.job (jobid bigint generated always as identity primary key, jobname text unique, schedule text, command text);
 grant select on cron.job to postgres;
 create function cron.schedule(job_name text, schedule text, command text) returns bigint language sql security definer as $$
