@@ -93,7 +93,7 @@ class PostgresServer:
         return self._copy(_TEMPLATE if migrated else _BARE, f"copy_{self._count}")
 
     def _copy(self, template: str, name: str) -> Database:
-        Database(self.url("template1")).execute(f"create database {name} template {template}", superuser=True)
+        Database(self.url("template1")).execute(f"create database {name} template {template} owner postgres", superuser=True)
         return Database(self.url(name))
 
     def _run(self, program: str, *arguments: str) -> None:

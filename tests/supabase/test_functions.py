@@ -12,12 +12,12 @@ FILES = sorted(path.name for path in (TESTS / "functions").glob("*_test.ts"))
 
 @pytest.mark.parametrize("version", DENO)
 def test_functions_and_their_tests_have_no_type_error(version: str) -> None:
-    deno(version, "check", "functions/*/index.ts", "tests/functions/*.ts")
+    deno(version, "check", "functions/*/index.ts", "tests/functions/*.ts", "tests/doubles/*.ts", "../examples/client.ts")
 
 
 def test_functions_are_formatted_and_have_no_lint() -> None:
     deno("newest", "lint", "functions")
-    deno("newest", "fmt", "--check", "functions", "tests/functions", "tests/doubles")
+    deno("newest", "fmt", "--check", "functions", "tests/functions", "tests/doubles", "../examples/client.ts")
 
 
 @pytest.mark.parametrize("version", DENO)
