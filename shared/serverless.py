@@ -34,7 +34,7 @@ from shared.jobs.recipe import JobRun
 from shared.jobs.streaming.progress import Progress
 from shared.jobs.streaming.text import TextStream
 from shared.self_check import parse_scope, self_check, startup_problems
-from shared.settings import Settings, SettingsError, on_runpod, prepare_environment, read_settings
+from shared.settings import Settings, SettingsError, forget_secrets, on_runpod, prepare_environment, read_settings
 from shared.storage import open_storage
 from shared.telemetry import configure_logging, install_exception_hooks, logger
 from shared.webhooks import Webhook
@@ -61,6 +61,7 @@ def serve(handler: Handler[RequestT]) -> None:
         self_check(scope, handler.all_libraries, handler.checks, handler.required_weights, handler.stored_types, handler.load)
     try:
         settings = _checked("configuration", read_settings)
+        forget_secrets()
         configure_logging(settings.log_level)
         _preflight(handler, settings)
         worker = _start_worker(handler, settings)

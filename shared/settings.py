@@ -267,6 +267,14 @@ def server_environment() -> dict[str, str]:
     }
 
 
+def forget_secrets() -> None:
+    """Removes keys, secrets and URLs from the environment once they are read: child processes inherit it, also those of libraries."""
+    fields = [name for name, field in Settings.model_fields.items() if not field.repr or "SecretStr" in str(field.annotation)]
+    secret = {variable for name in fields for variable in variable_names(name)}
+    for name in [name for name in os.environ if name.upper() in secret]:
+        del os.environ[name]
+
+
 def variable_names(name: str) -> tuple[str, ...]:
     """Returns the environment variables of a field."""
     alias = Settings.model_fields[name].validation_alias

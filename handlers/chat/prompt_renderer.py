@@ -12,6 +12,7 @@ from handlers.chat.messages import Message
 from handlers.chat.prompts import render_chat_template, render_transcript, shared_prefix_length
 from handlers.chat.refusals import completion_limit, context_length_exceeded
 from handlers.chat.request import ChatRequest
+from handlers.chat.template_renderer import template_renderer
 from shared.errors import Problem, ValidationError
 from shared.settings import SettingsError
 
@@ -52,6 +53,8 @@ class PromptRenderer:
     def __init__(self, tokenizer: Any, *, transcript: bool) -> None:
         if not tokenizer.is_fast or not (transcript or tokenizer.chat_template):
             raise SettingsError("A chat model needs a tokenizer.json and, unless it is a base model, a chat template in its folder.")
+        if not transcript:
+            template_renderer().start()
         self._tokenizer = tokenizer
         self._transcript = transcript
         self._vocabulary_size = len(tokenizer)

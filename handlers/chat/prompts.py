@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from jinja2 import TemplateError
-
 from handlers.chat.control_tokens import ControlTokens, TokenMask
 from handlers.chat.messages import Message
+from handlers.chat.structured.sandbox import LimitExceeded
+from handlers.chat.template_renderer import TemplateRejected, template_renderer
 from shared.errors import Problem, ValidationError
 
 Render = Callable[[Any, Sequence[Message]], list[int]]
@@ -69,19 +69,17 @@ def _apply(tokenizer: Any, messages: Sequence[Message], transform: Callable[[str
     """Renders the template with transformed contents."""
     turns = [{"role": message.role, "content": transform(message.content)} for message in messages]
     try:
-        rendered: str = tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=not continues, continue_final_message=continues
-        )
-    except TemplateError as error:
-        raise ValidationError([TemplateRejection("messages", _sentence(error, messages), "")]) from None
-    except (TypeError, ValueError, LookupError, ArithmeticError, RecursionError):
-        raise ValidationError([TemplateRejection("messages", "it cannot render these roles and contents", "")]) from None
-    return rendered
+        return template_renderer().render(tokenizer.get_chat_template(), turns, tokenizer.special_tokens_map, continues=continues)
+    except TemplateRejected as error:
+        sentence = _sentence(str(error), messages)
+    except LimitExceeded:
+        sentence = "it exceeds its limits of time, memory or length"
+    raise ValidationError([TemplateRejection("messages", sentence, "")])
 
 
-def _sentence(error: TemplateError, messages: Sequence[Message]) -> str:
-    """Returns the template's message without anything that a message says."""
-    sentence = (error.message or "it gives no reason").strip()
+def _sentence(text: str, messages: Sequence[Message]) -> str:
+    """Returns the template's own sentence without anything that a message says."""
+    sentence = text.strip() or "it cannot render these roles and contents"
     for content in {message.content for message in messages if len(message.content) >= _MIN_QUOTED}:
         sentence = sentence.replace(content, "…")
     return sentence[:_MAX_SENTENCE]

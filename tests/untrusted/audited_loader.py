@@ -131,9 +131,11 @@ LOADERS: dict[str, Callable[[Path], None]] = {
 
 def main() -> None:
     """Serves requests until standard input is closed."""
+    from handlers.chat.template_renderer import template_renderer
     from shared.settings import prepare_environment
 
     prepare_environment()
+    template_renderer().start()  # a process that the worker itself starts
     sys.addaudithook(_audit)
     responses, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:

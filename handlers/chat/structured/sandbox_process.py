@@ -55,11 +55,16 @@ def _run(connection: socket.socket) -> None:
 def set_limits() -> None:
     """Limits this process: its duration, its processor time and its memory."""
     signal.alarm(DURATION)
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        used = int(statm.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    limit_memory(MEMORY)
     resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def limit_memory(size: int) -> None:
+    """Limits the bytes that this process may allocate from now on."""
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        used = int(statm.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + size, used + size))
 
 
 if __name__ == "__main__":
