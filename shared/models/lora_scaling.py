@@ -19,7 +19,7 @@ def adapter_config(header: Mapping[str, str]) -> Mapping[str, Any]:
     Raises:
         ValueError: It is not a JSON object.
     """
-    config = json.loads(header.get("lora_adapter_metadata", "{}"))
+    config = _parsed(header.get("lora_adapter_metadata", "{}"))
     if not isinstance(config, dict):
         raise ValueError("the adapter metadata is not an object")
     return config or _kohya_config(header)
@@ -27,12 +27,19 @@ def adapter_config(header: Mapping[str, str]) -> Mapping[str, Any]:
 
 def _kohya_config(header: Mapping[str, str]) -> dict[str, Any]:
     """The values of kohya's header, and the plain ones that peft-based trainers write. They hold for every component."""
-    arguments = json.loads(header.get("ss_network_args") or "{}")
+    arguments = _parsed(header.get("ss_network_args") or "{}")
     config = {
         "lora_alpha": header.get("lora_alpha", header.get("ss_network_alpha")),
         "conv_alpha": arguments.get("conv_alpha") if isinstance(arguments, dict) else None,
     }
     return {key: value for key, value in config.items() if value not in (None, "None")}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("the adapter metadata is nested too deeply") from None
 
 
 def scaling(config: Mapping[str, Any], component: str, names: Sequence[str], rank: int | None, *, kernel: bool) -> float:

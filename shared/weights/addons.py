@@ -15,6 +15,7 @@ from cachetools import LRUCache
 from shared.contract.names import ADDON_NAME, quote_name
 from shared.errors import ModelUnavailable
 from shared.weights.errors import WeightsError
+from shared.weights.file_limits import limit_problem
 
 T = TypeVar("T")
 
@@ -93,13 +94,15 @@ class AddonLibrary:
             A `.safetensors` file, or a folder with a configuration and weights.
 
         Raises:
-            ModelUnavailable: It is not installed. The message lists the installed ones.
+            ModelUnavailable: It is not installed, and the message lists those that are; or more would be parsed of it than is allowed.
         """
         path = self._paths(kind, name).get(unicodedata.normalize("NFC", name))
         if path is None:
             names = self.names(kind)
             available = f"Available: {', '.join(names)}." if names else "Omit it, or ask the operator to install it."
             raise ModelUnavailable(f"{_label(kind, name)} is not installed. {available}")
+        if (problem := limit_problem(path)) is not None:
+            raise _unusable(_label(kind, name), problem)
         return path
 
     def load(self, kind: AddonKindName, name: str, read: Callable[[Path], T], getsizeof: Callable[[T], int]) -> T:
@@ -119,12 +122,7 @@ class AddonLibrary:
         if key in self._cache:
             cached: T = self._cache[key][0]
             return cached
-        try:
-            loaded = read(path)
-        except WeightsError as error:
-            raise ModelUnavailable(
-                f"{_label(kind, name)} cannot be used: {error.reason}. Omit it, or ask the operator to replace it."
-            ) from error
+        loaded = _read(path, read, _label(kind, name))
         self._store(key, loaded, getsizeof(loaded))
         return loaded
 
@@ -152,6 +150,24 @@ class AddonLibrary:
             and _has_form(path, spec)
             and _is_within(path, home)
         }
+
+
+def _read(path: Path, read: Callable[[Path], T], label: str) -> T:
+    """Reads an add-on.
+
+    Raises:
+        ModelUnavailable: It is unusable.
+    """
+    try:
+        return read(path)
+    except WeightsError as error:
+        raise _unusable(label, error.reason) from error
+    except RecursionError as error:
+        raise _unusable(label, "its configuration is nested too deeply") from error
+
+
+def _unusable(label: str, reason: str) -> ModelUnavailable:
+    return ModelUnavailable(f"{label} cannot be used: {reason}. Omit it, or ask the operator to replace it.")
 
 
 def _label(kind: AddonKindName, name: str) -> str:

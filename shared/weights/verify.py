@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from shared.telemetry import logger
 from shared.weights.errors import WeightsError
+from shared.weights.file_limits import limit_problem
 from shared.weights.lock import Lock, differences, lock_path, read_lock
 
 _MAX_NAMED = 3
@@ -34,6 +35,7 @@ def verify(name: str, weights: Path) -> None:
     Raises:
         WeightsError: They differ, or the lock is invalid. Names the files.
     """
+    _check_limits(name, weights)
     try:
         lock = read_lock(weights)
     except ValueError as error:
@@ -56,6 +58,11 @@ def stamp_path(weights: Path) -> Path:
     """Returns the path of the stamp."""
     lock = lock_path(weights)
     return lock.with_name(lock.name.replace(".lock.json", ".verified.json"))
+
+
+def _check_limits(name: str, weights: Path) -> None:
+    if (problem := limit_problem(weights)) is not None:
+        raise WeightsError(name, f"they are not parsed: {problem}", advice=_ADVICE)
 
 
 def _unreadable(weights: Path) -> list[str]:

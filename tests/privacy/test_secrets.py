@@ -18,6 +18,7 @@ from shared.serverless import _Endpoint, _start_worker
 from shared.settings import load_settings
 from tests.doubles.fake_storage import FakeStorage
 from tests.doubles.jobs import sdxl_job
+from tests.doubles.processes import clean_environment, run_module
 from tests.doubles.stub_worker import HANDLER
 
 SERVICE_KEY = "canary-service-key"
@@ -102,6 +103,22 @@ def test_settings_hide_keys_and_tokens_when_printed_or_dumped(endpoint: _Endpoin
     for text in (repr(settings), str(settings), f"{settings}", repr(settings.model_dump()), settings.model_dump_json()):
         assert not any(key in text for key in KEYS)
     assert TOKEN not in f"{settings!r} {settings}"
+
+
+def test_child_processes_inherit_no_key_and_no_secret(tmp_path: Path) -> None:
+    with FakeStorage(SERVICE_KEY) as storage:
+        variables = {
+            "SUPABASE_URL": storage.url,
+            "supabase_service_role_key": SERVICE_KEY,  # settings are read whatever their case
+            "JOB_CALLBACK_URL": f"https://example.com/?token={TOKEN}",
+            "JOB_CALLBACK_SECRET": SECRET,
+            "JOB_CALLBACK_SECRET_PREVIOUS": f"{SECRET}-before",
+            "STORAGE_BUCKET": "workspace-temp",
+        }
+        done = run_module("tests.privacy.probing_worker", folder=tmp_path, environment=clean_environment(**variables))
+    assert "The environment was printed." in done.stderr
+    assert "STORAGE_BUCKET=workspace-temp" in done.stdout
+    assert "canary" not in done.stdout
 
 
 def test_the_traversal_finds_a_key_in_plain_text() -> None:

@@ -18,6 +18,7 @@ from shared.weights.errors import WeightsError
 
 # The tensor names of SDXL's first trainers, used by all since, and the text encoders that they belong to.
 _TEXT_ENCODERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+_MAX_BYTES = 64 * 2**20  # thousands of embeddings
 
 
 def check(request: SdxlRequest, addons: AddonLibrary) -> None:
@@ -56,6 +57,8 @@ def read_textual_inversion(path: Path, pipeline: Any) -> TextualInversion:
     Raises:
         WeightsError: The file is damaged or was made for another model.
     """
+    if path.stat().st_size > _MAX_BYTES:
+        raise _unusable(path, f"it has more than {_MAX_BYTES // 2**20} MiB")
     try:
         tensors = load(path.read_bytes())
     except (OSError, ValueError, SafetensorError) as error:

@@ -304,7 +304,7 @@ export interface Enhance {
    */
   contrast?: number | null;
   /**
-   * Refused: there is no network for face restoration. Default: False.
+   * Refused: restoring faces needs a detector to align them. Default: False.
    */
   restore_faces?: boolean | null;
 }
