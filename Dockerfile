@@ -29,7 +29,7 @@ ARG WEIGHTS=none
 ARG MODELS=${HANDLER}
 ARG HF_ENDPOINT=https://huggingface.co
 WORKDIR /code
-COPY shared/__init__.py shared/credentials.py shared/settings.py shared/telemetry.py shared/
+COPY shared/__init__.py shared/credentials.py shared/settings.py shared/storage_settings.py shared/telemetry.py shared/
 COPY shared/weights shared/weights
 COPY builder/__init__.py builder/command_line.py builder/download_weights.py builder/
 COPY builder/weights/__init__.py builder/weights/checkpoint.py builder/weights/

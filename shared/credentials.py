@@ -34,6 +34,12 @@ class Configured(Protocol):
     @property
     def supabase_key(self) -> SecretStr | None: ...  # noqa: D102
     @property
+    def bucket_endpoint_url(self) -> str | None: ...  # noqa: D102
+    @property
+    def bucket_access_key_id(self) -> SecretStr | None: ...  # noqa: D102
+    @property
+    def bucket_secret_access_key(self) -> SecretStr | None: ...  # noqa: D102
+    @property
     def job_callback_url(self) -> str | None: ...  # noqa: D102
     @property
     def job_callback_secret(self) -> SecretStr | None: ...  # noqa: D102
@@ -48,6 +54,9 @@ def find_problems(settings: Configured) -> list[str]:
     found = {
         "SUPABASE_URL": settings.supabase_url and project_url_problem(settings.supabase_url),
         "SUPABASE_SERVICE_ROLE_KEY": settings.supabase_key and key_problem(settings.supabase_key),
+        "BUCKET_ENDPOINT_URL": settings.bucket_endpoint_url and server_url_problem(settings.bucket_endpoint_url),
+        "BUCKET_ACCESS_KEY_ID": settings.bucket_access_key_id and characters_problem(settings.bucket_access_key_id),
+        "BUCKET_SECRET_ACCESS_KEY": settings.bucket_secret_access_key and characters_problem(settings.bucket_secret_access_key),
         "JOB_CALLBACK_URL": settings.job_callback_url and url_problem(settings.job_callback_url),
         "JOB_CALLBACK_SECRET": settings.job_callback_secret and secret_problem(settings.job_callback_secret),
         "JOB_CALLBACK_SECRET_PREVIOUS": settings.job_callback_secret_previous and secret_problem(settings.job_callback_secret_previous),
@@ -65,8 +74,8 @@ def auth_headers(key: SecretStr) -> dict[str, str]:
 def key_problem(key: SecretStr) -> str | None:
     """Returns why a value cannot be the service key, without showing it."""
     value = key.get_secret_value()
-    if not _KEY.fullmatch(value):
-        return "has characters that no key has, such as quotes, spaces or line breaks: copy it again"
+    if (problem := characters_problem(key)) is not None:
+        return problem
     if value.startswith(_PUBLISHABLE_KEY):
         return "is a publishable key, which may not store results: set a secret key (sb_secret_…)"
     claims = _jwt_claims(value)
@@ -76,6 +85,12 @@ def key_problem(key: SecretStr) -> str | None:
     if isinstance(expires, int | float) and expires < time.time():
         return "has expired: set a new one"
     return None
+
+
+def characters_problem(key: SecretStr) -> str | None:
+    """Returns why a value cannot be any key, without showing it."""
+    known = _KEY.fullmatch(key.get_secret_value())
+    return None if known else "has characters that no key has, such as quotes, spaces or line breaks: copy it again"
 
 
 def secret_problem(secret: SecretStr) -> str | None:
@@ -98,9 +113,16 @@ def project_url_problem(url: str) -> str | None:
         return "must be the project's own URL, such as https://PROJECT.supabase.co, without the path of one of its APIs"
     if problem is None and urlsplit(url).hostname in ("supabase.com", "app.supabase.com"):
         return "is a page of the dashboard: set the project's own URL, such as https://PROJECT.supabase.co"
-    if problem is None and (urlsplit(url).query or urlsplit(url).fragment):
-        return "must not have a query or a fragment"
-    return problem
+    return problem or _query_problem(url)
+
+
+def server_url_problem(url: str) -> str | None:
+    """Returns why a URL cannot be the base of other URLs, without showing it."""
+    return url_problem(url) or _query_problem(url)
+
+
+def _query_problem(url: str) -> str | None:
+    return "must not have a query or a fragment" if urlsplit(url).query or urlsplit(url).fragment else None
 
 
 def url_problem(url: str) -> str | None:

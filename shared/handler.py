@@ -49,6 +49,7 @@ class Handler(Generic[RequestT]):
         operator: Returns the operator's settings that requests are validated against. The request's own subclass of `Operator`, if any.
         stored_types: The MIME types of the files that its jobs always store. The start checks that the bucket allows them.
         types_of: Returns the MIME types of the files that one job stores, which are checked before its work; by default `stored_types`.
+        max_bytes_of: Returns an upper bound of the bytes of all files that one job stores; 0 where there is none, as for clips.
         always_callback: Whether requests without a `callback_url` are called back at the configured URL.
         streams: Whether text is sent while it is generated. RunPod then gets a stream of responses instead of one.
         present: Returns the presentation of a job's responses. Its arguments are the job's id and the raw input, which may be invalid.
@@ -71,6 +72,7 @@ class Handler(Generic[RequestT]):
     operator: Callable[[Settings], Operator] = operator_settings
     stored_types: tuple[str, ...] = tuple(image.mime for image in IMAGE_TYPES.values())
     types_of: Callable[[RequestT], Collection[str]] | None = None
+    max_bytes_of: Callable[[RequestT], int] = lambda _request: 0
     always_callback: bool = True
     streams: Callable[[Settings], bool] = lambda _settings: False
     present: Callable[[str, object], Presentation] = PayloadPresentation.of

@@ -153,6 +153,7 @@ def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[Requ
         grace=settings.job_grace,
         concurrency=concurrency,
         types_of=handler.types_of_job,
+        max_bytes_of=handler.max_bytes_of,
     )
 
 

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, model_validator
 from pydantic import ValidationError as PydanticError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
 from shared.credentials import find_problems
+from shared.storage_settings import Seconds, StorageSettings, Url, missing_storage_variables
 
 _VOLUME = Path("/runpod-volume")
 
@@ -29,38 +30,18 @@ def _split_hosts(value: object) -> object:
     return _split_words(value.lower() if isinstance(value, str) else value)
 
 
-def _strip_slash(value: object) -> object:
-    return value.rstrip("/") if isinstance(value, str) else value
-
-
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_hosts)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)]
-Url = Annotated[str, BeforeValidator(_strip_slash)]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,127}$")]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Settings(BaseSettings):
+class Settings(StorageSettings):
     """The operator's settings. Every field is an environment variable, stripped of white space; an empty variable counts as unset.
 
     Keys are masked in every representation, and URLs are omitted, because they may contain a token or a password.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
-
-    # Storage
-    supabase_url: Url | None = Field(
-        None, repr=False, description="URL of the Supabase project. If unset, results are stored in `OUTPUT_DIR`."
-    )
-    supabase_key: SecretStr | None = Field(
-        None,
-        validation_alias=AliasChoices("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY"),
-        description="Service key of the project: a secret key, `sb_secret_…`, or the legacy `service_role` key.",
-    )
-    storage_bucket: str = Field("workspace-temp", description="Bucket for results.")
-    output_dir: Path = Field(Path("out"), description="Folder for results if `SUPABASE_URL` is unset.")
-    upload_deadline: Seconds = Field(90.0, description="Seconds for one upload, including retries.")
-    store_callback: bool = Field(False, description="Store the payload with the assets as `callback.json`; local storage always does.")
+    # Delivery
     outbox_dir: Path | None = Field(
         None, description="Folder for results that could not be delivered; by default `/runpod-volume/outbox`, else `outbox`."
     )
@@ -329,11 +310,7 @@ def _variable(loc: tuple[int | str, ...]) -> str:
 
 
 def _missing(settings: Settings) -> list[str]:
-    missing = []
-    if settings.supabase_url is not None and settings.supabase_key is None:
-        missing.append("SUPABASE_SERVICE_ROLE_KEY (needed with SUPABASE_URL)")
-    if settings.supabase_key is not None and settings.supabase_url is None:
-        missing.append("SUPABASE_URL (needed with SUPABASE_SERVICE_ROLE_KEY)")
+    missing = missing_storage_variables(settings)
     if settings.callback_url is not None and settings.job_callback_secret is None:
         missing.append("JOB_CALLBACK_SECRET (callbacks are signed with it)")
     if settings.callback_allowed_hosts and settings.job_callback_secret is None and settings.callback_url is None:

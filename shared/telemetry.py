@@ -21,7 +21,7 @@ import structlog
 from structlog.contextvars import bound_contextvars, merge_contextvars
 
 # Loggers that log every request, or even headers with keys.
-_VERBOSE_LOGGERS = ("httpx", "httpcore", "hpack", "urllib3", "aiohttp", "stamina", "PIL")
+_VERBOSE_LOGGERS = ("httpx", "httpcore", "hpack", "urllib3", "aiohttp", "stamina", "PIL", "boto3", "botocore")
 
 
 def configure_logging(level: str) -> None:

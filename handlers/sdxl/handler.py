@@ -6,6 +6,7 @@ from handlers.sdxl.request import SdxlRequest
 from shared.handler import Handler
 from shared.jobs.recipe import Recipe
 from shared.media.images import IMAGE_TYPES, THUMBNAIL_MIME
+from shared.media.size_bounds import max_image_bytes
 from shared.serverless import serve
 from shared.settings import Settings, SettingsError
 from shared.weights.catalogue import SDXL
@@ -40,6 +41,12 @@ def load(settings: Settings) -> Recipe[SdxlRequest]:
     )
 
 
+def max_bytes_of(request: SdxlRequest) -> int:
+    """Returns an upper bound of the bytes of all files that a job stores."""
+    factor = request.upscale.factor if request.upscale is not None else 1
+    return request.num_images * max_image_bytes(factor * request.width, factor * request.height, request.output_format)
+
+
 HANDLER = Handler(
     "sdxl",
     SdxlRequest,
@@ -47,6 +54,7 @@ HANDLER = Handler(
     libraries=("handlers.sdxl.recipe", "handlers.sdxl.weights.load"),
     weights=(SDXL,),
     types_of=lambda request: (IMAGE_TYPES[request.output_format].mime, THUMBNAIL_MIME),
+    max_bytes_of=max_bytes_of,
 )
 
 if __name__ == "__main__":

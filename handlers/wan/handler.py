@@ -7,6 +7,7 @@ from shared.handler import Handler
 from shared.jobs.recipe import Recipe
 from shared.media.extras import EXTRA_TYPES
 from shared.media.images import IMAGE_TYPES, THUMBNAIL_MIME
+from shared.media.size_bounds import max_image_bytes
 from shared.media.videos import VIDEO_MIME, Encoding, check_encoder
 from shared.serverless import serve
 from shared.settings import Settings, SettingsError
@@ -48,6 +49,11 @@ def types_of(request: WanRequest) -> tuple[str, ...]:
     return (main, THUMBNAIL_MIME, *(EXTRA_TYPES[kind].mime for kind in request.extras))
 
 
+def max_bytes_of(request: WanRequest) -> int:
+    """Returns an upper bound of the bytes of all files that a job stores. The size of a clip is not known before it is encoded."""
+    return max_image_bytes(request.width, request.height, "png") if request.is_image else 0
+
+
 def _encoding(settings: Settings) -> Encoding:
     return Encoding(settings.video_encoder, settings.video_quality)
 
@@ -62,6 +68,7 @@ HANDLER = Handler(
     weights=(WAN,),
     stored_types=(VIDEO_MIME, THUMBNAIL_MIME),
     types_of=types_of,
+    max_bytes_of=max_bytes_of,
 )
 
 if __name__ == "__main__":

@@ -82,6 +82,12 @@ class TextMetadata(OpenModel):
     )
 
 
+PresignedUrl = Annotated[
+    str | None, Field(repr=False, description="Downloads the file until it expires (`BUCKET_URL_EXPIRY`). Only for results in S3.")
+]
+Data = Annotated[str | None, Field(repr=False, description="The file in base64. Only where results are returned inline.")]
+
+
 class _StoredAsset(ClosedModel):
     """A file in storage and its thumbnail."""
 
@@ -91,6 +97,10 @@ class _StoredAsset(ClosedModel):
     temp_storage_path: Annotated[str, Field(description="Equals `url`.")]
     thumbnail_url: Annotated[str, Field(description="The key of the thumbnail, WebP, longest side at most 256 pixels.")]
     thumbnail_path: Annotated[str, Field(description="Equals `thumbnail_url`.")]
+    presigned_url: PresignedUrl = omitted_if_none
+    thumbnail_presigned_url: PresignedUrl = omitted_if_none
+    data: Data = omitted_if_none
+    thumbnail_data: Data = omitted_if_none
     mime_type: Annotated[str, Field(description="`image/png`, `image/webp`, `image/jpeg` or `video/mp4`.")]
     file_size_bytes: Annotated[int, Field(description="Size of the stored file.")]
     generation_seed: Annotated[int, Field(description="The seed that the asset was generated with.")]
@@ -115,6 +125,8 @@ class ExtraFile(ClosedModel):
 
     kind: Annotated[Literal["poster", "webm", "gif"], Field(description="The kind of file.")]
     url: Annotated[str, Field(description="The object's key without the bucket: `{user_id}/{job_id}/{asset_index}.poster.png`.")]
+    presigned_url: PresignedUrl = omitted_if_none
+    data: Data = omitted_if_none
     mime_type: Annotated[str, Field(description="`image/png`, `video/webm` or `image/gif`.")]
     file_size_bytes: Annotated[int, Field(description="Size of the stored file.")]
 

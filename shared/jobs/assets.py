@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +68,7 @@ def store_output(output: Output, index: int, request: Request, uploads: UploadSe
             stored = upload.put(encoded.type[1], encoded.content, encoded.type[0])
             thumb = upload.put("thumb.webp", encoded.thumbnail, THUMBNAIL_MIME)
             extras = tuple(_store_extra(kind, path, upload) for kind, path in encoded.extras.items())
-    return _describe(output, index, encoded, stored, thumb, extras)
+    return _describe(output, index, encoded, stored, thumb, extras, uploads.presigned_url)
 
 
 def _encode(output: ImageOutput | VideoOutput, folder: Path) -> EncodedOutput:
@@ -101,6 +101,7 @@ def _describe(
     stored: StoredObject,
     thumb: StoredObject,
     extras: tuple[ExtraFile, ...],
+    urls: Callable[[str], str | None],
 ) -> Asset:
     facts = {**encoded.facts, **output.metadata, "seed": output.seed, "file_size_bytes": stored.size, "asset_index": index}
     described = {
@@ -109,6 +110,10 @@ def _describe(
         "temp_storage_path": stored.key,
         "thumbnail_url": thumb.key,
         "thumbnail_path": thumb.key,
+        "presigned_url": urls(stored.key),
+        "thumbnail_presigned_url": urls(thumb.key),
+        "data": stored.data,
+        "thumbnail_data": thumb.data,
         "mime_type": encoded.type[0],
         "file_size_bytes": stored.size,
         "generation_seed": output.seed,
@@ -147,7 +152,14 @@ class _AssetUpload:
 def _store_extra(kind: ExtraKind, path: Path, upload: _AssetUpload) -> ExtraFile:
     upload.token.check()
     stored = upload.put(EXTRA_TYPES[kind].extension, path, EXTRA_TYPES[kind].mime)
-    return ExtraFile(kind=kind, url=stored.key, mime_type=EXTRA_TYPES[kind].mime, file_size_bytes=stored.size)
+    return ExtraFile(
+        kind=kind,
+        url=stored.key,
+        presigned_url=upload.uploads.presigned_url(stored.key),
+        data=stored.data,
+        mime_type=EXTRA_TYPES[kind].mime,
+        file_size_bytes=stored.size,
+    )
 
 
 @contextmanager

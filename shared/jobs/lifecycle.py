@@ -62,6 +62,7 @@ class Worker(Generic[RequestT]):
         grace: Seconds that a step may take beyond a job's deadline. After that the job fails without its work, and the worker is replaced.
         concurrency: Maximum number of jobs in flight.
         types_of: Returns the MIME types of the files that a job stores.
+        max_bytes_of: Returns an upper bound of their bytes together; 0 if there is none.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Worker(Generic[RequestT]):
     grace: float = 20.0
     concurrency: int = 1
     types_of: Callable[[RequestT], Collection[str]] = lambda _request: ()
+    max_bytes_of: Callable[[RequestT], int] = lambda _request: 0
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ async def _validate(job: Job, worker: Worker[RequestT], threads: Executor, run: 
         with timer.step("validate"):
             request = worker.request.parse(job.input, job_id=job.id, operator=worker.operator)
             worker.recipe.check(request)
-            worker.storage.ensure_accepts(worker.types_of(request))
+            worker.storage.ensure_accepts(worker.types_of(request), max_bytes=worker.max_bytes_of(request))
             return request
 
     return await await_or_cancel(submit(threads, validate), run.cancel)

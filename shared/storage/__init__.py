@@ -1,4 +1,4 @@
-"""Storage of results: a Supabase bucket or a local folder."""
+"""Storage of results: a bucket of Supabase or of an S3-compatible service, a local folder, or the payload itself."""
 
 from __future__ import annotations
 
@@ -9,12 +9,26 @@ __all__ = ["Storage", "StoredObject", "object_key", "open_storage"]
 
 
 def open_storage(settings: Settings) -> Storage:
-    """Returns the configured storage: Supabase if `SUPABASE_URL` is set, else the folder `OUTPUT_DIR`."""
-    # Imported lazily, so that a worker without Supabase does not load its client.
-    if settings.supabase_url is not None:
-        from shared.storage.supabase import SupabaseStorage
+    """Returns the storage that `RESULT_STORAGE` chooses.
 
-        return SupabaseStorage(settings)
-    from shared.storage.local_disk import LocalDisk
+    Raises:
+        SettingsError: Its settings are incomplete.
+    """
+    # Imported lazily, so that a worker loads only the client that it uses.
+    match settings.storage_kind:
+        case "supabase":
+            from shared.storage.supabase import SupabaseStorage
 
-    return LocalDisk(settings.output_dir)
+            return SupabaseStorage(settings)
+        case "s3":
+            from shared.storage.s3 import S3Storage
+
+            return S3Storage(settings)
+        case "disk":
+            from shared.storage.local_disk import LocalDisk
+
+            return LocalDisk(settings.output_dir)
+        case "inline":
+            from shared.storage.inline import InlineStorage
+
+            return InlineStorage()

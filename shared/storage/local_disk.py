@@ -44,7 +44,7 @@ class LocalDisk:
         except OSError as error:
             raise SettingsError(f"OUTPUT_DIR is not writable ({error.strerror}). Choose a folder that this user may write to.") from None
 
-    def ensure_accepts(self, mime_types: Collection[str]) -> None:
+    def ensure_accepts(self, mime_types: Collection[str], *, max_bytes: int = 0) -> None:
         """Accepts everything."""
 
     def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
@@ -89,6 +89,9 @@ class LocalDisk:
         with _upload_errors("deleted"):
             for key in keys:
                 (self._folder / checked_key(key)).unlink(missing_ok=True)
+
+    def presigned_url(self, key: str) -> None:
+        """Returns None: a file has no URL."""
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -22,11 +22,13 @@ class StoredObject:
         key: Without the bucket: `{user_id}/{job_id}/{name}`.
         size: In bytes.
         sha256: The content's SHA-256, hexadecimal.
+        data: The content in base64, where it is returned with the payload instead of being kept.
     """
 
     key: str
     size: int
     sha256: str
+    data: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +61,12 @@ class Storage(Protocol):
             SettingsError: They cannot. The message says what to do.
         """
 
-    def ensure_accepts(self, mime_types: Collection[str]) -> None:
+    def ensure_accepts(self, mime_types: Collection[str], *, max_bytes: int = 0) -> None:
         """Checks before a job's work that its files will not be refused. Costs no request unless there is a reason to doubt it.
 
         Args:
             mime_types: The types of the files that the job stores.
+            max_bytes: An upper bound of the bytes of these files together; 0 if there is none.
 
         Raises:
             UploadError: The storage refuses them, or has refused an earlier upload for good and still does.
@@ -103,6 +106,9 @@ class Storage(Protocol):
         Raises:
             UploadError: They cannot be deleted.
         """
+
+    def presigned_url(self, key: str) -> str | None:
+        """Returns a URL that anybody can download an object from for a limited time, if the storage has such URLs. Costs no request."""
 
 
 def object_key(user_id: str, job_id: str, name: str) -> str:

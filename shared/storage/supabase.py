@@ -21,10 +21,11 @@ from storage3.exceptions import StorageApiError
 
 from shared.credentials import auth_headers
 from shared.errors import UploadError
-from shared.network import STORAGE_RETRIES, Deadline, HostRefused, RequestFailed, guarded_client, retrying
+from shared.network import STORAGE_RETRIES, Deadline, RequestFailed, guarded_client, retrying
 from shared.settings import Settings, SettingsError
 from shared.storage.bucket_policy import BucketPolicy
 from shared.storage.protocol import ListedObject, StoredObject, checked_key, describe_object, object_key
+from shared.storage.transport_errors import translate_transport_errors
 
 # Longer than the service's own timeout for its database, which is 30 seconds.
 _READ_TIMEOUT = 60.0
@@ -90,11 +91,12 @@ class SupabaseStorage:
         if rejected := self._policy.rejected(stored):
             raise SettingsError(f"The bucket {self._bucket} does not allow {', '.join(rejected)}. Add them to its allowed MIME types.")
 
-    def ensure_accepts(self, mime_types: Collection[str]) -> None:
+    def ensure_accepts(self, mime_types: Collection[str], *, max_bytes: int = 0) -> None:
         """Queries the bucket before the first job, after a refusal, and if it is not known to allow a type.
 
         Args:
             mime_types: The types of the files that the job stores.
+            max_bytes: Ignored.
 
         Raises:
             UploadError: An upload would be refused. An outage is no refusal: uploads are retried, and the outbox is the fallback.
@@ -171,6 +173,9 @@ class SupabaseStorage:
         """Deletes objects."""
         self._query(lambda api: api.from_(self._bucket).remove([checked_key(key) for key in keys]))
 
+    def presigned_url(self, key: str) -> None:
+        """Returns None: receivers get the key, and open the object with their own access to the project."""
+
     def _query(self, request: Callable[[SyncStorageClient], T]) -> T:
         try:
             return self._call(request, Deadline(min(_QUERY_SECONDS, self._deadline)), attempts=2)
@@ -194,20 +199,12 @@ class SupabaseStorage:
 def _translate_errors() -> Iterator[None]:
     """Translates errors into messages without the service's own texts, and classifies them as retryable or not."""
     try:
-        yield
+        with translate_transport_errors():
+            yield
     except StorageApiError as error:
         status = _status(error)
         cause = _CAUSES.get(status, f"it returned HTTP {status}")
         raise RequestFailed(f"storage failed, {cause}", retryable=STORAGE_RETRIES.retries_status(status), status=status) from None
-    except httpx.TimeoutException:
-        raise RequestFailed("storage timed out", retryable=True) from None
-    except httpx.TransportError:
-        raise RequestFailed("the connection to storage failed", retryable=True) from None
-    except HostRefused as error:
-        raise RequestFailed(f"storage was not contacted, {error}", retryable=False) from None
-    except (KeyError, TypeError, ValueError):
-        # For example a gateway's error page. Whether the object was stored is unknown.
-        raise RequestFailed("storage sent an invalid response", retryable=True) from None
 
 
 def _status(error: StorageApiError) -> int:

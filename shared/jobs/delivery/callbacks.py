@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
 
-from shared.contract.assets import TextAsset, VideoAsset
+from shared.contract.assets import ImageAsset, TextAsset, VideoAsset
 from shared.contract.callback import CompletedPayload, FailedPayload, Payload, to_json
 from shared.contract.request import Identity
 from shared.errors import GenerationError, UploadError
@@ -47,7 +47,9 @@ def check_result_size(payload: CompletedPayload) -> CompletedPayload:
     """
     size = len(to_json(payload))
     if size > MAX_RESULT_BYTES:
-        message = f"The result has {size / 1024**2:.1f} MiB and RunPod takes at most {MAX_RESULT_BYTES // 1024**2} MiB. Ask for less text."
+        inline = any(isinstance(asset, ImageAsset | VideoAsset) and asset.data is not None for asset in payload.assets)
+        advice = "Ask for fewer or smaller files." if inline else "Ask for less text."
+        message = f"The result has {size / 1024**2:.1f} MiB and RunPod takes at most {MAX_RESULT_BYTES // 1024**2} MiB. {advice}"
         raise GenerationError(message, retryable=False)
     return payload
 

@@ -52,6 +52,10 @@ class UploadSession:
         with self._lock:
             return dict(self._stored)
 
+    def presigned_url(self, key: str) -> str | None:
+        """Returns the URL to download an object from, if the storage has one; in the outbox, too, it will be stored there."""
+        return self._storage.presigned_url(key)
+
     def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
         """Stores an object, in the outbox if need be.
 
