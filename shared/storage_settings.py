@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
@@ -44,7 +44,7 @@ class BucketLocation:
         region: The region that requests are signed for.
     """
 
-    endpoint: str
+    endpoint: str = field(repr=False)
     bucket: str
     region: str
 

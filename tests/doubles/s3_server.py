@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import boto3
 from botocore.config import Config
 
 from playground.loopback import LoopbackServer, RequestHandler
+from shared.settings import Settings
 
 KEY_ID: Final = "canary-access-key-id"
 SECRET: Final = "canary-secret-access-key"
@@ -57,10 +58,9 @@ class S3Server:
             process.kill()
             process.wait()
 
-    def create_bucket(self) -> str:
-        """Creates an empty bucket and returns its name."""
-        name = f"results-{secrets.token_hex(8)}"
-        client = boto3.client(
+    def client(self) -> Any:
+        """Returns boto3's client of the server."""
+        return boto3.client(
             "s3",
             endpoint_url=f"http://127.0.0.1:{self.port}",
             region_name="us-east-1",
@@ -68,7 +68,11 @@ class S3Server:
             aws_secret_access_key=SECRET,
             config=Config(s3={"addressing_style": "path"}),
         )
-        client.create_bucket(Bucket=name)
+
+    def create_bucket(self) -> str:
+        """Creates an empty bucket and returns its name."""
+        name = f"results-{secrets.token_hex(8)}"
+        self.client().create_bucket(Bucket=name)
         return name
 
     def objects(self, bucket: str) -> dict[str, bytes]:
@@ -116,6 +120,26 @@ class FaultProxy(LoopbackServer):
     def objects(self) -> dict[str, bytes]:
         """The stored objects by key."""
         return self.server.objects(self.bucket)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of a worker that stores its results here."""
+        return {
+            "BUCKET_ENDPOINT_URL": self.url,
+            "BUCKET_NAME": self.bucket,
+            "BUCKET_ACCESS_KEY_ID": KEY_ID,
+            "BUCKET_SECRET_ACCESS_KEY": SECRET,
+        }
+
+    def settings(self, **others: Any) -> Settings:
+        """Returns the settings of a worker that stores its results here, with others in place of these."""
+        return Settings(**{**{name.lower(): value for name, value in self.environment.items()}, **others})
+
+    def set_time(self, key: str, moment: float) -> None:
+        """Stores an object again, last modified at a given time in seconds since 1970."""
+        stored = self.server.client().head_object(Bucket=self.bucket, Key=key)
+        metadata = {**{name.lower(): value for name, value in stored["Metadata"].items()}, "mtime": str(moment)}
+        self.server.client().put_object(Bucket=self.bucket, Key=key, Body=self.objects[key], Metadata=metadata)
 
     def next_fault(self) -> Fault | None:
         """Returns the fault for the next request."""

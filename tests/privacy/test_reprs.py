@@ -71,7 +71,11 @@ PUBLIC_IN: dict[str, set[str]] = {
     "ChatModel": {"tokenizer"},
     "LoraTarget": {"layers", "optional", "original_names", "prefixes"},
     "Handler": {"checks", "libraries", "request", "stored_types"},
+    "BucketLocation": {"bucket", "region"},
+    "StorageSettings": {"bucket_name", "bucket_region", "storage_bucket"},
     "Settings": {
+        "bucket_name",
+        "bucket_region",
         "callback_allowed_hosts",
         "chat_base_name",
         "chat_engine_model",

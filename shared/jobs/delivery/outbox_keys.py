@@ -3,9 +3,9 @@
 Anyone who mounts the volume can write to the outbox. Without authentication an entry of theirs would be signed with the callback secret and
 uploaded with the service key. With it they can withhold, delete or repeat entries, but not make one.
 
-The secret is `JOB_CALLBACK_SECRET`, or without one the service key. Entries under `JOB_CALLBACK_SECRET_PREVIOUS` are still delivered, so
-that a rotation loses nothing. With neither a secret nor a key, results are files in `OUTPUT_DIR` and nothing is signed: the MAC then only
-detects damage.
+The secret is `JOB_CALLBACK_SECRET`, or without one the key of the bucket. Entries under `JOB_CALLBACK_SECRET_PREVIOUS` are still
+delivered, so that a rotation loses nothing. With neither a secret nor a key, results are files in `OUTPUT_DIR` and nothing is signed: the
+MAC then only detects damage.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class EntryKeys:
 
 def entry_keys(settings: Settings) -> EntryKeys:
     """Returns the keys that the operator's secrets imply."""
-    secrets = (settings.job_callback_secret, settings.job_callback_secret_previous, settings.supabase_key)
+    storage_keys = (settings.supabase_key, settings.bucket_secret_access_key)
+    secrets = (settings.job_callback_secret, settings.job_callback_secret_previous, *storage_keys)
     return EntryKeys([secret for secret in secrets if secret is not None])
 
 

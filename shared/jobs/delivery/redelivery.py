@@ -14,6 +14,7 @@ from shared.jobs.delivery.callbacks import CALLBACK_FILE
 from shared.jobs.delivery.outbox import Outbox
 from shared.jobs.delivery.outbox_entry import OpenEntry, OutboxEntry
 from shared.jobs.delivery.outbox_files import EntryRejected
+from shared.jobs.delivery.presigned_urls import renew_presigned_urls
 from shared.jobs.delivery.stored_results import is_superseded, remove_older
 from shared.storage.protocol import Storage, object_key
 from shared.telemetry import job_context, logger
@@ -130,17 +131,20 @@ class Redelivery:
                 remove_older(self._storage, self._storage.list_objects(manifest.user_id, manifest.job_id), manifest.payload, keep)
             if self._storage.keeps_callbacks and manifest.user_id is not None:
                 key = object_key(manifest.user_id, manifest.job_id, CALLBACK_FILE)
-                self._storage.put(key, manifest.payload.encode(), "application/json")
+                self._storage.put(key, self._payload_of(manifest), "application/json")
         except UploadError as error:
             logger().warning("outbox entry was not stored", reason=error.message)
             return False
         return True
 
+    def _payload_of(self, entry: OutboxEntry) -> bytes:
+        return renew_presigned_urls(entry.payload, self._storage).encode()
+
     def _send(self, entry: OutboxEntry) -> bool:
         url = self._webhook.target(entry.callback_url) if entry.calls_back else None
         if url is None:
             return True
-        return self._webhook.send(url, entry.payload.encode(), webhook_id=entry.webhook_id).delivered
+        return self._webhook.send(url, self._payload_of(entry), webhook_id=entry.webhook_id).delivered
 
 
 def _isolated(work: Callable[[], T]) -> list[T]:

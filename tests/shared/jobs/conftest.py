@@ -89,8 +89,11 @@ class ObservedDisk:
     def check(self, mime_types: Collection[str]) -> None:
         self.disk.check(mime_types)
 
-    def ensure_accepts(self, mime_types: Collection[str]) -> None:
-        self.disk.ensure_accepts(mime_types)
+    def ensure_accepts(self, mime_types: Collection[str], *, max_bytes: int = 0) -> None:
+        self.disk.ensure_accepts(mime_types, max_bytes=max_bytes)
+
+    def presigned_url(self, key: str) -> None:
+        self.disk.presigned_url(key)
 
     def list_objects(self, user_id: str, job_id: str) -> list[ListedObject]:
         return self.disk.list_objects(user_id, job_id)

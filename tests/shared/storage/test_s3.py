@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 from shared.errors import UploadError
-from shared.settings import Settings
 from shared.storage import open_storage
 from shared.storage.s3 import S3Storage
 from tests.doubles.s3_server import (
@@ -36,9 +34,8 @@ PNG = b"\x89PNG an image"
 IMAGES = ("image/png", "image/webp", "image/jpeg")
 
 
-def storage_at(proxy: FaultProxy, *, key_id: str = KEY_ID, secret: str = SECRET, **others: Any) -> S3Storage:
-    keys = {"bucket_access_key_id": SecretStr(key_id), "bucket_secret_access_key": SecretStr(secret)}
-    storage = open_storage(Settings(**{"bucket_endpoint_url": proxy.url, "bucket_name": proxy.bucket, **keys, **others}))
+def storage_at(proxy: FaultProxy, **others: Any) -> S3Storage:
+    storage = open_storage(proxy.settings(**others))
     assert isinstance(storage, S3Storage)
     return storage
 

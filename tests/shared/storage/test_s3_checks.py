@@ -26,8 +26,8 @@ def test_check_retries_a_transient_failure(s3: FaultProxy) -> None:
 @pytest.mark.parametrize(
     ("changes", "advice"),
     [
-        ({"key_id": "unknown"}, "the access key id does not exist. Set BUCKET_ACCESS_KEY_ID"),
-        ({"secret": "wrong"}, "the secret access key is not the one of the access key id. Set BUCKET_ACCESS_KEY_ID"),
+        ({"bucket_access_key_id": "unknown"}, "the access key id does not exist. Set BUCKET_ACCESS_KEY_ID"),
+        ({"bucket_secret_access_key": "wrong"}, "the secret access key is not the one of the access key id. Set BUCKET_ACCESS_KEY_ID"),
         ({"bucket_name": "elsewhere"}, "the bucket does not exist. Create the bucket elsewhere or set BUCKET_NAME"),
         ({"bucket_endpoint_url": "http://127.0.0.1:9"}, "Check that BUCKET_ENDPOINT_URL is correct"),
     ],

@@ -26,6 +26,7 @@ from shared.storage.local_disk import LocalDisk
 from shared.storage.protocol import Storage
 from shared.webhooks import Webhook
 from tests.doubles.fake_storage import FakeStorage, fails_with
+from tests.doubles.s3_server import FaultProxy
 from tests.shared.contract import payloads
 
 KEY = "sb_secret_canary"
@@ -34,10 +35,10 @@ IDENTITY = Identity("J", "U", "sdxl_generate", None, "run-1")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-class BothStorages:
+class StorageUnderTest:
     """One storage under test: where a run has stored a file at a given time, and what is there."""
 
-    def __init__(self, storage: Storage, folder: Path, server: FakeStorage | None) -> None:
+    def __init__(self, storage: Storage, folder: Path, server: FakeStorage | FaultProxy | None) -> None:
         self.storage = storage
         self._folder = folder
         self._server = server
@@ -48,6 +49,8 @@ class BothStorages:
         stored = self.storage.put(key, content, "image/png")
         if self._server is None:
             os.utime(self._folder / key, (moment, moment))
+        elif isinstance(self._server, FaultProxy):
+            self._server.set_time(key, moment)
         else:
             object.__setattr__(self._server.objects[key], "updated_at", moment)
         return stored.sha256
@@ -57,17 +60,24 @@ class BothStorages:
         return sorted(each.key.removeprefix("U/J/") for each in self.storage.list_objects("U", "J"))
 
     def content(self, name: str) -> bytes:
-        return (self._folder / "U/J" / name).read_bytes() if self._server is None else self._server.objects[f"U/J/{name}"].content
+        if self._server is None:
+            return (self._folder / "U/J" / name).read_bytes()
+        found = self._server.objects[f"U/J/{name}"]
+        return found if isinstance(found, bytes) else found.content
 
 
-@pytest.fixture(params=["disk", "bucket"])
-def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BothStorages]:
+@pytest.fixture(params=["disk", "supabase", "s3"])
+def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StorageUnderTest]:
     if request.param == "disk":
-        yield BothStorages(LocalDisk(tmp_path / "out"), tmp_path / "out", None)
+        yield StorageUnderTest(LocalDisk(tmp_path / "out"), tmp_path / "out", None)
+        return
+    if request.param == "s3":
+        proxy: FaultProxy = request.getfixturevalue("s3")
+        yield StorageUnderTest(open_storage(proxy.settings()), tmp_path, proxy)
         return
     with FakeStorage(KEY) as server:
         settings = Settings(supabase_url=server.url, supabase_key=SecretStr(KEY))
-        yield BothStorages(open_storage(settings), tmp_path, server)
+        yield StorageUnderTest(open_storage(settings), tmp_path, server)
 
 
 @pytest.fixture
@@ -97,7 +107,7 @@ def failed(minute: float) -> FailedPayload:
     )
 
 
-def redelivery(outbox: Outbox, stored: BothStorages, receiver: CallbackReceiver) -> Redelivery:
+def redelivery(outbox: Outbox, stored: StorageUnderTest, receiver: CallbackReceiver) -> Redelivery:
     settings = Settings(job_callback_url=receiver.url, job_callback_secret=SecretStr(SECRET))
     return Redelivery(outbox, stored.storage, Webhook(settings))
 
@@ -110,7 +120,7 @@ def keep(outbox: Outbox, payload: CompletedPayload | FailedPayload, files: dict[
 
 
 @pytest.mark.parametrize("newer", [{"0.png": b"newer"}, {"0.webp": b"newer"}, {"0.png": b"newer", "1.png": b"more"}])
-def test_a_late_result_never_overwrites_a_newer_one(outbox: Outbox, stored: BothStorages, newer: dict[str, bytes]) -> None:
+def test_a_late_result_never_overwrites_a_newer_one(outbox: Outbox, stored: StorageUnderTest, newer: dict[str, bytes]) -> None:
     keep(outbox, completed(10, "0.png"), {"0.png": b"late"})
     for name, content in newer.items():
         stored.put(name, content, minute=20)
@@ -121,7 +131,7 @@ def test_a_late_result_never_overwrites_a_newer_one(outbox: Outbox, stored: Both
     assert outbox.pending() == []
 
 
-def test_a_newer_result_counts_even_if_the_late_one_ended_after_it(outbox: Outbox, stored: BothStorages) -> None:
+def test_a_newer_result_counts_even_if_the_late_one_ended_after_it(outbox: Outbox, stored: StorageUnderTest) -> None:
     keep(outbox, completed(10, "0.png"), {"0.png": b"late"})
     stored.put("0.png", b"newer", minute=9.5)
     with CallbackReceiver(SECRET) as receiver:
@@ -130,7 +140,7 @@ def test_a_newer_result_counts_even_if_the_late_one_ended_after_it(outbox: Outbo
     assert stored.content("0.png") == b"newer"
 
 
-def test_a_late_result_replaces_an_older_one_and_its_files_of_another_format_or_number(outbox: Outbox, stored: BothStorages) -> None:
+def test_a_late_result_replaces_an_older_one_and_its_files_of_another_format_or_number(outbox: Outbox, stored: StorageUnderTest) -> None:
     for name in ("0.webp", "0.thumb.webp", "1.png", "2.png", "callback.json", "notes.txt"):
         stored.put(name, b"older", minute=5)
     keep(outbox, completed(10, "0.png"), {"0.png": b"late", "0.thumb.webp": b"late"})
@@ -141,7 +151,7 @@ def test_a_late_result_replaces_an_older_one_and_its_files_of_another_format_or_
     assert stored.content("0.png") == stored.content("0.thumb.webp") == b"late"
 
 
-def test_files_that_the_run_has_stored_itself_are_not_a_newer_result(outbox: Outbox, stored: BothStorages) -> None:
+def test_files_that_the_run_has_stored_itself_are_not_a_newer_result(outbox: Outbox, stored: StorageUnderTest) -> None:
     had = {"U/J/0.png": stored.put("0.png", b"late", minute=9.9)}
     stored.put("1.png", b"late, too", minute=30)
     keep(outbox, completed(10, "0.png", "1.png"), {"1.png": b"late, too"}, had)
@@ -153,7 +163,7 @@ def test_files_that_the_run_has_stored_itself_are_not_a_newer_result(outbox: Out
 @pytest.mark.parametrize("content", [b"same", b"newer"])
 @pytest.mark.parametrize("payload", [completed(10, "0.png"), failed(10)], ids=["completed", "failed"])
 def test_a_late_callback_is_dropped_if_there_is_a_newer_result(
-    outbox: Outbox, stored: BothStorages, payload: CompletedPayload | FailedPayload, content: bytes
+    outbox: Outbox, stored: StorageUnderTest, payload: CompletedPayload | FailedPayload, content: bytes
 ) -> None:
     had = {"U/J/0.png": stored.put("0.png", b"same", minute=9.9)}
     stored.put("0.png", content, minute=20)
@@ -167,14 +177,14 @@ def test_without_the_comparison_nothing_is_delivered(outbox: Outbox, tmp_path: P
     with FakeStorage(KEY) as server, CallbackReceiver(SECRET) as receiver:
         storage = open_storage(Settings(supabase_url=server.url, supabase_key=SecretStr(KEY), upload_deadline=0.2))
         keep(outbox, completed(10, "0.png"), {})
-        late = redelivery(outbox, BothStorages(storage, tmp_path, server), receiver)
+        late = redelivery(outbox, StorageUnderTest(storage, tmp_path, server), receiver)
         server.outage = fails_with(503)
         assert late.run() == RedeliveryResult(pending=1)
         server.outage = fails_with(404)
         assert late.run() == RedeliveryResult(delivered=1), "a bucket that is gone holds nothing newer"
 
 
-def test_a_completed_job_removes_what_an_earlier_run_has_left(stored: BothStorages) -> None:
+def test_a_completed_job_removes_what_an_earlier_run_has_left(stored: StorageUnderTest) -> None:
     for name in ("0.webp", "0.thumb.webp", "1.png", "1.poster.png", "callback.json"):
         stored.put(name, b"older", minute=5)
     stored.put("0.png", b"this", minute=9.9)
@@ -186,7 +196,7 @@ def test_a_completed_job_removes_what_an_earlier_run_has_left(stored: BothStorag
     assert stored.names == ["0.png", "0.thumb.webp", "2.png", "callback.json"]
 
 
-def test_a_success_triggers_the_delivery_of_what_waits(outbox: Outbox, stored: BothStorages) -> None:
+def test_a_success_triggers_the_delivery_of_what_waits(outbox: Outbox, stored: StorageUnderTest) -> None:
     keep(outbox, completed(10, "0.png"), {"0.png": b"late"})
     other = Identity("other", "U", "sdxl_generate", None, "run-2")
     with CallbackReceiver(SECRET) as receiver, ThreadPoolExecutor(1) as threads:
