@@ -369,6 +369,22 @@ export interface ImageAsset {
    */
   thumbnail_path: string;
   /**
+   * Downloads the file until it expires (`BUCKET_URL_EXPIRY`). Only for results in S3.
+   */
+  presigned_url?: string;
+  /**
+   * Downloads the file until it expires (`BUCKET_URL_EXPIRY`). Only for results in S3.
+   */
+  thumbnail_presigned_url?: string;
+  /**
+   * The file in base64. Only where results are returned inline.
+   */
+  data?: string;
+  /**
+   * The file in base64. Only where results are returned inline.
+   */
+  thumbnail_data?: string;
+  /**
    * `image/png`, `image/webp`, `image/jpeg` or `video/mp4`.
    */
   mime_type: string;
@@ -886,6 +902,22 @@ export interface VideoAsset {
    */
   thumbnail_path: string;
   /**
+   * Downloads the file until it expires (`BUCKET_URL_EXPIRY`). Only for results in S3.
+   */
+  presigned_url?: string;
+  /**
+   * Downloads the file until it expires (`BUCKET_URL_EXPIRY`). Only for results in S3.
+   */
+  thumbnail_presigned_url?: string;
+  /**
+   * The file in base64. Only where results are returned inline.
+   */
+  data?: string;
+  /**
+   * The file in base64. Only where results are returned inline.
+   */
+  thumbnail_data?: string;
+  /**
    * `image/png`, `image/webp`, `image/jpeg` or `video/mp4`.
    */
   mime_type: string;
@@ -985,6 +1017,14 @@ export interface ExtraFile {
    * The object's key without the bucket: `{user_id}/{job_id}/{asset_index}.poster.png`.
    */
   url: string;
+  /**
+   * Downloads the file until it expires (`BUCKET_URL_EXPIRY`). Only for results in S3.
+   */
+  presigned_url?: string;
+  /**
+   * The file in base64. Only where results are returned inline.
+   */
+  data?: string;
   /**
    * `image/png`, `video/webm` or `image/gif`.
    */
