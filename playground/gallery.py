@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import av
+import imageio.v3 as iio
 from PIL import Image, ImageDraw, ImageFont
 
 SCALE = 4
@@ -58,10 +58,8 @@ def write_gif(clip: Path, gif: Path) -> int:
     Returns:
         The number of frames.
     """
-    with av.open(clip) as container:
-        stream = container.streams.video[0]
-        milliseconds = round(1000 / float(stream.average_rate or 8))
-        frames = [Image.fromarray(frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)]
+    milliseconds = round(1000 / float(iio.immeta(clip, plugin="pyav")["fps"]))
+    frames = [Image.fromarray(frame) for frame in iio.imread(clip, plugin="pyav")]
     # A small palette without dithering, because noise is what makes GIFs large.
     quantized = [frame.quantize(16, dither=Image.Dither.NONE) for frame in frames]
     enlarged = [frame.resize((frame.width * SCALE, frame.height * SCALE), Image.Resampling.NEAREST) for frame in quantized]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import av
+import imageio.v3 as iio
 import pytest
 from PIL import Image as PillowImage
 
@@ -63,8 +63,7 @@ def test_its_default_command_runs_its_test_job(image: Image, images: Images, tin
             with PillowImage.open(container.root / "app/out" / asset["url"]) as generated:
                 assert "x".join(map(str, generated.size)) == job["config"]["resolution"]
         else:
-            with av.open(str(container.root / "app/out" / asset["url"])) as clip:
-                assert sum(1 for _ in clip.decode(video=0)) == job["config"]["frames"]
+            assert len(iio.imread(container.root / "app/out" / asset["url"], plugin="pyav")) == job["config"]["frames"]
 
 
 def test_without_weights_it_exits_with_1_and_lists_the_searched_locations(chat: Image, images: Images) -> None:

@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import av
+import imageio.v3 as iio
 import pytest
 from jsonschema import Draft202012Validator
 from PIL import Image
@@ -101,8 +101,7 @@ def test_every_video_type_and_alias_makes_a_clip(wan_recipe: Wan, tmp_path: Path
     assert payload["metadata"]["job_type"] == plain
     assert (asset["type"], asset["mime_type"], asset["url"]) == ("video", "video/mp4", "user/job/0.mp4")
     assert disk.files == ["0.mp4", "0.thumb.webp"]
-    with av.open(str(tmp_path / asset["url"])) as container:
-        assert len(list(container.decode(video=0))) == asset["metadata"]["frames"] == 6
+    assert len(iio.imread(tmp_path / asset["url"], plugin="pyav")) == asset["metadata"]["frames"] == 6
     assert asset["duration_seconds"] == 6 / 8
 
 
@@ -233,9 +232,8 @@ def test_extreme_sizes_make_clips_with_all_extras(wan_recipe: Wan, tmp_path: Pat
         "preview": True,
     }
     _, asset = completed(wan_recipe, Disk(tmp_path), config=config)
-    with av.open(str(tmp_path / asset["url"])) as container:
-        frames, stream = list(container.decode(video=0)), container.streams.video[0]
-        assert ((stream.width, stream.height), len(frames)) == (size, count)
+    width, height = size
+    assert iio.imread(tmp_path / asset["url"], plugin="pyav").shape == (count, height, width, 3)
     with Image.open(tmp_path / "user/job/0.poster.png") as poster:
         assert poster.size == size
 

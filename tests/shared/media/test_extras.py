@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from PIL import Image
@@ -38,10 +39,11 @@ def test_webm_has_every_frame_with_its_timestamp(tmp_path: Path, count: int, fps
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("vp9", "yuv420p")
         assert (stream.codec_context.colorspace, stream.codec_context.color_range) == (1, 1)
-        shown = list(container.decode(stream))
+        times = [frame.time for frame in container.decode(stream)]
+    assert times == pytest.approx([index / fps for index in range(count)], abs=1e-3)
+    shown = iio.imread(path, plugin="pyav")
     assert len(shown) == count
-    assert [frame.time for frame in shown] == pytest.approx([index / fps for index in range(count)], abs=1e-3)
-    middle = shown[count // 2].to_ndarray(format="rgb24").astype(int)
+    middle = shown[count // 2].astype(int)
     assert np.abs(middle - frames[count // 2]).mean() < 12  # yuv420p halves the chroma resolution
 
 

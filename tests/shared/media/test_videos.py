@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import imageio.v3 as iio
 import numpy as np
 import pytest
 
@@ -19,8 +20,7 @@ def moving(count: int, *, height: int = 64, width: int = 96) -> list[Pixels]:
 
 
 def decoded(path: Path) -> list[Pixels]:
-    with av.open(str(path)) as container:
-        return [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
+    return list(iio.imread(path, plugin="pyav"))
 
 
 def failing_after(frames: list[Pixels], error: Exception) -> Iterator[Pixels]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import av
+import imageio.v3 as iio
 import pytest
 from PIL import Image
 
@@ -50,10 +50,10 @@ def test_local_run_stores_what_the_payload_describes(handler: str, tmp_path: Pat
             with Image.open(tmp_path / "out" / asset["url"]) as image:
                 assert image.size == (facts["width"], facts["height"]) == (int(width), int(height))
         else:
-            with av.open(str(tmp_path / "out" / asset["url"])) as container:
-                assert sum(1 for _ in container.decode(video=0)) == facts["frames"] == job["input"]["config"]["frames"]
-                assert container.streams.video[0].average_rate == facts["fps"] == job["input"]["config"]["fps"]
-                assert asset["duration_seconds"] == facts["frames"] / facts["fps"]
+            clip = tmp_path / "out" / asset["url"]
+            assert len(iio.imread(clip, plugin="pyav")) == facts["frames"] == job["input"]["config"]["frames"]
+            assert iio.immeta(clip, plugin="pyav")["fps"] == facts["fps"] == job["input"]["config"]["fps"]
+            assert asset["duration_seconds"] == facts["frames"] / facts["fps"]
 
 
 def test_sdxl_reads_test_input_from_the_repository_root(tmp_path: Path, tiny_models: Path) -> None:
