@@ -20,8 +20,11 @@ declare
 begin
   select * into tier from public.tiers where name in (tier_name, 'free') order by name = tier_name desc limit 1;
   if not found then return 'unknown_tier'; end if;
-  if (select count(*) from public.jobs where user_id = owner and status in ('queued', 'processing') and parent_id is null)
-    >= tier.max_open_jobs then return 'max_open_jobs';
+  if (
+    select count(*) from public.jobs as job
+    where user_id = owner and status in ('queued', 'processing')
+      and not exists (select from public.jobs as parent where parent.id = job.parent_id and parent.status in ('queued', 'processing'))
+  ) >= tier.max_open_jobs then return 'max_open_jobs';
   end if;
   if (select count(*) from public.jobs where user_id = owner and created_at > now() - interval '1 day' and parent_id is null)
     >= tier.max_jobs_per_day then return 'max_jobs_per_day';

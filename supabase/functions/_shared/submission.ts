@@ -1,9 +1,11 @@
 /** Submits claimed jobs to RunPod and records the outcome. */
-import { refuse } from "./content_policy.ts";
+import { refuse, type Subject } from "./content_policy.ts";
+import type { SdxlRequest, WanRequest } from "./contract/contract.ts";
 import { sql } from "./database.ts";
 import { EXECUTION_SECONDS, type Job, type Status } from "./job.ts";
 import { permissionsOf } from "./permissions.ts";
 import { cancel, type Policy, run, type RunOutcome } from "./runpod.ts";
+import { LIBRARY } from "./storage.ts";
 
 const MESSAGES = {
   QUEUE_FULL: "The queue is full. Try again later.",
@@ -27,9 +29,28 @@ export function policyOf(job: Job, now: number = Date.now()): Policy {
  * @returns The job's status afterwards.
  */
 export async function submit(job: Job, again: boolean): Promise<Status> {
-  const refusal = job.enhanced_prompt && await refuse({ texts: [job.enhanced_prompt], references: [] }, await permissionsOf(job.tier));
+  const refusal = job.enhanced_prompt && await refuse(enhancedSubject(job, job.enhanced_prompt), await permissionsOf(job.tier));
   if (refusal) return await recordRefusal(job, "CONTENT_POLICY", refusal.message, false, again);
   return await record(job, await run(job.endpoint, job.request, policyOf(job)), again);
+}
+
+/** The fields of a generation's request that the content policy is told of. */
+interface Generation {
+  negative_prompt?: string | null;
+  config?: Pick<NonNullable<WanRequest["config"]>, "image" | "first_frame" | "last_frame"> | null;
+  metadata?: Pick<NonNullable<SdxlRequest["metadata"]>, "reference_image_url" | "reference_type"> | null;
+}
+
+/** Describes a generation with its enhanced prompt for the content policy. */
+function enhancedSubject(job: Job, prompt: string): Subject {
+  const { negative_prompt, config, metadata } = job.request as Generation;
+  const paths = [metadata?.reference_image_url, config?.image, config?.first_frame, config?.last_frame];
+  const character = metadata?.reference_type === "character";
+  const references = paths.filter((path) => typeof path === "string").map((path) => ({
+    uploaded: path.startsWith(`${LIBRARY}/`),
+    character,
+  }));
+  return { texts: [prompt], references, ...(negative_prompt ? { negativePrompt: negative_prompt } : {}) };
 }
 
 async function record(job: Job, outcome: RunOutcome, again: boolean): Promise<Status> {

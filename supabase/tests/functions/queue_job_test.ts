@@ -143,6 +143,18 @@ test("open jobs and jobs a day are limited, also when submitted at once", async 
   assert.equal((await User.create("no such tier").then((stranger) => stranger.queue())).status, 202, "quotas of free");
 });
 
+test("an enhancement and its generation count as one open job, before and after the prompt is enhanced", async () => {
+  await sql`insert into public.tiers (name, max_open_jobs, max_jobs_per_day) values ('two', 2, 100)`;
+  const user = await User.create("two");
+  const [first, second] = [(await user.queue({ enhance: "instruct" })).body, (await user.queue({ enhance: "instruct" })).body];
+  assert.equal((await user.queue()).status, 429);
+  await callback(payloads.enhanced(first.parent_id, runpod.idsOf(first.parent_id)[0]!, "a heron"));
+  assert.equal((await user.queue()).status, 429);
+  await callback(payloads.completed(first.job_id, runpod.idsOf(first.job_id)[0]!, user.id));
+  assert.equal((await user.queue()).status, 202);
+  assert.equal((await jobOf(second.job_id)).status, "queued");
+});
+
 test("two submissions of one id make one job; of another user's id, none", async () => {
   const [user, other] = [await User.create(), await User.create()];
   const id = crypto.randomUUID();
@@ -180,6 +192,13 @@ test("a generation whose enhancement fails, is empty, or breaks the content poli
   assert.deepEqual(await settled((job, run) => payloads.failed(job, run, "GENERATION_ERROR", false)), ["failed", "ENHANCEMENT_FAILED"]);
   assert.deepEqual(await settled((job, run) => payloads.enhanced(job, run, " \n")), ["failed", "ENHANCEMENT_FAILED"]);
   assert.deepEqual(await settled((job, run) => payloads.enhanced(job, run, "a nude heron")), ["failed", "CONTENT_POLICY"]);
+  await sql`insert into public.tiers (name, max_open_jobs, max_jobs_per_day, allows_adult_content) values ('adult', 9, 99, true)`;
+  const adult = await User.create("adult");
+  for (const more of [{ negative_prompt: "adult, mature" }, { reference: { path: await adult.upload() } }]) {
+    const { body } = await adult.queue({ enhance: "base", prompt: "a person", ...more });
+    await callback(payloads.enhanced(body.parent_id, runpod.idsOf(body.parent_id)[0]!, "a nude person"));
+    assert.equal((await jobOf(body.job_id)).error_code, "CONTENT_POLICY", "with what else the request has");
+  }
   assert.deepEqual(await settled((job, run) => payloads.failed(job, run, "CANCELLED", false)), ["cancelled", null]);
 });
 
