@@ -149,6 +149,8 @@ declare
   job public.jobs;
   running jsonb;
 begin
+  -- A parent is locked before its child, as settle_job does: in the other order, both could wait for each other.
+  perform from public.jobs where id = (select parent_id from public.jobs where id = job_id and user_id = owner) for update;
   select * into job from public.jobs where id = job_id and user_id = owner for update;
   if not found then return null; end if;
   with cancelled as (

@@ -79,6 +79,9 @@ def copy_repository(root: Path, target: Path) -> None:
         if (root / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, target / name)
+    tools = root / "supabase/tests/node_modules"  # which `make edge-test` installs
+    if tools.is_dir():
+        (target / tools.relative_to(root)).symlink_to(tools)
 
 
 class Runner:

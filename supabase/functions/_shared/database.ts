@@ -17,8 +17,8 @@ export const sql = postgres(required("SUPABASE_DB_URL"), {
 /** Whether an error is one of the connection, so that the same statement may succeed later. */
 export function isUnavailable(error: unknown): boolean {
   const code = error instanceof Error && "code" in error ? String(error.code) : "";
-  // Class 08: connection exception; class 53: insufficient resources; class 57P: the server is shutting down or starting.
-  return /^(08|53|57P)/.test(code) || /^(CONNECT|ECONN|CONNECTION_)/.test(code) || error instanceof Deno.errors.ConnectionRefused;
+  // 08: connection exception; 40: transaction rollback, such as a deadlock; 53: insufficient resources; 57P: shutting down or starting.
+  return /^(08|40|53|57P)/.test(code) || /^(CONNECT|ECONN|CONNECTION_)/.test(code) || error instanceof Deno.errors.ConnectionRefused;
 }
 
 /** Whether an error says that a value does not fit its column, so that the same statement can never succeed. */
