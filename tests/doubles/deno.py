@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
-from pathlib import Path
 
 from tests.doubles.postgres import PROJECT
 
 TESTS = PROJECT / "tests"
-_PACKAGE = "node_modules/@deno/linux-x64-glibc/deno"
-DENO: Mapping[str, Path] = {"hosted": TESTS / "node_modules/deno-hosted" / _PACKAGE, "newest": TESTS / _PACKAGE}
-"""The version of the hosted runtime, and the newest."""
+VERSIONS = {"hosted": TESTS / "node_modules/deno-hosted/node_modules/@deno", "newest": TESTS / "node_modules/@deno"}
+"""Where the packages of the hosted runtime's version and of the newest are."""
 
 CONFIG = ("--no-lock", "--config", "functions/deno.json")
+
+
+def executable(version: str) -> str:
+    """Returns the path of Deno in one of the versions."""
+    (found,) = VERSIONS[version].glob("*/deno")
+    return str(found)
 
 
 def deno_environment(**variables: str) -> dict[str, str]:
@@ -27,7 +30,7 @@ def deno(version: str, command: str, *arguments: str, **variables: str) -> str:
     """Runs a command of Deno in `supabase/` and returns what it prints."""
     config = CONFIG[1:] if command in ("lint", "fmt") else CONFIG
     expanded = [str(path) for argument in arguments for path in (sorted(PROJECT.glob(argument)) if "*" in argument else [argument])]
-    line = [str(DENO[version]), command, "--quiet", *config, *expanded]
+    line = [executable(version), command, "--quiet", *config, *expanded]
     done = subprocess.run(line, cwd=PROJECT, env=deno_environment(**variables), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

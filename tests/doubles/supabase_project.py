@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from playground.loopback import LoopbackServer, RequestHandler
-from tests.doubles.deno import CONFIG, DENO, deno_environment
+from tests.doubles.deno import CONFIG, deno_environment, executable
 from tests.doubles.fake_storage import FakeStorage, StoredObject
 from tests.doubles.postgres import PROJECT, Database
 
@@ -124,7 +124,7 @@ class SupabaseProject(LoopbackServer):
 
     def _start_functions(self) -> None:
         permissions = ("--no-check", "--allow-env", "--allow-read", "--allow-sys", "--allow-net=127.0.0.1")
-        command = [str(DENO["hosted"]), "run", *CONFIG, *permissions, "tests/doubles/serve.ts"]
+        command = [executable("hosted"), "run", *CONFIG, *permissions, "tests/doubles/serve.ts"]
         environment = deno_environment(
             SUPABASE_URL=self.url, SUPABASE_DB_URL=self.database.url, JOB_CALLBACK_SECRET=CALLBACK_SECRET,
             SUPABASE_SECRET_KEYS=json.dumps({"default": SERVICE_KEY}), SUPABASE_PUBLISHABLE_KEYS=json.dumps({"default": PUBLISHABLE_KEY}),

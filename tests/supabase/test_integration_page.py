@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.doubles.deno import CONFIG, DENO, deno_environment
+from tests.doubles.deno import CONFIG, deno_environment, executable
 from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.postgres import CLI, PROJECT, Database, PostgresServer
 from tests.doubles.processes import ROOT
@@ -115,7 +115,7 @@ def run_page(block: str, folder: Path, project: SupabaseProject) -> list[str]:
     """Runs the block of a frontend and returns the lines that it logs."""
     program = block.replace("https://PROJECT_REF.supabase.co", project.url).replace("sb_publishable_…", PUBLISHABLE_KEY)
     (folder / "page.ts").write_text(program.replace("./examples/client.ts", str(ROOT / "examples/client.ts")) + "\nDeno.exit();\n")
-    command = [str(DENO["newest"]), "run", "--quiet", "--check", *CONFIG, "--allow-all", str(folder / "page.ts")]
+    command = [executable("newest"), "run", "--quiet", "--check", *CONFIG, "--allow-all", str(folder / "page.ts")]
     done = subprocess.run(command, cwd=PROJECT, env=deno_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()

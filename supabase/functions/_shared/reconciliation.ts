@@ -1,4 +1,4 @@
-/** Settles jobs whose callback did not arrive, from what RunPod or the stored payload says. */
+/** Reconciliation: settles jobs whose callback did not arrive, from what RunPod or the stored payload says. */
 import { isInvalidData, sql } from "./database.ts";
 import type { Job, Status } from "./job.ts";
 import { cancel, type RunStatus, status } from "./runpod.ts";
