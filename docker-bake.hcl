@@ -21,7 +21,7 @@ variable "CACHE" {
 }
 
 group "default" {
-  targets = ["worker"]
+  targets = ["worker", "chat-vllm"]
 }
 
 function "tags" {
@@ -55,4 +55,16 @@ target "worker" {
   cache-from = cache_from(handler)
   cache-to   = cache_to(handler)
   secret     = ["id=hf_token,env=HF_TOKEN"]
+}
+
+# The chat worker with vLLM. Its weights come from a volume or RunPod's model cache.
+target "chat-vllm" {
+  context    = "."
+  dockerfile = "Dockerfile"
+  target     = "chat-vllm"
+  platforms  = ["linux/amd64"]
+  args       = { VERSION = VERSION }
+  tags       = tags("chat-vllm")
+  cache-from = cache_from("chat-vllm")
+  cache-to   = cache_to("chat-vllm")
 }

@@ -15,6 +15,8 @@ from builder.images.pip_settings import pip_options
 from handlers import HANDLERS
 
 ROOT = Path(__file__).parents[2]
+TARGETS = ("chat-vllm",)
+"""Images besides those of the handlers: further targets of the Dockerfile."""
 
 
 def version() -> str:
@@ -31,7 +33,7 @@ def image_tag(handler: str, registry: str = "") -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status, which is the engine's."""
     parser = command_parser("images.build", __doc__)
-    parser.add_argument("handler", choices=HANDLERS)
+    parser.add_argument("handler", choices=(*HANDLERS, *TARGETS))
     parser.add_argument("--registry", default="", help="the registry and namespace it will be pushed to, such as docker.io/you")
     parser.add_argument("--engine", choices=tuple(ENGINES), help="default: the first that is installed")
     parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="a build argument of the Dockerfile; repeatable")
@@ -47,10 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if engine == "docker" and options.pip_settings:
         parser.error("--pip-settings mounts files into the build, which docker does not support: use --engine podman or buildah")
-    build_arguments = {"HANDLER": options.handler, "VERSION": version()} | dict(argument.split("=", 1) for argument in options.arg)
+    target = ["--target", options.handler] if options.handler in TARGETS else []
+    build_arguments = {**({} if target else {"HANDLER": options.handler}), "VERSION": version()} | dict(argument.split("=", 1) for argument in options.arg)
     with tempfile.TemporaryDirectory() as scratch:
         mounts = pip_options(Path(scratch)) if options.pip_settings else []
-        command = build_command(engine, ROOT, image_tag(options.handler, options.registry), build_arguments, mounts)
+        command = build_command(engine, ROOT, image_tag(options.handler, options.registry), build_arguments, [*target, *mounts])
         print(shlex.join(command), flush=True)
         return 0 if options.print else subprocess.run(command, check=False).returncode
 

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from shared.settings import Settings
+from tests.doubles.processes import ROOT
 from tests.doubles.vllm_stand_in import make_python
 
 
@@ -74,3 +77,21 @@ def stand_in_at(folder: Path) -> Iterator[StandIn]:
     yield stand_in
     for pid in (pid for pair in stand_in.pids for pid in pair if is_running(pid)):
         os.kill(pid, signal.SIGKILL)
+
+
+_PYTHON = ROOT / ".vllm-venv/bin/python"
+
+
+def real_vllm() -> dict[str, Any]:
+    """The settings of a worker that runs vLLM itself, on this machine's CPU. Skips the test where it is not installed."""
+    if not _PYTHON.exists():
+        pytest.skip("needs vLLM: run `make vllm` (3.5 GB)")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    return {
+        "chat_engine": "vllm",
+        "chat_vllm_python": _PYTHON,
+        "chat_vllm_arguments": "--dtype float32 --enforce-eager",
+        "chat_cache_gb": 1.0,
+        "chat_engine_concurrency": 8,
+        "chat_engine_start": 400.0,
+    }
