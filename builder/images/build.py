@@ -50,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     if engine == "docker" and options.pip_settings:
         parser.error("--pip-settings mounts files into the build, which docker does not support: use --engine podman or buildah")
     target = ["--target", options.handler] if options.handler in TARGETS else []
-    build_arguments = {**({} if target else {"HANDLER": options.handler}), "VERSION": version()} | dict(argument.split("=", 1) for argument in options.arg)
+    build_arguments = {"VERSION": version()} if target else {"HANDLER": options.handler, "VERSION": version()}
+    build_arguments |= dict(argument.split("=", 1) for argument in options.arg)
     with tempfile.TemporaryDirectory() as scratch:
         mounts = pip_options(Path(scratch)) if options.pip_settings else []
         command = build_command(engine, ROOT, image_tag(options.handler, options.registry), build_arguments, [*target, *mounts])
