@@ -120,8 +120,9 @@ hub: setup  ## Make HANDLER=sdxl|wan|chat the listing of this repository on RunP
 bench: models  ## Measure what a handler adds to a bare pipeline call
 	$(PYTHON) -m benchmarks.overhead $(MODELS)
 
-bench-chat: models  ## Measure what it gains to write conversations together
+bench-chat: models  ## Compare generate, the built-in engine and vLLM (after make vllm) at 1 to 32 conversations (DTYPE=bfloat16)
 	$(PYTHON) -m benchmarks.chat_batching $(MODELS)
+	$(PYTHON) -m benchmarks.chat_engines $(MODELS) $(if $(DTYPE),--dtype $(DTYPE))
 
 bench-load: models  ## Measure what it gains to have four jobs in hand where storage is slow
 	$(PYTHON) -m benchmarks.concurrency $(MODELS)

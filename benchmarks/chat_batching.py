@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def _measure(model: ChatModel, engine: TransformersEngine, requests: Sequence[ChatRequest]) -> tuple[Measurement, Measurement, Measurement]:
-    baseline = _timed(lambda: [_generate(model, request) for request in requests])
+    baseline = _timed(lambda: [generate_one(model, request) for request in requests])
     return baseline, _timed(lambda: _complete_sequentially(engine, requests)), _measure_concurrent(engine, requests)
 
 
@@ -117,7 +117,7 @@ def _measure_concurrent(engine: TransformersEngine, requests: Sequence[ChatReque
 
 
 @torch.inference_mode()
-def _generate(model: ChatModel, request: ChatRequest) -> int:
+def generate_one(model: ChatModel, request: ChatRequest) -> int:
     """Completes a request with transformers' `generate`, the baseline. Returns the number of tokens."""
     messages = [{"role": message.role, "content": message.content} for message in request.messages]
     tokenizer: Any = model.tokenizer

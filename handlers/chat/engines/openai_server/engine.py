@@ -50,23 +50,26 @@ class OpenAIServerEngine:
         models: The models by the names that requests use.
         max_concurrency: The number of completions that run at once.
         device: What payloads report about the device, if it is known.
+
+    Attributes:
+        served: The models by name.
     """
 
     def __init__(self, models: Mapping[str, ServedModel], max_concurrency: int, device: Mapping[str, JsonValue] | None = None) -> None:
-        self._models = dict(models)
+        self.served = dict(models)
         self.max_concurrency = max_concurrency
         self.device = dict(device or {})
         self._lock = threading.Lock()  # guards the two below
         self._failed = False
         self._on_failure: Callable[[], None] = lambda: None
-        for model in self._models.values():
+        for model in self.served.values():
             model.connection.on_trouble = model.monitor.probe_now
             model.monitor.start(self._fail)
 
     @property
     def models(self) -> Mapping[str, ModelInfo]:
         """The models that requests may name."""
-        return {name: model.info for name, model in self._models.items()}
+        return {name: model.info for name, model in self.served.items()}
 
     def check(self, request: ChatRequest) -> None:
         """Rejects a request that can never be completed."""
@@ -87,14 +90,14 @@ class OpenAIServerEngine:
 
     def close(self) -> None:
         """Closes all connections and ends the servers that belong to this engine."""
-        for model in self._models.values():
+        for model in self.served.values():
             model.monitor.close()
             model.connection.close()
             model.close()
 
     def _model(self, request: ChatRequest) -> ServedModel:
-        if (model := self._models.get(request.model)) is None:
-            raise unknown_model(request, self._models)
+        if (model := self.served.get(request.model)) is None:
+            raise unknown_model(request, self.served)
         return model
 
     def _fail(self) -> None:
@@ -104,8 +107,8 @@ class OpenAIServerEngine:
                 return
             self._failed = True
             on_failure = self._on_failure
-        for model in self._models.values():
+        for model in self.served.values():
             model.connection.fail(server_failed())
-        for model in self._models.values():
+        for model in self.served.values():
             model.close()
         on_failure()

@@ -187,7 +187,7 @@ def test_a_server_that_hangs_is_noticed_by_a_probe_and_its_conversations_are_ans
 
 def test_a_single_slow_answer_to_a_probe_is_no_failure(stand_in: StandIn, tiny_models: Path) -> None:
     engine = start(stand_in.settings(), {"qwen_instruct": tiny_models / "qwen_instruct"})
-    (model,) = engine._models.values()
+    (model,) = engine.served.values()
     failed = threading.Event()
     monitor = HealthMonitor(model.connection.url, Probing(interval=0.05, timeout=0.3, failures=3))
     stand_in.set("hang")
