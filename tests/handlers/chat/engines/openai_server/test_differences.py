@@ -1,0 +1,134 @@
+"""Where servers differ from the contract, the engine makes up for it: stop strings, token counts, refusals of schemas, silent failures."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from handlers.chat.engines.openai_server.connect import connect
+from handlers.chat.engines.openai_server.engine import OpenAIServerEngine
+from handlers.chat.engines.openai_server.health import Probing
+from shared.errors import DeviceError, ValidationError
+from shared.jobs.execution.cancel import CancelToken
+from tests.doubles.openai_server import OpenAIServer, ScriptedRequest, reply
+from tests.handlers.chat.engines.openai_server.conftest import complete, settings_for
+from tests.handlers.conftest import chat
+
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "string"}}}
+
+
+def test_stop_strings_beyond_the_four_that_servers_allow_are_looked_for_here(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
+    server.scripts.append(reply("one ", "two ST", "OP three", "four"))
+    texts, end = complete(engine, chat("hello", stop=["a1", "a2", "a3", "a4", "a5", "STOP", "a7", "a8"]))
+    assert server.requests[0]["stop"] == ["a1", "a2", "a3", "a4"]
+    assert ("".join(texts), end.text, end.finish_reason) == ("one two ", "one two ", "stop")
+    assert texts[:2] == ["one ", "two "], "what may become a stop string is held back"
+
+
+def test_a_server_that_counts_continuously_is_left_at_the_stop_string(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
+    disconnected = threading.Event()
+
+    def script(request: ScriptedRequest) -> None:
+        request.start_stream()
+        for count, text in enumerate(["one ", "two ", "STOP"], start=1):
+            usage = {"prompt_tokens": 9, "completion_tokens": 2 * count}
+            request.event({"choices": [{"index": 0, "delta": {"content": text}}], "usage": usage})
+        if request.wait_for_disconnect():
+            disconnected.set()
+
+    server.scripts.append(script)
+    end = complete(engine, chat("hello", stop=["a1", "a2", "a3", "a4", "STOP"]))[1]
+    assert (end.text, end.completion_tokens, end.prompt_tokens) == ("one two ", 6, 9)
+    assert disconnected.wait(5)
+
+
+@pytest.mark.parametrize(
+    ("stop_reason", "tokens"), [({"stop_reason": None}, 2), ({"stop_reason": 7}, 2), ({"stop_reason": "STOP"}, 3), ({}, 3)]
+)
+def test_the_token_that_ends_a_completion_is_not_counted_where_the_server_tells(
+    engine: OpenAIServerEngine, server: OpenAIServer, stop_reason: dict[str, Any], tokens: int
+) -> None:
+    def script(request: ScriptedRequest) -> None:
+        request.start_stream()
+        request.chunk("one ")
+        request.event({"choices": [{"index": 0, "delta": {"content": "two"}, "finish_reason": "stop", **stop_reason}]})
+        request.usage(completion=3)
+        request.done()
+
+    server.scripts.append(script)
+    assert complete(engine)[1].completion_tokens == tokens
+
+
+def test_progress_counts_tokens_where_the_server_does(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
+    def script(request: ScriptedRequest) -> None:
+        request.start_stream()
+        for count in (3, 8):
+            usage = {"prompt_tokens": 9, "completion_tokens": count}
+            request.event({"choices": [{"index": 0, "delta": {"content": "words "}, "finish_reason": None}], "usage": usage})
+        request.chunk(finish_reason="length")
+        request.usage(completion=8)
+        request.done()
+
+    server.scripts.append(script)
+    with engine.submit(chat("hello"), CancelToken(30)) as stream:
+        assert [delta.completion_tokens for delta in stream] == [3, 8]
+
+
+@pytest.mark.parametrize("in_stream", [False, True])
+def test_a_refused_schema_is_named_with_the_servers_reason(engine: OpenAIServerEngine, server: OpenAIServer, in_stream: bool) -> None:
+    error = {"message": 'Grammar error: unknown\nkeyword in schema; prompt was "canary-words"', "param": None, "code": 500}
+
+    def script(request: ScriptedRequest) -> None:
+        if not in_stream:
+            return request.refuse(400, {"error": error})
+        request.start_stream()
+        request.event({"error": error})
+        return request.done()
+
+    server.scripts.append(script)
+    with pytest.raises(ValidationError) as caught:
+        complete(engine, chat("canary-words", response_format=SCHEMA))
+    status = 500 if in_stream else 400
+    assert caught.value.message.endswith(
+        f"`response_format.json_schema.schema` was rejected by the inference server (HTTP {status}): "
+        'Grammar error: unknown keyword in schema; prompt was "…"'
+    )
+    assert not caught.value.retryable
+
+
+def test_an_unbounded_schema_is_never_sent(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
+    patterns = [{"pattern": f".*a.{{{number}}}a.*"} for number in range(20)]
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "string", "allOf": patterns}}}
+    with pytest.raises(ValidationError, match="more than 8 patterns"):
+        engine.check(chat("hello", response_format=form))
+    assert server.requests == []
+
+
+def test_a_server_that_fails_between_jobs_is_noticed_and_running_completions_are_answered(server: OpenAIServer) -> None:
+    engine = connect(settings_for(server), Probing(interval=0.05, timeout=1.0, failures=2))
+    failed = threading.Event()
+    engine.watch(failed.set)
+
+    def stall(request: ScriptedRequest) -> None:
+        request.start_stream()
+        request.chunk("some ")
+        request.wait_for_disconnect()
+
+    server.scripts.append(stall)
+    with engine.submit(chat("hello"), CancelToken(30)) as stream:
+        deltas = iter(stream)
+        assert next(deltas).text == "some "
+        server.health.append(503)
+        server.health.popleft()
+        with pytest.raises(DeviceError) as caught:
+            list(deltas)
+    assert caught.value.retryable
+    assert failed.wait(5)
+    with pytest.raises(DeviceError):
+        complete(engine)
+    late = threading.Event()
+    engine.watch(late.set)
+    assert late.is_set(), "also if it has failed before anybody asked"
+    engine.close()
