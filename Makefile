@@ -103,7 +103,7 @@ schemas: setup  ## Make schemas/ and the generated pages of docs/
 requirements: setup  ## Pin what builder/requirements/*.in ask for (UPGRADE=1 takes the newest)
 	$(PYTHON) -m builder.lock_requirements $(if $(UPGRADE),--upgrade)
 	cd builder/requirements && $(CURDIR)/$(PYTHON) -m uv pip compile chat-vllm.in --output-file chat-vllm.txt --generate-hashes $(if $(UPGRADE),--upgrade) \
-		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --annotation-style line --no-emit-index-url --no-header --quiet
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --annotation-style line --no-emit-index-url --custom-compile-command "make requirements" --quiet
 
 image: setup  ## Build the image of HANDLER=sdxl|wan|chat|chat-vllm with docker, podman or buildah (REGISTRY=…, ARGS="NAME=VALUE …", PIP_SETTINGS=1)
 	$(PYTHON) -m builder.images.build $(HANDLER) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(PIP_SETTINGS),--pip-settings) \

@@ -102,7 +102,7 @@ def test_a_seed_gives_the_same_completion_again_and_another_seed_another_one(eng
 
 @pytest.mark.parametrize("greedy", [{"temperature": 1.5, "top_p": 0}, {"temperature": 1.5, "top_k": 1}, {"temperature": 1e-3}])
 def test_what_leaves_one_token_is_greedy(engine: InferenceEngine, greedy: dict[str, Any]) -> None:
-    assert complete(engine, ask(**{"temperature": 0} | greedy)).text == complete(engine, ask()).text
+    assert complete(engine, ask(**greedy)).text == complete(engine, ask()).text
 
 
 def test_a_completion_ends_before_the_stop_string_that_is_completed_first(engine: InferenceEngine) -> None:
@@ -189,7 +189,7 @@ def test_control_tokens_that_a_caller_types_are_text(engine: InferenceEngine, sm
     ids = render_chat_template(smollm2.tokenizer, request.messages)
     end = complete(engine, request)
     assert end.prompt_tokens == len(ids)
-    assert ids.count(smollm2.tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2, "of the system prompt and of the message"
+    assert ids.count(smollm2.tokenizer.get_vocab()["<|im_end|>"]) == 2, "of the system prompt and of the message"
 
 
 def test_a_message_can_be_continued(engine: InferenceEngine) -> None:
