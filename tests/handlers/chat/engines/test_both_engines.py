@@ -131,7 +131,8 @@ def test_token_ids_can_end_a_completion_and_be_banned(engine: InferenceEngine, s
 
 def test_penalties_change_what_is_written(engine: InferenceEngine) -> None:
     plain = complete(engine, ask(max_tokens=40)).text
-    for penalty in ({"repetition_penalty": 1.5}, {"frequency_penalty": 2.0}, {"presence_penalty": 2.0}):
+    penalties: list[dict[str, Any]] = [{"repetition_penalty": 1.5}, {"frequency_penalty": 2.0}, {"presence_penalty": 2.0}]
+    for penalty in penalties:
         assert complete(engine, ask(max_tokens=40, **penalty)).text != plain
 
 
