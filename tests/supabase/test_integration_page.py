@@ -1,7 +1,8 @@
-"""Every block of `docs/integration.md` is executed: the hosted project is replaced by a local one, and the worker by a stub."""
+"""Every block of `docs/integration.md` is executed: by the real CLI against local doubles of a hosted project, and with a stub worker."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,41 +11,39 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tests.doubles.deno import CONFIG, deno_environment, executable
+from tests.doubles.deno import CONFIG, deno, deno_environment, executable
 from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.postgres import CLI, PROJECT, Database, PostgresServer
 from tests.doubles.processes import ROOT
 from tests.doubles.runpod_endpoints import RunPodEndpoints
+from tests.doubles.supabase_management_api import FakeManagementAPI
 from tests.doubles.supabase_project import PUBLISHABLE_KEY, SupabaseProject
 from tests.doubles.worker import WorkerProcess
 
 pytestmark = pytest.mark.timeout(600)
 
+PROJECT_REF = "abcdefghijklmnopqrst"
 PAGE = (ROOT / "docs/integration.md").read_text("utf-8")
 PUSH, SECRETS, DEPLOY, SUBMIT, ROTATE = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
 SCHEDULE, TIERS, ROTATE_KEY, RENAME, MOVE = re.findall(r"```sql\n(.*?)```", PAGE, flags=re.DOTALL)
 (CLIENT,) = re.findall(r"```typescript\n(.*?)```", PAGE, flags=re.DOTALL)
-# Commands for a hosted project only record what they are given.
-SUPABASE = f"""#!/bin/sh
-case "$*" in
-  *"db push"*) exec {CLI} "$@" --workdir {ROOT} ;;
-  "secrets set --env-file "*) cat "$4" >>secrets.txt ;;
-  *) echo "$@" >>commands.txt ;;
-esac
-"""
 
 
 def run_block(block: str, folder: Path, **variables: str) -> str:
-    """Runs a shell block as a reader does, and returns what it prints."""
+    """Runs a shell block as a reader does, and returns what it prints. The CLI calls `MANAGEMENT_API`, if that is given."""
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
-    (tools / "supabase").write_text(SUPABASE)
+    profile = "".join(f"{name}: {variables.get('MANAGEMENT_API', 'http://127.0.0.1:1')}\n" for name in ("api_url", "dashboard_url"))
+    (tools / "profile.yaml").write_text(f"name: local\nproject_host: supabase.co\n{profile}")
+    (tools / "supabase").write_text(f'#!/bin/sh\nexec {CLI} "$@" --workdir {ROOT} --profile {tools / "profile.yaml"}\n')
     (tools / "supabase").chmod(0o755)
     path = os.pathsep.join((str(tools), str(Path(sys.executable).parent), os.environ["PATH"]))
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "DO_NOT_TRACK": "1", "SUPABASE_TELEMETRY_DISABLED": "1"} | variables
+    tokens = {"SUPABASE_ACCESS_TOKEN": "sbp_" + 40 * "0", "DO_NOT_TRACK": "1", "SUPABASE_TELEMETRY_DISABLED": "1"}
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)} | tokens | variables
     done = subprocess.run(["bash", "-euc", block], cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -58,24 +57,41 @@ def variables_of_functions() -> set[str]:
     return named | {f"RUNPOD_{model}_ENDPOINT" for model in ("SDXL", "WAN", "CHAT")}
 
 
-def test_the_steps_lead_to_a_project_with_tables_functions_secrets_schedule_and_tiers(postgres: PostgresServer, tmp_path: Path) -> None:
+def test_the_tables_schedule_and_tiers_are_those_of_the_page(postgres: PostgresServer, tmp_path: Path) -> None:
     database = postgres.new_database(migrated=False)
     run_block(PUSH, tmp_path, SUPABASE_DB_URL=database.url)
-    endpoints = {"SDXL_ENDPOINT": "s", "WAN_ENDPOINT": "w", "CHAT_ENDPOINT": "c"}
-    run_block(SECRETS, tmp_path, RUNPOD_API_KEY="k", PROJECT_REF="ref", **endpoints)
-    run_block(ROTATE, tmp_path, JOB_CALLBACK_SECRET="old", PROJECT_REF="ref")
-    run_block(DEPLOY, tmp_path, PROJECT_REF="ref")
-    secrets = (tmp_path / "secrets.txt").read_text().splitlines()
-    assert {line.partition("=")[0] for line in secrets} <= variables_of_functions()
-    assert all(line.partition("=")[2] for line in secrets)
-    assert "functions deploy" in (tmp_path / "commands.txt").read_text()
     for block in (SCHEDULE, TIERS, ROTATE_KEY):
         database.execute(block)
-    assert database.rows("select decrypted_secret from vault.decrypted_secrets where name = 'cron_key'") == [
-        {"decrypted_secret": "sb_secret_new…"}
-    ]
+    (key,) = database.rows("select decrypted_secret from vault.decrypted_secrets where name = 'cron_key'")
+    assert key == {"decrypted_secret": "sb_secret_new…"}
     assert database.execute("select private.call_function('reconcile')") != ""
     assert [row["max_open_jobs"] for row in database.rows("select * from tiers order by name")] == [2, 20, 50]
+
+
+def test_secrets_are_set_that_the_functions_read(tmp_path: Path) -> None:
+    with FakeManagementAPI() as api:
+        endpoints = {"SDXL_ENDPOINT": "s", "WAN_ENDPOINT": "w", "CHAT_ENDPOINT": "c"}
+        hosted = {"MANAGEMENT_API": api.url, "PROJECT_REF": PROJECT_REF}
+        run_block(SECRETS, tmp_path, RUNPOD_API_KEY="k", **endpoints, **hosted)
+        assert api.secrets.keys() <= variables_of_functions()
+        assert all(api.secrets.values())
+        before = api.secrets["JOB_CALLBACK_SECRET"]
+        run_block(ROTATE, tmp_path, JOB_CALLBACK_SECRET=before, **hosted)
+        assert api.secrets["JOB_CALLBACK_SECRET_PREVIOUS"] == before != api.secrets["JOB_CALLBACK_SECRET"]
+        assert api.secrets.keys() <= variables_of_functions()
+
+
+def test_every_function_is_deployed_with_all_its_modules(tmp_path: Path) -> None:
+    with FakeManagementAPI() as api:
+        run_block(DEPLOY, tmp_path, MANAGEMENT_API=api.url, PROJECT_REF=PROJECT_REF)
+    assert set(api.functions) == {path.parent.name for path in (PROJECT / "functions").glob("*/index.ts")}
+    for name, deployed in api.functions.items():
+        assert deployed.settings["verify_jwt"] is False
+        graph = json.loads(deno("hosted", "info", "--json", f"functions/{name}/index.ts"))
+        modules = {Path(unquote(urlsplit(module["specifier"]).path)) for module in graph["modules"] if module["kind"] != "npm"}
+        assert modules
+        assert {str(path.relative_to(ROOT)) for path in modules} <= deployed.files.keys()
+        assert all((ROOT / file).read_bytes() == content for file, content in deployed.files.items())
 
 
 def test_every_function_has_its_settings() -> None:
