@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.chaos.fault_injection.worker_handle import WorkerHandle
 from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.fake_storage import FakeStorage
 from tests.doubles.processes import clean_environment, run_module
+from tests.doubles.s3_server import FaultProxy, S3Server
 from tests.doubles.worker import WorkerProcess
 
 SERVICE_KEY = "canary-service-key"
@@ -127,6 +129,18 @@ class Harness:
             yield worker
             self._stopped.append(worker)
 
+    @cached_property
+    def s3(self) -> FaultProxy:
+        """A bucket of a real S3 server, behind a proxy that injects faults; started on first use."""
+        folder = self.folder / "buckets"
+        folder.mkdir()
+        return self._stack.enter_context(FaultProxy(self._stack.enter_context(S3Server(folder).running())))
+
+    def s3_worker(self, **environment: str) -> AbstractContextManager[WorkerHandle]:
+        """Starts a dedicated worker that stores its results in S3."""
+        # Without presigned URLs: they contain the access key id, and no key may occur in a payload of these tests.
+        return self.dedicated_worker("stub", **{"RESULT_STORAGE": "s3", "BUCKET_URL_EXPIRY": "0", **self.s3.environment, **environment})
+
     def take_stopped(self) -> list[WorkerHandle]:
         """Returns the dedicated workers that have exited since the last call."""
         stopped, self._stopped = self._stopped, []
@@ -155,6 +169,8 @@ class Harness:
     def clear_faults(self) -> None:
         """Removes all faults from storage, the receiver and the shared workers."""
         self.storage.recover()
+        if "s3" in vars(self):
+            self.s3.recover()
         self.receiver.recover()
         self.on_callback = _ignore
         for worker in self._workers.values():

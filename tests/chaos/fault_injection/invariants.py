@@ -100,9 +100,13 @@ def _callback_payload(output: dict[str, object]) -> dict[str, object]:
 
 
 def _check_stored(harness: Harness, result: JobResult) -> None:
-    objects = harness.storage.objects
+    objects, in_s3 = harness.storage.objects, harness.s3.objects if "s3" in vars(harness) else {}
     for asset in result.output["assets"]:
         if asset["type"] == "text":
+            continue
+        if asset["url"] in in_s3:
+            assert asset["thumbnail_url"] in in_s3
+            assert asset["file_size_bytes"] == len(in_s3[asset["url"]])
             continue
         for key in (asset["url"], asset["thumbnail_url"]):
             assert objects[key].metadata["sha256"] == hashlib.sha256(objects[key].content).hexdigest()
@@ -119,7 +123,7 @@ def _check_no_wasted_work(result: JobResult) -> None:
 
 
 def _check_connections(harness: Harness, worker: WorkerHandle) -> None:
-    urls = (harness.storage.url, harness.receiver.url, worker.runpod_api.url)
+    urls = [harness.storage.url, harness.receiver.url, worker.runpod_api.url, *([harness.s3.url] if "s3" in vars(harness) else [])]
     allowed = {f"127.0.0.1 {url.rpartition(':')[2].partition('/')[0]}" for url in urls}
     # Public addresses have passed the SSRF guard.
     assert [line for line in worker.connections if line not in allowed and not is_public(line.split()[0])] == []

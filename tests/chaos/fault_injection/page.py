@@ -56,8 +56,9 @@ faults. [Mutation tests](mutations.md) show that these tests fail when the code 
 - **Logs.** Above `LOG_LEVEL=DEBUG` an error is logged as its type and the line that raised it, and a library's record as its logger and
   location, because the messages of both may contain a prompt, a URL with a token or a header with a key. That includes uncaught
   exceptions in any thread, warnings, and exceptions that asyncio finds too late. `repr()` shows no user-supplied text: a test fills every
-  field of every class with a canary. Keys are only held in `SecretStr`: a test searches the objects of a running worker. DEBUG logs the
-  messages. A job's own `callback_url` is kept in the outbox with its query, without which it could not be called.
+  field of every class with a canary. Keys are only held in `SecretStr`, those of S3 also in boto3's credentials, whose `repr()` shows
+  none: a test searches the objects of a running worker. DEBUG logs the messages. A job's own `callback_url` is kept in the outbox with its
+  query, without which it could not be called.
 - **Untrusted files.** Weights are `.safetensors`, whatever an index, a configuration or an adapter in their folder says; pickles are
   never opened, whatever their name. Names are compared with the files in the operator's folders and never turned into paths; files
   outside of them that links point to are ignored. No code that comes with weights is imported or executed: configurations, tokenizers,

@@ -15,7 +15,7 @@ class FaultCase:
     """A fault to inject, and what the worker does about it.
 
     Attributes:
-        number: `F01` to `F44`.
+        number: `F01` to `F46`.
         injected: The fault, as the page states it.
         expected: What the body asserts in addition to the invariants, as the page states it.
         body: Injects the fault and runs jobs.
@@ -37,6 +37,7 @@ GROUPS = {
     "Storage": range(31, 37),
     "Callbacks": range(37, 41),
     "Repeated deliveries and changes of the project": range(41, 45),
+    "S3-compatible storage": range(45, 47),
 }
 
 

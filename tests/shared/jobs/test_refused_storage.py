@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import SecretStr
 
@@ -16,7 +18,7 @@ from handlers.wan.request import WanRequest
 from shared.contract.callback import FailedPayload
 from shared.fetch import Fetcher
 from shared.jobs.lifecycle import Completed, Outcome, Worker, run_job
-from shared.jobs.recipe import JobRun, Output
+from shared.jobs.recipe import ImageOutput, JobRun, Output
 from shared.settings import Settings
 from shared.storage import open_storage
 from tests.doubles.fake_storage import FakeStorage, fails_with
@@ -74,6 +76,60 @@ def test_only_the_format_that_the_bucket_refuses_fails(make_worker: MakeWorker, 
     assert code(scenario.run("jpeg", output_format="jpeg")) == ("UPLOAD_ERROR", False)
     assert scenario.generated == []
     assert isinstance(scenario.run("png", output_format="png"), Completed)
+
+
+INLINE = [
+    ({"resolution": "1024x1024"}, True),
+    ({"resolution": "1024x1024", "output_format": "jpeg"}, True),
+    ({"resolution": "1024x1024", "output_format": "webp", "num_images": 3}, True),
+    ({"resolution": "1024x1024", "num_images": 3}, False),
+    ({"resolution": "1024x1024", "output_format": "webp", "num_images": 6}, False),
+    ({"resolution": "512x512", "num_images": 6}, True),
+    ({"resolution": "1024x1024", "upscale": {"factor": 2}}, False),
+]
+
+
+@pytest.mark.parametrize(("config", "fits"), INLINE)
+def test_what_may_not_fit_inline_is_refused_before_the_work(make_worker: MakeWorker, config: dict[str, Any], fits: bool) -> None:
+    generated: list[str] = []
+
+    def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+        generated.append(request.job_id)
+        yield image_output()
+
+    storage = open_storage(Settings(result_storage="inline"))
+    worker = make_worker(generate)
+    worker.callbacks._storage = storage
+    outcome = asyncio.run(run_job(job("big", **config), replace(worker, storage=storage, max_bytes_of=SDXL.max_bytes_of), run("big")))
+    if fits:
+        assert isinstance(outcome, Completed)
+        assert outcome.payload.assets[0].model_dump()["data"]
+    else:
+        assert code(outcome) == ("UPLOAD_ERROR", False)
+        assert isinstance(outcome.payload, FailedPayload)
+        assert "a result returned inline has at most 6 MB. Nothing was generated." in outcome.payload.error_message
+    assert generated == (["big"] if fits else [])
+
+
+def test_a_result_that_does_not_fit_inline_is_a_clear_error(make_worker: MakeWorker) -> None:
+    def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
+        noise = np.random.default_rng(1).integers(0, 256, (1024, 1024, 3), np.uint8)
+        for seed in range(3):  # each fits alone
+            yield ImageOutput(noise, seed)
+
+    storage = open_storage(Settings(result_storage="inline"))
+    worker = make_worker(generate)
+    worker.callbacks._storage = storage
+    outcome = asyncio.run(run_job(job("large"), replace(worker, storage=storage), run("large")))
+    assert isinstance(outcome.payload, FailedPayload)
+    assert code(outcome) == ("GENERATION_ERROR", False)
+    assert "RunPod takes at most 8 MiB. Ask for fewer or smaller files." in outcome.payload.error_message
+
+
+def test_the_bound_of_a_clip_is_not_known() -> None:
+    request = {"id": "j", "user_id": "u", "prompt": "p"}
+    assert WAN.max_bytes_of(WanRequest.parse({**request, "type": "video_fast"}, job_id="j")) == 0
+    assert WAN.max_bytes_of(WanRequest.parse({**request, "type": "image_fast"}, job_id="j")) > 832 * 480 * 3
 
 
 def test_every_handler_declares_what_its_jobs_store() -> None:
