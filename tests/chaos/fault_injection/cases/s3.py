@@ -40,7 +40,7 @@ def error(payload: dict[str, Any]) -> tuple[str | None, bool | None]:
 
 @fault(
     "F45",
-    "429, 500, 502 as an HTML page, SlowDown, RequestTimeout; an upload that is damaged or cut; a response that is lost, truncated or a page",
+    "429, 500, 502 as an HTML page, SlowDown, RequestTimeout; a damaged or cut upload; a response that is lost, truncated or a page",
     "retried; one intact object",
 )
 def _(harness: Harness) -> None:
