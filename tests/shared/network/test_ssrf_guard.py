@@ -46,7 +46,7 @@ def test_host_with_a_private_address_is_not_contacted(listener: socket.socket) -
 
 def test_one_private_address_among_public_ones_blocks_the_host(listener: socket.socket) -> None:
     with pytest.raises(HostRefused, match="not public"):
-        get(f"http://mixed.example:{listener.getsockname()[1]}/", FakeResolver(mixed=[["3ffe::1", "127.0.0.1"]]))
+        get(f"http://mixed.example:{listener.getsockname()[1]}/", FakeResolver(mixed=[["127.0.0.1", "3ffe::1"]]))
     assert no_connection(listener)
 
 
