@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -61,6 +63,14 @@ def test_mutation_applies_and_its_tests_exist(mutation: Mutation) -> None:
     for test in mutation.tests:
         file, _, name = test.partition("::")
         assert name.partition("[")[0] in functions_of(file), test
+
+
+@pytest.mark.slow
+def test_parameter_sets_of_the_table_exist() -> None:
+    tests = sorted({test for area in load_areas() for mutation in area.mutations for test in mutation.tests})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *tests]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, [line for line in done.stderr.splitlines() + done.stdout.splitlines() if line.startswith("ERROR")]
 
 
 def test_page_is_current() -> None:
