@@ -181,8 +181,7 @@ class CallbackDispatcher:
             return
         if sent and payload.status == "completed":
             self._outbox.discard(identity)
-        # A pending result outranks the failure that reports its upload as pending.
-        elif not sent and not (payload.status == "failed" and self._outbox.contains(identity)):
+        elif not sent:  # the outbox keeps a pending result rather than the failure that reports its upload as pending
             self._commit(self._outbox.writer(identity), payload, identity, calls_back=True)
 
     def _calls_back(self, identity: Identity) -> bool:

@@ -124,10 +124,6 @@ class Outbox:
         with contextlib.suppress(OSError):  # another worker was faster, or the volume is read-only
             delete(entry.rename(entry.with_name(entry.name + PART)))
 
-    def contains(self, identity: Identity) -> bool:
-        """Whether a job has an entry."""
-        return bool(self.pending(digest_of(identity)))
-
     def expire(self) -> None:
         """Deletes entries older than `max_age`, those that were set aside too, and uncommitted ones that a crash left behind."""
         now = time.time()

@@ -67,16 +67,15 @@ def test_there_is_no_retry_whose_backoff_would_exceed_the_deadline() -> None:
     assert time.monotonic() - started < 1
 
 
-def test_retries_use_the_whole_deadline() -> None:
-    endless = RetryPolicy(attempts=None, initial_backoff=0.1, max_backoff=0.4)
-    started, attempted = time.monotonic(), [0.0]
+def test_a_backoff_that_would_exceed_the_deadline_is_shortened() -> None:
+    """The backoff of half a second leaves too little for a second attempt; that is made earlier instead of not at all."""
+    attempted = 0
     with contextlib.suppress(RequestFailed):
-        for attempt in retrying(Deadline(1.5), endless):
+        for attempt in retrying(Deadline(0.9), RetryPolicy(attempts=None, initial_backoff=0.5, max_backoff=10)):
             with attempt:
-                attempted.append(time.monotonic() - started)
+                attempted += 1
                 raise RequestFailed("no", retryable=True)
-    assert attempted[-1] > 1.1, "the last attempt is made just before the deadline, not a whole backoff before"
-    assert len(attempted) > 4
+    assert attempted == 2
 
 
 @pytest.mark.parametrize("policy", [WEBHOOK_RETRIES, STORAGE_RETRIES])

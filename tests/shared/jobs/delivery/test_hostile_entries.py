@@ -17,6 +17,7 @@ from shared.contract.request import Identity
 from shared.jobs.delivery.outbox import Outbox
 from shared.jobs.delivery.outbox_entry import MANIFEST
 from shared.jobs.delivery.outbox_keys import EntryKeys, entry_keys, hkdf_sha256
+from shared.jobs.delivery.outbox_names import digest_of
 from shared.jobs.delivery.redelivery import RedeliveryResult
 from shared.settings import Settings
 from tests.doubles.processes import clean_environment, run_module
@@ -158,9 +159,9 @@ def test_a_foreign_entry_of_a_job_supersedes_no_entry_of_ours(tmp_path: Path) ->
     job, committed, mac = ours.name.split(".")
     shutil.copytree(ours, ours.with_name(f"{job}.{int(committed) + 1}.{mac}"))
     assert outbox.pending() == [ours]
-    assert outbox.contains(IDENTITY)
+    assert outbox.pending(digest_of(IDENTITY))
     ours.rename(ours.with_name(f"{job}.{int(committed) + 2}.{mac}"))
-    assert not outbox.contains(IDENTITY), "so the failure of a job is kept although others have put an entry there"
+    assert not outbox.pending(digest_of(IDENTITY)), "so the failure of a job is kept although others have put an entry there"
 
 
 @pytest.mark.parametrize("attack", ["a file of 1 TiB", "a manifest of 1 TiB"])

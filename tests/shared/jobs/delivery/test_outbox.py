@@ -21,6 +21,7 @@ from shared.contract.request import Identity
 from shared.jobs.delivery.outbox import Outbox
 from shared.jobs.delivery.outbox_entry import MANIFEST, OutboxFile
 from shared.jobs.delivery.outbox_keys import EntryKeys
+from shared.jobs.delivery.outbox_names import digest_of
 from shared.jobs.delivery.redelivery import Redelivery, RedeliveryResult
 from shared.settings import Settings, SettingsError
 from shared.storage.local_disk import LocalDisk
@@ -151,7 +152,7 @@ def test_discarding_a_job_removes_only_its_own_entries(tmp_path: Path) -> None:
     add_entry(outbox)
     add_entry(outbox, identity=Identity("other", "user-1", None, None))
     outbox.discard(IDENTITY)
-    assert not outbox.contains(IDENTITY)
+    assert not outbox.pending(digest_of(IDENTITY))
     assert len(outbox.pending()) == 1
 
 
