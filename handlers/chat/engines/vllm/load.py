@@ -14,6 +14,7 @@ from handlers.chat.engines.openai_server.engine import OpenAIServerEngine
 from handlers.chat.engines.openai_server.health import Probing
 from handlers.chat.engines.openai_server.messages_model import json_object
 from handlers.chat.engines.vllm.arguments import Share, environment, server_command, shares
+from handlers.chat.engines.vllm.device import describe_gpu
 from handlers.chat.engines.vllm.server import VllmServer
 from handlers.chat.engines.vllm.tokens_model import TokensModel, TokensSpec, eos_token_ids
 from handlers.chat.revision import revision_of
@@ -48,7 +49,7 @@ def start(settings: Settings, folders: Mapping[str, Path], probing: Probing = PR
             own = served_as[name]
             models[own] = _start_model(settings, own, folder, divided[name], probing, transcript=name == QWEN_BASE.name)
             stack.callback(models[own].close)
-        engine = OpenAIServerEngine(models, settings.chat_engine_concurrency)
+        engine = OpenAIServerEngine(models, settings.chat_engine_concurrency, describe_gpu())
         stack.pop_all()
     return engine
 
