@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from playground.submit import Endpoint, State, save, wait
+from playground.services import Endpoint, State
+from playground.submit import save, wait
 from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.fake_storage import FakeStorage, StoredObject
 from tests.doubles.processes import clean_environment, run_module
