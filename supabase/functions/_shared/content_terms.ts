@@ -8,8 +8,8 @@ export const SEXUAL_TERMS = [
   ..."masturbating,masturbation,intercourse,fellatio,cunnilingus,blowjob,handjob,cumshot,creampie,gangbang,orgy,bdsm,fetish,lingerie".split(
     ",",
   ),
-  ..."fuck,fucking,dick,cock,pussy,boob,tits,horny,seductive,seduced,aroused,stripping,striptease,upskirt,ahegao,rape".split(","),
-  ..."sexo,desnudo,desnuda,nu,nue,nackt,nudo,nuda,sexe,erotisch,erotique,erotico,erotica,porno".split(","),
+  ..."fuck,fucking,pussy,boob,tits,horny,seductive,seduced,aroused,stripping,striptease,upskirt,ahegao,rape".split(","),
+  ..."sexo,desnudo,desnuda,nue,nackt,nudo,nuda,sexe,erotisch,erotique,erotico,erotica,porno".split(","),
   ..."секс,голая,голый,порно,裸,裸体,色情,性爱,エロ,ヌード,全裸,섹스,누드".split(","),
 ] as const;
 

@@ -66,7 +66,8 @@ Deno.test("harmless prompts pass", async () => {
     "children playing football in a park",
     "a 10 year old dog",
     "Sussex and Essex from above",
-    "a cockpit, a peacock, a titmouse",
+    "a cockpit, a peacock, a titmouse, a cock at dawn",
+    "Moby Dick and a nu metal band",
     "class reunion at a high school",
     "assembly of a scientific instrument",
   ];
