@@ -47,7 +47,7 @@ pictures: models  ## Take the screenshots of docs/playground.md again, with chro
 test: setup  ## Run the everyday tests
 	$(PYTEST) -m "not slow and not image and not edge"
 
-edge-test: models supabase/tests/node_modules  ## Run the tests of the Supabase project: PostgreSQL, Deno, and real handlers (installs them on Debian)
+edge-test: setup supabase/tests/node_modules  ## Run the tests of the Supabase project: PostgreSQL, Deno, and real handlers (installs them on Debian)
 	$(PYTEST) -m edge tests/supabase
 
 supabase/tests/node_modules: supabase/tests/package.json $(READY)

@@ -57,7 +57,8 @@ async function record(job: Job, outcome: RunOutcome, again: boolean): Promise<St
   switch (outcome.kind) {
     case "accepted": {
       const [row] = await sql<[{ status: Status }]>`select public.record_submission(${job.id}, ${outcome.id}) as status`;
-      if (row.status === "cancelled") await cancel(job.endpoint, outcome.id);
+      // Cancelled, given up, completed by an earlier attempt, or deleted with its user meanwhile: its result is not needed any more.
+      if (row.status !== "queued" && row.status !== "processing") await cancel(job.endpoint, outcome.id);
       return row.status;
     }
     case "refused":

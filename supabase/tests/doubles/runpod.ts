@@ -22,6 +22,8 @@ export class FakeRunPod {
   cancelled: string[] = [];
   /** What happens to the next requests to `/run` instead of a good answer. */
   faults: Fault[] = [];
+  /** Called with the input of each accepted request before it is answered. */
+  onRun: (input: RunRequest["input"]) => Promise<void> = async () => {};
   #server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => this.#answer(request));
   #count = 0;
 
@@ -41,7 +43,7 @@ export class FakeRunPod {
   async #answer(request: Request): Promise<Response> {
     if (request.headers.get("authorization") !== "Bearer runpod-key") return new Response("", { status: 401 });
     const [, , endpoint = "", verb, id = ""] = new URL(request.url).pathname.split("/");
-    if (verb === "run") return this.#run(endpoint, await request.json());
+    if (verb === "run") return await this.#run(endpoint, await request.json());
     const run = this.runs.get(id);
     if (!run) return Response.json({ error: "job not found" }, { status: 404 });
     if (verb === "cancel") {
@@ -51,12 +53,13 @@ export class FakeRunPod {
     return Response.json(run);
   }
 
-  #run(endpoint: string, body: Omit<RunRequest, "endpoint">): Response {
+  async #run(endpoint: string, body: Omit<RunRequest, "endpoint">): Promise<Response> {
     const fault = this.faults.shift();
     if (typeof fault === "number") return Response.json({ error: "fault" }, { status: fault });
     const id = `run-${++this.#count}`;
     this.requests.push({ ...body, endpoint });
     this.runs.set(id, { id, status: "IN_QUEUE" });
+    await this.onRun(body.input);
     if (fault) return new Response("", { status: 504 });
     return Response.json({ id, status: "IN_QUEUE" });
   }

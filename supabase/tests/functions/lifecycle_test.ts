@@ -65,6 +65,24 @@ test("a job that is cancelled while it is being submitted is cancelled at RunPod
   for (const id of runpod.idsOf(job).slice(1)) assert.ok(runpod.cancelled.includes(id));
 });
 
+test("a run whose job has ended or is gone before RunPod answers is cancelled", async () => {
+  const user = await User.create();
+  const due = async (): Promise<string> => {
+    const { job, run } = await user.queued();
+    await callback(failed(job, run));
+    await makeDue(job);
+    return job;
+  };
+  const [completedMeanwhile, deleted] = [await due(), await due()];
+  runpod.onRun = async ({ id }) => {
+    if (id === completedMeanwhile) await callback(completed(id, runpod.idsOf(id)[0]!, user.id));
+    if (id === deleted) await sql`delete from public.jobs where id = ${id}`;
+  };
+  await reconcile();
+  runpod.onRun = async () => {};
+  for (const id of [completedMeanwhile, deleted]) assert.ok(runpod.cancelled.includes(runpod.idsOf(id)[1]!));
+});
+
 test("a completed job shows its assets with temporary URLs", async () => {
   const user = await User.create();
   const { job, run } = await user.queued({ quantity: 3 });
