@@ -7,10 +7,11 @@ It builds a worker from a `Handler` and knows no handler by name. The properties
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -29,10 +30,10 @@ from shared.jobs.execution.in_flight import InFlightJobs
 from shared.jobs.execution.threads import wait_done
 from shared.jobs.execution.watchdog import GracefulShutdown, end_process
 from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, Worker, run_job
-from shared.jobs.presentation import HandlerResponse
-from shared.jobs.recipe import JobRun
+from shared.jobs.presentation import HandlerResponse, Presentation, ends_as_failed
+from shared.jobs.recipe import JobRun, discard_piece
+from shared.jobs.streaming.output import Emit, OutputStream
 from shared.jobs.streaming.progress import Progress
-from shared.jobs.streaming.text import TextStream
 from shared.self_check import parse_scope, self_check, startup_problems
 from shared.settings import Settings, SettingsError, forget_secrets, on_runpod, prepare_environment, read_settings
 from shared.storage import open_storage
@@ -43,7 +44,7 @@ from shared.weights.errors import WeightsError
 RequestT = TypeVar("RequestT", bound=Request)
 T = TypeVar("T")
 
-# Seconds between two pieces of streamed text. Each is a request to RunPod, and readers see no difference below this.
+# Seconds between two chunks of a stream. Each is a request to RunPod, and readers see no difference below this.
 _STREAM_INTERVAL = 0.075
 # Seconds that the delivery of one progress update may take.
 _UPDATE_TIMEOUT = 10.0
@@ -168,57 +169,78 @@ class _Endpoint(Generic[RequestT]):
         self._handler = handler
         self._worker = worker
         self._settings = settings
-        self._sends_progress = settings.on_runpod
+        self._sends_updates = settings.on_runpod
         self._timeout = settings.job_timeout_for(handler.name)
         # Everything that may follow a job's deadline: the last step, `callback.json`, the callback.
         slack = settings.job_grace + settings.upload_deadline + settings.callback_deadline
         self._shutdown = GracefulShutdown(slack, all_posted=_all_posted)
         self._in_flight, self._update_lock = InFlightJobs(), threading.Lock()
         self._started = int(time.time())
-        # The SDK inspects the function: an asynchronous generator streams.
-        streaming = self.stream if settings.on_runpod else self.stream_locally
+        # The SDK inspects the function: an asynchronous generator streams, and its final output is the list of all that it yields.
+        streaming = handler.streams(settings)
+        local = self.stream_to_local_server if "--rp_serve_api" in sys.argv else self.stream_locally  # the SDK's server, or a single job
         self.config: dict[str, Any] = {
-            "handler": streaming if handler.streams(settings) else self.complete,
+            "handler": (self.stream if settings.on_runpod else local) if streaming else self.complete,
             "return_aggregate_stream": True,
             "concurrency_modifier": lambda _current: worker.concurrency,
         }
         handler.watch(worker.recipe, self._lose_engine)
 
     async def complete(self, job: dict[str, Any]) -> HandlerResponse:
-        """Runs one job and returns its response."""
+        """Runs one job and returns its response. The chunks of a streamed job are posted meanwhile."""
         if (response := self._answer_without_job(job)) is not None:
             return response
-        send = partial(_send_update, self._update_lock, job) if self._sends_progress else _discard_update
-        outcome = await self._run(job, Progress(send, self._settings.progress_interval))
-        return self._handler.present(str(job["id"]), job.get("input")).result(outcome)
+        presentation = self._handler.present(str(job["id"]), job.get("input"))
+        if presentation.streams and self._sends_updates:
+            return await self._complete_streaming(job, presentation)
+        send = partial(_send_update, self._update_lock, job) if self._sends_updates else _discard_update
+        return presentation.result(await self._run(job, Progress(send, self._settings.progress_interval)))
+
+    async def _complete_streaming(self, job: dict[str, Any], presentation: Presentation) -> HandlerResponse:
+        async with _stream_poster(job) as post, self._start_streaming(job) as output:
+            async for pieces in output.batches():
+                await post(presentation.delta(pieces))
+            outcome = await output.result
+            for response in presentation.final(outcome):
+                if not ends_as_failed(response):
+                    await post(response)
+        return presentation.result(outcome)
 
     async def stream(self, job: dict[str, Any]) -> AsyncIterator[HandlerResponse]:
-        """Runs one job and yields its text while it is generated, then the responses that end the stream."""
+        """Runs one job and yields its output while it is generated, then the responses that end the stream."""
         if (response := self._answer_without_job(job)) is not None:
             yield response
             return
         presentation = self._handler.present(str(job["id"]), job.get("input"))
-        async with TextStream(partial(self._run, job), _STREAM_INTERVAL) as text:
-            async for delta in text.deltas():
-                yield presentation.delta(delta)
-            for response in presentation.final(await text.result):
+        async with self._start_streaming(job) as output:
+            async for pieces in output.batches():
+                yield presentation.delta(pieces)
+            for response in presentation.final(await output.result):
                 yield response
 
     async def stream_locally(self, job: dict[str, Any]) -> HandlerResponse | list[HandlerResponse]:
         """Runs one local job as a stream. A coroutine, because the SDK does not run a generator locally, but reports success."""
         responses = [response async for response in self.stream(job)]
-        failed = isinstance(responses[-1], dict) and "error" in responses[-1]
-        return responses[-1] if failed else responses
+        return responses[-1] if ends_as_failed(responses[-1]) else responses
+
+    async def stream_to_local_server(self, job: dict[str, Any]) -> AsyncIterator[HandlerResponse]:
+        """Streams to the SDK's local server, which cannot represent what ends a job as failed. The error is in the response before."""
+        async for response in self.stream(job):
+            if not ends_as_failed(response):
+                yield response
+
+    def _start_streaming(self, job: dict[str, Any]) -> OutputStream[Completed | Failed]:
+        return OutputStream(lambda emit: self._run(job, Progress(_discard_update, _STREAM_INTERVAL), emit), _STREAM_INTERVAL)
 
     def _answer_without_job(self, job: Mapping[str, Any]) -> HandlerResponse | None:
         answer = self._handler.answer_without_job
         return answer(job.get("input"), self._worker.recipe, self._started) if answer is not None else None
 
-    async def _run(self, job: dict[str, Any], progress: Progress) -> Completed | Failed:
+    async def _run(self, job: dict[str, Any], progress: Progress, emit: Emit = discard_piece) -> Completed | Failed:
         seconds = _seconds_for(job, self._timeout)
-        token = CancelToken(seconds)
+        run = JobRun(str(job["id"]), CancelToken(seconds), progress.report, emit)
         with self._shutdown.track_job(seconds), progress:
-            work = run_job(Job(str(job["id"]), job.get("input")), self._worker, JobRun(str(job["id"]), token, progress.report))
+            work = run_job(Job(run.job_id, job.get("input")), self._worker, run)
             outcome = await self._in_flight.run(str(job["id"]), work)
             if isinstance(outcome, Stopped):
                 progress.drop()
@@ -271,6 +293,16 @@ def _all_posted() -> bool:
     from runpod.serverless.modules.worker_state import JobsProgress
 
     return bool(JobsProgress().get_job_count() == 0)
+
+
+@contextlib.asynccontextmanager
+async def _stream_poster(job: dict[str, Any]) -> AsyncIterator[Callable[[HandlerResponse], Awaitable[None]]]:
+    """Posts chunks of a stream as the SDK posts what a generator yields. It has no public function for a handler that returns a result."""
+    from runpod.http_client import AsyncClientSession
+    from runpod.serverless.modules.rp_http import stream_result
+
+    async with AsyncClientSession() as session:
+        yield lambda chunk: stream_result(session, {"output": chunk}, job)
 
 
 def _runpod() -> Any:

@@ -165,7 +165,9 @@ class Settings(StorageSettings):
     )
     chat_engine_concurrency: int = Field(32, ge=1, le=256, description="Maximum concurrent requests to each inference server.")
     chat_engine_start: Seconds = Field(600.0, description="Seconds that an inference server may take to become ready.")
-    chat_streaming: bool = Field(False, description="Stream text while it is generated.")
+    chat_streaming: bool = Field(
+        False, description="Whether chat is a generator for RunPod: its final output is then the list of all that it yields."
+    )
     sfw_words: Words = Field((), description="Words and phrases that `sfw_mode` masks, comma-separated.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Minimum level of log lines. At `DEBUG`, errors are logged in full and may contain prompts."

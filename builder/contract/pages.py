@@ -48,9 +48,10 @@ _OPENAI = """\
 ## OpenAI-compatible chat
 
 Requests that OpenAI clients send to `https://api.runpod.ai/v2/ENDPOINT/openai/v1` arrive as `{"openai_route": …, "openai_input": …}` and
-map to the chat request above. Routes: `/v1/chat/completions` and `/v1/models`. `model` is required. Absent fields have the defaults of the
-table above, which are not always OpenAI's. Without `stream` the response is one object; with it (`CHAT_STREAMING=1`) it is a sequence of
-server-sent events that ends with `data: [DONE]`. The `error` that a failed job returns is the error object below, encoded as a JSON string.
+map to the chat request above. Routes: `/v1/chat/completions`, `/v1/completions`, `/v1/models` and `/v1/models/{id}`. `model` is required.
+Absent fields have the defaults of the table above, which are not always OpenAI's. Without `stream` the response is one object; with it, a
+sequence of server-sent events that ends with `data: [DONE]`, or with the error object. `/v1/completions` has `prompt` instead of
+`messages`, no tools, and `logprobs` as a number. The `error` that a failed job returns is the error object below, encoded as a JSON string.
 """
 
 

@@ -10,13 +10,16 @@ from pydantic import TypeAdapter
 from pydantic_core import PydanticUndefined
 
 from handlers import HANDLERS
-from handlers.chat.openai.response import OpenAIResponse
+from handlers.chat.openai.response import OpenAIChunk, OpenAICompletion, OpenAIError, OpenAIModel, OpenAIModels
+from handlers.chat.openai.text_completion import OpenAITextCompletion
 from shared.contract.field_location import ComputedDefault, FieldLocation, field_locations
 from shared.contract.request import Request
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 Node = dict[str, Any]
+
+_OpenAIResponse = OpenAICompletion | OpenAIChunk | OpenAITextCompletion | OpenAIModel | OpenAIModels | OpenAIError
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def payload_schema(endpoint: Endpoint) -> Node:
 
 def openai_schema() -> Node:
     """Returns the schema of the OpenAI-compatible responses, discriminated by `object`, which errors lack."""
-    whole = TypeAdapter(OpenAIResponse).json_schema(mode="serialization")
+    whole = TypeAdapter(_OpenAIResponse).json_schema(mode="serialization")
     union = {"title": "OpenAIAnswer", "anyOf": whole["anyOf"]}
     return union | {"$defs": {name: _as_serialized(_clean(node)) for name, node in whole["$defs"].items()}}
 

@@ -29,16 +29,35 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """The log probability of a token, by the model's own logits.
+
+    Attributes:
+        token: Its text; with replacement characters if it is part of a character.
+        logprob: The natural logarithm of its probability.
+        bytes: Its UTF-8 bytes.
+        top: The most likely tokens at its position, if they were requested.
+    """
+
+    token: str = field(repr=False)
+    logprob: float
+    bytes: tuple[int, ...] = field(repr=False)
+    top: tuple[TokenLogprob, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
 class Delta:
     """The text generated since the previous delta.
 
     Attributes:
         text: May be empty. Never contains part of a character or the start of a stop string, so it is never retracted.
         completion_tokens: Tokens generated so far.
+        logprobs: Those of the tokens since the previous delta, if they were requested. Their text may follow in a later delta.
     """
 
     text: str = field(repr=False)
     completion_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from handlers.chat.openai.presentation import answer_without_job, present
-from handlers.chat.request import ChatOperator, ChatRequest
+from handlers.chat.request import ChatRequest
 from handlers.chat.revision import revision_of
+from handlers.chat.short_form import ChatOperator
 from shared.handler import Handler
 from shared.serverless import serve
 from shared.settings import Settings
@@ -93,7 +94,7 @@ def libraries_of(settings: Settings) -> tuple[str, ...]:
 def chat_operator_settings(settings: Settings) -> ChatOperator:
     """Returns the settings that chat requests are validated against."""
     names = (settings.chat_instruct_name, settings.chat_base_name)
-    return ChatOperator(frozenset(settings.callback_allowed_hosts), settings.chat_streaming, names)
+    return ChatOperator(frozenset(settings.callback_allowed_hosts), names)
 
 
 HANDLER = Handler(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
-from shared.contract.assets import ClosedModel, OpenModel, TextAsset, omitted_if_none
-from shared.contract.callback import BaseCompleted, CompletedMetadata, CompletedPayload, FailedPayload, ProcessingPayload
+from handlers.chat.choice_delta import ToolCall
+from handlers.chat.engine import TokenLogprob
+from shared.contract.assets import ClosedModel, OpenModel, TextAsset, TextMetadata, omitted_if_none
+from shared.contract.callback import BaseCompleted, CompletedMetadata, CompletedPayload, FailedPayload, ProcessingPayload, to_json
 
 
 class ChatMetadata(CompletedMetadata):
@@ -17,6 +19,52 @@ class ChatMetadata(CompletedMetadata):
     enhancement_type: Annotated[str | None, Field(description="`base` or `instruct`; `null` for a chat.")]
     sfw_mode: Annotated[bool, Field(description="Whether the operator's word list was masked.")]
     system_prompt_used: Annotated[Literal["custom", "none"], Field(description="Whether there was a system prompt; never its text.")]
+
+
+class CalledFunction(ClosedModel):
+    """The called function."""
+
+    name: str
+    arguments: Annotated[str, Field(repr=False, description="A JSON object, as text.")]
+
+
+class ToolCallEntry(ClosedModel):
+    """A call of a tool."""
+
+    id: Annotated[str, Field(description="Refers to the call in the message with its result.")]
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class AlternativeEntry(ClosedModel):
+    """A token and its log probability."""
+
+    token: Annotated[str, Field(repr=False)]
+    logprob: float
+    bytes: Annotated[tuple[int, ...], Field(strict=False, repr=False, description="Its UTF-8 bytes, which may be part of a character.")]
+
+
+class LogprobEntry(AlternativeEntry):
+    """A token of the completion, its log probability, and the most likely tokens at its position."""
+
+    top_logprobs: Annotated[tuple[AlternativeEntry, ...], Field(strict=False, repr=False)]
+
+
+class ChoiceMetadata(TextMetadata):
+    """Metadata of a completion."""
+
+    tool_calls: Annotated[
+        tuple[ToolCallEntry, ...] | None, Field(strict=False, repr=False, description="The calls of tools, if there are any.")
+    ] = omitted_if_none
+    logprobs: Annotated[
+        tuple[LogprobEntry, ...] | None, Field(strict=False, repr=False, description="With `logprobs`: one for each token.")
+    ] = omitted_if_none
+
+
+class ChoiceAsset(TextAsset):
+    """A completion."""
+
+    metadata: Annotated[ChoiceMetadata, Field(repr=False)]
 
 
 class ModelInfo(OpenModel):
@@ -44,21 +92,37 @@ class ChatTopLevel(ClosedModel):
     model_info: ModelInfo
     usage: Usage
 
-    @classmethod
-    def of(cls, payload: CompletedPayload) -> Self:
-        """Returns the top-level keys of a payload.
-
-        Raises:
-            ValueError: It is not the payload of a chat job.
-        """
-        return cls.model_validate(payload.model_extra)
-
 
 class ChatCompleted(ChatTopLevel, BaseCompleted):
     """A completed chat job, with the keys that its callers read at the top level."""
 
-    assets: Annotated[tuple[TextAsset, ...], Field(strict=False)]
+    assets: Annotated[tuple[ChoiceAsset, ...], Field(strict=False)]
     metadata: ChatMetadata
+
+    @classmethod
+    def of(cls, payload: CompletedPayload) -> Self:
+        """Returns a payload as that of a chat job.
+
+        Raises:
+            ValueError: It is not one.
+        """
+        return cls.model_validate_json(to_json(payload))
 
 
 ChatPayload = Annotated[ChatCompleted | FailedPayload | ProcessingPayload, Field(discriminator="status")]
+
+
+def call_to_json(call: ToolCall) -> dict[str, JsonValue]:
+    """Returns a tool call as payloads and OpenAI's messages have it."""
+    entry = ToolCallEntry(id=call.id, function=CalledFunction(name=call.name, arguments=call.arguments))
+    return entry.model_dump(mode="json")
+
+
+def logprob_to_json(logprob: TokenLogprob) -> dict[str, JsonValue]:
+    """Returns a log probability as payloads and OpenAI's choices have it."""
+    alternatives: list[JsonValue] = [_alternative(each) for each in logprob.top]
+    return _alternative(logprob) | {"top_logprobs": alternatives}
+
+
+def _alternative(logprob: TokenLogprob) -> dict[str, JsonValue]:
+    return {"token": logprob.token, "logprob": logprob.logprob, "bytes": list(logprob.bytes)}

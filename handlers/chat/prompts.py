@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
 from handlers.chat.control_tokens import ControlTokens, TokenMask
-from handlers.chat.messages import Message
+from handlers.chat.messages import Message, transform_texts
 from handlers.chat.structured.sandbox import LimitExceeded
 from handlers.chat.template_renderer import TemplateRejected, template_renderer
+from handlers.chat.tools.fields import Tool
 from shared.errors import Problem, ValidationError
 
-Render = Callable[[Any, Sequence[Message]], list[int]]
-"""Renders messages with a tokenizer."""
+Render = Callable[[Sequence[Message]], list[int]]
+"""Renders messages."""
 
 _MAX_SENTENCE = 300  # characters of a template's message
 _MIN_QUOTED = 4  # characters; a shorter message may occur in a sentence by chance
@@ -36,7 +38,7 @@ BASE_MODEL_STOPS = ("\nUser:", "\nSystem:", "\nAssistant:", "<|im_start|>")
 """Stop strings for base models, which know no end-of-turn token and would go on to write the next speaker's turn."""
 
 
-def render_chat_template(tokenizer: Any, messages: Sequence[Message], *, continues: bool = False) -> list[int]:
+def render_chat_template(tokenizer: Any, messages: Sequence[Message], *, continues: bool = False, tools: Sequence[Tool] = ()) -> list[int]:
     """Renders a conversation through the model's own chat template, as transformers does, and encodes it.
 
     The template is rendered with the control tokens of messages masked. An `<|im_end|>` in a message therefore cannot end the message.
@@ -45,31 +47,44 @@ def render_chat_template(tokenizer: Any, messages: Sequence[Message], *, continu
         tokenizer: A fast tokenizer with a chat template.
         messages: At least one message.
         continues: Whether the last message, of the assistant, is continued instead of answered.
+        tools: The tools that the model may call.
 
     Raises:
         ValidationError: The template rejects the conversation.
     """
     control = ControlTokens(tokenizer)
+    apply = partial(_apply, tokenizer, _Conversation(messages, tools, continues))
     mask = TokenMask(control.all)
-    rendered = _apply(tokenizer, messages, mask.mask, continues)
+    rendered = apply(mask.mask)
     if not mask.used:
         ids: list[int] = tokenizer(rendered, add_special_tokens=False).input_ids
         return ids
-    exact = _apply(tokenizer, messages, str, continues)
+    exact = apply(str)
     if mask.restore(rendered) == exact:
         return control.encode(rendered, mask.restore)
     # The template reads tokens such as `</think>`. Those that are flagged special stay masked, and the others are text.
     mask = TokenMask(control.special)
-    rendered = _apply(tokenizer, messages, mask.mask, continues)
+    rendered = apply(mask.mask)
     plain = TokenMask(control.all - control.special)
     return control.encode(plain.mask(rendered), lambda text: mask.restore(plain.restore(text)))
 
 
-def _apply(tokenizer: Any, messages: Sequence[Message], transform: Callable[[str], str], continues: bool) -> str:
-    """Renders the template with transformed contents."""
-    turns = [{"role": message.role, "content": transform(message.content)} for message in messages]
+@dataclass(frozen=True)
+class _Conversation:
+    messages: Sequence[Message]
+    tools: Sequence[Tool]
+    continues: bool
+
+
+def _apply(tokenizer: Any, conversation: _Conversation, transform: Callable[[str], str]) -> str:
+    """Renders the template with the texts of messages and tools transformed."""
+    messages = conversation.messages
+    turns = [message.to_template(transform) for message in messages]
+    tools = [{"type": tool.type, "function": transform_texts(tool.function.to_template(), transform)} for tool in conversation.tools]
     try:
-        return template_renderer().render(tokenizer.get_chat_template(), turns, tokenizer.special_tokens_map, continues=continues)
+        template = tokenizer.get_chat_template(tools=tools or None)
+        variables = tokenizer.special_tokens_map
+        return template_renderer().render(template, turns, variables, continues=conversation.continues, tools=tools)
     except TemplateRejected as error:
         sentence = _sentence(str(error), messages)
     except LimitExceeded:
@@ -86,7 +101,7 @@ def _sentence(text: str, messages: Sequence[Message]) -> str:
 
 
 def render_transcript(tokenizer: Any, messages: Sequence[Message], *, continues: bool = False) -> list[int]:
-    """Renders a conversation as a plain transcript that a base model continues.
+    """Renders a conversation without tools as a plain transcript that a base model continues.
 
     There is no space after the final colon: tokenizers merge a space with the word that follows, so a trailing one is out of distribution.
     """
@@ -94,26 +109,25 @@ def render_transcript(tokenizer: Any, messages: Sequence[Message], *, continues:
     return ControlTokens(tokenizer).encode_as_text("\n\n".join(turns if continues else [*turns, "Assistant:"]))
 
 
-def shared_prefix_length(render: Render, tokenizer: Any, messages: Sequence[Message], ids: Sequence[int]) -> int:
+def shared_prefix_length(render: Render, messages: Sequence[Message], ids: Sequence[int]) -> int:
     """Returns the number of leading tokens that do not depend on anything after the system messages.
 
-    Requests with the same system prompt share this prefix.
+    Requests with the same system prompt and the same tools share this prefix.
 
     Args:
-        render: The function that rendered the prompt.
-        tokenizer: The model's tokenizer.
+        render: Renders messages as the prompt was rendered.
         messages: The conversation.
         ids: The rendered prompt.
 
     Returns:
-        0 if there is no system prompt.
+        0 if all messages are of role system.
     """
     system = list(takewhile(lambda message: message.role == "system", messages))
-    if not system or len(system) == len(messages):
+    if len(system) == len(messages):
         return 0
     # With another user message in place of the rest, only the tokens that depend on the system prompt alone stay the same.
     try:
-        other = render(tokenizer, [*system, Message(role="user", content="\ue000")])
+        other = render([*system, Message(role="user", content="\ue000")])
     except ValidationError:  # the template requires more
         return 0
     return next((at for at, (one, another) in enumerate(zip(ids, other, strict=False)) if one != another), min(len(ids), len(other)) - 1)

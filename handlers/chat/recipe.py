@@ -1,4 +1,4 @@
-"""The chat recipe: generates one completion per job, masks it and reports it."""
+"""The chat recipe: generates the completions of a job, masks and reports them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 from PIL import Image
 
+from handlers.chat.choice_delta import ChoiceDelta
+from handlers.chat.choices import Choice, generate_choices
 from handlers.chat.engine import Completion, InferenceEngine
-from handlers.chat.masking import IncrementalMasker, WordList
-from handlers.chat.payload import ChatTopLevel
+from handlers.chat.masking import WordList
+from handlers.chat.payload import ChatTopLevel, call_to_json, logprob_to_json
 from handlers.chat.request import ChatRequest
 from handlers.chat.structured.formats import ensure_conforms
 from shared.errors import ModelUnavailable
@@ -55,7 +57,7 @@ class ChatRecipe:
         """Rejects a request that this worker cannot complete.
 
         Raises:
-            ModelUnavailable: The model, the word list or the response format is not available on this worker.
+            ModelUnavailable: The model, its tools, the word list or the response format is not available on this worker.
             ContextLengthExceeded: Prompt and `max_tokens` exceed the context window; the message gives both lengths.
             ValidationError: The JSON Schema of the response format is not supported.
         """
@@ -66,24 +68,34 @@ class ChatRecipe:
         self.engine.check(request)
 
     def generate(self, request: ChatRequest, references: Mapping[str, Image.Image], run: JobRun) -> Generator[Output]:
-        """Generates one completion and reports the masked text as it grows."""
-        masker = IncrementalMasker(self._words if request.sfw_mode else _NO_WORDS)
+        """Generates the completions, and reports the masked text of the first one as it grows."""
+        words = self._words if request.sfw_mode else _NO_WORDS
+        choices = [Choice(index, request, words, run.job_id) for index in range(request.n)]
+        completions: dict[int, Completion] = {}
+        for index, item in generate_choices(self.engine, request, run.cancel):
+            if isinstance(item, Completion):
+                completions[index] = item
+                if item.finish_reason == "stop":
+                    ensure_conforms(request.constraint, item.text)
+                shown = choices[index].finish(item)
+            else:
+                shown = choices[index].add(item)
+            self._report(shown, choices, request, run)
+        for index, choice in enumerate(choices):
+            yield TextOutput(choice.text, _metadata(request, choice, completions[index], self.engine))
+
+    def _report(self, shown: ChoiceDelta, choices: Sequence[Choice], request: ChatRequest, run: JobRun) -> None:
+        if request.stream and shown:
+            run.emit(shown)
         shows_text = request.stream or not self._settings.streams
-        with self.engine.submit(request, run.cancel) as stream:
-            for delta in stream:
-                masker.add(delta.text)
-                run.report(delta.completion_tokens, request.max_tokens, text=masker.stable_text if shows_text else None)
-            completion = stream.completion
-        if completion.finish_reason == "stop":
-            ensure_conforms(request.constraint, completion.text)
-        if shows_text:  # flush the text that was held back
-            run.report(completion.completion_tokens, request.max_tokens, text=masker.text)
-        yield TextOutput(masker.text, _metadata(request, completion, self.engine))
+        done, total = sum(choice.tokens for choice in choices), request.max_tokens * request.n
+        run.report(done, total, text=choices[0].text if shows_text else None)
 
     def summarize(self, request: ChatRequest, outputs: Sequence[Output]) -> Summary:
-        """Returns the chat fields of the payload: metadata, and the keys at its top level."""
-        (text,) = (output for output in outputs if isinstance(output, TextOutput))
-        prompt_tokens, tokens = int(str(text.metadata["prompt_tokens"])), int(str(text.metadata["tokens_generated"]))
+        """Returns the chat fields of the payload: metadata, and the keys at its top level, which are the first completion's."""
+        texts = [output for output in outputs if isinstance(output, TextOutput)]
+        text = texts[0]
+        prompt_tokens, tokens = int(str(text.metadata["prompt_tokens"])), sum(int(str(each.metadata["tokens_generated"])) for each in texts)
         custom = any(message.role == "system" for message in request.messages)
         top_level = ChatTopLevel.model_validate(
             {
@@ -103,11 +115,12 @@ class ChatRecipe:
             "system_prompt_used": "custom" if custom else "none",
             **self.engine.device,
         }
-        warnings = ("Generation stopped early: the model had started to repeat itself.",) if text.metadata.get("repeats") else ()
+        repeats = any(each.metadata.get("repeats") for each in texts)
+        warnings = ("Generation stopped early: the model had started to repeat itself.",) if repeats else ()
         return Summary(metadata, top_level.model_dump(mode="json"), warnings)
 
 
-def _metadata(request: ChatRequest, completion: Completion, engine: InferenceEngine) -> dict[str, Any]:
+def _metadata(request: ChatRequest, choice: Choice, completion: Completion, engine: InferenceEngine) -> dict[str, Any]:
     """Returns the asset's metadata. Unknown values are omitted."""
     revision = engine.models[request.model].revision
     return {
@@ -119,7 +132,9 @@ def _metadata(request: ChatRequest, completion: Completion, engine: InferenceEng
         "generation_time": round(completion.seconds, 3),
         "time_to_first_token": round(completion.time_to_first_token, 3),
         "tokens_per_second": round(completion.completion_tokens / max(completion.seconds, 1e-6), 1),
-        "finish_reason": completion.finish_reason,
-        "seed": request.seed,
+        "finish_reason": "tool_calls" if choice.tool_calls and completion.finish_reason == "stop" else completion.finish_reason,
+        "seed": choice.seed,
         **({"repeats": True} if completion.repetition_detected else {}),
+        **({"tool_calls": [call_to_json(call) for call in choice.tool_calls]} if choice.tool_calls else {}),
+        **({"logprobs": [logprob_to_json(each) for each in choice.logprobs]} if request.logprobs else {}),
     }

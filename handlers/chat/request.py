@@ -3,96 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticKnownError
 
-from handlers.chat.decoding_fields import GuidedChoice, GuidedJson, GuidedRegex, LogitBias, MinP, MinTokens, StopTokenIds, TopK
-from handlers.chat.messages import Message, Role
+from handlers.chat.decoding_fields import (
+    CompletionPrompt,
+    GuidedChoice,
+    GuidedJson,
+    GuidedRegex,
+    LogitBias,
+    Logprobs,
+    MinP,
+    MinTokens,
+    N,
+    Stop,
+    StopTokenIds,
+    TopK,
+    TopLogprobs,
+)
+from handlers.chat.messages import Message, ensure_consistent
 from handlers.chat.openai.request import collect_openai_fields, is_openai
 from handlers.chat.response_format import Constraint, ResponseFormat, StructuredOutputs
+from handlers.chat.short_form import (
+    CHATS,
+    ENHANCEMENTS,
+    MODELS,
+    EnhancementName,
+    EnhancementType,
+    canonical_enhancement,
+    canonical_model,
+    enhancement_from_type,
+    messages_from_short_form,
+    model_for_enhancement,
+)
+from handlers.chat.tools.constraint import tools_constraint
+from handlers.chat.tools.fields import Choice, ParallelToolCalls, Tool, ToolChoice, Tools, ensure_distinct, ensure_listed
 from shared.contract.collect_fields import CollectedFields
 from shared.contract.context import Context, Operator, RequestWarnings
 from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation
-from shared.contract.fields import Seed, Text, ensure_valid_text, seed_of_job
-from shared.contract.names import Vocabulary
+from shared.contract.fields import Seed, Text, seed_of_job
 from shared.contract.rejections import conflict, refuse, requires
 from shared.contract.request import Request, type_location
 
-_CHATS = ("chat", "chat_conversation", "generate")
-_ENHANCEMENTS = ("enhance", "chat_enhance", "enhance_base", "enhance_instruct")
-
-_MODELS = ("qwen_instruct", "qwen_base")
-
-
-@dataclass(frozen=True)
-class ChatOperator(Operator):
-    """The operator settings that chat requests are validated against.
-
-    Attributes:
-        streams: Whether the worker streams text.
-        models: The names of the instruct model and the base model.
-    """
-
-    streams: bool = False
-    models: tuple[str, str] = _MODELS
-
-
-EnhancementType = Literal["base", "instruct"]
-_ENHANCEMENT_NAMES: Mapping[object, EnhancementType] = {
-    "base": "base",
-    "instruct": "instruct",
-    "creative": "base",
-    "adult": "base",
-    "conversational": "instruct",
-}
-_EnhancementName = Literal["base", "instruct", "creative", "adult", "conversational"]
-
-
-def _messages_from_short_form(data: Mapping[str, Any], _: Context) -> list[Message]:
-    if "prompt" in data and data["prompt"] is None:
-        raise refuse("a list of objects with `role` and `content`, unless `prompt` is given")
-    turns: list[tuple[Role, str | None]] = [("system", data.get("system_prompt")), ("user", data.get("prompt", ""))]
-    return [Message(role=role, content=content) for role, content in turns if content is not None]
-
-
-def _enhancement_from_type(data: Mapping[str, Any], _: Context) -> EnhancementType | None:
-    if data.get("type") not in _ENHANCEMENTS:
-        return None
-    return "base" if data["type"] == "enhance_base" else "instruct"
-
-
-def _canonical_enhancement(word: object) -> object:
-    return _ENHANCEMENT_NAMES.get(word, word) if isinstance(word, str) else word
-
-
-def _model_for_enhancement(data: Mapping[str, Any], context: Context) -> str:
-    instruct, base = ChatOperator.of(context.operator).models
-    return base if data.get("enhancement_type") == "base" else instruct
-
-
-def _canonical_model(name: str, info: ValidationInfo) -> str:
-    own = ChatOperator.of(Context.of(info).operator).models
-    known = dict(zip((*_MODELS, *own), (*own, *own), strict=True))
-    if name not in known:
-        allowed = tuple(dict.fromkeys(own))
-        raise refuse(f"one of {', '.join(allowed)}", nearest=Vocabulary(zip(allowed, allowed, strict=True)).nearest(name))
-    return known[name]
-
-
-_MAX_STOP_LENGTH = 1000
-_Stop = Annotated[Text, Field(min_length=1, max_length=_MAX_STOP_LENGTH)]
-
-
-def _as_list(stop: object) -> object:
-    if not isinstance(stop, str):
-        return stop
-    # Validated here, so that the error names `stop` and not `stop[0]`, which the caller has not written.
-    if not 1 <= len(stop) <= _MAX_STOP_LENGTH:
-        raise PydanticKnownError("string_too_long", {"max_length": _MAX_STOP_LENGTH})
-    return [ensure_valid_text(stop)]
+_MAX_LOGPROBS = 40_000  # a few megabytes of JSON
 
 
 def _constraints(values: Mapping[str, Any], outputs: StructuredOutputs | None) -> Iterator[Constraint]:
@@ -133,9 +87,9 @@ class ChatRequest(Request):
     system_prompt: Annotated[Text | None, FieldLocation("system_prompt"), Field(description="The short form: the system prompt.")] = None
     enhancement_type: Annotated[
         EnhancementType | None,
-        BeforeValidator(_canonical_enhancement, json_schema_input_type=_EnhancementName | None),
+        BeforeValidator(canonical_enhancement, json_schema_input_type=EnhancementName | None),
         FieldLocation("enhancement_type", sections=("config", "top")),
-        ComputedDefault(_enhancement_from_type, "for enhancements as the type says, else `instruct`"),
+        ComputedDefault(enhancement_from_type, "for enhancements as the type says, else `instruct`"),
         Field(description="`creative` and `adult` mean `base`, `conversational` means `instruct`."),
     ] = UNSET
     target_model: Annotated[
@@ -146,6 +100,7 @@ class ChatRequest(Request):
     quality: Annotated[
         Text | None, FieldLocation("quality", sections=("config", "top")), Field(description="The short form: descriptive. No effect.")
     ] = None
+    completion_prompt: CompletionPrompt = None
     messages: Annotated[
         tuple[Message, ...],
         Field(
@@ -154,13 +109,13 @@ class ChatRequest(Request):
             description="The conversation: at least one message that is not of role system. Takes precedence over the short form.",
         ),
         FieldLocation("messages"),
-        ComputedDefault(_messages_from_short_form, "built from `prompt` and `system_prompt`"),
+        ComputedDefault(messages_from_short_form, "built from `prompt` and `system_prompt`"),
     ] = UNSET
     max_tokens: Annotated[
         int,
         Field(ge=1, le=4096, description="The maximum length of the completion in tokens."),
         FieldLocation("max_tokens", aliases=("max_completion_tokens",)),
-        ComputedDefault.by_type({_CHATS: 512, _ENHANCEMENTS: 200}),
+        ComputedDefault.by_type({CHATS: 512, ENHANCEMENTS: 200}),
     ] = UNSET
     temperature: Annotated[
         float, Field(ge=0.0, le=2.0, description="The sampling temperature; 0 is greedy decoding."), FieldLocation("temperature")
@@ -170,20 +125,15 @@ class ChatRequest(Request):
     ] = 0.9
     model: Annotated[
         str,
-        AfterValidator(_canonical_model),
+        AfterValidator(canonical_model),
         FieldLocation("model", sections=("config", "top")),
-        ComputedDefault(_model_for_enhancement, "`qwen_instruct`; `qwen_base` for enhancements of type `base`"),
+        ComputedDefault(model_for_enhancement, "`qwen_instruct`; `qwen_base` for enhancements of type `base`"),
         Field(
-            json_schema_extra={"allowed": "qwen_instruct or qwen_base, or the operator's names for them", "examples": list(_MODELS)},
+            json_schema_extra={"allowed": "qwen_instruct or qwen_base, or the operator's names for them", "examples": list(MODELS)},
             description="The model. An operator may serve other models under names of their own.",
         ),
     ] = UNSET
-    stop: Annotated[
-        tuple[_Stop, ...],
-        Field(strict=False, max_length=8, description="Stop strings: the completion ends before the one that is completed first."),
-        BeforeValidator(_as_list, json_schema_input_type=_Stop | Annotated[list[_Stop], Field(max_length=8)]),
-        FieldLocation("stop"),
-    ] = ()
+    stop: Stop = ()
     seed: Annotated[
         Seed,
         FieldLocation("seed"),
@@ -231,7 +181,13 @@ class ChatRequest(Request):
     sfw_mode: Annotated[
         bool, FieldLocation("sfw_mode"), Field(description="Masks the words of the operator's word list in the completion.")
     ] = False
-    stream: Annotated[bool, FieldLocation("stream"), Field(description="Streams the completion, if the operator has enabled that.")] = False
+    n: N = 1
+    logprobs: Logprobs = False
+    top_logprobs: TopLogprobs = 0
+    tools: Tools = ()
+    tool_choice: Choice = ToolChoice(type="auto")
+    parallel_tool_calls: ParallelToolCalls = True
+    stream: Annotated[bool, FieldLocation("stream"), Field(description="Streams the completion.")] = False
 
     @field_validator("enhancement_type")
     @classmethod
@@ -247,7 +203,10 @@ class ChatRequest(Request):
         if all(message.role == "system" for message in messages):
             sent = "messages of role system only" if messages else None
             raise refuse("a list with at least one message that is not of role system", sent=sent)
+        ensure_consistent(messages)
         given = Context.of(info).sources
+        if info.data.get("completion_prompt") is not None and (others := [name for name in ("messages", "prompt") if name in given]):
+            raise conflict("completion_prompt", *others)
         for name in ("prompt", "system_prompt"):
             if "messages" in given and name in given:
                 Context.of(info).warnings.add_ignored(given[name], "`messages` is given")
@@ -277,18 +236,67 @@ class ChatRequest(Request):
             raise requires("continue_final_message", 'messages[-1].role: "assistant"')
         return continues
 
+    @field_validator("logprobs")
+    @classmethod
+    def _shows_no_masked_word(cls, logprobs: bool, info: ValidationInfo) -> bool:
+        if logprobs and info.data.get("sfw_mode"):
+            raise conflict("logprobs", "sfw_mode")
+        return logprobs
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _are_not_too_many(cls, count: int, info: ValidationInfo) -> int:
+        logprobs, tokens = info.data.get("logprobs", True), info.data.get("n", 1) * info.data.get("max_tokens", 1)
+        if count and not logprobs:
+            raise requires("top_logprobs", "logprobs: true")
+        if logprobs and tokens * (count + 1) > _MAX_LOGPROBS:
+            raise refuse(f"so few that all completions together have at most {_MAX_LOGPROBS} log probabilities")
+        return count
+
+    @field_validator("tools")
+    @classmethod
+    def _have_different_names(cls, tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
+        return ensure_distinct(tools)
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _can_be_followed(cls, choice: ToolChoice, info: ValidationInfo) -> ToolChoice:
+        tools = info.data.get("tools")
+        if tools is None:
+            return choice
+        ensure_listed(choice, tools)
+        others = [each.field for each in _constraints(info.data, info.data.get("structured_outputs")) if each.kind != "json"]
+        others += [name for name in ("completion_prompt", "continue_final_message") if info.data.get(name)]
+        if tools and choice.type != "none" and others:
+            raise conflict("tools", *others)
+        return choice
+
     @classmethod
     def _collect(cls, raw: object, warnings: RequestWarnings, operator: Operator) -> CollectedFields:
         if isinstance(raw, Mapping) and is_openai(raw):
-            return collect_openai_fields(raw, warnings, streams=ChatOperator.of(operator).streams)
+            return collect_openai_fields(raw, warnings)
         return super()._collect(raw, warnings, operator)
 
     @property
-    def constraint(self) -> Constraint | None:
-        """What the completion must conform to; None for free text."""
+    def content_constraint(self) -> Constraint | None:
+        """What the content of the completion must conform to; None for free text."""
         return next(_constraints(vars(self), self.structured_outputs), None)
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the whole completion must conform to, tool calls included; None for free text."""
+        return (
+            tools_constraint(self.callable_tools, self.tool_choice, self.content_constraint, parallel=self.parallel_tool_calls)
+            if self.callable_tools
+            else self.content_constraint
+        )
+
+    @property
+    def callable_tools(self) -> tuple[Tool, ...]:
+        """The tools that the model knows of and may call."""
+        return () if self.tool_choice.type == "none" else self.tools
 
     @property
     def is_enhancement(self) -> bool:
         """Whether the job enhances a prompt instead of continuing a conversation."""
-        return self.type in _ENHANCEMENTS
+        return self.type in ENHANCEMENTS

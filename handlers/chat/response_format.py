@@ -17,18 +17,26 @@ _MAX_DEPTH = 32
 _MAX_VALUES = 5_000
 
 
-def _limit_size(schema: object) -> object:
-    """Rejects a schema that is too deep or too large to be compiled. Iterative, because a deep one would overflow the stack."""
-    level: list[object] = [schema]
+def limit_size(value: object, what: str = "a JSON Schema") -> object:
+    """Returns a JSON value if it is neither too deep nor too large. Iterative, because a deep one would overflow the stack.
+
+    Args:
+        value: The value.
+        what: What it should be.
+
+    Raises:
+        PydanticCustomError: It is too deep or too large.
+    """
+    level: list[object] = [value]
     count = 0
     for _ in range(_MAX_DEPTH):
-        level = [child for value in level for child in _children(value)]
+        level = [child for each in level for child in _children(each)]
         count += len(level)
         if not level or count > _MAX_VALUES:
             break
     if level:
-        raise refuse(f"a JSON Schema of at most {_MAX_DEPTH} levels and {_MAX_VALUES} values")
-    return schema
+        raise refuse(f"{what} of at most {_MAX_DEPTH} levels and {_MAX_VALUES} values")
+    return value
 
 
 def _children(value: object) -> Iterator[object]:
@@ -43,7 +51,7 @@ def _children(value: object) -> Iterator[object]:
 
 _MAX_CHOICES = 500
 
-JsonSchema = Annotated[dict[str, JsonValue], BeforeValidator(_limit_size)]
+JsonSchema = Annotated[dict[str, JsonValue], BeforeValidator(lambda schema: limit_size(schema))]
 """A JSON Schema of limited size."""
 
 _Choice = Annotated[Text, Field(min_length=1, max_length=1000)]
@@ -59,12 +67,12 @@ class Constraint:
     """What a completion must conform to.
 
     Attributes:
-        kind: Whether the value is a JSON Schema, a list of texts or a regular expression.
-        value: It.
+        kind: Whether the value is a JSON Schema, a list of texts, a regular expression, or the functions of tools.
+        value: It; for tools, the argument of `tool_grammar.check_tools`.
         field: The field that it stands in.
     """
 
-    kind: Literal["json", "choice", "regex"]
+    kind: Literal["json", "choice", "regex", "tools"]
     value: Any = dataclasses.field(repr=False)
     field: str
 

@@ -53,6 +53,7 @@ def answer_to(request: dict[str, Any]) -> dict[str, str]:
     try:
         texts, _ = _render(
             [request["messages"]],
+            tools=request["tools"] or None,
             chat_template=request["template"],
             add_generation_prompt=not request["continues"],
             continue_final_message=request["continues"],
@@ -65,7 +66,7 @@ def answer_to(request: dict[str, Any]) -> dict[str, str]:
     except MemoryError:
         return {"limit": "memory"}
     rendered = str(texts[0])
-    length = sum(len(message["content"]) for message in request["messages"])
+    length = len(json.dumps([request["messages"], request["tools"]], ensure_ascii=False))
     return {"limit": "length"} if len(rendered) > _REPEATED * length + _ADDED_CHARACTERS else {"rendered": rendered}
 
 

@@ -47,21 +47,31 @@ class TemplateRenderer:
             self._process.wait()
         self._connection = self._process = None
 
-    def render(self, template: str, messages: Sequence[Mapping[str, str]], variables: Mapping[str, object], *, continues: bool) -> str:
+    def render(
+        self,
+        template: str,
+        messages: Sequence[Mapping[str, object]],
+        variables: Mapping[str, object],
+        *,
+        continues: bool,
+        tools: Sequence[Mapping[str, object]] = (),
+    ) -> str:
         """Renders a conversation as transformers does.
 
         Args:
             template: The template.
-            messages: Each with `role` and `content`.
+            messages: Each with `role` and `content`, and perhaps calls of tools.
             variables: The tokenizer's special tokens, by name.
             continues: Whether the last message is continued instead of answered.
+            tools: The tools that the model may call.
 
         Raises:
             TemplateRejected: The template raised an error.
             LimitExceeded: It exceeded a limit of processor time, memory or length.
             InternalError: The process could not be used.
         """
-        request = {"template": template, "messages": list(messages), "variables": dict(variables), "continues": continues}
+        conversation = {"messages": list(messages), "tools": list(tools), "continues": continues}
+        request = {"template": template, "variables": dict(variables), **conversation}
         with self._lock:
             answer = json.loads(self._exchange(json.dumps(request, default=str).encode() + b"\n"))
         if "rendered" in answer:

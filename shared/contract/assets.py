@@ -71,7 +71,7 @@ class TextMetadata(OpenModel):
     prompt_tokens: int
     model_used: str
     generation_time: Annotated[float, Field(description="Seconds.")]
-    finish_reason: Annotated[str, Field(description="`stop`, or `length` when `max_tokens` was reached.")]
+    finish_reason: Annotated[str, Field(description="`stop`, `length` when `max_tokens` was reached, or `tool_calls`.")]
     time_to_first_token: Annotated[float | None, Field(description="Seconds, including time in the queue.")] = omitted_if_none
     tokens_per_second: Annotated[float | None, Field(description="`tokens_generated` / `generation_time`.")] = omitted_if_none
     cached_tokens: Annotated[int | None, Field(description="Prompt tokens served from the prefix cache.")] = omitted_if_none
@@ -148,7 +148,7 @@ class TextAsset(ClosedModel):
     type: Literal["text"] = "text"
     asset_index: Annotated[int, Field(ge=0, description="The position in `assets`.")]
     content: Annotated[str, Field(repr=False)]
-    metadata: TextMetadata
+    metadata: Annotated[TextMetadata, Field(repr=False)]  # handlers may add keys with generated text
 
 
 Asset = Annotated[ImageAsset | VideoAsset | TextAsset, Field(discriminator="type")]

@@ -1,9 +1,9 @@
-"""The presentation of a job: the form in which its result, and the text streamed before it, are returned to RunPod."""
+"""The presentation of a job: the form in which its result, and the pieces streamed before it, are returned to RunPod."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol, Self
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, Self
 
 from pydantic import JsonValue
 
@@ -17,27 +17,38 @@ HandlerResponse = dict[str, JsonValue] | str
 class Presentation(Protocol):
     """Renders the responses of one job."""
 
-    def delta(self, text: str) -> HandlerResponse:
-        """Renders a piece of streamed text."""
+    @property
+    def streams(self) -> bool:
+        """Whether the caller reads a stream."""
+
+    def delta(self, pieces: Sequence[Any]) -> HandlerResponse:
+        """Renders pieces of the output that the recipe has emitted."""
 
     def result(self, outcome: Completed | Failed) -> HandlerResponse:
         """Renders the result as a single response. If the job failed it has the key `error`, a string: RunPod then marks the job FAILED."""
 
     def final(self, outcome: Completed | Failed) -> Iterator[HandlerResponse]:
-        """Renders the responses that end a stream."""
+        """Renders the responses that end a stream. The last one of a failed job has the key `error`."""
 
 
 class PayloadPresentation:
-    """The contract's own form: `{"delta": …}` for a piece of text, then the callback payload."""
+    """The contract's own form: `{"delta": …}` for pieces of the output, then the callback payload.
+
+    Args:
+        streams: Whether the caller reads a stream.
+    """
+
+    def __init__(self, *, streams: bool = False) -> None:
+        self.streams = streams
 
     @classmethod
     def of(cls, _job_id: str, _raw: object) -> Self:
         """Returns the presentation of a job: the same for every input."""
         return cls()
 
-    def delta(self, text: str) -> HandlerResponse:
-        """Renders a piece of streamed text."""
-        return {"delta": text}
+    def delta(self, pieces: Sequence[Any]) -> HandlerResponse:
+        """Renders pieces of the output."""
+        return {"delta": list(pieces)}
 
     def result(self, outcome: Completed | Failed) -> HandlerResponse:
         """Returns the payload, plus `callback_pending` if its callback is not delivered yet, plus `error` if the job failed."""
@@ -53,3 +64,8 @@ class PayloadPresentation:
         if isinstance(outcome, Failed):
             yield to_dict(outcome.payload)
         yield self.result(outcome)
+
+
+def ends_as_failed(response: HandlerResponse) -> bool:
+    """Returns whether a response makes RunPod mark the job as failed. It is not part of the stream."""
+    return isinstance(response, dict) and "error" in response

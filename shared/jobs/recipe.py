@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 from pydantic import JsonValue
@@ -79,6 +79,10 @@ class ProgressReporter(Protocol):
         """
 
 
+def discard_piece(_piece: Any) -> None:
+    """Discards a piece of the output: the caller reads no stream."""
+
+
 @dataclass(frozen=True)
 class JobRun:
     """One run of a job, as its recipe sees it.
@@ -87,12 +91,14 @@ class JobRun:
         job_id: For log lines.
         cancel: The cancellation token, to be checked at every step.
         report: Reports progress.
+        emit: Sends a piece of the output to the caller, if the caller reads a stream. The handler's presentation renders it.
         warnings: Remarks for the caller, which the payload lists whether the job completes or fails.
     """
 
     job_id: str
     cancel: CancelToken
     report: ProgressReporter
+    emit: Callable[[Any], None] = discard_piece
     warnings: list[str] = field(default_factory=list)
 
     def warn(self, text: str) -> None:

@@ -21,11 +21,23 @@ QWEN_CONTEXT = 2048
 _WORD_END = "</w>"
 _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
-# Like the published template, it adds a default system prompt if there is none and drops unknown roles, both of which a worker must handle.
+# Like the published template, it adds a default system prompt if there is none, drops unknown roles, which a worker must handle, and has
+# tools and their calls in Qwen's format.
+_TOOLS = (
+    "{% if tools %}\n\nTools:\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    'A call: <tool_call>\n{"name": "…", "arguments": {}}\n</tool_call>{% endif %}'
+)
+_TOOL_CALLS = (
+    "{% for call in message['tool_calls'] or [] %}{% if message['content'] or not loop.first %}\n{% endif %}<tool_call>\n"
+    "{\"name\": {{ call['function']['name'] | tojson }}, \"arguments\": {{ call['function']['arguments'] | tojson }}}\n"
+    "</tool_call>{% endfor %}"
+)
 _CHATML = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a small assistant.<|im_end|>\n{% endif %}"
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a small assistant." + _TOOLS + "<|im_end|>\n{% endif %}"
     "{% for message in messages %}{% if message['role'] in ('system', 'user', 'assistant') %}"
-    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "{% if message['role'] == 'system' and loop.first %}" + _TOOLS + "{% endif %}" + _TOOL_CALLS + "<|im_end|>\n"
+    "{% elif message['role'] == 'tool' %}<|im_start|>user\n<tool_response>\n{{ message['content'] }}\n</tool_response><|im_end|>\n"
     "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )

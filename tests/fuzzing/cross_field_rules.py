@@ -132,7 +132,9 @@ WAN_RULES = (
 
 def _ensure_user_message(values: Values) -> None:
     turns = values.get("messages", [])
-    if (turns or "prompt" not in values) and all(turn["role"] in ("system", "developer") for turn in turns):
+    if (turns or ("prompt" not in values and "completion_prompt" not in values)) and all(
+        turn["role"] in ("system", "developer") for turn in turns
+    ):
         values["messages"] = [*turns, {"role": "user", "content": "a heron"}]
 
 
@@ -177,8 +179,62 @@ def _continue_only_the_assistant(values: Values) -> None:
         values["continue_final_message"] = False
 
 
+def _use_one_prompt(values: Values) -> None:
+    if values.get("completion_prompt") is None:
+        return
+    if len(str(values)) % 2:
+        values.pop("messages", None)
+        values.pop("prompt", None)
+    else:
+        del values["completion_prompt"]
+
+
+def _keep_tool_roles(values: Values) -> None:
+    for turn in values.get("messages") or []:
+        if turn["role"] != "assistant":
+            turn.pop("tool_calls", None)
+        if turn["role"] == "tool":
+            turn["tool_call_id"] = turn.get("tool_call_id") or "call_1"
+        else:
+            turn.pop("tool_call_id", None)
+        for call in turn.get("tool_calls") or []:
+            call["function"]["arguments"] = "{}"
+
+
+def _limit_logprobs(values: Values) -> None:
+    if values.get("sfw_mode"):
+        values.pop("logprobs", None)
+    if not values.get("logprobs") or (values.get("n") or 1) * (values.get("max_tokens") or 512) > 1900:
+        values.pop("top_logprobs", None)
+
+
+def _distinguish_tools(values: Values) -> None:
+    tools = {tool["function"]["name"]: tool for tool in values.get("tools") or []}
+    if "tools" in values and values["tools"] is not None:
+        values["tools"] = [*tools.values()]
+
+
+_WITHOUT_TOOLS = ("guided_choice", "guided_regex", "structured_outputs", "completion_prompt", "continue_final_message")
+
+
+def _drop_tools_of_constraints(values: Values) -> None:
+    if any(values.get(name) for name in _WITHOUT_TOOLS):
+        values.pop("tools", None)
+
+
+def _choose_listed_tool(values: Values) -> None:
+    choice, names = values.get("tool_choice"), [tool["function"]["name"] for tool in values.get("tools") or []]
+    kind = choice.get("type") if isinstance(choice, dict) else choice
+    if not names and kind in ("required", "function"):
+        values["tool_choice"] = "none"
+    elif kind == "function":
+        values["tool_choice"] = {"type": "function", "function": {"name": names[0]}}
+
+
 CHAT_RULES = (
     _CALLBACK,
+    Rule("A text to continue cannot be combined with a conversation.", ("messages",), _use_one_prompt),
+    Rule("Calls are the assistant's, results have role tool, and arguments are JSON objects.", ("messages",), _keep_tool_roles),
     Rule("A prompt or a message with a role other than system is required.", ("messages",), _ensure_user_message),
     Rule("The enhancement type must match the job type.", ("enhancement_type",), _drop_conflicting_enhancement_type),
     Rule("The model must be one of the two models or their configured names.", ("model",), _use_known_model),
@@ -186,6 +242,10 @@ CHAT_RULES = (
     Rule("Only one constraint may be given.", ("structured_outputs",), _keep_one_constraint),
     Rule("Only a last message of the assistant can be continued.", ("continue_final_message",), _continue_only_the_assistant),
     Rule("The response format json_schema requires a schema.", ("response_format.json_schema",), _drop_missing_schema),
+    Rule("Log probabilities are limited in number, and exclude masked words.", ("logprobs", "top_logprobs"), _limit_logprobs),
+    Rule("Tools have different names.", ("tools",), _distinguish_tools),
+    Rule("Tools cannot be combined with constraints of the text.", ("tool_choice",), _drop_tools_of_constraints),
+    Rule("A choice of tools names one of them.", ("tool_choice", "tool_choice.function"), _choose_listed_tool),
 )
 
 

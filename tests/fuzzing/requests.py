@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from handlers.chat.openai.request import CHAT_ROUTE, OPENAI_FIELDS
-from handlers.chat.request import ChatOperator, ChatRequest
+from handlers.chat.request import ChatRequest
+from handlers.chat.short_form import ChatOperator
 from handlers.sdxl.request import SdxlRequest
 from handlers.wan.request import WanRequest
 from shared.contract.request import Request
 from tests.fuzzing.cross_field_rules import CHAT_RULES, HOOKS, SDXL_RULES, WAN_RULES, Rule, Values
 from tests.fuzzing.schemas import Schema, may_be_null, request_schema, values
 
-OPERATOR = ChatOperator(callback_hosts=frozenset({HOOKS}), streams=True)
+OPERATOR = ChatOperator(callback_hosts=frozenset({HOOKS}))
 
 _ALIAS = re.compile(r"Alias of `(.+)`\.")
 

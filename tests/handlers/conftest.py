@@ -24,8 +24,9 @@ class RecordedRun:
         self.steps: list[tuple[int, int]] = []
         self.texts: list[str] = []
         self.previews: list[str] = []
+        self.pieces: list[Any] = []
         self._stop_at = stop_at
-        self.run = JobRun("job", CancelToken(600), self._report)
+        self.run = JobRun("job", CancelToken(600), self._report, self.pieces.append)
 
     def _report(self, done: int, total: int, *, text: str | None = None, preview: str | None = None) -> None:
         self.steps.append((done, total))

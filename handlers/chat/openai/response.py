@@ -6,11 +6,13 @@ OpenAI's API reference, "Chat": https://platform.openai.com/docs/api-reference/c
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from handlers.chat.payload import ChatTopLevel, Usage
+from handlers.chat.choice_delta import ChoiceDelta
+from handlers.chat.payload import ChatCompleted, ChoiceAsset, LogprobEntry, ToolCallEntry, Usage, call_to_json, logprob_to_json
 from shared.contract.assets import ClosedModel, omitted_if_none
 from shared.contract.callback import CompletedPayload
 from shared.errors import JobError, ValidationError
@@ -18,24 +20,32 @@ from shared.errors import JobError, ValidationError
 DONE = "data: [DONE]\n\n"
 """The event that ends a stream."""
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class OpenAIMessage(ClosedModel):
-    """The assistant message of a completion."""
+    """The assistant message of a choice."""
 
     role: Literal["assistant"] = "assistant"
-    content: Annotated[str, Field(repr=False)]
+    content: Annotated[str | None, Field(repr=False, description="`null` if there are only tool calls.")]
+    refusal: None = None
+    tool_calls: Annotated[tuple[ToolCallEntry, ...] | None, Field(description="The calls of tools, if there are any.")] = omitted_if_none
+
+
+class OpenAILogprobs(ClosedModel):
+    """Log probabilities of the tokens."""
+
+    content: Annotated[tuple[LogprobEntry, ...], Field(strict=False, repr=False)]
     refusal: None = None
 
 
 class OpenAIChoice(ClosedModel):
-    """The only choice of a completion."""
+    """One of the choices of a completion."""
 
-    index: int = 0
+    index: int
     message: OpenAIMessage
-    logprobs: None = None
-    finish_reason: Annotated[FinishReason, Field(description="`stop`, or `length` when `max_tokens` was reached.")]
+    logprobs: Annotated[OpenAILogprobs | None, Field(description="With `logprobs`: one for each token.")] = None
+    finish_reason: Annotated[FinishReason, Field(description="`stop`, `length` when `max_tokens` was reached, or `tool_calls`.")]
 
 
 class _CompletionBase(ClosedModel):
@@ -51,9 +61,15 @@ class OpenAICompletion(_CompletionBase):
     """A completion."""
 
     object: Literal["chat.completion"] = "chat.completion"
-    choices: Annotated[tuple[OpenAIChoice, ...], Field(description="One.")]
+    choices: Annotated[tuple[OpenAIChoice, ...], Field(description="`n`.")]
     usage: Usage
     warnings: Warnings = omitted_if_none
+
+
+class OpenAIToolCallDelta(ToolCallEntry):
+    """A call of a tool, whole."""
+
+    index: Annotated[int, Field(description="Its position among the calls of the choice.")]
 
 
 class OpenAIDelta(ClosedModel):
@@ -61,15 +77,16 @@ class OpenAIDelta(ClosedModel):
 
     role: Literal["assistant"] | None = omitted_if_none
     content: Annotated[str | None, Field(repr=False)] = omitted_if_none
+    tool_calls: tuple[OpenAIToolCallDelta, ...] | None = omitted_if_none
 
 
 class OpenAIChunkChoice(ClosedModel):
     """The choice of a chunk."""
 
-    index: int = 0
+    index: int
     delta: OpenAIDelta
-    logprobs: None = None
-    finish_reason: Annotated[FinishReason | None, Field(description="`null` in all chunks but the last with a choice.")] = None
+    logprobs: OpenAILogprobs | None = None
+    finish_reason: Annotated[FinishReason | None, Field(description="`null` in all chunks of a choice but its last.")] = None
 
 
 class OpenAIChunk(_CompletionBase):
@@ -114,36 +131,73 @@ class OpenAIError(ClosedModel):
     error: OpenAIErrorBody
 
 
-OpenAIResponse = OpenAICompletion | OpenAIChunk | OpenAIModels | OpenAIError
-"""Every response object."""
-
-
-def completion(payload: CompletedPayload, created: int) -> OpenAICompletion:
-    """Builds the completion of a completed chat job.
+class ChatForm:
+    """Renders chat completions.
 
     Args:
-        payload: The job's payload.
+        job_id: RunPod's id of the job.
         created: When the job started, as a Unix timestamp in seconds.
+        model: The requested model. Only appears in chunks, and thus not before the request has been validated.
     """
-    choice = OpenAIChoice(message=OpenAIMessage(content=ChatTopLevel.of(payload).response), finish_reason=_finish_reason(payload))
-    return OpenAICompletion(
-        id=completion_id(payload.job_id),
-        created=created,
-        model=payload.metadata.model_used or "",
-        choices=(choice,),
-        usage=usage_of(payload),
-        warnings=payload.metadata.warnings or None,
-    )
+
+    def __init__(self, job_id: str, created: int, model: str) -> None:
+        self._base: dict[str, Any] = {"id": completion_id(job_id), "created": created, "model": model}
+        self._started: set[int] = set()  # choices with a chunk, the first of which has the role
+
+    def whole(self, payload: CompletedPayload) -> OpenAICompletion:
+        """Renders the completion of a completed job."""
+        done = ChatCompleted.of(payload)
+        return OpenAICompletion(
+            **self._base | {"model": done.metadata.model_used},
+            choices=tuple(_choice(asset) for asset in done.assets),
+            usage=done.usage,
+            warnings=done.metadata.warnings or None,
+        )
+
+    def chunk(self, delta: ChoiceDelta) -> OpenAIChunk:
+        """Renders what is new of a choice."""
+        calls = tuple(
+            OpenAIToolCallDelta.model_validate({"index": call.position, **call_to_json(call)}, strict=False) for call in delta.tool_calls
+        )
+        role: Literal["assistant"] | None = None if delta.index in self._started else "assistant"
+        self._started.add(delta.index)
+        # OpenAI's first chunk has an empty content, unless there is none.
+        content = delta.text if delta.text or not calls else None
+        logprobs = OpenAILogprobs.model_validate({"content": [*map(logprob_to_json, delta.logprobs)]}) if delta.logprobs else None
+        message = OpenAIDelta(role=role, content=content, tool_calls=calls or None)
+        return OpenAIChunk(**self._base, choices=(OpenAIChunkChoice(index=delta.index, delta=message, logprobs=logprobs),))
+
+    def last_chunks(self, payload: CompletedPayload) -> Iterator[OpenAIChunk]:
+        """Renders the chunks with the finish reasons."""
+        done = ChatCompleted.of(payload)
+        for asset in done.assets:
+            if asset.asset_index not in self._started:
+                yield self.chunk(ChoiceDelta(asset.asset_index))
+            choice = OpenAIChunkChoice(index=asset.asset_index, delta=OpenAIDelta(), finish_reason=finish_reason(asset))
+            warnings = done.metadata.warnings if asset is done.assets[-1] else ()
+            yield OpenAIChunk(**self._base, choices=(choice,), warnings=warnings or None)
+
+    def usage_chunk(self, payload: CompletedPayload) -> OpenAIChunk:
+        """Renders the chunk with the token counts."""
+        return OpenAIChunk(**self._base, choices=(), usage=ChatCompleted.of(payload).usage)
+
+
+def _choice(asset: ChoiceAsset) -> OpenAIChoice:
+    calls = asset.metadata.tool_calls
+    message = OpenAIMessage(content=asset.content if asset.content or not calls else None, tool_calls=calls)
+    logprobs = None if asset.metadata.logprobs is None else OpenAILogprobs(content=asset.metadata.logprobs)
+    return OpenAIChoice(index=asset.asset_index, message=message, logprobs=logprobs, finish_reason=finish_reason(asset))
+
+
+def finish_reason(asset: ChoiceAsset) -> FinishReason:
+    """Returns the reason for which a choice has ended."""
+    reasons: Mapping[str, FinishReason] = {"length": "length", "tool_calls": "tool_calls"}
+    return reasons.get(asset.metadata.finish_reason, "stop")
 
 
 def completion_id(job_id: str) -> str:
     """Returns the id of a job's completion."""
     return f"chatcmpl-{job_id}"
-
-
-def usage_of(payload: CompletedPayload) -> Usage:
-    """Returns the token usage of a completed chat job."""
-    return ChatTopLevel.of(payload).usage
 
 
 def error(failure: JobError) -> OpenAIError:
@@ -159,19 +213,7 @@ def error(failure: JobError) -> OpenAIError:
     )
 
 
-def last_chunk(payload: CompletedPayload, created: int) -> OpenAIChunk:
-    """Builds the chunk with the finish reason."""
-    choice = OpenAIChunkChoice(delta=OpenAIDelta(), finish_reason=_finish_reason(payload))
-    return OpenAIChunk(
-        id=completion_id(payload.job_id),
-        created=created,
-        model=payload.metadata.model_used or "",
-        choices=(choice,),
-        warnings=payload.metadata.warnings or None,
-    )
-
-
-def to_json(response: OpenAIResponse) -> str:
+def to_json(response: ClosedModel) -> str:
     """Serialises a response object as strict, compact JSON in ASCII, so that no intermediary can split a character or misread a line end.
 
     Raises:
@@ -180,11 +222,6 @@ def to_json(response: OpenAIResponse) -> str:
     return json.dumps(response.model_dump(mode="json"), allow_nan=False, separators=(",", ":"))
 
 
-def event(response: OpenAIChunk | OpenAIError) -> str:
+def event(response: ClosedModel) -> str:
     """Serialises a response object as one server-sent event."""
     return f"data: {to_json(response)}\n\n"
-
-
-def _finish_reason(payload: CompletedPayload) -> FinishReason:
-    (asset,) = payload.assets
-    return "length" if asset.type == "text" and asset.metadata.finish_reason == "length" else "stop"

@@ -42,7 +42,7 @@ def check(kind: str, value: Any) -> dict[str, str]:
         grammar = f"start: {' | '.join(json.dumps(text, ensure_ascii=False) for text in value)}"
     else:
         grammar = str(LLMatcher.grammar_from_regex(_without_anchors(value)))
-    reason = _compile(grammar) or ("" if kind == "choice" else _regex_error(value))
+    reason = compile_grammar(grammar) or ("" if kind == "choice" else _regex_error(value))
     return {"path": "", "reason": reason} if reason else {"grammar": grammar}
 
 
@@ -83,10 +83,10 @@ def _grammar(schema: dict[str, Any]) -> str:
 
 
 def _error(schema: dict[str, Any]) -> str:
-    return _compile(_grammar(schema))
+    return compile_grammar(_grammar(schema))
 
 
-def _compile(grammar: str) -> str:
+def compile_grammar(grammar: str) -> str:
     """Compiles and uses a grammar; returns the first line of the error, or an empty string."""
     matcher = LLMatcher(_TOKENIZER, grammar, log_level=0)
     for _ in range(_PROBE_STEPS):

@@ -17,6 +17,7 @@ _ALLOWED = {
     "json": "a JSON Schema that constrained decoding supports",
     "choice": "a list of texts that constrained decoding supports",
     "regex": "a regular expression that constrained decoding supports",
+    "tools": "a JSON Schema that constrained decoding supports",
 }
 _MAX_CACHED = 256
 
@@ -40,8 +41,8 @@ def grammar_of(constraint: Constraint | None) -> str | None:
         with _lock:
             _results[key] = result
     if "grammar" not in result:
-        field = ".".join(part for part in (constraint.field, result["path"]) if part)
-        noun = "schema" if constraint.kind == "json" else constraint.kind
+        field = ".".join(part for part in (constraint.field, result["path"]) if part).replace(".[", "[")
+        noun = "schema" if constraint.kind in ("json", "tools") else constraint.kind
         raise ValidationError([Problem(field, f"an unsupported {noun} ({result['reason']})", _ALLOWED[constraint.kind])])
     return result["grammar"]
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from handlers.chat.structured.checks import check, conforms
+from handlers.chat.structured.tool_grammar import check_tools, conforms_to_tools
 
 PROCESSOR_SECONDS = 2
 MEMORY = 512 * 2**20
@@ -23,8 +24,8 @@ MEMORY = 512 * 2**20
 DURATION = 20
 
 _TASKS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
-    "check": lambda task: check(task["kind"], task["value"]),
-    "conforms": lambda task: conforms(task["kind"], task["value"], task["text"]),
+    "check": lambda task: check_tools(task["value"]) if task["kind"] == "tools" else check(task["kind"], task["value"]),
+    "conforms": lambda task: _conforms(task["kind"], task["value"], task["text"]),
 }
 
 
@@ -43,6 +44,10 @@ def main() -> None:
             os._exit(0)
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _conforms(kind: str, value: Any, text: str) -> bool:
+    return conforms_to_tools(value, text) if kind == "tools" else conforms(kind, value, text)
 
 
 def _run(connection: socket.socket) -> None:

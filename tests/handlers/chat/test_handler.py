@@ -12,7 +12,8 @@ from transformers import MambaConfig, MambaForCausalLM
 
 from handlers.chat.handler import load
 from handlers.chat.recipe import ChatRecipe
-from handlers.chat.request import ChatOperator, ChatRequest
+from handlers.chat.request import ChatRequest
+from handlers.chat.short_form import ChatOperator
 from shared.settings import Settings, SettingsError
 from tests.handlers.conftest import chat, generate, text
 

@@ -21,9 +21,9 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Receives the last message of every conversation that is rendered."""
     contents: list[str] = []
 
-    def render(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    def render(tokenizer: Any, messages: Sequence[Message], **options: Any) -> list[int]:
         contents.append(messages[-1].content)
-        return render_chat_template(tokenizer, messages)
+        return render_chat_template(tokenizer, messages, **options)
 
     monkeypatch.setattr(prompt_renderer, "render_chat_template", render)
     return contents

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from handlers.chat.request import ChatOperator, ChatRequest
+from handlers.chat.request import ChatRequest
+from handlers.chat.short_form import ChatOperator
 from shared.errors import ValidationError
 from tests.shared.contract.requests import chat, problem, problems
 
@@ -114,7 +115,7 @@ def test_an_invalid_prompt_is_not_reported_as_missing_messages_too() -> None:
 
 
 def test_invalid_messages_are_reported_with_their_index() -> None:
-    found = problems(chat, messages=[{"role": "tool", "content": "x"}, HELLO, {"role": "user"}, None])
+    found = problems(chat, messages=[{"role": "function", "content": "x"}, HELLO, {"role": "user"}, None])
     assert [*found] == ["messages[0].role", "messages[2].content", "messages[3]"]
     assert found["messages[2].content"].sent == "nothing"
 

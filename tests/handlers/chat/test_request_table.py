@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from handlers.chat.openai.request import OPENAI_FIELDS
-from handlers.chat.request import ChatOperator, ChatRequest
+from handlers.chat.request import ChatRequest
+from handlers.chat.short_form import ChatOperator
 from shared.contract.field_location import field_locations
 from shared.errors import Problem, ValidationError
 
@@ -39,6 +40,8 @@ INVALID: Mapping[str, Sequence[Any]] = {
         [None], ["hello"], [[]], [{}], [turn("tool")], [turn("User")], [turn("")], [turn(5)], [turn(None)], [{"content": "x"}],
         [{"role": "user"}], [turn(content=None)], [turn(content=5)], [turn(content=[])], [turn(content={})], [turn(content=["a"])],
         [turn(content=[{"type": "image_url", "image_url": {"url": "x"}}])], [turn(content=[{"type": "text"}])],
+        [turn("tool", "x")], [turn() | {"tool_call_id": "c"}], [turn() | {"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}],
+        [turn("assistant") | {"tool_calls": [{"function": {"name": "f", "arguments": "[]"}}]}], [turn("assistant") | {"tool_calls": 5}],
         [turn(content="\x00")], [turn(content="\ud800")], [turn(), turn("assistant", 5)],
     ),
     "max_tokens": (0, -1, 4097, 10**30, *NOT_AN_INTEGER),
@@ -64,6 +67,17 @@ INVALID: Mapping[str, Sequence[Any]] = {
     "guided_regex": ("", 5, [], {}, "a" * 4001),
     "structured_outputs": (5, [], "a", {"choice": []}, {"regex": ""}, {"json": 5}, {"grammar": "x"}, {"structural_tag": {}}),
     "continue_final_message": (*NOT_A_BOOLEAN, True),
+    "completion_prompt": ("", *NOT_TEXT),
+    "n": (0, -1, 9, *NOT_AN_INTEGER),
+    "logprobs": NOT_A_BOOLEAN,
+    "top_logprobs": (-1, 21, 3, *NOT_AN_INTEGER),
+    "tools": (
+        5, "f", {}, [5], [{}], [{"type": "function"}], [{"type": "x", "function": {"name": "f"}}], [{"type": "function", "function": {}}],
+        [{"type": "function", "function": {"name": "a b"}}], [{"type": "function", "function": {"name": "f", "parameters": 5}}],
+        [{"type": "function", "function": {"name": "f"}}] * 2,
+    ),
+    "tool_choice": (5, "any", "required", [], {}, {"type": "function"}, {"type": "function", "function": {"name": "f"}}),
+    "parallel_tool_calls": NOT_A_BOOLEAN,
     "sfw_mode": NOT_A_BOOLEAN,
     "stream": NOT_A_BOOLEAN,
 }  # fmt: skip
@@ -73,7 +87,7 @@ OPENAI_NAMES = {**{field: name for name, field in OPENAI_FIELDS.items()}, "max_t
 
 def problems(raw: object) -> Sequence[Problem]:
     with pytest.raises(ValidationError) as caught:
-        ChatRequest.parse(raw, job_id="r", operator=ChatOperator(streams=True))
+        ChatRequest.parse(raw, job_id="r", operator=ChatOperator())
     assert caught.value.code == "VALIDATION_ERROR"
     assert not caught.value.retryable
     return caught.value.problems
@@ -89,7 +103,7 @@ def test_the_table_covers_every_field() -> None:
 
 @pytest.mark.parametrize(("name", "value"), ROWS)
 def test_an_invalid_value_is_rejected_and_only_its_field_is_reported(name: str, value: Any) -> None:
-    other = {"prompt": "hello"} if name in ("prompt", "system_prompt") else {"messages": HELLO}
+    other = {"prompt": "hello"} if name in ("prompt", "system_prompt", "completion_prompt") else {"messages": HELLO}
     found = problems(other | {name: value})
     assert reports_only(found, name), found
     assert "hello" not in str([str(problem) for problem in found])
@@ -130,7 +144,7 @@ def test_all_problems_of_a_request_are_reported_at_once() -> None:
 
 
 def test_all_problems_of_openais_form_are_reported_at_once() -> None:
-    invalid = {"n": 2, "tools": [{}], "logprobs": True, "temperature": 3, "stop": [""], "stream_options": 5, "top_logprobs": 3}
+    invalid = {"n": 9, "tools": [{}], "logprobs": 5, "temperature": 3, "stop": [""], "stream_options": 5, "best_of": 3}
     found = problems({"openai_route": "/v1/chat/completions", "openai_input": {"messages": HELLO, "stream": True} | invalid})
     assert {problem.field.partition("[")[0] for problem in found} == {*invalid, "model"}
 

@@ -151,14 +151,16 @@ def test_unknown_field_is_reported_as_a_warning(client: OpenAI) -> None:
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
-        ({"n": 2}, "n"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"logprobs": True}, "logprobs"),
+        ({"n": 9}, "n"),
+        ({"tools": [{"type": "function", "function": {"name": "f g"}}]}, "tools[0].function.name"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"functions": [{"name": "f"}]}, "functions"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]},
             "messages[0].content",
         ),
-        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages[0].role"),
+        ({"messages": [{"role": "function", "content": "x", "name": "f"}]}, "messages[0].role"),
         ({"max_tokens": None, "max_completion_tokens": 5000}, "max_completion_tokens"),
         ({"max_tokens": 4, "max_completion_tokens": 5}, "max_tokens"),
         ({"temperature": 3}, "temperature"),

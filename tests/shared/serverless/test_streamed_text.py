@@ -108,7 +108,7 @@ def test_cancellation_during_a_delta_stops_generation(harness: WorkerHarness) ->
 
 def test_without_streaming_updates_contain_the_text_so_far(tmp_path: Path, tiny_models: Path) -> None:
     with start_worker(tmp_path, "tests.doubles.echo", MODELS_DIR=str(tiny_models)) as harness:
-        harness.runpod_api.submit(job("watched", "Grüße 🦢 " * 100))
+        harness.runpod_api.submit(job("watched", "Grüße 🦢 " * 100, stream=False))
         payload = harness.runpod_api.result("watched")["output"]
         shown = [update["text"] for update in harness.runpod_api.progress("watched")]
     assert len(shown) >= 2
@@ -118,15 +118,56 @@ def test_without_streaming_updates_contain_the_text_so_far(tmp_path: Path, tiny_
     assert harness.runpod_api.streamed("watched") == []
 
 
-def test_without_streaming_an_openai_stream_is_rejected(tmp_path: Path, tiny_models: Path) -> None:
-    with start_worker(tmp_path, "tests.doubles.echo", MODELS_DIR=str(tiny_models)) as harness:
-        body = {"model": "qwen_instruct", "messages": [{"role": "user", "content": "Grüße"}]}
-        for job_id, changes in (("whole", {}), ("streamed", {"stream": True})):
-            form = {"openai_route": "/v1/chat/completions", "openai_input": body | changes}
-            harness.runpod_api.submit({"id": job_id, "input": form})
-        harness.runpod_api.submit({"id": "models", "input": {"openai_route": "/v1/models", "openai_input": None}})
-        assert harness.runpod_api.result("whole")["output"]["choices"][0]["message"]["content"] == "Grüße"
-        assert harness.runpod_api.result("models")["output"]["data"][0]["id"] == "qwen_instruct"
-        error = json.loads(harness.runpod_api.result("streamed")["error"])["error"]
-    assert (error["param"], error["type"]) == ("stream", "invalid_request_error")
-    assert "CHAT_STREAMING=1" in error["message"]
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[WorkerHarness]:
+    """A worker without `CHAT_STREAMING`, which returns single objects."""
+    with start_worker(tmp_path_factory.mktemp("default"), "tests.doubles.echo", MODELS_DIR=str(tiny_models)) as running:
+        yield running
+
+
+def test_the_default_worker_streams_and_returns_the_payload(default: WorkerHarness) -> None:
+    default.runpod_api.submit(job("own", "Grüße 🦢 " * 100))
+    payload = default.runpod_api.result("own")["output"]
+    assert payload["response"] == "".join(deltas(default, "own")) == "Grüße 🦢 " * 100
+    assert len(deltas(default, "own")) > 1
+    assert default.runpod_api.streamed("own")[-1] == payload
+    assert default.runpod_api.progress("own") == []
+
+
+def test_the_default_worker_streams_in_openais_form(default: WorkerHarness) -> None:
+    body = {"model": "qwen_instruct", "messages": [{"role": "user", "content": "Grüße"}]}
+    for job_id, changes in (("whole", {}), ("events", {"stream": True})):
+        form = {"openai_route": "/v1/chat/completions", "openai_input": body | changes}
+        default.runpod_api.submit({"id": job_id, "input": form})
+    default.runpod_api.submit({"id": "models", "input": {"openai_route": "/v1/models", "openai_input": None}})
+    for job_id in ("whole", "events"):
+        assert default.runpod_api.result(job_id)["output"]["choices"][0]["message"]["content"] == "Grüße"
+    assert default.runpod_api.result("models")["output"]["data"][0]["id"] == "qwen_instruct"
+    assert "".join(default.runpod_api.streamed("events")).endswith("data: [DONE]\n\n")
+    assert default.runpod_api.streamed("whole") == []
+
+
+def test_a_failed_stream_of_the_default_worker_ends_with_its_error_in_both_forms(default: WorkerHarness) -> None:
+    default.runpod_api.submit(job("failed", "some words " + FAIL_MARKER))
+    result = default.runpod_api.result("failed")
+    assert result["error"] == "The echo has failed. Send the job again."
+    assert default.runpod_api.streamed("failed")[-1]["error_message"] == result["error"]
+    body = {"model": "qwen_instruct", "messages": [{"role": "user", "content": "hello"}], "stream": True, "temperature": 9}
+    default.runpod_api.submit({"id": "invalid", "input": {"openai_route": "/v1/chat/completions", "openai_input": body}})
+    error = json.loads(default.runpod_api.result("invalid")["error"])
+    (event,) = default.runpod_api.streamed("invalid")
+    assert json.loads(event.removeprefix("data: ")) == error
+    assert error["error"]["param"] == "temperature"
+
+
+def test_cancelling_a_stream_of_the_default_worker_stops_generation(default: WorkerHarness) -> None:
+    default.runpod_api.stream_delay = 1.0
+    try:
+        default.runpod_api.submit(job("gone", "word " * 20_000))
+        default.runpod_api.wait_for(lambda: bool(deltas(default, "gone")))
+        default.runpod_api.stop("gone")
+        log = default.worker.folder / CLOSED_LOG
+        default.runpod_api.wait_for(lambda: log.read_text().endswith("aborted\n"), seconds=20)
+    finally:
+        default.runpod_api.stream_delay = 0.0
+    assert default.runpod_api.results("gone") == []

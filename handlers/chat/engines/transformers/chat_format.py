@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from handlers.chat.detokenizer import IncrementalDetokenizer
 from handlers.chat.engines.transformers.grammar import GrammarCompiler
 from handlers.chat.engines.transformers.load import ChatModel
+from handlers.chat.engines.transformers.logprobs import TokenDescriber
 from handlers.chat.engines.transformers.sampler import Sampler
 from handlers.chat.engines.transformers.sequence import DecodingParams
 from handlers.chat.prompt_renderer import Prompt, PromptRenderer
@@ -55,13 +56,15 @@ class ChatFormat:
         special = frozenset(loaded.tokenizer.all_special_ids) if transcript else frozenset()
         self._eos_token_ids = loaded.eos_token_ids | special
         self._grammars = GrammarCompiler(loaded.tokenizer, loaded.model.config.vocab_size, self._eos_token_ids)
+        self._describer = TokenDescriber(loaded.tokenizer)
 
     def check(self, request: ChatRequest) -> None:
-        """Rejects a constraint that cannot be compiled.
+        """Rejects constraints that cannot be compiled.
 
         Raises:
             ValidationError: The constraint is not supported.
         """
+        self._grammars.compile(request.content_constraint)
         self._grammars.compile(request.constraint)
 
     def decoding_params(self, request: ChatRequest, prompt: Prompt, max_tokens: int) -> DecodingParams:
@@ -73,12 +76,14 @@ class ChatFormat:
             max_tokens: The maximum length of the completion.
         """
         eos_token_ids = self._eos_token_ids | frozenset(request.stop_token_ids)
-        stop = request.stop + (BASE_MODEL_STOPS if self._transcript else ())
+        is_transcript = self._transcript and request.completion_prompt is None
+        stop = request.stop + (BASE_MODEL_STOPS if is_transcript else ())
         return DecodingParams(
             sampler=Sampler(request, prompt.ids, self._grammars.compile(request.constraint), eos_token_ids),
-            detokenizer=IncrementalDetokenizer(self._tokenizer, stop, strip_leading_space=self._transcript),
+            detokenizer=IncrementalDetokenizer(self._tokenizer, stop, strip_leading_space=is_transcript),
             eos_token_ids=eos_token_ids,
             min_tokens=request.min_tokens,
             max_tokens=max_tokens,
-            repetition=RepetitionDetector() if self._transcript else None,
+            describer=self._describer,
+            repetition=RepetitionDetector() if is_transcript else None,
         )

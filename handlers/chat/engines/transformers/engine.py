@@ -83,7 +83,7 @@ class TransformersEngine:
         """Rejects a request that this engine can never complete, before any work is done.
 
         Raises:
-            ModelUnavailable: The model is not on this worker.
+            ModelUnavailable: The model is not on this worker, or has no tools.
             ContextLengthExceeded: Prompt and `max_tokens` exceed the context window; the message gives both lengths.
             ValidationError: The JSON Schema of the response format is not supported.
         """

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from handlers.chat.engines.transformers.containment import Containment
 from handlers.chat.engines.transformers.grammar import Grammar
+from handlers.chat.engines.transformers.logprobs import SampledLogprob
 from handlers.chat.request import ChatRequest
 from shared.errors import GenerationError, JobError, OutOfMemory
 from shared.models.oom import run_once
@@ -32,12 +33,18 @@ class Sampler:
         prompt: The prompt's token ids, to which the repetition penalty applies, too.
         grammar: Constrains the tokens; None for free text.
         eos_token_ids: Tokens that are not sampled before `min_tokens`.
+
+    Attributes:
+        top_logprobs: How many alternatives are reported with a token's log probability; None: it is not reported.
+        sampled_logprob: The log probability of the token that was sampled last, if it is reported.
     """
 
     def __init__(self, request: ChatRequest, prompt: Sequence[int], grammar: Grammar | None, eos_token_ids: Collection[int] = ()) -> None:
         self.temperature = request.temperature
         self.top_p = request.top_p
         self.grammar = grammar
+        self.top_logprobs = request.top_logprobs if request.logprobs else None
+        self.sampled_logprob: SampledLogprob | None = None
         self.top_k, self.min_p = max(0, request.top_k), request.min_p
         self._bias = {int(token): bias for token, bias in request.logit_bias.items()}
         self._banned, self._banned_steps = sorted(eos_token_ids), request.min_tokens
@@ -101,6 +108,7 @@ def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int | JobError]:
     logits = logits.float()
     finite = logits.sum(-1).isfinite().tolist()
     rows = [Containment() for _ in samplers]
+    own = {index: logits[index].log_softmax(-1) for index, sampler in enumerate(samplers) if sampler.top_logprobs is not None}
     for row, sampler, values, is_finite in zip(rows, samplers, logits, finite, strict=True):
         with row:
             if not is_finite:
@@ -110,10 +118,12 @@ def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int | JobError]:
     tokens = _choose_twice(logits, samplers, uniform)
     if tokens is None:
         return [row.error or OutOfMemory("There was not enough memory to choose the next token. Send the job again.") for row in rows]
-    for row, sampler, token in zip(rows, samplers, tokens, strict=True):
+    for index, (row, sampler, token) in enumerate(zip(rows, samplers, tokens, strict=True)):
         with row:
             if row.error is None:
                 sampler.accept(token)
+                if index in own:
+                    sampler.sampled_logprob = SampledLogprob.of(own[index], token, sampler.top_logprobs or 0)
     return [token if row.error is None else row.error for row, token in zip(rows, tokens, strict=True)]
 
 

@@ -7,9 +7,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from handlers.chat.detokenizer import IncrementalDetokenizer
-from handlers.chat.engine import Completion, Delta, FinishReason
+from handlers.chat.engine import Completion, Delta, FinishReason, TokenLogprob
 from handlers.chat.engines.transformers.containment import Containment
 from handlers.chat.engines.transformers.kv_cache import KVCache
+from handlers.chat.engines.transformers.logprobs import TokenDescriber
 from handlers.chat.engines.transformers.sampler import Sampler
 from handlers.chat.engines.transformers.stream import SequenceStream
 from handlers.chat.prompt_renderer import Prompt
@@ -29,12 +30,14 @@ class DecodingParams:
         max_tokens: The maximum length of the completion.
         min_tokens: Until so many tokens, no stop string and no repetition ends the completion.
         repetition: Ends the completion once it repeats itself; None disables this.
+        describer: Describes the tokens whose log probabilities are reported.
     """
 
     sampler: Sampler
     detokenizer: IncrementalDetokenizer
     eos_token_ids: Collection[int]
     max_tokens: int
+    describer: TokenDescriber
     min_tokens: int = 0
     repetition: RepetitionDetector | None = None
 
@@ -72,6 +75,7 @@ class SequenceState:
         self._cached_tokens = 0
         self._completion_tokens = 0
         self._emitted = 0  # characters
+        self._logprobs: list[TokenLogprob] = []  # not emitted yet
         self._submitted = time.perf_counter()
         self._time_to_first_token: float | None = None
 
@@ -129,6 +133,8 @@ class SequenceState:
             return self._complete("stop")
         self.last_token = token
         self._completion_tokens += 1
+        if self.sampler.sampled_logprob is not None:
+            self._logprobs.append(self._params.describer.describe(self.sampler.sampled_logprob))
         self._params.detokenizer.add(token, may_stop=self._completion_tokens > self._params.min_tokens)
         if (reason := self._finish_reason(token)) is not None:
             return self._complete(reason)
@@ -148,8 +154,9 @@ class SequenceState:
         return "length" if self._completion_tokens == self._params.max_tokens else None
 
     def _emit(self, text: str) -> None:
-        self.stream.put(Delta(text[self._emitted :], self._completion_tokens))
+        self.stream.put(Delta(text[self._emitted :], self._completion_tokens, tuple(self._logprobs)))
         self._emitted = len(text)
+        self._logprobs.clear()
 
     def _complete(self, reason: FinishReason) -> bool:
         text, repetition = self._params.detokenizer.text, self._params.repetition

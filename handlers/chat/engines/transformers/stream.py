@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from types import TracebackType
 from typing import Self
 
@@ -63,4 +64,5 @@ class SequenceStream:
             JobError: The sequence was cancelled or has failed.
         """
         for deltas in self._deltas.batches(_INTERVAL):
-            yield Delta("".join(delta.text for delta in deltas), deltas[-1].completion_tokens)
+            logprobs = tuple(chain.from_iterable(delta.logprobs for delta in deltas))
+            yield Delta("".join(delta.text for delta in deltas), deltas[-1].completion_tokens, logprobs)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.chat.openai.request import OPENAI_REFUSED, OpenAIResponseOptions
-from handlers.chat.request import ChatOperator, ChatRequest
+from handlers.chat.request import ChatRequest
 from shared.contract.request import identify
 from shared.errors import ValidationError
 from tests.shared.contract.requests import problem
@@ -22,8 +22,8 @@ def job(**changes: Any) -> dict[str, Any]:
     return {"openai_route": "/v1/chat/completions", "openai_input": {"model": "qwen_instruct", "messages": [HELLO]} | changes}
 
 
-def ask(*, streams: Any = False, **changes: Any) -> ChatRequest:
-    return ChatRequest.parse(job(**changes), job_id="r", operator=ChatOperator(streams=streams))
+def ask(**changes: Any) -> ChatRequest:
+    return ChatRequest.parse(job(**changes), job_id="r")
 
 
 def test_both_forms_parse_to_the_same_request() -> None:
@@ -32,7 +32,7 @@ def test_both_forms_parse_to_the_same_request() -> None:
         "model": "qwen_base", "temperature": 0.3, "top_p": 0.5, "stop": "END", "seed": 7, "presence_penalty": 1, "frequency_penalty": -1,
         "response_format": {"type": "json_object"}, "repetition_penalty": 1.1, "sfw_mode": True, "stream": True,
     }  # fmt: skip
-    assert ask(streams=True, max_completion_tokens=9, **fields) == ChatRequest.parse(fields | {"max_tokens": 9}, job_id="r")
+    assert ask(max_completion_tokens=9, **fields) == ChatRequest.parse(fields | {"max_tokens": 9}, job_id="r")
 
 
 def test_defaults_are_this_contracts_and_not_openais() -> None:
@@ -72,16 +72,17 @@ def test_an_unknown_parameter_gives_a_warning_with_the_nearest_name() -> None:
     )
 
 
-def test_streaming_is_rejected_unless_the_operator_allows_it() -> None:
-    assert problem(ask, stream=True).field == "stream"
-    assert ask(streams=True, stream=True).stream
-
-
 @pytest.mark.parametrize(
-    ("options", "field"), [(5, "stream_options"), ([], "stream_options"), ({"include_usage": 1}, "stream_options.include_usage")]
+    ("options", "field"),
+    [
+        (5, "stream_options"),
+        ([], "stream_options"),
+        ({"include_usage": 1}, "stream_options.include_usage"),
+        ({"continuous_usage_stats": True}, "stream_options.continuous_usage_stats"),
+    ],
 )
 def test_invalid_stream_options_are_rejected(options: Any, field: str) -> None:
-    assert problem(ask, streams=True, stream=True, stream_options=options).field == field
+    assert problem(ask, stream=True, stream_options=options).field == field
 
 
 @pytest.mark.parametrize(
@@ -132,8 +133,8 @@ def test_a_message_of_an_earlier_completion_is_accepted_without_a_warning(form: 
     assert request.messages[1].content == "Hi."
 
 
-@pytest.mark.parametrize("name", ["tool_calls", "function_call", "audio"])
-def test_a_message_with_a_call_is_rejected_by_name(name: str) -> None:
+@pytest.mark.parametrize("name", ["function_call", "audio"])
+def test_a_message_of_an_unsupported_kind_is_rejected_by_name(name: str) -> None:
     found = problem(ask, messages=[HELLO, SENT_BACK | {name: [{"id": "x"}]}, HELLO])
     assert found.field == "messages[1]"
     assert name in found.allowed

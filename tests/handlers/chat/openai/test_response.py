@@ -11,9 +11,10 @@ from jsonschema import Draft202012Validator
 from openai.types import Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from handlers.chat.choice_delta import ChoiceDelta
 from handlers.chat.openai.presentation import OpenAIPresentation, answer_without_job, list_models
 from handlers.chat.openai.request import OpenAIResponseOptions
-from handlers.chat.openai.response import completion, error, last_chunk, to_json
+from handlers.chat.openai.response import ChatForm, error, to_json
 from shared.contract.assets import TextAsset
 from shared.contract.callback import CompletedPayload
 from shared.errors import ERRORS, ContextLengthExceeded, JobError, Problem, ValidationError
@@ -27,6 +28,10 @@ def payload(*warnings: str, text: TextAsset | None = None) -> CompletedPayload:
     return payloads.completed(text or payloads.text(), metadata=payloads.CHAT | {"warnings": list(warnings)}, **payloads.TOP_LEVEL)
 
 
+def form() -> ChatForm:
+    return ChatForm("J", 5, "qwen_instruct")
+
+
 def stream(**body: Any) -> list[str]:
     """Returns the outputs of a streamed job with two deltas."""
     options = OpenAIResponseOptions.of(
@@ -34,9 +39,8 @@ def stream(**body: Any) -> list[str]:
     )
     assert options is not None
     presentation = OpenAIPresentation("J", options)
-    return [
-        str(output) for output in (presentation.delta("Par"), presentation.delta("is."), *presentation.final(Completed(payload("note"))))
-    ]
+    deltas = [presentation.delta([ChoiceDelta(0, text)]) for text in ("Par", "is.")]
+    return [str(output) for output in (*deltas, *presentation.final(Completed(payload("note"))))]
 
 
 def events(outputs: list[str]) -> list[str]:
@@ -44,7 +48,7 @@ def events(outputs: list[str]) -> list[str]:
 
 
 def test_a_completion_parses_with_openais_own_types() -> None:
-    response = completion(payload(), 5).model_dump(mode="json")
+    response = form().whole(payload()).model_dump(mode="json")
     SCHEMA.validate(response)
     parsed = ChatCompletion.model_validate(response, strict=True)
     assert (parsed.id, parsed.created, parsed.model) == ("chatcmpl-J", 5, "qwen_instruct")
@@ -53,8 +57,9 @@ def test_a_completion_parses_with_openais_own_types() -> None:
 
 
 def test_warnings_are_included_if_there_are_any() -> None:
-    assert completion(payload("note"), 5).model_dump(mode="json")["warnings"] == ["note"]
-    assert last_chunk(payload("note"), 5).model_dump(mode="json")["warnings"] == ["note"]
+    assert form().whole(payload("note")).model_dump(mode="json")["warnings"] == ["note"]
+    *_, last = form().last_chunks(payload("note"))
+    assert last.model_dump(mode="json")["warnings"] == ["note"]
 
 
 def test_chunks_parse_with_openais_own_types() -> None:
@@ -74,7 +79,7 @@ def test_chunks_parse_with_openais_own_types() -> None:
 
 def test_events_are_ascii() -> None:
     options = OpenAIResponseOptions(lists_models=False, model="qwen_instruct", stream=True, include_usage=False)
-    output = OpenAIPresentation("J", options).delta("🦢 \u2028 中")
+    output = OpenAIPresentation("J", options).delta([ChoiceDelta(0, "🦢 \u2028 中")])
     assert isinstance(output, str)
     assert output.isascii()
     assert json.loads(output.removeprefix("data: "))["choices"][0]["delta"]["content"] == "🦢 \u2028 中"

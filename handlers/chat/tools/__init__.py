@@ -1,0 +1,1 @@
+"""Tools: their definitions in requests, and the calls in completions."""
