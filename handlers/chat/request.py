@@ -285,11 +285,8 @@ class ChatRequest(Request):
     @property
     def constraint(self) -> Constraint | None:
         """What the whole completion must conform to, tool calls included; None for free text."""
-        return (
-            tools_constraint(self.callable_tools, self.tool_choice, self.content_constraint, parallel=self.parallel_tool_calls)
-            if self.callable_tools
-            else self.content_constraint
-        )
+        tools, content = self.callable_tools, self.content_constraint
+        return tools_constraint(tools, self.tool_choice, content, parallel=self.parallel_tool_calls) if tools else content
 
     @property
     def callable_tools(self) -> tuple[Tool, ...]:

@@ -132,9 +132,8 @@ WAN_RULES = (
 
 def _ensure_user_message(values: Values) -> None:
     turns = values.get("messages", [])
-    if (turns or ("prompt" not in values and "completion_prompt" not in values)) and all(
-        turn["role"] in ("system", "developer") for turn in turns
-    ):
+    is_required = "prompt" not in values and "completion_prompt" not in values
+    if (turns or is_required) and all(turn["role"] in ("system", "developer") for turn in turns):
         values["messages"] = [*turns, {"role": "user", "content": "a heron"}]
 
 

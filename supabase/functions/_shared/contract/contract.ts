@@ -3,7 +3,7 @@
 export type SdxlPayload = SdxlCompleted | FailedPayload | ProcessingPayload;
 export type WanPayload = WanCompleted | FailedPayload | ProcessingPayload;
 export type ChatPayload = ChatCompleted | FailedPayload | ProcessingPayload;
-export type OpenAIAnswer = OpenAICompletion | OpenAIChunk | OpenAIModels | OpenAIError;
+export type OpenAIAnswer = OpenAICompletion | OpenAIChunk | OpenAITextCompletion | OpenAIModel | OpenAIModels | OpenAIError;
 
 /**
  * The requests and payloads of every handler.
@@ -1185,6 +1185,10 @@ export interface ChatRequest {
    */
   quality?: string | null;
   /**
+   * A text that the model continues, without a chat template. Instead of `messages`.
+   */
+  completion_prompt?: string | null;
+  /**
    * The conversation: at least one message that is not of role system. Takes precedence over the short form. Default: built from `prompt` and `system_prompt`.
    */
   messages?: Message[] | null;
@@ -1283,7 +1287,31 @@ export interface ChatRequest {
    */
   sfw_mode?: boolean | null;
   /**
-   * Streams the completion, if the operator has enabled that. Default: false.
+   * The number of completions. The seeds of further ones follow the first one's. Default: 1.
+   */
+  n?: number | null;
+  /**
+   * Returns the log probability of each token, by the model's own logits. Default: false.
+   */
+  logprobs?: boolean | null;
+  /**
+   * How many of the most likely tokens are returned for each position. Default: 0.
+   */
+  top_logprobs?: number | null;
+  /**
+   * The tools that the model may call. They require a template that knows tools.
+   */
+  tools?: Tool[] | null;
+  /**
+   * `auto`: the model decides; `required`: it calls at least one tool; or the one tool that it calls.
+   */
+  tool_choice?: ("none" | "auto" | "required") | ToolChoice | null;
+  /**
+   * Whether a completion may call several tools, or one several times. Default: true.
+   */
+  parallel_tool_calls?: boolean | null;
+  /**
+   * Streams the completion. Default: false.
    */
   stream?: boolean | null;
   /**
@@ -1298,13 +1326,25 @@ export interface ChatRequest {
  */
 export interface Message {
   /**
-   * The author of the message; `developer` means `system`.
+   * The author of the message; `developer` means `system`, and `tool` the result of a call.
    */
-  role: "system" | "user" | "assistant" | "developer";
+  role: "system" | "user" | "assistant" | "tool" | "developer";
   /**
-   * The text, as one string or as text parts, which are concatenated.
+   * The text, as one string or as text parts, which are concatenated. Optional beside `tool_calls`.
    */
   content: string | TextPart[];
+  /**
+   * The author's name, for templates that use it.
+   */
+  name?: string | null;
+  /**
+   * Role `assistant`: the calls that the model has made. Default: [].
+   */
+  tool_calls?: MessageToolCall[] | null;
+  /**
+   * Role `tool`: the call that this is the result of.
+   */
+  tool_call_id?: string | null;
 }
 /**
  * A text part of a message.
@@ -1312,6 +1352,30 @@ export interface Message {
 export interface TextPart {
   type?: "text" | null;
   text: string;
+}
+/**
+ * A tool call in a message of the assistant.
+ */
+export interface MessageToolCall {
+  /**
+   * Its id, to which the message with its result refers.
+   */
+  id?: string | null;
+  /**
+   * The kind of tool. Default: function.
+   */
+  type?: "function" | null;
+  function: CalledFunction;
+}
+/**
+ * The call.
+ */
+export interface CalledFunction {
+  name: string;
+  /**
+   * A JSON object, as text.
+   */
+  arguments: string;
 }
 /**
  * The form of the completion.
@@ -1369,6 +1433,61 @@ export interface StructuredOutputs {
   regex?: string | null;
 }
 /**
+ * A tool that the model may call.
+ */
+export interface Tool {
+  /**
+   * The kind of tool.
+   */
+  type: "function";
+  function: FunctionDefinition;
+}
+/**
+ * The function.
+ */
+export interface FunctionDefinition {
+  /**
+   * Its name.
+   */
+  name: string;
+  /**
+   * What it does, for the model.
+   */
+  description?: string | null;
+  /**
+   * A JSON Schema of its arguments. Default: no arguments.
+   */
+  parameters?: {
+    [k: string]: unknown;
+  } | null;
+  /**
+   * Accepted for compatibility. No effect: arguments always conform.
+   */
+  strict?: boolean | null;
+}
+/**
+ * Whether the model may or must call a tool, or which one.
+ */
+export interface ToolChoice {
+  /**
+   * The kind of choice.
+   */
+  type: "none" | "auto" | "required" | "function";
+  /**
+   * With `function`: the function to call.
+   */
+  function?: NamedFunction | null;
+}
+/**
+ * The function to call.
+ */
+export interface NamedFunction {
+  /**
+   * One of the names in `tools`.
+   */
+  name: string;
+}
+/**
  * A completed chat job, with the keys that its callers read at the top level.
  */
 export interface ChatCompleted {
@@ -1383,7 +1502,7 @@ export interface ChatCompleted {
   completedAt: string;
   status: "completed";
   error_message: null;
-  assets: TextAsset[];
+  assets: ChoiceAsset[];
   metadata: ChatMetadata;
   success: true;
   /**
@@ -1400,21 +1519,21 @@ export interface ChatCompleted {
   usage: Usage;
 }
 /**
- * A text, included in the payload itself.
+ * A completion.
  */
-export interface TextAsset {
+export interface ChoiceAsset {
   type: "text";
   /**
    * The position in `assets`.
    */
   asset_index: number;
   content: string;
-  metadata: TextMetadata;
+  metadata: ChoiceMetadata;
 }
 /**
- * Token counts and timings of a completion.
+ * Metadata of a completion.
  */
-export interface TextMetadata {
+export interface ChoiceMetadata {
   tokens_generated: number;
   prompt_tokens: number;
   model_used: string;
@@ -1423,7 +1542,7 @@ export interface TextMetadata {
    */
   generation_time: number;
   /**
-   * `stop`, or `length` when `max_tokens` was reached.
+   * `stop`, `length` when `max_tokens` was reached, or `tool_calls`.
    */
   finish_reason: string;
   /**
@@ -1450,7 +1569,59 @@ export interface TextMetadata {
    * Whether generation was stopped because the model repeated itself.
    */
   repeats?: boolean;
+  /**
+   * The calls of tools, if there are any.
+   */
+  tool_calls?: ToolCallEntry[];
+  /**
+   * With `logprobs`: one for each token.
+   */
+  logprobs?: LogprobEntry[];
   [k: string]: unknown;
+}
+/**
+ * A call of a tool.
+ */
+export interface ToolCallEntry {
+  /**
+   * Refers to the call in the message with its result.
+   */
+  id: string;
+  type: "function";
+  function: CalledFunction1;
+}
+/**
+ * The called function.
+ */
+export interface CalledFunction1 {
+  name: string;
+  /**
+   * A JSON object, as text.
+   */
+  arguments: string;
+}
+/**
+ * A token of the completion, its log probability, and the most likely tokens at its position.
+ */
+export interface LogprobEntry {
+  token: string;
+  logprob: number;
+  /**
+   * Its UTF-8 bytes, which may be part of a character.
+   */
+  bytes: number[];
+  top_logprobs: AlternativeEntry[];
+}
+/**
+ * A token and its log probability.
+ */
+export interface AlternativeEntry {
+  token: string;
+  logprob: number;
+  /**
+   * Its UTF-8 bytes, which may be part of a character.
+   */
+  bytes: number[];
 }
 /**
  * Metadata of a completed chat job.
@@ -1562,7 +1733,7 @@ export interface OpenAICompletion {
   model: string;
   object: "chat.completion";
   /**
-   * One.
+   * `n`.
    */
   choices: OpenAIChoice[];
   usage: Usage;
@@ -1572,23 +1743,40 @@ export interface OpenAICompletion {
   warnings?: string[];
 }
 /**
- * The only choice of a completion.
+ * One of the choices of a completion.
  */
 export interface OpenAIChoice {
   index: number;
   message: OpenAIMessage;
-  logprobs: null;
   /**
-   * `stop`, or `length` when `max_tokens` was reached.
+   * With `logprobs`: one for each token.
    */
-  finish_reason: "stop" | "length";
+  logprobs: OpenAILogprobs | null;
+  /**
+   * `stop`, `length` when `max_tokens` was reached, or `tool_calls`.
+   */
+  finish_reason: "stop" | "length" | "tool_calls";
 }
 /**
- * The assistant message of a completion.
+ * The assistant message of a choice.
  */
 export interface OpenAIMessage {
   role: "assistant";
-  content: string;
+  /**
+   * `null` if there are only tool calls.
+   */
+  content: string | null;
+  refusal: null;
+  /**
+   * The calls of tools, if there are any.
+   */
+  tool_calls?: ToolCallEntry[];
+}
+/**
+ * Log probabilities of the tokens.
+ */
+export interface OpenAILogprobs {
+  content: LogprobEntry[];
   refusal: null;
 }
 /**
@@ -1624,11 +1812,11 @@ export interface OpenAIChunk {
 export interface OpenAIChunkChoice {
   index: number;
   delta: OpenAIDelta;
-  logprobs: null;
+  logprobs: OpenAILogprobs | null;
   /**
-   * `null` in all chunks but the last with a choice.
+   * `null` in all chunks of a choice but its last.
    */
-  finish_reason: ("stop" | "length") | null;
+  finish_reason: ("stop" | "length" | "tool_calls") | null;
 }
 /**
  * The part of the message that a chunk adds.
@@ -1636,6 +1824,22 @@ export interface OpenAIChunkChoice {
 export interface OpenAIDelta {
   role?: "assistant";
   content?: string;
+  tool_calls?: OpenAIToolCallDelta[];
+}
+/**
+ * A call of a tool, whole.
+ */
+export interface OpenAIToolCallDelta {
+  /**
+   * Refers to the call in the message with its result.
+   */
+  id: string;
+  type: "function";
+  function: CalledFunction1;
+  /**
+   * Its position among the calls of the choice.
+   */
+  index: number;
 }
 /**
  * Token counts.
@@ -1646,11 +1850,62 @@ export interface Usage1 {
   total_tokens: number;
 }
 /**
- * The models that this worker serves.
+ * A text completion, or a chunk of a streamed one.
  */
-export interface OpenAIModels {
-  object: "list";
-  data: OpenAIModel[];
+export interface OpenAITextCompletion {
+  /**
+   * `cmpl-` and the job id.
+   */
+  id: string;
+  object: "text_completion";
+  /**
+   * When the job started, as a Unix timestamp in seconds.
+   */
+  created: number;
+  /**
+   * The model that generated the completion.
+   */
+  model: string;
+  choices: OpenAITextChoice[];
+  usage?: Usage2;
+  /**
+   * An extension of OpenAI's form: warnings, such as ignored parameters.
+   */
+  warnings?: string[];
+}
+/**
+ * One of the choices of a text completion.
+ */
+export interface OpenAITextChoice {
+  index: number;
+  text: string;
+  logprobs: OpenAITextLogprobs | null;
+  /**
+   * `null` in all chunks of a choice but its last.
+   */
+  finish_reason: ("stop" | "length") | null;
+}
+/**
+ * Log probabilities of the tokens.
+ */
+export interface OpenAITextLogprobs {
+  tokens: string[];
+  token_logprobs: number[];
+  top_logprobs: {
+    [k: string]: number;
+  }[];
+  /**
+   * The position of each token in the text of the choice, in characters.
+   */
+  text_offset: number[];
+}
+/**
+ * Token counts.
+ */
+export interface Usage2 {
+  prompt_tokens: number;
+  completion_tokens: number;
+  total_tokens: number;
 }
 /**
  * A model that this worker serves.
@@ -1666,6 +1921,13 @@ export interface OpenAIModel {
    */
   created: number;
   owned_by: "worker";
+}
+/**
+ * The models that this worker serves.
+ */
+export interface OpenAIModels {
+  object: "list";
+  data: OpenAIModel[];
 }
 /**
  * The response to a request that failed.

@@ -143,7 +143,7 @@ def conversation(result: str = "Sunny.") -> list[dict[str, Any]]:
 def render(model: ChatModel, messages: list[dict[str, Any]], **fields: Any) -> str:
     request = ChatRequest.parse({"messages": messages} | fields, job_id="j")
     ids = ChatFormat(model, transcript=False).render(Conversation.of(request)).ids
-    return str(model.tokenizer.decode(ids))
+    return str(model.tokenizer.decode([*ids]))
 
 
 def test_calls_and_results_are_rendered_by_the_template(instruct: ChatModel) -> None:
@@ -160,8 +160,9 @@ def test_control_tokens_in_tools_and_results_stay_text(instruct: ChatModel) -> N
     request = ChatRequest.parse({"messages": conversation(attack), "tools": [hostile]}, job_id="j")
     ids = ChatFormat(instruct, transcript=False).render(Conversation.of(request)).ids
     harmless = ChatRequest.parse({"messages": conversation(), "tools": [tool("f")]}, job_id="j")
-    starts = instruct.tokenizer.convert_tokens_to_ids("<|im_start|>")
-    assert ids.count(starts) == list(ChatFormat(instruct, transcript=False).render(Conversation.of(harmless)).ids).count(starts)
+    starts = instruct.tokenizer.vocab["<|im_start|>"]
+    expected = ChatFormat(instruct, transcript=False).render(Conversation.of(harmless)).ids
+    assert [*ids].count(starts) == [*expected].count(starts)
 
 
 @pytest.mark.parametrize("as_tokens", [True, False])
