@@ -19,6 +19,26 @@ def unknown_model(request: ChatRequest, available: Iterable[str]) -> ModelUnavai
     return ModelUnavailable(f"Model {quote_name(request.model)} is not installed. Available: {', '.join(sorted(available))}.")
 
 
+def ensure_supported(request: ChatRequest, fields: Iterable[str]) -> None:
+    """Rejects fields that an engine does not support.
+
+    Args:
+        request: The request.
+        fields: Names among `tools`, `logprobs` and `completion_prompt`.
+
+    Raises:
+        ModelUnavailable: One of them is used.
+    """
+    used = {
+        "tools": bool(request.callable_tools) or any(message.uses_tools for message in request.messages),
+        "logprobs": request.logprobs,
+        "completion_prompt": request.completion_prompt is not None,
+    }
+    for name in fields:
+        if used[name]:
+            raise ModelUnavailable(f"The inference server of this worker does not support `{name}`. Omit it.")
+
+
 def completion_limit(request: ChatRequest, prompt_tokens: int, context_length: int) -> int:
     """Returns the maximum length of a completion: `max_tokens`, or what is left of the context window if the request does not set it.
 

@@ -13,7 +13,7 @@ from handlers.chat.engines.openai_server.connection import ServerConnection, cre
 from handlers.chat.engines.openai_server.failures import RequestContext
 from handlers.chat.engines.openai_server.health import HealthMonitor, Probing
 from handlers.chat.engines.openai_server.stream import CompletionRequest
-from handlers.chat.refusals import completion_limit, context_length_exceeded
+from handlers.chat.refusals import completion_limit, context_length_exceeded, ensure_supported
 from handlers.chat.request import ChatRequest
 from handlers.chat.structured.formats import grammar_of
 from shared.errors import ModelUnavailable
@@ -60,6 +60,7 @@ class MessagesModel:
 
     def check(self, request: ChatRequest) -> None:
         """Rejects a request that can never be completed. The server would compile an unbounded schema, so that is checked here."""
+        ensure_supported(request, ("tools", "logprobs", "completion_prompt"))
         if not self._served.extensions and (name := next(iter(used_extensions(request)), None)) is not None:
             raise ModelUnavailable(f"The inference server does not support `{name}`. Omit it.")
         grammar_of(request.constraint)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from handlers.chat.response_format import Constraint
 from handlers.chat.structured.formats import grammar_of
-from handlers.chat.tools.tags import CLOSING, OPENING, TAGS_AS_TEXT, TAGS_AS_TOKENS
+from handlers.chat.tools.tags import with_tag_tokens
 from shared.errors import GenerationError
 from shared.telemetry import logger
 
@@ -96,9 +96,7 @@ class GrammarCompiler:
         # Imported and initialised lazily: it takes a second or two, and most workers never need it.
         from llguidance import LLMatcher
 
-        if {OPENING, CLOSING} <= self._tokenizer.get_added_vocab().keys():
-            grammar = grammar.replace(TAGS_AS_TEXT, TAGS_AS_TOKENS)
-        return LLMatcher(self._initialized_tokenizer(), grammar, log_level=0)
+        return LLMatcher(self._initialized_tokenizer(), with_tag_tokens(grammar, self._tokenizer), log_level=0)
 
     def _initialized_tokenizer(self) -> Any:
         from llguidance.hf import from_tokenizer

@@ -16,9 +16,10 @@ from handlers.chat.engines.openai_server.stream import CompletionRequest
 from handlers.chat.engines.vllm.server import VllmServer
 from handlers.chat.prompt_renderer import PromptRenderer
 from handlers.chat.prompts import BASE_MODEL_STOPS
-from handlers.chat.refusals import completion_limit, context_length_exceeded
+from handlers.chat.refusals import completion_limit, context_length_exceeded, ensure_supported
 from handlers.chat.request import ChatRequest
 from handlers.chat.structured.formats import grammar_of
+from handlers.chat.tools.tags import with_tag_tokens
 
 _PATH = "/v1/completions"
 
@@ -68,7 +69,9 @@ class TokensModel:
 
     def check(self, request: ChatRequest) -> None:
         """Rejects a request that can never be completed, without asking the server."""
+        ensure_supported(request, ("logprobs",))
         self._prompts.check(request, self.info.context_length)
+        grammar_of(request.content_constraint)
         grammar_of(request.constraint)
 
     def completion_request(self, request: ChatRequest) -> CompletionRequest:
@@ -76,15 +79,14 @@ class TokensModel:
         prompt = self._prompts.take(request)
         body = sampling_parameters(request, self._spec.name, completion_limit(request, len(prompt.ids), self.info.context_length))
         body |= {"prompt": list(prompt.ids), "stop_token_ids": sorted(self._eos_token_ids | set(request.stop_token_ids))}
-        body["stop"] = [*request.stop, *(BASE_MODEL_STOPS if self._spec.transcript else ())]
+        is_transcript = self._spec.transcript and request.completion_prompt is None
+        body["stop"] = [*request.stop, *(BASE_MODEL_STOPS if is_transcript else ())]
         if (grammar := grammar_of(request.constraint)) is not None:
-            body["structured_outputs"] = {"grammar": to_lark(grammar)}
-        if self._spec.transcript:
+            body["structured_outputs"] = {"grammar": with_tag_tokens(to_lark(grammar), self._spec.tokenizer)}
+        if is_transcript:
             body["return_token_ids"] = True
         too_long = context_length_exceeded(request, len(prompt.ids), self.info.context_length)
-        return CompletionRequest(
-            _PATH, body, RequestContext.of(request, too_long), min_tokens=request.min_tokens, transcript=self._spec.transcript
-        )
+        return CompletionRequest(_PATH, body, RequestContext.of(request, too_long), min_tokens=request.min_tokens, transcript=is_transcript)
 
     def close(self) -> None:
         """Ends the server."""
