@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from handlers.chat.engine import TokenLogprob
+from handlers.chat.logprobs import TokenLogprob
 
 
 @dataclass(frozen=True)

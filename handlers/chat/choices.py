@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from queue import SimpleQueue
 
 from handlers.chat.choice_delta import ChoiceDelta, ToolCall
-from handlers.chat.engine import Completion, CompletionStream, Delta, InferenceEngine, TokenLogprob
+from handlers.chat.engine import Completion, CompletionStream, Delta, InferenceEngine
+from handlers.chat.logprobs import TokenLogprob
 from handlers.chat.masking import IncrementalMasker, WordList
 from handlers.chat.messages import transform_texts
 from handlers.chat.request import ChatRequest

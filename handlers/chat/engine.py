@@ -9,6 +9,7 @@ from typing import Literal, Protocol, Self
 
 from pydantic import JsonValue
 
+from handlers.chat.logprobs import TokenLogprob
 from handlers.chat.request import ChatRequest
 from shared.jobs.execution.cancel import CancelToken
 
@@ -26,23 +27,6 @@ class ModelInfo:
 
     context_length: int
     revision: str | None = None
-
-
-@dataclass(frozen=True)
-class TokenLogprob:
-    """The log probability of a token, by the model's own logits.
-
-    Attributes:
-        token: Its text; with replacement characters if it is part of a character.
-        logprob: The natural logarithm of its probability.
-        bytes: Its UTF-8 bytes.
-        top: The most likely tokens at its position, if they were requested.
-    """
-
-    token: str = field(repr=False)
-    logprob: float
-    bytes: tuple[int, ...] = field(repr=False)
-    top: tuple[TokenLogprob, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

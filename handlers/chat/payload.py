@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue
 
 from handlers.chat.choice_delta import ToolCall
-from handlers.chat.engine import TokenLogprob
+from handlers.chat.logprobs import TokenLogprob
 from shared.contract.assets import ClosedModel, OpenModel, TextAsset, TextMetadata, omitted_if_none
 from shared.contract.callback import BaseCompleted, CompletedMetadata, CompletedPayload, FailedPayload, ProcessingPayload, to_json
 

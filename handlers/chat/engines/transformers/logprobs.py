@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 
-from handlers.chat.engine import TokenLogprob
+from handlers.chat.logprobs import TokenLogprob
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 # OpenAI's value for a token that is too unlikely for a number.
