@@ -45,7 +45,7 @@ def main() -> int:
     """Installs what is missing and returns the exit status of npm."""
     while packages := list(missing_packages()):
         install_packages(packages)
-    return install(FOLDER)
+    return install(FOLDER, "--ignore-scripts")  # which only make links to the executables, and need a Node of the machine's own
 
 
 if __name__ == "__main__":

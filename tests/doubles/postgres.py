@@ -15,7 +15,6 @@ from typing import Any, Self
 from tests.doubles.processes import ROOT
 
 PROJECT = ROOT / "supabase"
-CLI = PROJECT / "tests/node_modules/.bin/supabase"
 _TEMPLATE, _BARE = "postgres", "bare"
 # No test outlives the server, so nothing has to reach the disk.
 _OPTIONS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=60", "shared_buffers=64MB")
@@ -105,10 +104,16 @@ class PostgresServer:
         assert done.returncode == 0, (self._folder / "commands.log").read_text()
 
 
+def supabase_cli() -> Path:
+    """Returns the path of the Supabase CLI."""
+    (found,) = (PROJECT / "tests/node_modules/@supabase").glob("cli-*/bin/supabase")
+    return found
+
+
 def supabase(*arguments: str) -> str:
     """Runs the Supabase CLI on this project and returns what it prints."""
     quiet = {"DO_NOT_TRACK": "1", "SUPABASE_TELEMETRY_DISABLED": "1"}
-    command = [str(CLI), "--yes", *arguments, "--workdir", str(ROOT)]
+    command = [str(supabase_cli()), "--yes", *arguments, "--workdir", str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | quiet)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -17,7 +17,7 @@ import pytest
 
 from tests.doubles.deno import CONFIG, deno, deno_environment, executable
 from tests.doubles.fake_runpod import FakeRunPodAPI
-from tests.doubles.postgres import CLI, PROJECT, Database, PostgresServer
+from tests.doubles.postgres import PROJECT, Database, PostgresServer, supabase_cli
 from tests.doubles.processes import ROOT
 from tests.doubles.runpod_endpoints import RunPodEndpoints
 from tests.doubles.supabase_management_api import FakeManagementAPI
@@ -39,7 +39,7 @@ def run_block(block: str, folder: Path, **variables: str) -> str:
     tools.mkdir(exist_ok=True)
     profile = "".join(f"{name}: {variables.get('MANAGEMENT_API', 'http://127.0.0.1:1')}\n" for name in ("api_url", "dashboard_url"))
     (tools / "profile.yaml").write_text(f"name: local\nproject_host: supabase.co\n{profile}")
-    (tools / "supabase").write_text(f'#!/bin/sh\nexec {CLI} "$@" --workdir {ROOT} --profile {tools / "profile.yaml"}\n')
+    (tools / "supabase").write_text(f'#!/bin/sh\nexec {supabase_cli()} "$@" --workdir {ROOT} --profile {tools / "profile.yaml"}\n')
     (tools / "supabase").chmod(0o755)
     path = os.pathsep.join((str(tools), str(Path(sys.executable).parent), os.environ["PATH"]))
     tokens = {"SUPABASE_ACCESS_TOKEN": "sbp_" + 40 * "0", "DO_NOT_TRACK": "1", "SUPABASE_TELEMETRY_DISABLED": "1"}
