@@ -19,6 +19,7 @@ from PIL import Image, ImageChops, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from shared.media.containers import ImageFile, UnreadableImage, damaged, read_container
+from shared.media.webp import free_decoder_early
 
 Pixels = NDArray[np.uint8]
 """Height × width × 3, RGB, 0 … 255."""
@@ -169,6 +170,7 @@ def _load_small(image: Image.Image) -> Image.Image:
         return image
     wanted = image.width // factor, image.height // factor
     image.draft("", wanted)
+    free_decoder_early(image)
     image.load()
     left = min(image.width // wanted[0], image.height // wanted[1])
     return image if left < 2 or image.mode.startswith(("I", "1", "P")) else image.reduce(left)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
+
+from tests.budgets import within_budget
 
 _SLOW_CHECKS = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
 
@@ -19,7 +22,7 @@ def examples(everyday: int, nightly: int) -> pytest.MarkDecorator:
 
 
 def explore(strategy: SearchStrategy[Any], check: Callable[[Any], None], count: int) -> None:
-    """Checks examples of a strategy, the same in every run: the seed is derived from the name of `check`.
+    """Checks examples of a strategy, the same in every run: the seed is derived from the name of `check`. Each must stay within its budget.
 
     Args:
         strategy: Generates the examples.
@@ -30,4 +33,10 @@ def explore(strategy: SearchStrategy[Any], check: Callable[[Any], None], count: 
     profile = settings(
         max_examples=count, phases=phases, derandomize=True, database=None, deadline=None, suppress_health_check=_SLOW_CHECKS
     )
-    profile(given(strategy)(check))()
+
+    @wraps(check)
+    def check_within_budget(*example: Any, **named: Any) -> None:
+        with within_budget():
+            check(*example, **named)
+
+    profile(given(strategy)(check_within_budget))()
