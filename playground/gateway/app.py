@@ -62,7 +62,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     endpoints: list[Endpoint] = list(app.state.endpoints.values())
     webhooks: set[asyncio.Task[bool]] = set()
     for endpoint in endpoints:
-        endpoint.on_end = partial(_start_webhook, webhooks)
+        endpoint.on_end.append(partial(_start_webhook, webhooks))
     expiry = asyncio.create_task(_expire(endpoints))
     yield
     for task in (expiry, *webhooks):

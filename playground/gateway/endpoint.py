@@ -31,7 +31,7 @@ class Endpoint:
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
-        self.on_end: Callable[[Job], object] = lambda _job: None
+        self.on_end: list[Callable[[Job], object]] = []
         self.workers: dict[str, str] = {}
         self._clock = clock
         self._jobs: dict[str, Job] = {}
@@ -209,7 +209,8 @@ class Endpoint:
 
     def _end(self, job: Job, status: Status, *, output: Any = None, error: str | None = None) -> None:
         job.end(status, self._clock(), output=output, error=error)
-        self.on_end(job)
+        for listener in self.on_end:
+            listener(job)
         self._notify()
 
     def _running(self, job_id: str, worker: str) -> Job | None:
