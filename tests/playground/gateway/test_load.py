@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from playground.gateway.endpoint import Endpoint
 from playground.gateway.jobs import Job, Status
 from tests.doubles.gateway import RunningGateway
 from tests.playground.gateway.test_jobs import paint
 
 SECONDS = 240.0
+
+
+def has_ended(ended: list[Job], count: int, _endpoint: Endpoint) -> bool:
+    return len(ended) >= count
 
 
 @pytest.mark.slow
@@ -26,9 +32,9 @@ def test_every_job_ends_once_although_jobs_are_cancelled_and_workers_killed(tmp_
         for job_id in cancelled:
             gateway.request("POST", f"paint/cancel/{job_id}")
         for threshold in range(20, count, 20):
-            gateway.wait_for("paint", lambda _endpoint, least=threshold: len(ended) >= least, SECONDS)
+            gateway.wait_for("paint", partial(has_ended, ended, threshold), SECONDS)
             gateway.kill_worker("paint", threshold // 20)
-        gateway.wait_for("paint", lambda endpoint: len(ended) >= len(ids), SECONDS)
+        gateway.wait_for("paint", partial(has_ended, ended, count), SECONDS)
         health = endpoint.health()["jobs"]
         jobs = [endpoint.job(job_id) for job_id in ids]
 
