@@ -109,6 +109,6 @@ class OpenAIServerEngine:
             on_failure = self._on_failure
         for model in self.served.values():
             model.connection.fail(server_failed())
+        on_failure()  # before the servers are ended: one that hangs takes some seconds, in which the worker could take a job
         for model in self.served.values():
             model.close()
-        on_failure()
