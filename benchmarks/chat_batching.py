@@ -58,7 +58,7 @@ def main() -> None:
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     prepare_environment()
     configure_logging("ERROR")
-    model = load_chat(Path(sys.argv[1]) / "qwen_instruct", torch.device("cpu"), torch.float32)
+    model = load_model(Path(sys.argv[1]))
     engine = TransformersEngine([ModelSpec("qwen_instruct", lambda: model)])
     samplings: dict[str, dict[str, Any]] = {"greedy": {"temperature": 0}, "temperature 0.7, top_p 0.9": {"seed": 7}}
     for name, sampling in samplings.items():
@@ -66,7 +66,31 @@ def main() -> None:
             requests = [_request(animal, length, **sampling) for animal, length in zip(ANIMALS, lengths, strict=True)]
             runs = [_measure(model, engine, requests) for _ in range(rounds)]
             _print(f"{label}, {name}", runs)
-    _measure_prefix_cache(model, rounds)
+    hit = measure_prefix_cache(model, rounds)
+    print(f"time to first token of a prompt of {hit.tokens} tokens: {hit.hit:.2f} s with a cached system prompt, {hit.miss:.2f} s without")
+
+
+def load_model(models: Path) -> ChatModel:
+    """Loads the instruct model of a MODELS_DIR onto the CPU."""
+    return load_chat(models / "qwen_instruct", torch.device("cpu"), torch.float32)
+
+
+def measure_batching(model: ChatModel, rounds: int, tokens: int = 64) -> tuple[float, float]:
+    """Measures eight equal conversations, decoded greedily.
+
+    Args:
+        model: The model.
+        rounds: How often both ways are measured.
+        tokens: The length of each completion.
+
+    Returns:
+        Tokens per second of CPU time: one conversation after the other, and all at once.
+    """
+    engine = TransformersEngine([ModelSpec("qwen_instruct", lambda: model)])
+    requests = [_request(animal, tokens, temperature=0) for animal in ANIMALS]
+    runs = [(_timed(lambda: _complete_sequentially(engine, requests)), _measure_concurrent(engine, requests)) for _ in range(rounds)]
+    engine.close()
+    return statistics.median(one.rates[1] for one, _ in runs), statistics.median(eight.rates[1] for _, eight in runs)
 
 
 def _measure(model: ChatModel, engine: TransformersEngine, requests: Sequence[ChatRequest]) -> tuple[Measurement, Measurement, Measurement]:
@@ -141,7 +165,22 @@ def _print(name: str, runs: Sequence[tuple[Measurement, Measurement, Measurement
     print(f"  every request has its first token after {first:.2f} s")
 
 
-def _measure_prefix_cache(model: ChatModel, rounds: int) -> None:
+@dataclass(frozen=True)
+class PrefixCacheTimes:
+    """Medians of the time to the first token, in seconds.
+
+    Attributes:
+        tokens: The length of the prompt.
+        miss: Its system prompt is not cached.
+        hit: It is.
+    """
+
+    tokens: int
+    miss: float
+    hit: float
+
+
+def measure_prefix_cache(model: ChatModel, rounds: int) -> PrefixCacheTimes:
     """Measures the time to first token after a long system prompt, on a miss and on a hit of the prefix cache."""
     engine = TransformersEngine([ModelSpec("qwen_instruct", lambda: model)])
     times: list[tuple[float, float]] = []
@@ -151,8 +190,8 @@ def _measure_prefix_cache(model: ChatModel, rounds: int) -> None:
         assert (miss.cached_tokens, hit.cached_tokens > 0) == (0, True)
         times.append((miss.time_to_first_token, hit.time_to_first_token))
         tokens = hit.prompt_tokens
-    on_miss, on_hit = (statistics.median(pair[index] for pair in times) for index in (0, 1))
-    print(f"time to first token of a prompt of {tokens} tokens: {on_hit:.2f} s with a cached system prompt, {on_miss:.2f} s without")
+    engine.close()
+    return PrefixCacheTimes(tokens, *(statistics.median(pair[index] for pair in times) for index in (0, 1)))
 
 
 if __name__ == "__main__":

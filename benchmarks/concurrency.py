@@ -53,6 +53,25 @@ class SlowDisk(LocalDisk):
         return super().put(key, content, content_type, seconds=seconds)
 
 
+@dataclass(frozen=True)
+class Measurements:
+    """Medians over the rounds, in seconds for all jobs.
+
+    Attributes:
+        upload: The latency of a file.
+        sequential: With one job in flight.
+        concurrent: With four.
+        ratio: Of the two.
+        busy: The share of the time in which the GPU thread worked, with four.
+    """
+
+    upload: float
+    sequential: float
+    concurrent: float
+    ratio: float
+    busy: float
+
+
 def main() -> None:
     """Prints a table. The first argument is the MODELS_DIR, the second the number of rounds (default 3)."""
     prepare_environment()
@@ -60,22 +79,33 @@ def main() -> None:
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     print(f"{'handler':<9}{'each upload':>13}{'one at a time':>16}{f'{CONCURRENCY} at a time':>14}{'ratio':>9}{'GPU busy':>11}")
     for handler in HANDLERS:
-        with tempfile.TemporaryDirectory() as folder:
-            _measure(handler, Path(sys.argv[1]), SlowDisk(Path(folder)), rounds)
+        measured = measure_concurrency(handler, Path(sys.argv[1]), rounds)
+        rates = f"{JOBS / measured.sequential:10.2f} jobs/s{JOBS / measured.concurrent:7.2f} jobs/s"
+        print(f"{handler:<9}{measured.upload * 1e3:10.0f} ms{rates}{measured.ratio:8.2f}x{measured.busy:10.0%}")
 
 
-def _measure(handler: str, models: Path, disk: SlowDisk, rounds: int) -> None:
+def measure_concurrency(handler: str, models: Path, rounds: int) -> Measurements:
+    """Measures a small job of a handler.
+
+    Args:
+        handler: The handler.
+        models: The MODELS_DIR.
+        rounds: How often both ways are measured.
+    """
     fields = {**json.loads((ROOT / "handlers" / handler / "test_input.json").read_text())["input"], "config": SMALL[handler]}
-    with local_worker(handler, models, disk.folder, storage=disk) as worker:
-        _run_jobs(fields, worker, concurrency=1)  # warms up
-        _, generating = _run_jobs(fields, worker, concurrency=1)
-        disk.seconds = generating / JOBS / 2  # a job uploads two files, the result and its thumbnail
-        seconds = [(_run_jobs(fields, worker, concurrency=1), _run_jobs(fields, worker, concurrency=CONCURRENCY)) for _ in range(rounds)]
+    with tempfile.TemporaryDirectory() as folder:
+        disk = SlowDisk(Path(folder))
+        with local_worker(handler, models, disk.folder, storage=disk) as worker:
+            _run_jobs(fields, worker, concurrency=1)  # warms up
+            _, generating = _run_jobs(fields, worker, concurrency=1)
+            disk.seconds = generating / JOBS / 2  # a job uploads two files, the result and its thumbnail
+            seconds = [
+                (_run_jobs(fields, worker, concurrency=1), _run_jobs(fields, worker, concurrency=CONCURRENCY)) for _ in range(rounds)
+            ]
     sequential, concurrent = (statistics.median(each[which][0] for each in seconds) for which in (0, 1))
     ratio = statistics.median(one / four for (one, _), (four, _) in seconds)
     busy = statistics.median(generating / four for _, (four, generating) in seconds)
-    rates = f"{JOBS / sequential:10.2f} jobs/s{JOBS / concurrent:7.2f} jobs/s"
-    print(f"{handler:<9}{disk.seconds * 1e3:10.0f} ms{rates}{ratio:8.2f}x{busy:10.0%}")
+    return Measurements(disk.seconds, sequential, concurrent, ratio, busy)
 
 
 def _run_jobs(fields: dict[str, Any], worker: Worker[Any], *, concurrency: int) -> tuple[float, float]:

@@ -25,7 +25,7 @@ from shared.settings import prepare_environment
 from shared.telemetry import configure_logging
 
 ROOT = Path(__file__).parents[1]
-ROUNDS = 15
+ROUNDS = 9
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,18 @@ def main() -> None:
     configure_logging("ERROR")
     print(f"{'handler':<9}{'bare call':>12}{'full job':>12}{'overhead':>12}{'share of bare':>15}")
     for handler in HANDLERS:
-        measured = _measure(handler, Path(sys.argv[1]))
+        measured = measure_overhead(handler, Path(sys.argv[1]))
         bare, job = statistics.median(measured.bare), statistics.median(measured.job)
         print(f"{handler:<9}{bare * 1e3:9.1f} ms{job * 1e3:9.1f} ms{measured.overhead * 1e3:9.1f} ms{measured.overhead / bare:14.1%}")
 
 
-def _measure(handler: str, models: Path) -> Measurements:
+def measure_overhead(handler: str, models: Path) -> Measurements:
+    """Measures the job of a handler's `test_input.json`.
+
+    Args:
+        handler: The handler.
+        models: The MODELS_DIR.
+    """
     job = Job("bench", json.loads((ROOT / "handlers" / handler / "test_input.json").read_text())["input"])
     with tempfile.TemporaryDirectory() as folder, local_worker(handler, models, Path(folder)) as worker:
         measured = Measurements([], [], [])

@@ -8,7 +8,14 @@ A handler `name` provides, by convention, with `Name` its name capitalized:
 - `handlers/name/test_input.json`: the job of the image's default command
 - `handlers/name/.runpod/`: its listing on RunPod's Hub
 
-Nothing is imported here, so that an image contains the package of its own handler only.
+No handler is imported here, so that an image contains the package of its own handler only.
 """
 
+import sys
+from importlib.util import find_spec
+
 HANDLERS = ("sdxl", "wan", "chat")
+
+# `python -m` imports this package first, with `-m` as the program's name.
+if sys.argv[:1] == ["-m"] and (sys.version_info < (3, 11) or find_spec("pydantic") is None):
+    raise SystemExit(f"{sys.executable} lacks the libraries of this project. Run `make setup`, then .venv/bin/python in its place.")

@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Literal
 
+from shared.command_line import Scope
 from shared.jobs.delivery.outbox import open_outbox
 from shared.settings import Settings, SettingsError, check_complete, load_settings
 from shared.storage import open_storage
@@ -24,22 +24,11 @@ from shared.weights.errors import WeightsError
 from shared.weights.resolve import resolve
 from shared.weights.verify import verify
 
-Scope = Literal["image", "weights", "machine"]
 Check = Callable[[Settings], object]
 """Raises `SettingsError` or `WeightsError` if the requirement is not met."""
 
-_OPTION = "--check"
 # Enough for a clip, or for a dozen images, while they are written.
 _MIN_FREE_BYTES = 256 * 2**20
-_SCOPES: Mapping[str, Scope] = {"image": "image", "weights": "weights"}
-
-
-def parse_scope(arguments: Sequence[str]) -> Scope | None:
-    """Returns the scope of the checks that a command line asks for; None if it asks for none."""
-    if _OPTION not in arguments:
-        return None
-    following = [*arguments[arguments.index(_OPTION) + 1 :], ""][0]
-    return _SCOPES.get(following, "machine")
 
 
 def self_check(

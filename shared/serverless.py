@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import JsonValue
 
+from shared.command_line import CommandLineError, parse_command_line
 from shared.contract.request import Request
 from shared.fetch import Fetcher
 from shared.handler import Handler
@@ -34,7 +35,7 @@ from shared.jobs.presentation import HandlerResponse, Presentation, ends_as_fail
 from shared.jobs.recipe import JobRun, discard_piece
 from shared.jobs.streaming.output import Emit, OutputStream
 from shared.jobs.streaming.progress import Progress
-from shared.self_check import parse_scope, self_check, startup_problems
+from shared.self_check import self_check, startup_problems
 from shared.settings import Settings, SettingsError, forget_secrets, on_runpod, prepare_environment, read_settings
 from shared.storage import open_storage
 from shared.telemetry import configure_logging, install_exception_hooks, logger
@@ -48,28 +49,34 @@ T = TypeVar("T")
 _STREAM_INTERVAL = 0.075
 # Seconds that the delivery of one progress update may take.
 _UPDATE_TIMEOUT = 10.0
+_COMMAND_LINE = "command line"
 
 
 def serve(handler: Handler[RequestT]) -> None:
     """Checks the machine, loads the models, and serves jobs until RunPod stops the process.
 
     A worker that cannot start reports why: to RunPod as a failed fitness check, otherwise on standard error with exit code 1.
-    With `--check` on its command line it only runs the self-check.
+    With `--check` on its command line it only runs the self-check (`shared/command_line.py` has all options).
     """
     prepare_environment()
     configure_logging("INFO")  # until the configured level is known; reading it may already log an error
-    if (scope := parse_scope(sys.argv[1:])) is not None:
-        self_check(scope, handler.all_libraries, handler.checks, handler.required_weights, handler.stored_types, handler.load)
     try:
+        command = _checked(_COMMAND_LINE, lambda: parse_command_line(handler.name, sys.argv[1:]))
+        if command.check is not None:
+            self_check(command.check, handler.all_libraries, handler.checks, handler.required_weights, handler.stored_types, handler.load)
         settings = _checked("configuration", read_settings)
         forget_secrets()
         configure_logging(settings.log_level)
         _preflight(handler, settings)
+        if not on_runpod():
+            _checked(_COMMAND_LINE, lambda: command.ensure_job(handler.name))
         worker = _start_worker(handler, settings)
     except _StartupError as error:
         _refuse_to_start(error)
     else:
         endpoint = _Endpoint(handler, worker, settings)
+        if command.api_address is not None:
+            logger().info("local API", address=command.api_address, jobs="POST /runsync")
         _start_sdk(endpoint.config)
         if worker.gpu.is_lost:
             end_process()  # with a non-zero code, and without joining threads that may never end
@@ -91,14 +98,14 @@ class _StartupError(Exception):
 def _checked(name: str, check: Callable[[], T]) -> T:
     try:
         return check()
-    except (SettingsError, WeightsError) as error:
+    except (CommandLineError, SettingsError, WeightsError) as error:
         raise _StartupError(name, str(error)) from None
 
 
 def _refuse_to_start(error: _StartupError) -> None:
     """Fails a fitness check of the SDK, which reports to RunPod and exits with code 1; without RunPod, exits with code 1 directly."""
     if not on_runpod():
-        sys.exit(f"This worker cannot start ({error.check}). {error}")
+        sys.exit(str(error) if error.check == _COMMAND_LINE else f"This worker cannot start ({error.check}). {error}")
 
     def check() -> None:
         raise error

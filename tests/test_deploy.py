@@ -25,7 +25,19 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 # Used by RunPod, huggingface_hub or the shell examples.
-EXTERNAL = {"HF_TOKEN", "RUNPOD_INIT_TIMEOUT", "ENDPOINT_ID", "RUNPOD_API_KEY", "REGISTRY", "COMPLETED", "SUPABASE_SERVICE_ROLE_KEY", "PWD"}
+EXTERNAL = {
+    "HF_TOKEN",
+    "RUNPOD_INIT_TIMEOUT",
+    "ENDPOINT_ID",
+    "RUNPOD_API_KEY",
+    "REGISTRY",
+    "COMPLETED",
+    "IN_QUEUE",
+    "IN_PROGRESS",
+    "UPLOAD_ERROR",
+    "SUPABASE_SERVICE_ROLE_KEY",
+    "PWD",
+}
 
 ARGUMENTS = dict(re.findall(r"^ARG (\w+)=(.+)$", DOCKERFILE, flags=re.MULTILINE))
 

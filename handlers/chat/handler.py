@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__" and not __package__:  # run as a file, from which the other packages are not found
+    raise SystemExit("Start the worker as a module, in the root of the repository: .venv/bin/python -m handlers.chat.handler")
+
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path

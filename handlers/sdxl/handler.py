@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__" and not __package__:  # run as a file, from which the other packages are not found
+    raise SystemExit("Start the worker as a module, in the root of the repository: .venv/bin/python -m handlers.sdxl.handler")
+
 from handlers.sdxl.request import SdxlRequest
 from shared.handler import Handler
 from shared.jobs.recipe import Recipe

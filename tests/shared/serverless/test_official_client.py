@@ -8,22 +8,21 @@ from typing import Any
 
 import pytest
 
-from tests.doubles.runpod_gateway import RunPodGateway
-from tests.shared.serverless.conftest import start_worker
+from tests.doubles.gateway import RunningGateway
 
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[Any]:
     import runpod
 
-    environment = {"MODELS_DIR": str(tiny_models), "CHAT_STREAMING": "1", "JOB_CONCURRENCY": "3"}
+    variables = {"CHAT_STREAMING": "1", "JOB_CONCURRENCY": "3"}
+    folder = tmp_path_factory.mktemp("client")
     with (
-        start_worker(tmp_path_factory.mktemp("client"), "handlers.chat.handler", **environment) as harness,
-        RunPodGateway(harness.runpod_api) as gateway,
+        RunningGateway(folder, {"chat": "handlers.chat.handler"}, models=tiny_models, variables=variables) as gateway,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(runpod, "endpoint_url_base", gateway.url)
-        yield runpod.Endpoint("endpoint", api_key="canary-runpod-key")
+        yield runpod.Endpoint("chat", api_key="any")
 
 
 def test_a_stream_is_its_text_and_the_payload(endpoint: Any) -> None:

@@ -1,0 +1,207 @@
+"""Runs the quick benchmarks and writes `docs/performance.md`: `make performance`, or `python -m benchmarks.report MODELS_DIR`.
+
+The results are kept in `benchmarks/results.json`; `python -m benchmarks.report --page` only renders them. What `make setup` takes is
+measured by hand and kept there too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from handlers import HANDLERS
+
+RESULTS = Path(__file__).with_name("results.json")
+PAGE = Path(__file__).parents[1] / "docs/performance.md"
+ROUNDS = 3
+
+
+def main(arguments: list[str]) -> None:
+    """Measures unless `--page` is given, and writes the page."""
+    results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    if arguments != ["--page"]:
+        results |= measure(Path(arguments[0]))
+        RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    PAGE.write_text(render(results), encoding="utf-8")
+
+
+def measure(models: Path) -> dict[str, Any]:
+    """Runs the benchmarks on the models of a MODELS_DIR."""
+    # Imported here: the page is rendered without torch.
+    from benchmarks.chat_batching import load_model, measure_batching, measure_prefix_cache
+    from benchmarks.concurrency import HANDLERS as UPLOADING
+    from benchmarks.concurrency import measure_concurrency
+    from benchmarks.overhead import measure_overhead
+    from shared.settings import prepare_environment
+    from shared.telemetry import configure_logging
+
+    prepare_environment()
+    configure_logging("ERROR")
+    overhead = {handler: measure_overhead(handler, models) for handler in HANDLERS}
+    chat = load_model(models)
+    sequential, batched = measure_batching(chat, ROUNDS, tokens=24)
+    return {
+        "machine": describe_machine(),
+        "overhead": {
+            handler: {"bare": statistics.median(measured.bare), "overhead": measured.overhead} for handler, measured in overhead.items()
+        },
+        "concurrency": {handler: asdict(measure_concurrency(handler, models, ROUNDS)) for handler in UPLOADING},
+        "batching": {"sequential": sequential, "batched": batched},
+        "prefix_cache": asdict(measure_prefix_cache(chat, ROUNDS)),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Describes the processor, the load on it, and the versions that figures depend on."""
+    import torch
+
+    model = next((line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[1], 1),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
+
+
+def render(results: dict[str, Any]) -> str:
+    """Returns the page, with a section for each result."""
+    sections = [_PAGE.format(**results["machine"])]
+    sections += [section(results[name]) for name, section in _SECTIONS.items() if name in results]
+    return "\n".join([*sections, _on_a_gpu()])
+
+
+def _overhead(results: dict[str, Any]) -> str:
+    rows = (f"| `{handler}` | {row['bare'] * 1e3:.0f} ms | {row['overhead'] * 1e3:.1f} ms |" for handler, row in results.items())
+    return _OVERHEAD.format(rows="\n".join(rows))
+
+
+def _concurrency(results: dict[str, Any]) -> str:
+    return _CONCURRENCY.format(rows="\n".join(f"| `{name}` | {row['ratio']:.2f} × | {row['busy']:.0%} |" for name, row in results.items()))
+
+
+def _batching(results: dict[str, Any]) -> str:
+    return _BATCHING.format(ratio=f"{results['batched'] / results['sequential']:.1f}")
+
+
+def _prefix_cache(results: dict[str, Any]) -> str:
+    return _PREFIX_CACHE.format(tokens=results["tokens"], ratio=f"{results['miss'] / results['hit']:.1f}")
+
+
+def _setup(results: dict[str, Any]) -> str:
+    minutes, gigabytes = f"{results['seconds'] / 60:.0f}", f"{results['bytes'] / 1e9:.1f}"
+    return _SETUP.format(minutes=minutes, seconds=f"{results['processor_seconds']:.0f}", gigabytes=gigabytes)
+
+
+def _on_a_gpu() -> str:
+    return _ON_A_GPU.format(tflop=f"{sdxl_tflop(25):.1f}", rows="\n".join(_estimate_row(card) for card in PUBLISHED))
+
+
+PUBLISHED = {"RTX 3090": (20, 5.60), "RTX 4090": (20, 4.90), "A10": (30, 9.40)}
+"""Published seconds of one SDXL image of 1024 × 1024 with torch: OneDiff's README (the first two), and the baseline of Stability's card of
+the TensorRT weights."""
+
+
+def sdxl_tflop(steps: int) -> float:
+    """The operations of one SDXL image of 1024 × 1024 with guidance, in 10¹², by torch's `FlopCounterMode` on the published configuration:
+    13.52 for a step, 10.47 for decoding, 0.25 for the text encoders."""
+    return 13.52 * steps + 10.47 + 0.25
+
+
+def sdxl_estimate(card: str, steps: int = 25) -> float:
+    """Seconds of one SDXL image of 1024 × 1024: a published time, scaled by the operations."""
+    published_steps, seconds = PUBLISHED[card]
+    return seconds * sdxl_tflop(steps) / sdxl_tflop(published_steps)
+
+
+def _estimate_row(card: str) -> str:
+    steps, seconds = PUBLISHED[card]
+    return f"| {card} | {steps} steps: {seconds:.2f} s | {sdxl_estimate(card):.0f} s |"
+
+
+_PAGE = """\
+<!-- Generated by `make performance`. Do not edit. -->
+# Performance
+
+Measured with small models on the CPU: {processor}, {cores} cores, load {load}; Python {python}, torch {torch}. Absolute times say
+nothing about a GPU; ratios, and what a handler adds to a job, carry over. Both sides of a ratio alternate in one process.
+"""
+
+_OVERHEAD = """\
+## What a handler adds to the model
+
+Validation, encoding, storage on the local disk and the payload of the job in `handlers/*/test_input.json`, beside the bare call of the
+loaded pipeline (`make bench`):
+
+| handler | bare call | added |
+|---|---|---|
+{rows}
+"""
+
+_CONCURRENCY = """\
+## What concurrency gains
+
+Four jobs in flight against one, where the uploads of a job take as long as its generation (`make bench-load`; 2 × is the most possible):
+
+| handler | throughput | GPU thread busy |
+|---|---|---|
+{rows}
+"""
+
+_BATCHING = """\
+## What batching gains
+
+Eight conversations at once against one after the other, in tokens per second of processor time (`make bench-chat`): {ratio} ×. On a GPU the
+gain is larger, because one conversation leaves most of it idle.
+"""
+
+_PREFIX_CACHE = """\
+## What the prefix cache gains
+
+The first token of a prompt of {tokens} tokens comes {ratio} × sooner if its system prompt is in the prefix cache.
+"""
+
+_SETUP = """\
+## Set-up
+
+`make setup` took {minutes} minutes on this machine, {seconds} seconds of it processor time and the rest mostly downloads, and fills `.venv`
+with {gigabytes} GB (torch's build for CPUs; that for CUDA takes about 5 GB more).
+"""
+
+_ON_A_GPU = """\
+## On a GPU
+
+No figure of this project was measured on a GPU. `benchmarks/sdxl_speed.py`, `benchmarks/wan_speed.py` and `benchmarks/chat_gpu.py`
+measure there. Until then, estimates: one SDXL image of 1024 × 1024 with 25 steps takes {tflop} · 10¹² operations, counted on the published
+configuration. Scaled from published times with torch:
+
+| card | published | estimated, 25 steps |
+|---|---|---|
+{rows}
+
+Memory and cold starts are computed in [deploy.md](deploy.md#memory).
+"""
+
+_SECTIONS: Mapping[str, Callable[[dict[str, Any]], str]] = {
+    "overhead": _overhead,
+    "concurrency": _concurrency,
+    "batching": _batching,
+    "prefix_cache": _prefix_cache,
+    "setup": _setup,
+}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
