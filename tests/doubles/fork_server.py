@@ -9,6 +9,7 @@ modules are not torn down. The SDK is not imported here, because it reads the en
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import importlib
 import json
@@ -18,6 +19,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -46,6 +48,8 @@ HANDLERS = ("handlers.chat.handler", "handlers.sdxl.handler", "handlers.wan.hand
 """Imported with the modules that they import to load their models. Only `shared/settings.py` reads the environment, and only when asked."""
 
 MAX_REQUEST_BYTES = 128 * 1024
+
+_PR_SET_PDEATHSIG = 1
 
 _exit_code = 1  # of an uncaught exception
 
@@ -140,12 +144,14 @@ def _silent() -> Iterator[None]:
 
 def serve(server: socket.socket) -> Request:
     """Forks a process per request until the client closes the connection. Returns in the forks only."""
+    client = os.getppid()
     while True:
         message, streams, _flags, _address = socket.recv_fds(server, MAX_REQUEST_BYTES, 3)
         if not message:
             os._exit(0)
         if (pid := _fork()) == 0:
             server.close()
+            _end_with(client)
             request = Request.decode(message)
             request.enter(streams)
             return request
@@ -169,6 +175,16 @@ def _fork() -> int:
     os.close(receiver)
     os.close(sender)
     return pid
+
+
+def _end_with(client: int) -> None:
+    """Makes the kernel kill this fork when the client ends: one that outlives a killed test run would go on computing."""
+    between = os.getppid()
+    while os.getppid() == between != client:
+        time.sleep(0.0005)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != client:
+        os._exit(1)
 
 
 def _skip_teardown() -> None:

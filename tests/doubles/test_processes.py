@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import signal
 import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.doubles.processes import can_fork, clean_environment, run_module, start_module
+from tests.doubles.processes import ROOT, can_fork, clean_environment, run_module, start_module
 
 REPORT = """
     import json, os, sys, tempfile, threading
@@ -105,6 +108,28 @@ def test_a_killed_process_reports_its_signal(tmp_path: Path) -> None:
         process.wait(0.05)
     process.kill()
     assert process.wait(60) == process.poll() == -signal.SIGKILL
+
+
+CLIENT = """
+import os, signal, sys
+from pathlib import Path
+from tests.doubles.processes import clean_environment, start_module
+with open(os.devnull, "w") as log:
+    print(start_module("code_under_test", folder=Path(sys.argv[1]), environment=clean_environment(), output=log.fileno()).pid, flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.slow
+def test_a_fork_ends_with_a_client_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "code_under_test.py").write_text("import signal; signal.pause()")
+    command = [sys.executable, "-c", CLIENT, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout is not None
+        fork = os.pidfd_open(int(client.stdout.readline()))
+        client.kill()
+    assert select.select([fork], [], [], 60.0)[0], "it has ended"
+    os.close(fork)
 
 
 def test_threads_of_a_fork_can_start_to_use_torch_at_the_same_time(run: Run) -> None:

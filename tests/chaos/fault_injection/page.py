@@ -5,6 +5,9 @@ from __future__ import annotations
 from tests.chaos.fault_injection.cases import CASES
 from tests.chaos.fault_injection.invariants import INVARIANTS
 from tests.chaos.fault_injection.registry import cases_as_markdown
+from tests.chaos.hostile_inputs.budget import MAX_MEMORY, MAX_PROCESSOR_SECONDS
+from tests.chaos.hostile_inputs.inputs import HOSTILE_INPUTS
+from tests.chaos.hostile_inputs.registry import inputs_as_markdown
 from tests.chaos.sigkill.kill_points import KILL_POINTS, REDELIVERY_KILL_POINTS
 from tests.chaos.soak.faults import SOAK_FAULTS
 from tests.chaos.soak.growth import LONG, MAX_BYTES_PER_JOB, MAX_FIRST_USE_BYTES, MAX_FIRST_USE_BYTES_COLD, MAX_OPEN_FILES, REFERENCE
@@ -93,6 +96,14 @@ keep.
 The run ends with `survived 500/500, lost 0` and the growth of each handler, and exits with 1 if a job failed or was lost or a worker
 leaks.
 
+## Hostile inputs
+
+{hostile_inputs} inputs cost more than they seem to: each of them, or one like it, ended or stalled a worker once, or could have. They
+are sent to real workers of all three handlers while good jobs go on (`tests/chaos/hostile_inputs`). No worker ends, each input gets
+its answer, every good job has its bytes, and no input takes more than {seconds:.0f} s of processor time or {megabytes} MB before the
+GPU works. The soak test draws from them, too. What is promised about hostile input is on the page on [security](security.md).
+
+{hostile_table}
 ## Faults
 
 {table}
@@ -112,5 +123,9 @@ def render_page() -> str:
         per_job=MAX_BYTES_PER_JOB // 2**10,
         open_files=MAX_OPEN_FILES,
         long=LONG,
+        hostile_inputs=len({each.name for each in HOSTILE_INPUTS}),
+        seconds=MAX_PROCESSOR_SECONDS,
+        megabytes=MAX_MEMORY // 10**6,
+        hostile_table=inputs_as_markdown(),
         table=cases_as_markdown(),
     )

@@ -2,7 +2,7 @@
 
 from tests.chaos.soak.faults import requests, worker
 
-from tests.chaos.soak.faults import delivery  # isort: skip  # a seed selects faults by the order of their registration
+from tests.chaos.soak.faults import delivery, hostile  # isort: skip  # a seed selects faults by the order of their registration
 from tests.chaos.soak.scenario import SOAK_FAULTS
 
-__all__ = ["SOAK_FAULTS", "delivery", "requests", "worker"]
+__all__ = ["SOAK_FAULTS", "delivery", "hostile", "requests", "worker"]
