@@ -56,8 +56,8 @@ PROMPTS: dict[str, str] = {
     "9,998 spaces behind a colon in a weighted prompt": "(a:" + " " * 9_996 + ")",
     "4,990 nested brackets in a weighted prompt": "(" * 4_990 + "a" + ")" * 4_990,
     "9,990 opening brackets in a weighted prompt": "(" * 9_990,
-    "9,990 colons in a weighted prompt": ":" * 9_990,
-    "9,990 plus signs in a weighted prompt": "a" + "+" * 9_990,
+    "3,000 colons in a weighted prompt": ":" * 3_000,
+    "3,000 plus signs in a weighted prompt": "a" + "+" * 3_000,
     "4,900 escapes in a weighted prompt": "\\(" * 4_900,
 }
 CHAT: dict[str, Callable[[Scenario], None]] = {

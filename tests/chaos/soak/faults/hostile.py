@@ -6,7 +6,7 @@ from tests.chaos.hostile_inputs.inputs import HOSTILE_INPUTS
 from tests.chaos.soak.scenario import DIFFUSION, Scenario, soak_fault
 
 # Requests whose callback URL or id cannot be read: they are answered, but not called back, and so count as lost.
-_WITHOUT_CALLBACK = ("callback_url", "job_id", "9 MB")
+_WITHOUT_CALLBACK = ("callback_url", "job_id", "9 MB", "100,000", "400 levels")
 
 
 def _outcomes(group: str) -> set[str]:
