@@ -38,10 +38,12 @@ class ListedObject:
     Attributes:
         key: Without the bucket.
         modified_at: When it was last written, in seconds since 1970, by the storage's clock.
+        rounded_by: Seconds by which it may have been written later, where the storage rounds down.
     """
 
     key: str
     modified_at: float
+    rounded_by: float = 0.0
 
 
 class Storage(Protocol):

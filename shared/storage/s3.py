@@ -31,6 +31,8 @@ _CHECK_SECONDS = 30.0
 # Seconds for requests that a job waits for, although it could do without their answer.
 _PROBE_SECONDS = 5.0
 _QUERY_SECONDS = 10.0
+# S3 keeps whole seconds.
+_SECOND = 1.0
 _PROBE_KEY = "worker-check/probe.txt"
 _PROBE_CONTENT = b"A worker has checked that it can store results here."
 
@@ -143,10 +145,10 @@ class S3Storage:
         return stored
 
     def list_objects(self, user_id: str, job_id: str) -> list[ListedObject]:
-        """Lists the folder of a job. S3 keeps whole seconds, rounded down."""
+        """Lists the folder of a job."""
         folder = object_key(user_id, job_id, "0.png").rpartition("/")[0] + "/"
         found = self._query(lambda api: self._list(api, folder))
-        return [ListedObject(entry["Key"], entry["LastModified"].timestamp()) for entry in found if not entry["Key"].endswith("/")]
+        return [ListedObject(entry["Key"], entry["LastModified"].timestamp(), _SECOND) for entry in found if not entry["Key"].endswith("/")]
 
     def sha256(self, key: str) -> str | None:
         """Returns the hash from an object's metadata, or of its content where the service has kept no metadata."""

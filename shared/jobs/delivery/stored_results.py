@@ -62,7 +62,7 @@ def remove_older(storage: Storage, listed: Iterable[ListedObject], payload: byte
         UploadError: They cannot be deleted.
     """
     started = _Run.model_validate_json(payload).started
-    older = [each.key for each in listed if _is_asset(each) and each.key not in keep and each.modified_at < started]
+    older = [each.key for each in listed if _is_asset(each) and each.key not in keep and each.modified_at + each.rounded_by < started]
     if older:
         storage.remove(older)
         logger().info("files of an earlier run removed", files=len(older))

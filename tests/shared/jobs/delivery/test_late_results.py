@@ -14,16 +14,17 @@ import pytest
 from pydantic import SecretStr
 
 from playground.callback_receiver import CallbackReceiver
-from shared.contract.callback import CompletedPayload, FailedPayload
+from shared.contract.callback import CompletedPayload, FailedPayload, to_json
 from shared.contract.request import Identity
 from shared.jobs.delivery.callbacks import CallbackDispatcher
 from shared.jobs.delivery.outbox import Outbox
 from shared.jobs.delivery.outbox_keys import EntryKeys
 from shared.jobs.delivery.redelivery import Redelivery, RedeliveryResult
+from shared.jobs.delivery.stored_results import remove_older
 from shared.settings import Settings
 from shared.storage import open_storage
 from shared.storage.local_disk import LocalDisk
-from shared.storage.protocol import Storage
+from shared.storage.protocol import ListedObject, Storage
 from shared.webhooks import Webhook
 from tests.doubles.fake_storage import FakeStorage, fails_with
 from tests.doubles.s3_server import FaultProxy
@@ -194,6 +195,16 @@ def test_a_completed_job_removes_what_an_earlier_run_has_left(stored: StorageUnd
         assert asyncio.run(dispatcher.dispatch(completed(10, "0.png"), IDENTITY))
         assert asyncio.run(dispatcher.dispatch(failed(30), IDENTITY)), "a failure removes nothing"
     assert stored.names == ["0.png", "0.thumb.webp", "2.png", "callback.json"]
+
+
+def test_a_file_that_may_be_newer_by_a_rounded_time_is_not_removed(tmp_path: Path) -> None:
+    disk, started = LocalDisk(tmp_path), (START + timedelta(minutes=9)).timestamp()
+    listed = []
+    for name, modified, rounded_by in (("1.png", -0.5, 0.0), ("2.png", -0.5, 1.0), ("3.png", -1.5, 1.0)):
+        disk.put(f"U/J/{name}", b"other", "image/png")
+        listed.append(ListedObject(f"U/J/{name}", started + modified, rounded_by))
+    remove_older(disk, listed, to_json(completed(10, "0.png")), ["U/J/0.png"])
+    assert [each.key for each in disk.list_objects("U", "J")] == ["U/J/2.png"]
 
 
 def test_a_success_triggers_the_delivery_of_what_waits(outbox: Outbox, stored: StorageUnderTest) -> None:
