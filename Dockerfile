@@ -4,17 +4,16 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 # Dependencies first, because they are the largest and change the least. Packages that all handlers need are one shared layer.
 FROM ${BASE_IMAGE} AS dependencies
-# The pip requirement of torch. For another build: TORCH="torch==2.13.0 --index-url ...".
-ARG TORCH=torch==2.13.0
+# Which lock file of torch: cu128 for hosts with CUDA 12.8 and newer, cu130 for 13.0 and newer, cpu for tests.
+ARG TORCH=cu128
 WORKDIR /app
-COPY builder/requirements/shared.txt requirements/
-# hadolint ignore=SC2086
+COPY builder/requirements/torch-${TORCH}.txt builder/requirements/shared.txt requirements/
+# Lock files are complete, so nothing else is resolved. torchvision is left out on purpose: see pyproject.toml.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint requirements/shared.txt ${TORCH} \
+    pip install --no-deps --requirement requirements/torch-${TORCH}.txt \
     && pip install --no-deps --requirement requirements/shared.txt
 ARG HANDLER=sdxl
 COPY builder/requirements/${HANDLER}.txt requirements/
-# Lock files are complete. torchvision is left out on purpose: see pyproject.toml.
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps --requirement requirements/${HANDLER}.txt \
     && { pip check > /tmp/check || true; } \
@@ -99,6 +98,13 @@ CMD ["python", "-u", "-m", "handlers.chat.handler"]
 
 FROM dependencies
 ARG HANDLER=sdxl
+# WAN's `acceleration: lossless` compiles for the GPU, and Triton compiles a launcher in C for each kernel, against Python's headers.
+# hadolint ignore=DL3008
+RUN if [ "${HANDLER}" = wan ]; then \
+      apt-get update \
+      && apt-get install --yes --no-install-recommends gcc libc6-dev \
+      && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/cache/ldconfig/aux-cache; \
+    fi
 ARG VERSION=0.1.0
 # `worker` for an unprivileged user, if nothing is written to a network volume, which is owned by root.
 ARG RUN_AS=root

@@ -68,6 +68,28 @@ def test_the_build_argument_table_matches_the_dockerfile() -> None:
     }
 
 
+def test_the_page_names_the_cuda_version_of_the_default_torch() -> None:
+    version = f"{ARGUMENTS['TORCH'][2:-1]}.{ARGUMENTS['TORCH'][-1]}"
+    assert f"| CUDA | {version} and every newer one |" in PAGE
+    assert f"select {version} and all newer versions" in PAGE
+
+
+def test_every_choice_of_torch_on_the_page_is_a_lock_file() -> None:
+    (row,) = re.findall(r"^\| `TORCH` \|.*$", PAGE, flags=re.MULTILINE)
+    files = {path.stem.removeprefix("torch-") for path in (ROOT / "builder/requirements").glob("torch-*.txt")}
+    assert set(re.findall(r"`(c\w+)`", row)) == files
+
+
+def test_the_image_of_a_handler_that_compiles_for_the_gpu_has_a_c_compiler() -> None:
+    """Triton compiles a launcher in C for each kernel."""
+    compiling = {
+        path.relative_to(ROOT / "handlers").parts[0] for path in (ROOT / "handlers").rglob("*.py") if "def can_compile" in path.read_text()
+    }
+    final = DOCKERFILE.rpartition("\nFROM ")[2].replace("\\\n", " ")
+    installs = re.findall(r'if \[ "\$\{HANDLER\}" = (\w+) \]; then\s+apt-get update.*?apt-get install [^&]*\bgcc libc6-dev\b', final)
+    assert compiling == {"wan"} == set(installs)
+
+
 def test_every_variable_on_the_page_is_a_setting_or_build_argument() -> None:
     named = set(re.findall(r"`([A-Z][A-Z_]{3,})(?:=[^`]*)?`", PAGE)) | set(re.findall(r"^([A-Z_]+)=", PAGE, flags=re.MULTILINE))
     assert named - {name.upper() for name in Settings.model_fields} - set(ARGUMENTS) - EXTERNAL == set()

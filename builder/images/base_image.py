@@ -18,7 +18,7 @@ from builder.images.container_engine import ENGINES
 TAG = "localhost/python-debian:3.11"
 
 _SUITE = "bookworm"
-_PACKAGES = "python3,python3-venv,ca-certificates"
+_PACKAGES = "python3,python3-venv,libpython3-dev,ca-certificates"
 # As in the official Python images: `python` and `pip` in /usr/local, isolated from Debian's own packages.
 _INSTALL = "python3 -m venv /usr/local && ln -sf python3 /usr/local/bin/python"
 _PATH = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.lock_requirements import FOLDER, NAMES
+from builder.lock_requirements import FOLDER, NAMES, TORCH
 
 every_lock = pytest.mark.parametrize("name", NAMES)
 
@@ -51,7 +51,34 @@ def test_chat_has_no_diffusion_packages() -> None:
     assert {"diffusers", "av", "opencv-python-headless", "sentencepiece"} & set(pins("chat")) == set()
 
 
-def test_torch_is_the_same_release_everywhere() -> None:
-    (required,) = re.findall(r"^torch==(\S+)$", (FOLDER / "shared.in").read_text(), flags=re.MULTILINE)
-    (built,) = re.findall(r"^ARG TORCH=torch==(\S+)$", Path("Dockerfile").read_text(), flags=re.MULTILINE)
-    assert required == built == version("torch").partition("+")[0]
+def torch_release(file: str) -> str:
+    (release,) = re.findall(r"^torch==([\d.]+)", (FOLDER / file).read_text(), flags=re.MULTILINE)
+    return release
+
+
+def test_developers_and_ci_have_the_release_of_torch_of_the_images_for_cuda_13() -> None:
+    files = ("shared.in", "torch-cpu.txt", "torch-cu130.in", "torch-cu130.txt")
+    assert {torch_release(file) for file in files} == {version("torch").partition("+")[0]}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_a_lock_of_torch_has_a_hash_for_everything_and_cuda_libraries_of_its_version_alone(name: str) -> None:
+    packages = re.findall(r"^\S+==.*(?:\n .*)*", (FOLDER / f"{name}.txt").read_text(), flags=re.MULTILINE)
+    names = {package.partition("==")[0] for package in packages}
+    assert all("--hash=sha256:" in package for package in packages)
+    assert {"torch", "triton"} <= names
+    assert any(package.startswith("nvidia-cudnn-cu") for package in names)
+    major = name.removeprefix("torch-cu")[:2]
+    assert {found for package in names for found in re.findall(r"-cu(\d+)$", package)} == {major}
+    (bindings,) = (package.partition("==")[2] for package in packages if package.startswith("cuda-bindings=="))
+    assert bindings.startswith(f"{major}.")
+    assert names & set(pins("dev")) == set()
+
+
+def test_lock_files_are_installed_as_they_are() -> None:
+    """spandrel asks for torchvision, which only imports beside one build of torch, and is not needed."""
+    for file in ("Dockerfile", "Makefile"):
+        installs = re.findall(r"pip install (?:--quiet )?(.*)--requirement", Path(file).read_text())
+        assert installs
+        assert set(installs) == {"--no-deps "}
+    assert all("torchvision" not in pins(name) for name in NAMES)

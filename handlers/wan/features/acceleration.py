@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from shutil import which
 from typing import Any, Literal
 
@@ -41,8 +43,9 @@ def enabled_accelerations(acceleration: Acceleration, transformer: Any, free: in
 
 
 def can_compile() -> bool:
-    """Returns whether torch can compile for a GPU: Triton is installed, and a C compiler for its launchers."""
-    return find_spec("triton") is not None and any(which(name) for name in ("cc", "gcc", "clang"))
+    """Returns whether torch can compile for a GPU: Triton is installed, and for its launchers a C compiler and Python's headers."""
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return find_spec("triton") is not None and any(which(name) for name in ("gcc", "clang")) and headers.is_file()
 
 
 @contextmanager

@@ -21,6 +21,9 @@ HERE = Path(__file__).parent
 REQUESTS = {endpoint.name: endpoint.request for endpoint in ENDPOINTS}
 VARIABLES = {variable_names(name)[0] for name in Settings.model_fields}
 
+CUDA_VERSIONS = ("12.4", "12.5", "12.6", "12.7", "12.8", "12.9", "13.0", "13.1", "13.2", "13.3")
+"""From which RunPod lets an endpoint choose."""
+
 every_handler = pytest.mark.parametrize("handler", HANDLERS)
 
 
@@ -75,10 +78,13 @@ def test_its_container_disk_holds_the_downloads_with_a_margin_of_a_fifth(handler
 
 
 @every_handler
-def test_only_cuda_versions_supported_by_its_torch_are_allowed(handler: str) -> None:
+def test_all_cuda_versions_that_its_torch_supports_are_allowed_and_no_other(handler: str) -> None:
+    (build,) = re.findall(r"^ARG TORCH=cu(\d+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    lowest = f"{build[:-1]}.{build[-1]}"
     for config in (read(handler, "hub.json")["config"], read(handler, "tests.json")["config"]):
-        assert [version for version in config["allowedCudaVersions"] if float(version) < 13.0] == []
-        assert config["allowedCudaVersions"][0] == "13.0"
+        allowed = config["allowedCudaVersions"]
+        assert allowed[0] == lowest
+        assert allowed == [version for version in CUDA_VERSIONS if float(version) >= float(lowest)]
 
 
 @every_handler

@@ -94,7 +94,7 @@ class Images:
 
     def try_build(self, handler: str, context: Path, tag: str, *options: str, **arguments: str) -> subprocess.CompletedProcess[str]:
         """Builds an image like `make image`, with this machine's pip settings."""
-        build_arguments = {"BASE_IMAGE": BASE_IMAGE, "HANDLER": handler, "VERSION": version()} | arguments
+        build_arguments = {"BASE_IMAGE": BASE_IMAGE, "HANDLER": handler, "VERSION": version(), "TORCH": "cpu"} | arguments
         command = build_command(
             "buildah", context, tag, build_arguments, ["--pull-never", *self._pip, *options], global_options=self.storage
         )
