@@ -8,7 +8,7 @@ FROM ${BASE_IMAGE} AS dependencies
 ARG TORCH=cu128
 WORKDIR /app
 COPY builder/requirements/torch-${TORCH}.txt builder/requirements/shared.txt requirements/
-# Lock files are complete, so nothing else is resolved. torchvision is left out on purpose: see pyproject.toml.
+# Lock files are complete, so nothing else is resolved. torchvision is left out on purpose: see builder/lock_requirements.py.
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps --requirement requirements/torch-${TORCH}.txt \
     && pip install --no-deps --requirement requirements/shared.txt

@@ -22,6 +22,9 @@ NAMES = ("dev", "shared", *HANDLERS)
 TORCH = ("torch-cu128", "torch-cu130")
 """The compiled files with a build of torch and its CUDA libraries."""
 
+LEFT_OUT = ("torchvision",)
+"""spandrel asks for it. Its wheels fit one build of torch each, and transformers would prefer it to Pillow."""
+
 HEADER = "# Made by `make requirements` from {name}.in. torch is installed before, in the build that fits the machine.\n"
 _EXCLUDED = re.compile(r"(torch|triton|cuda-[\w-]+|nvidia-[\w-]+)==")
 _TARGET = ("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28")
@@ -58,7 +61,9 @@ def _resolve(name: str, options: tuple[str, ...], *, upgrade: bool) -> str:
         if not upgrade and (current := FOLDER / output.name).exists():
             output.write_text(current.read_text(encoding="utf-8"), encoding="utf-8")
         constraint = () if name == NAMES[0] else ("--constraint", f"{NAMES[0]}.txt")
-        command = ["uv", "pip", "compile", f"{name}.in", "--output-file", str(output), *constraint, *options]
+        excludes = Path(scratch, "excludes.txt")
+        excludes.write_text("\n".join(LEFT_OUT), encoding="utf-8")
+        command = ["uv", "pip", "compile", f"{name}.in", "--output-file", str(output), *constraint, "--excludes", str(excludes), *options]
         subprocess.run([sys.executable, "-m", *command], cwd=FOLDER, check=True, stdout=subprocess.DEVNULL)
         return output.read_text(encoding="utf-8")
 

@@ -137,7 +137,7 @@ def test_a_cancelled_job_stops_within_a_step_and_leaves_the_pipeline_unchanged(s
         ({"upscale": {"factor": 2}}, r"config\.upscale`: no installed upscaler supports factor 2"),
         ({"upscale": {"factor": 4, "model": "x"}}, r"Upscaler 'x' is not installed"),
         ({"safety_check": True}, r"The safety checker is not installed"),
-        ({"enhance": {"restore_faces": True}}, r"config\.enhance\.restore_faces`: this worker has no network"),
+        ({"enhance": {"restore_faces": True}}, r"config\.enhance\.restore_faces`: this worker has no face detector"),
         ({"controls": [{"kind": "canny", "image": "https://a.example/b.png"}]}, r"ControlNet 'canny' is not installed"),
         ({"image": "https://a.example/b.png"}, "metadata.reference_type"),
     ],
