@@ -52,6 +52,7 @@ def test_chat_has_no_diffusion_packages() -> None:
 
 
 def torch_release(file: str) -> str:
+    release: str
     (release,) = re.findall(r"^torch==([\d.]+)", (FOLDER / file).read_text(), flags=re.MULTILINE)
     return release
 
