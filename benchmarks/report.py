@@ -153,7 +153,8 @@ loaded pipeline (`make bench`):
 _CONCURRENCY = """\
 ## What concurrency gains
 
-Four jobs in flight against one, where the uploads of a job take as long as its generation (`make bench-load`; 2 × is the most possible):
+Four jobs in flight against one, where the uploads of a job take as long as its generation (`make bench-load`): ideally 2 ×, and by chance
+more or less on a busy machine.
 
 | handler | throughput | GPU thread busy |
 |---|---|---|
