@@ -190,6 +190,46 @@ def test_answer_follows_its_json_schema(client: OpenAI) -> None:
     assert whole.choices[0].finish_reason == "stop"
 
 
+PARAMETERS = {"type": "object", "properties": {"at": {"enum": ["heron"]}}, "required": ["at"], "additionalProperties": False}
+TOOL: Any = {"type": "function", "function": {"name": "look", "parameters": PARAMETERS}}
+
+
+def test_tool_is_called_and_its_result_is_accepted(client: OpenAI) -> None:
+    named: Any = {"type": "function", "function": {"name": "look"}}
+    answer = ask(client, tools=[TOOL], tool_choice=named, max_tokens=400)
+    (choice,) = answer.choices
+    (call,) = choice.message.tool_calls or ()
+    assert call.type == "function"
+    assert (choice.finish_reason, choice.message.content, call.function.name) == ("tool_calls", None, "look")
+    assert json.loads(call.function.arguments)["at"] == "heron"
+    result: Any = {"role": "tool", "tool_call_id": call.id, "content": "It flies."}
+    followed = ask(client, tools=[TOOL], messages=[*HELLO, choice.message.to_dict(), result], max_tokens=4)
+    assert "warnings" not in followed.to_dict()
+    chunks = stream(client, tools=[TOOL], tool_choice=named, max_tokens=400)
+    (streamed,) = [each for chunk in chunks for each in chunk.choices[0].delta.tool_calls or ()]
+    assert streamed.function is not None
+    assert (streamed.index, streamed.function.arguments) == (0, call.function.arguments)
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_several_choices_have_log_probabilities_of_their_own(client: OpenAI) -> None:
+    answer = ask(client, n=2, logprobs=True, top_logprobs=1, max_tokens=3, temperature=1, seed=7)
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    for choice in answer.choices:
+        assert choice.logprobs is not None
+        assert [len(entry.top_logprobs) for entry in choice.logprobs.content or ()] == [1, 1, 1]
+
+
+def test_text_is_continued_without_a_template(client: OpenAI) -> None:
+    body: dict[str, Any] = {"model": "qwen_instruct", "prompt": "a heron", "temperature": 0, "max_tokens": 6}
+    whole = client.completions.create(**body, logprobs=1)
+    assert (whole.object, whole.choices[0].finish_reason) == ("text_completion", "length")
+    assert whole.choices[0].logprobs is not None
+    assert len(whole.choices[0].logprobs.tokens or ()) == 6
+    chunks = client.completions.create(**body, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
+
+
 def test_unsupported_schema_is_rejected(client: OpenAI) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no such type"}}}
     body = rejection(client, response_format=form)
