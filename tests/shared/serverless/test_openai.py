@@ -198,8 +198,8 @@ def test_tool_is_called_and_its_result_is_accepted(client: OpenAI) -> None:
     named: Any = {"type": "function", "function": {"name": "look"}}
     answer = ask(client, tools=[TOOL], tool_choice=named, max_tokens=400)
     (choice,) = answer.choices
-    (call,) = choice.message.tool_calls or ()
-    assert call.type == "function"
+    calls: Any = choice.message.tool_calls
+    (call,) = calls
     assert (choice.finish_reason, choice.message.content, call.function.name) == ("tool_calls", None, "look")
     assert json.loads(call.function.arguments)["at"] == "heron"
     result: Any = {"role": "tool", "tool_call_id": call.id, "content": "It flies."}
