@@ -123,7 +123,7 @@ def test_every_copied_file_is_in_the_build_context() -> None:
 def test_docker_bake_has_one_target_per_handler() -> None:
     content = bake()
     target = content["target"]["worker"]
-    assert content["group"]["default"]["targets"] == ["worker"]
+    assert content["group"]["default"]["targets"] == ["worker", "chat-vllm"]
     assert (target["name"], target["matrix"]["handler"], target["args"]["HANDLER"]) == ("handler", list(HANDLERS), "handler")
     assert {target["tags"], target["cache-from"], target["cache-to"]} == {
         f"${{{function}(handler)}}" for function in ("tags", "cache_from", "cache_to")
