@@ -31,7 +31,7 @@ WORKDIR /code
 COPY shared/__init__.py shared/credentials.py shared/settings.py shared/storage_settings.py shared/telemetry.py shared/
 COPY shared/weights shared/weights
 COPY builder/__init__.py builder/command_line.py builder/download_weights.py builder/
-COPY builder/weights/__init__.py builder/weights/checkpoint.py builder/weights/
+COPY builder/weights/__init__.py builder/weights/addons.py builder/weights/checkpoint.py builder/weights/
 # The Hub token is a build secret and remains in no layer. Fixed timestamps make layers of equal files identical.
 # hadolint ignore=SC2086
 RUN --mount=type=secret,id=hf_token \

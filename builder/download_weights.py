@@ -4,6 +4,9 @@
 revisions of the Hugging Face Hub. Files found in RunPod's model cache or on the network volume are copied instead. An interrupted run
 resumes when it is started again; a complete folder is verified against its lock file and left unchanged.
 
+`--with references,controls,upscalers,refiner,safety` (or `all`) also downloads the published add-ons for these features, into the folders
+where the handler reads them.
+
 `python -m builder.download_weights --checkpoint URL-OR-PATH --to DIR` installs a custom SDXL checkpoint as `DIR/sdxl.safetensors`.
 
 HF_TOKEN is read from the environment and never written to disk or output.
@@ -19,14 +22,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from builder.command_line import command_parser
+from builder.weights.addons import ADDONS, Addon, find_published_addon, select_addons
 from builder.weights.checkpoint import inspect_source, install_checkpoint
 from shared.settings import Settings, SettingsError, enable_hub_access, load_settings
 from shared.weights.catalogue import CATALOGUE, SDXL, Weights
-from shared.weights.download import THREADS, check_space, plan_download, run_download, verified_lock
-from shared.weights.hub import DownloadError
+from shared.weights.download import THREADS, DownloadPlan, check_space, plan_download, run_download, verified_lock
+from shared.weights.hub import DownloadError, find_published
 from shared.weights.lock import Lock
+from shared.weights.parallel import OnProgress
 from shared.weights.resolve import LOCATIONS
-from shared.weights.transfer import OnProgress
 
 
 def select_weights(names: Sequence[str]) -> list[Weights]:
@@ -47,14 +51,48 @@ def download(weights: Weights, folder: Path, settings: Settings, threads: int = 
     Raises:
         DownloadError: The download is incomplete. Another run resumes it.
     """
-    print(f"{weights.name}: {weights.repo} at {weights.revision}, licence {weights.licence}", flush=True)
-    if (lock := verified_lock(weights, folder)) is not None:
-        print(f"{weights.name}: complete and verified against its lock file. Nothing to do.")
-        return lock
-    plan = plan_download(weights, folder)
+    _announce(weights.name, weights.repo, weights.revision, weights.licence)
+    if (lock := verified_lock(weights.repo, weights.revision, folder)) is not None:
+        return _complete(weights.name, lock)
+    plan = plan_download(find_published(weights), folder)
     found = [location.find(weights, settings) for location in LOCATIONS]
     local_copies = [path for path in found if path is not None and path.is_dir() and path.absolute() != folder.absolute()]
-    with _progress_bar(weights.name, plan.bytes, plan.received) as advance:
+    return _run(weights.name, plan, local_copies, threads)
+
+
+def download_addon(addon: Addon, folder: Path, threads: int = THREADS) -> Lock:
+    """Downloads one add-on with a progress bar.
+
+    Args:
+        addon: The add-on.
+        folder: `MODELS_DIR`.
+        threads: Files that are downloaded at once.
+
+    Raises:
+        DownloadError: The download is incomplete. Another run resumes it.
+    """
+    target = folder / addon.target
+    if (lock := verified_lock(addon.repo, addon.revision, target)) is not None:
+        _announce(addon.target, addon.repo, lock.revision, addon.licence)
+        return _complete(addon.target, lock)
+    published = find_published_addon(addon)
+    _announce(addon.target, addon.repo, published.revision, addon.licence)
+    if addon.revision is None:
+        print(f"{addon.target}: the catalogue knows no revision of it, so this is the latest; its lock file keeps it.")
+    return _run(addon.target, plan_download(published, target), (), threads)
+
+
+def _announce(name: str, repo: str, revision: str | None, licence: str) -> None:
+    print(f"{name}: {repo} at {revision}, licence {licence}", flush=True)
+
+
+def _complete(name: str, lock: Lock) -> Lock:
+    print(f"{name}: complete and verified against its lock file. Nothing to do.")
+    return lock
+
+
+def _run(name: str, plan: DownloadPlan, local_copies: Sequence[Path], threads: int) -> Lock:
+    with _progress_bar(name, plan.bytes, plan.received) as advance:
         return run_download(plan, advance, local_copies=local_copies, threads=threads)
 
 
@@ -96,26 +134,36 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("download_weights", __doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(weights.name for weights in CATALOGUE)}, or a handler")
     parser.add_argument("--to", type=Path, metavar="DIR", help="the target folder (default: MODELS_DIR)")
-    parser.add_argument("--threads", type=int, default=THREADS, metavar="N", help=f"parallel downloads (default {THREADS})")
+    features = ", ".join(dict.fromkeys(addon.feature for addon in ADDONS))
+    parser.add_argument("--with", dest="features", type=_names, default=(), metavar="FEATURES", help=f"add-ons: {features}, or all")
+    parser.add_argument("--threads", type=int, default=THREADS, metavar="N", help=f"files at once (default {THREADS})")
     parser.add_argument("--checkpoint", metavar="URL-OR-PATH", help="a custom SDXL checkpoint, one .safetensors file")
     parser.add_argument("--sha256", metavar="HEX", type=str.lower, help="the expected hash of the checkpoint")
     parser.add_argument("--licence", metavar="TEXT", default="not stated", help="the checkpoint's licence, recorded in its lock file")
     return parser
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if not options.names and not options.checkpoint:
-        parser.error("a NAME or --checkpoint is required")
+    if not options.names and not options.checkpoint and not options.features:
+        parser.error("a NAME, --with or --checkpoint is required")
     enable_hub_access()
     _silence_hub_warnings()
     try:
         settings = load_settings()
         folder = options.to or settings.models_dir
-        for weights in select_weights(options.names):
+        selected = select_weights(options.names)
+        addons = select_addons(options.features, sorted({weights.used_by for weights in selected}))
+        for weights in selected:
             _report(folder / weights.name, download(weights, folder / weights.name, settings, options.threads))
+        for addon in addons:
+            _report(folder / addon.target, download_addon(addon, folder, options.threads))
         if options.checkpoint:
             lock = download_checkpoint(options.checkpoint, folder, options.sha256, options.licence)
             _report(folder / lock.files[0].path, lock)

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from shared.weights.hub import DownloadError, PublishedFile
 from shared.weights.lock import Lock, LockedFile, sha256_of, write_lock
-from shared.weights.transfer import OnProgress, copy, fetch
+from shared.weights.parallel import OnProgress
+from shared.weights.transfer import copy, fetch
 
 SUFFIX = ".safetensors"
 

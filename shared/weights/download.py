@@ -1,41 +1,45 @@
-"""Downloads a catalogue entry: fetches only missing files, verifies each one, and writes the lock file."""
+"""Downloads one set of weights: fetches only missing files, verifies each one, and writes the lock file."""
 
 from __future__ import annotations
 
+import glob
 import shutil
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from shared.weights.catalogue import Weights
-from shared.weights.hub import DownloadError, PublishedFile, list_files
-from shared.weights.lock import Lock, LockedFile, differences, read_lock, sha256_of, write_lock
-from shared.weights.transfer import OnProgress, copy, fetch, partial_path
+from shared.weights.hub import DownloadError, PublishedFile, PublishedWeights
+from shared.weights.lock import Lock, LockedFile, differences, lock_path, read_lock, sha256_of, write_lock
+from shared.weights.parallel import OnProgress, run_transfers
+from shared.weights.partial_file import received_bytes
+from shared.weights.transfer import copy, fetch, partial_path
 
 THREADS = 4
-"""Parallel transfers: a single connection to the hub does not saturate the network."""
+"""Files that are downloaded at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadPlan:
-    """The transfers that one catalogue entry needs.
+    """The transfers that one set of weights needs.
 
     Attributes:
-        weights: The catalogue entry.
-        folder: The target folder.
-        files: All files of the entry.
-        missing: The ones that are missing or differ from the published ones, the largest first.
+        published: The set, with all of its files.
+        target: Its folder, or its single `.safetensors` file.
+        missing: The files that are missing or differ from the published ones, the largest first.
         received: Bytes of the missing ones that an interrupted run left.
     """
 
-    weights: Weights
-    folder: Path
-    files: tuple[PublishedFile, ...]
+    published: PublishedWeights
+    target: Path
     missing: tuple[PublishedFile, ...]
     received: int
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the paths of the files are relative to."""
+        return lock_path(self.target).parent
 
     @property
     def bytes(self) -> int:
@@ -43,35 +47,39 @@ class DownloadPlan:
         return sum(file.bytes for file in self.missing)
 
 
-def verified_lock(weights: Weights, folder: Path) -> Lock | None:
-    """Returns the lock of a folder that is complete: of this revision, every file with the locked hash. Does not contact the hub."""
+def verified_lock(repo: str, revision: str | None, target: Path) -> Lock | None:
+    """Returns the lock of weights that are complete: every file with the locked hash. Does not contact the hub.
+
+    Args:
+        repo: Where they come from.
+        revision: The commit; None accepts every one.
+        target: Their folder, or their single `.safetensors` file.
+    """
     try:
-        lock = read_lock(folder)
+        lock = read_lock(target)
     except ValueError:
         return None
-    if lock is None or (lock.source, lock.revision) != (weights.repo, weights.revision):
+    if lock is None or lock.source != repo or revision not in (None, lock.revision):
         return None
-    return None if differences(folder, lock, hashes=True) else lock
+    return None if differences(target, lock, hashes=True) else lock
 
 
-def plan_download(weights: Weights, folder: Path) -> DownloadPlan:
-    """Compares a folder with the files on the hub.
+def plan_download(published: PublishedWeights, target: Path) -> DownloadPlan:
+    """Compares the files on this machine with those on the hub.
+
+    Args:
+        published: The set on the hub.
+        target: Its folder, or its single `.safetensors` file.
 
     Raises:
-        DownloadError: The hub cannot be reached, or the disk lacks space for the missing files.
+        DownloadError: The disk lacks space for the missing files.
     """
-    files = list_files(weights)
+    folder = lock_path(target).parent
     with ThreadPoolExecutor(THREADS) as threads:
-        present = list(threads.map(lambda file: file.matches(folder / file.path), files))
-    missing = [file for file, is_present in zip(files, present, strict=True) if not is_present]
-    partials = [partial_path(file, folder / file.path) for file in missing]
-    plan = DownloadPlan(
-        weights,
-        folder,
-        tuple(files),
-        tuple(sorted(missing, key=lambda file: -file.bytes)),
-        sum(path.stat().st_size for path in partials if path.is_file()),
-    )
+        present = list(threads.map(lambda file: file.matches(folder / file.path), published.files))
+    missing = [file for file, is_present in zip(published.files, present, strict=True) if not is_present]
+    received = sum(received_bytes(partial_path(file, folder / file.path)) for file in missing)
+    plan = DownloadPlan(published, target, tuple(sorted(missing, key=lambda file: -file.bytes)), received)
     check_space(folder, plan.bytes - plan.received)
     return plan
 
@@ -83,7 +91,7 @@ def run_download(plan: DownloadPlan, on_progress: OnProgress, *, local_copies: S
         plan: The transfers.
         on_progress: Receives the bytes as they arrive, on several threads.
         local_copies: Other folders with these weights on this machine. Their files are copied instead of downloaded.
-        threads: Parallel transfers.
+        threads: Files that are transferred at once.
 
     Raises:
         DownloadError: A transfer failed. The other files are kept, and a later run resumes.
@@ -91,34 +99,22 @@ def run_download(plan: DownloadPlan, on_progress: OnProgress, *, local_copies: S
     """
     from filelock import FileLock
 
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(plan.folder / ".download.lock"):
-        run_transfers([partial(_transfer, file, plan.folder, local_copies) for file in plan.missing], on_progress, threads)
-        for leftover in plan.folder.rglob("*.partial"):
-            leftover.unlink()
-        entries = tuple(LockedFile(file.path, file.bytes, file.sha256 or sha256_of(plan.folder / file.path)) for file in plan.files)
-        lock = Lock(plan.weights.repo, plan.weights.revision, plan.weights.licence, entries)
-        write_lock(plan.folder, lock)
+    published, folder = plan.published, plan.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".download.lock"):
+        run_transfers([partial(_transfer, file, folder, local_copies) for file in plan.missing], on_progress, threads)
+        _delete_leftovers(plan)
+        entries = tuple(LockedFile(file.path, file.bytes, file.sha256 or sha256_of(folder / file.path)) for file in published.files)
+        lock = Lock(published.repo, published.revision, published.licence, entries)
+        write_lock(plan.target, lock)
     return lock
 
 
-def run_transfers(transfers: Sequence[Callable[[OnProgress], None]], on_progress: OnProgress, threads: int) -> None:
-    """Runs transfers in parallel. When one fails, or on a keyboard interrupt, the others stop at their next chunk."""
-    stop = threading.Event()
-
-    def report(count: int) -> None:
-        if stop.is_set():
-            raise DownloadError("Stopped.")
-        on_progress(count)
-
-    with ThreadPoolExecutor(threads, thread_name_prefix="download") as pool:
-        futures = [pool.submit(transfer, report) for transfer in transfers]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        finally:
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+def _delete_leftovers(plan: DownloadPlan) -> None:
+    """Deletes incomplete files of other versions."""
+    files = [plan.folder / file.path for file in plan.published.files]
+    for leftover in (path for file in files for path in file.parent.glob(f"{glob.escape(file.name)}.*.partial*")):
+        leftover.unlink()
 
 
 def check_space(folder: Path, needed: int) -> None:

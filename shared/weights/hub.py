@@ -1,9 +1,9 @@
-"""Lists the files of a catalogue entry on the Hugging Face hub, with sizes and hashes."""
+"""Lists files on the Hugging Face hub, with sizes and hashes."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -50,7 +50,24 @@ class PublishedFile:
         return self.blob is None or _blob_of(path) == self.blob
 
 
-def list_files(weights: Weights) -> list[PublishedFile]:
+@dataclass(frozen=True, slots=True)
+class PublishedWeights:
+    """A set of weights on the hub.
+
+    Attributes:
+        repo: The repository, `owner/name`.
+        revision: The commit, 40 hexadecimal digits.
+        licence: As the catalogue states it.
+        files: The files of the set, sorted by path.
+    """
+
+    repo: str
+    revision: str
+    licence: str
+    files: tuple[PublishedFile, ...]
+
+
+def find_published(weights: Weights) -> PublishedWeights:
     """Lists the files of a catalogue entry at its pinned revision.
 
     Raises:
@@ -58,31 +75,65 @@ def list_files(weights: Weights) -> list[PublishedFile]:
     """
     if weights.revision is None:
         raise DownloadError(f"The catalogue pins no revision of {weights.repo}: pin one in shared/weights/catalogue.py.")
+    files = list_files(weights.repo, weights.revision, weights.patterns)
+    return PublishedWeights(weights.repo, weights.revision, weights.licence, tuple(files))
+
+
+def list_files(repo: str, revision: str, patterns: Iterable[str]) -> list[PublishedFile]:
+    """Lists files of a repository, sorted by path.
+
+    Args:
+        repo: `owner/name`.
+        revision: The commit.
+        patterns: Paths, with wildcards.
+
+    Raises:
+        DownloadError: The hub cannot be reached, or it has none of the files.
+    """
     # Imported here, so that resolving local weights needs no hub library. httpx2 is that library's HTTP client.
     from httpx2 import HTTPError
     from huggingface_hub import HfApi, get_token, hf_hub_url
     from huggingface_hub.hf_api import RepoFile
 
+    patterns = tuple(patterns)
     try:
-        entries = list(HfApi().list_repo_tree(weights.repo, recursive=True, revision=weights.revision))
+        entries = list(HfApi().list_repo_tree(repo, recursive=True, revision=revision))
     except (OSError, HTTPError) as error:
-        raise DownloadError(f"The files of {weights.repo} could not be listed ({type(error).__name__}).") from None
+        raise DownloadError(f"The files of {repo} could not be listed ({type(error).__name__}).") from None
     files = [entry for entry in entries if isinstance(entry, RepoFile)]
-    wanted = [file for file in files if any(fnmatch(file.path, pattern) for pattern in weights.patterns)]
+    wanted = [file for file in files if any(fnmatch(file.path, pattern) for pattern in patterns)]
     if not wanted or any(is_path_traversal(file.path) for file in wanted):
-        raise DownloadError(f"The hub has none of the required files of {weights.repo}, or lists paths outside the repository.")
+        raise DownloadError(f"The hub has none of the required files of {repo}, or lists paths outside the repository.")
     headers = {"Authorization": f"Bearer {token}"} if (token := get_token()) else {}
     return [
         PublishedFile(
             path=file.path,
             bytes=file.lfs.size if file.lfs else file.size,
-            url=hf_hub_url(weights.repo, file.path, revision=weights.revision),
+            url=hf_hub_url(repo, file.path, revision=revision),
             sha256=file.lfs.sha256 if file.lfs else None,
             blob=None if file.lfs else file.blob_id,
             headers=headers,
         )
         for file in sorted(wanted, key=lambda file: file.path)
     ]
+
+
+def current_revision(repo: str) -> str:
+    """Returns the latest commit of a repository, 40 hexadecimal digits.
+
+    Raises:
+        DownloadError: The hub cannot be reached, or has no such repository.
+    """
+    from httpx2 import HTTPError
+    from huggingface_hub import HfApi
+
+    try:
+        commit = HfApi().repo_info(repo).sha
+    except (OSError, HTTPError) as error:
+        raise DownloadError(f"The latest revision of {repo} could not be read ({type(error).__name__}).") from None
+    if commit is None:
+        raise DownloadError(f"The hub does not say which revision of {repo} is the latest.")
+    return commit
 
 
 def _blob_of(path: Path) -> str:

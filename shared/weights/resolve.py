@@ -147,13 +147,13 @@ def _download(weights: Weights, folder: Path) -> Path:
         )
     # Imported here, so that a worker that finds its weights needs no hub library.
     from shared.weights.download import plan_download, run_download
-    from shared.weights.hub import DownloadError
+    from shared.weights.hub import DownloadError, find_published
 
     logger().info(
         "downloading weights", model=weights.name, repo=weights.repo, revision=weights.revision, gigabytes=round(weights.size / 1000**3, 2)
     )
     try:
-        run_download(plan_download(weights, folder), lambda _bytes: None)
+        run_download(plan_download(find_published(weights), folder), lambda _bytes: None)
     except (DownloadError, OSError) as error:
         reason = str(error) if isinstance(error, DownloadError) else type(error).__name__
         raise SettingsError(f"The weights {weights.name!r} could not be downloaded from {weights.repo}. {reason}") from error

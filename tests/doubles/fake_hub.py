@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class HubRequest:
 
 
 class FakeHub(LoopbackServer):
-    """Publishes one repository at one commit.
+    """Publishes one repository at one commit, and others with `publish`.
 
     Args:
         files: Path to content.
@@ -33,6 +34,7 @@ class FakeHub(LoopbackServer):
         revision: The commit.
 
     Attributes:
+        gate: Delays each response of the LFS host until as many have been requested as it has parties.
         lfs_threshold: Files of at least this many bytes are LFS files: with a SHA-256, on a separate host.
         truncations: Path to the numbers of bytes after which the next responses are cut off.
         corrupt: Path to the number of next responses whose first byte is flipped.
@@ -52,8 +54,10 @@ class FakeHub(LoopbackServer):
         self.claimed_sizes: dict[str, int] = {}
         self.error_statuses: dict[str, int] = {}
         self.ignores_ranges = False
+        self.gate: threading.Barrier | None = None
         self.bytes_per_second: float | None = None
         self.requests: list[HubRequest] = []
+        self._others: dict[str, tuple[str, dict[str, bytes]]] = {}
         # A separate port is a separate origin, to which HTTP clients do not forward the token.
         self._lfs_host = _LfsHost(self)
 
@@ -65,6 +69,10 @@ class FakeHub(LoopbackServer):
         super().__exit__()
         self._lfs_host.__exit__()
 
+    def publish(self, repo: str, revision: str, files: Mapping[str, bytes]) -> None:
+        """Publishes another repository, whose latest commit is `revision`."""
+        self._others[repo] = (revision, dict(files))
+
     @property
     def requested_paths(self) -> list[str]:
         """The paths of all requests."""
@@ -75,9 +83,9 @@ class FakeHub(LoopbackServer):
         """The requests for LFS files."""
         return [request for request in self.requests if request.path.startswith("/large/")]
 
-    def listing(self) -> list[dict[str, Any]]:
+    def listing(self, files: Mapping[str, bytes]) -> list[dict[str, Any]]:
         """Returns the file listing of the hub's API."""
-        return [self._entry(path, content) for path, content in self.files.items()]
+        return [self._entry(path, content) for path, content in files.items()]
 
     def _entry(self, path: str, content: bytes) -> dict[str, Any]:
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -90,19 +98,28 @@ class FakeHub(LoopbackServer):
         """Responds to a GET request."""
         path = request.path.partition("?")[0]
         self.requests.append(HubRequest(path, request.headers.get("Range"), request.headers.get("Authorization")))
-        name = path.partition(f"/{self.repo}/resolve/{self.revision}/")[2] or path.partition("/large/")[2]
-        if path == f"/api/models/{self.repo}/tree/{self.revision}":
-            _send(request, 200, json.dumps(self.listing()).encode(), {"Content-Type": "application/json"})
-        elif name not in self.files or name in self.error_statuses:
+        for repo, (revision, files) in {self.repo: (self.revision, self.files), **self._others}.items():
+            if path == f"/api/models/{repo}":
+                return _send_json(request, {"id": repo, "sha": revision, "siblings": []})
+            if path == f"/api/models/{repo}/tree/{revision}":
+                return _send_json(request, self.listing(files))
+            for prefix in (f"/{repo}/resolve/{revision}/", f"/large/{repo}/"):
+                if path.startswith(prefix):
+                    return self._respond_with_file(request, repo, path.removeprefix(prefix), files)
+        return _send(request, 404, b"", {})
+
+    def _respond_with_file(self, request: RequestHandler[Any], repo: str, name: str, files: Mapping[str, bytes]) -> None:
+        if name not in files or name in self.error_statuses:
             _send(request, self.error_statuses.get(name, 404), b"", {})
-        elif "/resolve/" in path and "lfs" in (entry := self._entry(name, self.files[name])):
-            host = f"{self._lfs_host.url}/large/{name}?signature=canary-signature"
+        elif "/resolve/" in request.path and "lfs" in (entry := self._entry(name, files[name])):
+            host = f"{self._lfs_host.url}/large/{repo}/{name}?signature=canary-signature"
             _send(request, 302, b"", {"Location": host, "X-Linked-Etag": f'"{entry["lfs"]["oid"]}"', "X-Linked-Size": str(entry["size"])})
         else:
-            self._send_file(request, name)
+            if self.gate is not None and request.path.startswith("/large/"):
+                self.gate.wait(timeout=20)
+            self._send_file(request, name, files[name])
 
-    def _send_file(self, request: RequestHandler[Any], name: str) -> None:
-        content = self.files[name]
+    def _send_file(self, request: RequestHandler[Any], name: str, content: bytes) -> None:
         if self.corrupt.get(name, 0) > 0:
             self.corrupt[name] -= 1
             content = bytes([content[0] ^ 1]) + content[1:]
@@ -128,6 +145,10 @@ class _Handler(RequestHandler[FakeHub]):
 class _LfsHandler(RequestHandler[_LfsHost]):
     def do_GET(self) -> None:
         self.service.hub.respond(self)
+
+
+def _send_json(request: RequestHandler[Any], content: object) -> None:
+    _send(request, 200, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
 
 def _send(
