@@ -26,6 +26,8 @@ ARG HANDLER=sdxl
 ARG WEIGHTS=none
 # Names of catalogue entries, or a handler for all of its weights.
 ARG MODELS=${HANDLER}
+# Features whose add-ons are baked too, as `--with` takes them.
+ARG ADDONS=none
 ARG HF_ENDPOINT=https://huggingface.co
 WORKDIR /code
 COPY shared/__init__.py shared/credentials.py shared/settings.py shared/storage_settings.py shared/telemetry.py shared/
@@ -37,7 +39,8 @@ COPY builder/weights/__init__.py builder/weights/addons.py builder/weights/check
 RUN --mount=type=secret,id=hf_token \
     mkdir -p /opt/models \
     && if [ "${WEIGHTS}" = baked ]; then \
-         HF_TOKEN_PATH=/run/secrets/hf_token python -m builder.download_weights ${MODELS} --to /opt/models; \
+         if [ "${ADDONS}" = none ]; then features=; else features="--with ${ADDONS}"; fi; \
+         HF_TOKEN_PATH=/run/secrets/hf_token python -m builder.download_weights ${MODELS} ${features} --to /opt/models; \
        fi \
     && find /opt/models -exec touch --no-dereference --date=@0 {} +
 

@@ -147,7 +147,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, catalogue: Sequence[Addon] = ADDONS) -> int:
     """Runs the command line and returns the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = load_settings()
         folder = options.to or settings.models_dir
         selected = select_weights(options.names)
-        addons = select_addons(options.features, sorted({weights.used_by for weights in selected}))
+        addons = select_addons(options.features, sorted({weights.used_by for weights in selected}), catalogue)
         for weights in selected:
             _report(folder / weights.name, download(weights, folder / weights.name, settings, options.threads))
         for addon in addons:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from builder.command_line import command_parser
@@ -22,6 +22,11 @@ SMALL_MODELS = Path(__file__).parents[1] / "small_models"
 """The trained models that are committed to this repository."""
 
 COPIED = ("sdxl", "wan", "loras", "controlnets", "ip_adapters")
+ADAPTER_NAMES = ("style", "composition", "character")
+"""The reference types: the small IP-Adapter is installed under the name of each, so that it serves all of them."""
+ADAPTER_FILE = "small.safetensors"
+"""The small IP-Adapter in `ip_adapters`."""
+
 CHECKPOINT = Path("checkpoints", "small.safetensors")
 """The small SDXL as a single-file checkpoint."""
 
@@ -50,12 +55,21 @@ def make_models(folder: Path, small_models: Path = SMALL_MODELS) -> Iterator[tup
 def _copy(source: Path, target: Path) -> str:
     """Copies a trained model. A symlink would break when the folder is moved to another disk or into an image."""
     files = sorted(path for path in source.rglob("*") if path.is_file())
-    names = " ".join(path.relative_to(source).as_posix() for path in files)
-    return _outcome(build_folder(target, fingerprint(files, names), lambda new: _copy_files(source, new)))
+    copies = {path: _names(path.relative_to(source)) for path in files}
+    names = " ".join(name for each in copies.values() for name in each)
+    return _outcome(build_folder(target, fingerprint(files, names), lambda new: _copy_files(copies, new)))
 
 
-def _copy_files(source: Path, folder: Path) -> None:
-    shutil.copytree(source, folder, dirs_exist_ok=True)
+def _names(path: Path) -> list[str]:
+    """The names of a file's copies."""
+    return [f"{name}.safetensors" for name in ADAPTER_NAMES] if path.name == ADAPTER_FILE else [path.as_posix()]
+
+
+def _copy_files(copies: Mapping[Path, Sequence[str]], folder: Path) -> None:
+    for source, names in copies.items():
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, folder / name)
 
 
 def _make_checkpoint(folder: Path) -> bool:

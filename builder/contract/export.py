@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from builder.command_line import command_parser
+from builder.contract.deploy_page import deploy_page
 from builder.contract.pages import contract_page, environment_page, errors_page
 from builder.contract.schemas import DIALECT, ENDPOINTS, Node, openai_schema, payload_schema, request_schema
 from builder.contract.sdxl_page import sdxl_page
@@ -25,6 +26,7 @@ def generated_files() -> Mapping[str, str]:
         "docs/errors.md": errors_page(),
         "docs/environment.md": environment_page(),
         "docs/handlers/sdxl.md": sdxl_page(),
+        "docs/deploy.md": deploy_page(),
     }
     for endpoint in ENDPOINTS:
         request = _json(request_schema(endpoint.request))

@@ -132,19 +132,20 @@ ADDONS: tuple[Addon, ...] = (
 """In the order of download."""
 
 
-def select_addons(features: Sequence[str], handlers: Sequence[str]) -> list[Addon]:
+def select_addons(features: Sequence[str], handlers: Sequence[str], addons: Sequence[Addon] = ADDONS) -> list[Addon]:
     """Returns the add-ons of some features.
 
     Args:
         features: `all` for every feature.
         handlers: The handlers that they are for; all if empty.
+        addons: The catalogue.
 
     Raises:
         DownloadError: No handler has one of the features.
     """
-    offered = [addon for addon in ADDONS if addon.used_by in handlers or not handlers]
+    offered = [addon for addon in addons if addon.used_by in handlers or not handlers]
     known = dict.fromkeys(addon.feature for addon in offered)
-    if unknown := [feature for feature in features if feature not in (*known, "all")]:
+    if unknown := [feature for feature in features if feature not in (*known, *(["all"] if known else []))]:
         available = f"Available: {', '.join((*known, 'all'))}." if known else f"There are none for {', '.join(handlers)}."
         raise DownloadError(f"No add-ons in the catalogue: {', '.join(unknown)}. {available}")
     return [addon for addon in offered if addon.feature in features or "all" in features]

@@ -28,11 +28,14 @@ def load(settings: Settings) -> Recipe[SdxlRequest]:
     from handlers.sdxl.recipe import SdxlRecipe
     from handlers.sdxl.weights.load import load_sdxl
     from shared.models.device import choose_device, choose_dtype
-    from shared.weights.addons import AddonLibrary
+    from shared.weights.addons import AddonLibrary, addon_folders
 
-    addons = AddonLibrary(settings.models_dir)
+    addons = AddonLibrary(*addon_folders(settings))
     if settings.sdxl_safety_check and not addons.names("safety_checker"):
-        raise SettingsError("SDXL_SAFETY_CHECK is on, but MODELS_DIR has no safety_checker/. Add one, or turn the setting off.")
+        raise SettingsError(
+            "SDXL_SAFETY_CHECK is on, but MODELS_DIR has no safety_checker/. "
+            "`python -m builder.download_weights sdxl --with safety` adds one; or turn the setting off."
+        )
     device = choose_device(settings.device)
     pipeline = load_sdxl(weights, device, choose_dtype(device, "sdxl"))
     return SdxlRecipe(

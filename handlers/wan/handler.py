@@ -33,10 +33,10 @@ def load(settings: Settings) -> Recipe[WanRequest]:
     from handlers.wan.recipe import WanRecipe
     from handlers.wan.weights.load import load_wan
     from shared.models.device import choose_device, choose_dtype
-    from shared.weights.addons import AddonLibrary
+    from shared.weights.addons import AddonLibrary, addon_folders
 
     device = choose_device(settings.device)
-    pipelines, addons = load_wan(folder, device, choose_dtype(device, "wan")), AddonLibrary(settings.models_dir)
+    pipelines, addons = load_wan(folder, device, choose_dtype(device, "wan")), AddonLibrary(*addon_folders(settings))
     model_name = settings.wan_model_name or weights_name(folder)
     return WanRecipe(pipelines, addons, _encoding(settings), memory_limit=settings.device_memory, model_name=model_name)
 

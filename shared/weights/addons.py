@@ -14,6 +14,7 @@ from cachetools import LRUCache
 
 from shared.contract.names import ADDON_NAME, quote_name
 from shared.errors import ModelUnavailable
+from shared.settings import Settings
 from shared.weights.errors import WeightsError
 from shared.weights.file_limits import limit_problem
 
@@ -65,18 +66,18 @@ _SAFE_NAME = re.compile(ADDON_NAME)
 
 
 class AddonLibrary:
-    """The add-ons in `MODELS_DIR`, and an LRU cache of those that were loaded.
+    """The installed add-ons, and an LRU cache of those that were loaded.
 
-    The folder is listed on every call, so an add-on that is added or removed takes effect at once. The cache is not thread-safe: only the
-    GPU thread calls `load` and `clear_cache`.
+    The folders are listed on every call, so an add-on that is added or removed takes effect at once. The cache is not thread-safe: only
+    the GPU thread calls `load` and `clear_cache`.
 
     Args:
-        folder: `MODELS_DIR`. If it does not exist, there are no add-ons.
+        folders: Folders such as `MODELS_DIR`, in search order. One that does not exist has no add-ons.
         limit: Bytes of loaded add-ons to cache.
     """
 
-    def __init__(self, folder: Path, limit: int = CACHE_LIMIT) -> None:
-        self._folder = folder
+    def __init__(self, *folders: Path, limit: int = CACHE_LIMIT) -> None:
+        self._folders = folders
         self._cache: LRUCache[object, tuple[Any, int]] = LRUCache(limit, getsizeof=itemgetter(1))
 
     def names(self, kind: AddonKindName) -> list[str]:
@@ -138,8 +139,16 @@ class AddonLibrary:
 
     def _paths(self, kind: AddonKindName, wanted: str | None = None) -> dict[str, Path]:
         """The add-ons of a kind by name, or only the wanted one: a volume may hold many files and answer slowly."""
+        found: dict[str, Path] = {}
+        for folder in self._folders:
+            found = self._paths_in(folder, kind, wanted) | found
+            if found and wanted is not None:
+                break
+        return found
+
+    def _paths_in(self, folder: Path, kind: AddonKindName, wanted: str | None) -> dict[str, Path]:
         spec = ADDON_KINDS[kind]
-        home = (self._folder / spec.folder).resolve()
+        home = (folder / spec.folder).resolve()
         entries = [(_name(path), path) for path in sorted(home.iterdir())] if home.is_dir() else []
         return {
             name: path
@@ -168,6 +177,11 @@ def _read(path: Path, read: Callable[[Path], T], label: str) -> T:
 
 def _unusable(label: str, reason: str) -> ModelUnavailable:
     return ModelUnavailable(f"{label} cannot be used: {reason}. Omit it, or ask the operator to replace it.")
+
+
+def addon_folders(settings: Settings) -> tuple[Path, ...]:
+    """Returns the folders of add-ons, in search order: where weights of their own name are searched, too."""
+    return (settings.models_dir, settings.baked_models_dir, settings.volume_models_dir)
 
 
 def _label(kind: AddonKindName, name: str) -> str:

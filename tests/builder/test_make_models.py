@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from diffusers import StableDiffusionXLPipeline
 
-from builder.make_models import CHECKPOINT, COPIED, make_models
+from builder.make_models import ADAPTER_NAMES, CHECKPOINT, COPIED, make_models
+from handlers.sdxl.handler import load
+from shared.settings import Settings
 from shared.weights.catalogue import SDXL
 from shared.weights.folders import missing_files
 from small_models.build_cache import UnmanagedFolder
+from tests.handlers.sdxl.adapters import adapter_request, draw, image, pixels
 
 
 def build(folder: Path, small_models: Path, until: str) -> dict[str, str]:
@@ -46,6 +50,17 @@ def test_it_copies_the_trained_models_and_converts_the_small_sdxl_to_a_checkpoin
     assert (folder / "loras" / "outlined.safetensors").read_bytes() == b"a LoRA"
     assert not any(path.is_symlink() for path in folder.rglob("*"))
     StableDiffusionXLPipeline.from_single_file(folder / CHECKPOINT, config=str(folder / "sdxl"), local_files_only=True)
+
+
+def test_the_small_adapter_serves_the_live_callers_reference_of_every_type(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    build(folder, trained, "ip_adapters")
+    recipe = load(Settings(models_dir=folder, device="cpu"))
+    for kind in ADAPTER_NAMES:
+        request = adapter_request(type=kind, strength=0.35)
+        (drawn,) = draw(recipe, request, image())
+        assert drawn.metadata["references"] == [{"type": kind, "strength": 0.35, "adapter": kind}]
+        assert not np.array_equal(drawn.pixels, pixels(recipe, adapter_request(main=None)))
 
 
 def test_a_second_run_changes_nothing(trained: Path, tmp_path: Path) -> None:

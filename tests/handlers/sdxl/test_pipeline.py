@@ -135,7 +135,7 @@ def fail_to_load_adapter(recipe: SdxlRecipe, config: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _damaged(recipe: SdxlRecipe, name: str) -> Iterator[None]:
-    file = recipe._addons._folder / name
+    file = recipe._addons._folders[0] / name
     file.write_bytes(b"no tensors")
     try:
         yield
@@ -231,7 +231,7 @@ def test_an_adapter_used_for_two_references_is_in_memory_once(recipe: SdxlRecipe
 
 def test_half_precision_jobs_do_not_change_the_precision_of_any_network(tiny_models: Path, recipe: SdxlRecipe) -> None:
     """diffusers' pipelines cast the VAE, or the components they are built from, to half precision."""
-    half = SdxlRecipe(load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float16), AddonLibrary(recipe._addons._folder))
+    half = SdxlRecipe(load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float16), AddonLibrary(recipe._addons._folders[0]))
     complete(half, {})
     before = fingerprint(half._pipeline)
     for kind in ("img2img", "control, img2img", "control, inpainting", "several adapters"):

@@ -10,7 +10,8 @@ import pytest
 
 from handlers.sdxl.request import SdxlRequest
 from shared.errors import ModelUnavailable, ValidationError
-from shared.weights.addons import ADDON_KINDS, AddonKindName, AddonLibrary
+from shared.settings import Settings
+from shared.weights.addons import ADDON_KINDS, AddonKindName, AddonLibrary, addon_folders
 
 
 @pytest.fixture
@@ -54,6 +55,24 @@ def sdxl_request(config: dict[str, Any]) -> SdxlRequest:
 )
 def test_names_lists_the_installed_addons(addons: AddonLibrary, kind: AddonKindName, names: list[str]) -> None:
     assert addons.names(kind) == names
+
+
+def test_add_ons_of_several_folders_are_found_and_the_first_of_a_name_counts(addons: AddonLibrary, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    for name in ("ink", "oil"):
+        (volume / "loras").mkdir(parents=True, exist_ok=True)
+        (volume / f"loras/{name}.safetensors").touch()
+    both = AddonLibrary(tmp_path / "nowhere", tmp_path / "models", volume)
+    assert both.names("loras") == ["ink", "ink 2.1", "oil"]
+    assert both.find("loras", "ink") == addons.find("loras", "ink")
+    assert both.find("loras", "oil") == volume / "loras/oil.safetensors"
+    with pytest.raises(ModelUnavailable, match=r"Available: ink, ink 2\.1, oil\."):
+        both.find("loras", "pen")
+
+
+def test_a_worker_looks_for_add_ons_in_models_dir_the_image_and_the_volume(tmp_path: Path) -> None:
+    settings = Settings(models_dir=tmp_path / "a", baked_models_dir=tmp_path / "b", volume_models_dir=tmp_path / "c")
+    assert addon_folders(settings) == (tmp_path / "a", tmp_path / "b", tmp_path / "c")
 
 
 def test_find_returns_a_file_or_a_folder(addons: AddonLibrary, tmp_path: Path) -> None:
