@@ -64,7 +64,7 @@ def published(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 @pytest.fixture
 def hub(published: dict[str, dict[str, bytes]]) -> Iterator[FakeHub]:
-    with FakeHub({}, "nobody/nothing", "0" * 40) as running:
+    with FakeHub({}, "owner/model", "0" * 40) as running:
         for addon in ADDONS:
             running.publish(addon.repo, addon.revision or LATEST, published[addon.repo])
         yield running
