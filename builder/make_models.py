@@ -15,7 +15,7 @@ from pathlib import Path
 from builder.command_line import command_parser
 from builder.make_tiny_models import make_tiny_model
 from builder.weights.make_single_file import make_single_file
-from small_models.build_cache import UnmanagedFolder, build_folder, fingerprint, folder_summary
+from small_models.build_cache import STAMP, UnmanagedFolder, build_folder, fingerprint, folder_summary
 from small_models.convert_smollm2 import ConversionError, convert_smollm2
 
 SMALL_MODELS = Path(__file__).parents[1] / "small_models"
@@ -28,7 +28,7 @@ ADAPTER_FILE = "small.safetensors"
 """The small IP-Adapter in `ip_adapters`."""
 
 CHECKPOINT = Path("checkpoints", "small.safetensors")
-"""The small SDXL as a single-file checkpoint."""
+"""The small SDXL as a single-file checkpoint. The folder of its name has its configuration, which is not the published one."""
 
 
 def make_models(folder: Path, small_models: Path = SMALL_MODELS) -> Iterator[tuple[str, str]]:
@@ -76,7 +76,12 @@ def _make_checkpoint(folder: Path) -> bool:
     sdxl = folder / "sdxl"
     sources = [Path(__file__).with_name("weights") / "make_single_file.py", *sorted(path for path in sdxl.rglob("*") if path.is_file())]
     target = folder / CHECKPOINT.parent
-    return build_folder(target, fingerprint(sources, libraries=("diffusers",)), lambda new: make_single_file(sdxl, new / CHECKPOINT.name))
+
+    def write(new: Path) -> None:
+        make_single_file(sdxl, new / CHECKPOINT.name)
+        shutil.copytree(sdxl, new / CHECKPOINT.stem, ignore=shutil.ignore_patterns("*.safetensors", "*.md", STAMP))
+
+    return build_folder(target, fingerprint(sources, CHECKPOINT.stem, libraries=("diffusers",)), write)
 
 
 def _outcome(built: bool) -> str:

@@ -21,6 +21,7 @@ TextualInversion = tuple[Tensor, Tensor]
 
 # The token id below an embedding of a textual inversion. Any id but that of the end token, which marks the pooled output's position.
 _PLACEHOLDER = 0
+_REFERENCE = re.compile(r"(?<!\w)embedding:(?=\w)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +76,12 @@ def prompt_warnings(request: SdxlRequest) -> list[str]:
         found.append("`negative_prompt` has no effect, because `config.guidance_scale` is 1")
     names = dict.fromkeys(request.textual_inversions)
     texts = [text.text for text in (*request.weighted_prompt, *request.weighted_negative_prompt)]
-    used = {name for text in texts for _, name in split_at_names(text, names)}
+    pieces = [piece for text in texts for piece in split_at_names(text, names)]
+    if unlisted := sum(len(_REFERENCE.findall(piece)) for piece, name in pieces if name is None):
+        found.append(
+            f"{unlisted} of the `embedding:` in the prompts are read as text, because `config.textual_inversions` lacks their names"
+        )
+    used = {name for _, name in pieces}
     return found + [
         f"`config.textual_inversions`: {quote_name(name)} has no effect, because no prompt contains its name"
         for name in names

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from itertools import islice
 
 import torch
@@ -79,11 +80,12 @@ class WanRecipe:
     def generate(self, request: WanRequest, references: Mapping[str, Image.Image], run: JobRun) -> Generator[Output]:
         """Generates one clip of exactly the requested number of frames, or one image."""
         reset_vram_peak(self._pipelines.device)
+        if request.negative_prompt and request.guidance_scale == 1:
+            run.warn("`negative_prompt` has no effect, because `config.guidance_scale` is 1")
         # 1. Prepare the references, for the next longer clip that the VAE supports
         conditioning = reference.conditioning(request, references, self._pipelines)
         # 2. Denoise
-        target = lora.lora_target(self._pipelines) if request.loras else None
-        with with_loras(target, request.loras, self._addons, run.warn) if target else nullcontext():
+        with self._loras(request, run) if request.loras else nullcontext():
             latents = self._denoise(request, conditioning, run)
         # 3. Decode frame by frame: the video is encoded while later frames are decoded
         if request.is_image:
@@ -110,6 +112,10 @@ class WanRecipe:
         embeddings = self._prompts.embed(request.prompt, request.negative_prompt, guided=request.guidance_scale > 1)
         fallbacks = (EMPTY_CACHE, self._offload.fallback())
         return run_with_fallbacks(lambda: self._call_pipeline(request, embeddings, conditioning, run), fallbacks, run.warn)
+
+    def _loras(self, request: WanRequest, run: JobRun) -> AbstractContextManager[Mapping[str, float]]:
+        target, transformer = lora.lora_target(self._pipelines), select_pipeline(self._pipelines, request).transformer
+        return with_loras(target, request.loras, self._addons, run.warn, partial(lora.is_in, transformer))
 
     def _call_pipeline(self, request: WanRequest, embeddings: Mapping[str, Tensor], conditioning: Conditioning, run: JobRun) -> Tensor:
         with configured(self._pipelines, request, self._offload) as pipeline:

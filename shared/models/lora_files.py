@@ -103,7 +103,7 @@ def read_lora(path: Path, target: LoraTarget) -> Lora:
             unused.append(layer.name)
         else:
             raise _foreign(file, layer.name, target)
-    if not found:
+    if not found and not unused:
         raise _unusable(path, f"it changes no layer that this worker's {target.name} has")
     updates = {address: _update(file, address, _joined(file, layers), target) for address, layers in found.items()}
     return Lora(updates, tuple(unused))

@@ -37,7 +37,11 @@ class RequestedLora(Protocol):
 
 @contextmanager
 def with_loras(
-    target: LoraTarget, requested: Sequence[RequestedLora], addons: AddonLibrary, warn: Callable[[str], None]
+    target: LoraTarget,
+    requested: Sequence[RequestedLora],
+    addons: AddonLibrary,
+    warn: Callable[[str], None],
+    is_used: Callable[[LoraLayer], bool] = lambda layer: True,
 ) -> Iterator[dict[str, float]]:
     """Merges a request's LoRAs into a model while the body runs. The scales of one that is named twice are added.
 
@@ -45,7 +49,8 @@ def with_loras(
         target: The model.
         requested: The LoRAs of the request.
         addons: The operator's files.
-        warn: Receives a warning for each LoRA that is used in part.
+        warn: Receives a warning for each LoRA that is used in part or not at all.
+        is_used: Whether the job uses a layer: a model may have networks that serve other jobs.
 
     Yields:
         The effective scale of each, by name.
@@ -59,7 +64,7 @@ def with_loras(
     # One with scale 0 is loaded too, so that it is rejected if it cannot be used.
     loaded = {name: addons.load("loras", name, lambda path: read_lora(path, target), lora_size) for name in scales}
     for name, each in loaded.items():
-        if text := _unused(name, each, target):
+        if text := _unused(name, each, target, is_used):
             warn(text)
     with merged(target, [(loaded[name], scale) for name, scale in scales.items() if scale]):
         yield scales
@@ -131,8 +136,12 @@ def _by_layer(loras: Sequence[tuple[Lora, float]]) -> Mapping[Layer, list[tuple[
     return by_layer
 
 
-def _unused(name: str, lora: Lora, target: LoraTarget) -> str | None:
-    """The warning about a LoRA's parts that the model does not have."""
+def _unused(name: str, lora: Lora, target: LoraTarget, is_used: Callable[[LoraLayer], bool]) -> str | None:
+    """The warning about a LoRA without effect, or about its parts that the model does not have."""
+    if not lora.updates:
+        return f"LoRA {quote_name(name)} has no effect: this worker's {target.name} has none of the layers that it changes"
+    if not any(is_used(target.layers[layer]) for layer in lora.updates):
+        return f"LoRA {quote_name(name)} has no effect: this job uses none of the layers that it changes"
     if not lora.unused:
         return None
     listed = ", ".join(repr(each[:100]) for each in lora.unused[:_LISTED]) + (" …" if len(lora.unused) > _LISTED else "")

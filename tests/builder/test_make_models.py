@@ -63,6 +63,14 @@ def test_the_small_adapter_serves_the_live_callers_reference_of_every_type(train
         assert not np.array_equal(drawn.pixels, pixels(recipe, adapter_request(main=None)))
 
 
+def test_a_worker_draws_with_the_checkpoint_what_it_draws_with_the_folder(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    build(folder, trained, "checkpoints")
+    request = adapter_request(main=None)
+    drawn = [pixels(load(Settings(sdxl_model=path, device="cpu")), request) for path in (folder / "sdxl", folder / CHECKPOINT)]
+    assert np.array_equal(*drawn)
+
+
 def test_a_second_run_changes_nothing(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     build(folder, trained, "checkpoints")

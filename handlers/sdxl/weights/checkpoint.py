@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from handlers.sdxl.weights.noise_schedule import MARKERS
 from handlers.sdxl.weights.original_names import text_encoder_2_name, unet_name, vae_name
 from handlers.sdxl.weights.scaled_fp8 import COMPANIONS, unscaled
 from shared.models.load import check_network, log_loaded
@@ -29,8 +30,13 @@ PREFIXES = {
 PUBLISHED_CONFIG = Path(__file__).with_name("sdxl_config")
 """The published configuration: a diffusers folder without weights."""
 
-# Buffers that are computed, and tensors for training only.
-_WITHOUT_EFFECT = re.compile(r"position_ids$|logit_scale$|attn_mask$|^first_stage_model\.loss\.|model_ema|num_updates$|decay$")
+# Buffers that are computed, the projection of the first text encoder, which SDXL does not use, and tensors for training only.
+_WITHOUT_EFFECT = re.compile(
+    r"position_ids$|logit_scale$|attn_mask$|^first_stage_model\.loss\.|model_ema|num_updates$|decay$|scaled_fp8$"
+    r"|^conditioner\.embedders\.0\.(?:transformer\.)?text_projection"
+    r"|^(?:optimizer|optimizer_states|lr_schedulers?|loops|callbacks|loss|denoiser)\.|^(?:global_step|epoch|scale_factor|betas|logvar)$"
+    r"|^(?:\w+_)?alphas(?:_\w+)?$|^posterior_\w+$|^lvlb_weights$"
+)
 _QKV = re.compile(r"(.+)\.([qkv])_proj\.(weight|bias)")
 
 
@@ -83,6 +89,26 @@ def load_component(cls: Any, file: Path, folder: Path, *, component: str, device
         name=f"sdxl/{component}",
         device=device,
         dtype=dtype,
+    )
+
+
+def check_tensor_names(file: Path) -> None:
+    """Refuses a checkpoint with tensors that belong to none of SDXL's networks: it would draw something else without them.
+
+    Args:
+        file: The checkpoint.
+
+    Raises:
+        WeightsError: Names one of the tensors, or the file is damaged.
+    """
+    try:
+        with safe_open(file, "pt") as opened:
+            names = sorted(opened.keys())
+    except (OSError, SafetensorError) as error:
+        raise weights_error("sdxl", error) from error
+    _refuse(
+        "sdxl",
+        [name for name in names if not name.startswith(tuple(PREFIXES.values())) and name not in MARKERS and not _is_without_effect(name)],
     )
 
 
@@ -181,9 +207,14 @@ def _check_known(network: str, present: Set[str], used: Set[str]) -> None:
     prefix = PREFIXES.get(network.removeprefix("sdxl/"))
     if prefix is None:
         return
-    unknown = sorted(
-        key for key in present - used if key.startswith(prefix) and not _WITHOUT_EFFECT.search(key) and not COMPANIONS.search(key)
-    )
+    _refuse(network, sorted(key for key in present - used if key.startswith(prefix) and not _is_without_effect(key)))
+
+
+def _is_without_effect(name: str) -> bool:
+    return _WITHOUT_EFFECT.search(name) is not None or COMPANIONS.search(name) is not None
+
+
+def _refuse(network: str, unknown: Sequence[str]) -> None:
     if unknown:
         raise WeightsError(network, f"{len(unknown)} tensors do not belong to SDXL, such as {unknown[0][:200]!r}")
 

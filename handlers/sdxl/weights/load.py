@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from handlers.sdxl.weights.checkpoint import config_folder, load_component
+from handlers.sdxl.weights.checkpoint import check_tensor_names, config_folder, load_component
 from handlers.sdxl.weights.noise_schedule import schedule_problem, scheduler_overrides
 from shared.models.diffusers_folder import LITERAL_SPECIAL_TOKENS, component_files, load_scheduler, read_config, silence_libraries
 from shared.models.load import load_network
@@ -39,6 +39,8 @@ def load_sdxl(weights: Path, device: torch.device, dtype: torch.dtype) -> Stable
     is_checkpoint = weights.is_file()
     folder = config_folder(weights) if is_checkpoint else weights
     overrides = scheduler_overrides(weights) if is_checkpoint else {}
+    if is_checkpoint:
+        check_tensor_names(weights)
     components = ("text_encoder", "text_encoder_2", "unet", "vae")
     with prefetched([weights] if is_checkpoint else component_files(folder, components, half=dtype == torch.float16)):
         silence_libraries()

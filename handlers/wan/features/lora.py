@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from torch import nn
+
 from handlers.wan.request import WanRequest
 from handlers.wan.weights.load import WanPipelines
 from shared.models.lora_names import Layer, LoraLayer, LoraTarget, lora_layers
@@ -85,6 +87,11 @@ def lora_target(pipelines: WanPipelines) -> LoraTarget:
     per_pipeline = [lora_layers(_COMPONENT, pipeline.transformer) for pipeline in pipelines.all]
     layers = {layer: _shared(layer, per_pipeline) for layer in per_pipeline[0]}
     return LoraTarget("WAN", layers, _PREFIXES, {layer: _original(layer[1]) for layer in layers}, _OPTIONAL)
+
+
+def is_in(network: nn.Module, layer: LoraLayer) -> bool:
+    """Returns whether a layer belongs to a network: that of text-to-video lacks VACE's."""
+    return any(module is each for module in layer.modules for each in network.modules())
 
 
 def _shared(layer: Layer, per_pipeline: Sequence[Mapping[Layer, LoraLayer]]) -> LoraLayer:

@@ -26,7 +26,8 @@ from tests.doubles.fake_hub import FakeHub
 from tests.doubles.processes import ROOT
 from tests.handlers.conftest import generate, image_outputs
 from tests.handlers.sdxl.adapters import plain_pipeline
-from tests.handlers.sdxl.files import write_image_encoder, write_ip_adapter, write_safety_checker, write_upscaler
+from tests.handlers.sdxl.files import write_image_encoder, write_ip_adapter, write_safety_checker
+from tests.handlers.sdxl.upscalers import basicsr_names, esrgan, tensors_of, write_upscaler
 
 LATEST = "b" * 40
 COMPOSITION = next(addon for addon in ADDONS if addon.revision is None)
@@ -44,7 +45,7 @@ def write_published(folder: Path, pipeline: Any) -> dict[str, dict[str, bytes]]:
     for kind in ("canny", "depth"):
         controlnet.save_pretrained(folder / f"diffusers/controlnet-{kind}-sdxl-1.0", **half)
     controlnet.save_pretrained(folder / "xinsir/controlnet-openpose-sdxl-1.0")
-    write_upscaler(folder / "Comfy-Org/Real-ESRGAN_repackaged/RealESRGAN_x4plus.safetensors", RRDBNetConfig(4, 8, 1, 4))
+    write_upscaler(folder / "Comfy-Org/Real-ESRGAN_repackaged/RealESRGAN_x4plus.safetensors", basicsr_names(tensors_of(esrgan())))
     pipeline.unet.save_pretrained(folder / "stabilityai/stable-diffusion-xl-refiner-1.0/unet", **half)
     (folder / "stabilityai/stable-diffusion-xl-refiner-1.0/model_index.json").write_text("{}")
     write_safety_checker(folder / "stable-diffusion-v1-5/stable-diffusion-v1-5/safety_checker", threshold=1.0)

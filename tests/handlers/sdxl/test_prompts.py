@@ -210,6 +210,9 @@ def test_an_embedding_is_named_by_its_word_in_brackets_or_after_a_prefix(text: s
         ({"negative_prompt": ""}, {"guidance_scale": 1}, None),
         ({"negative_prompt": "embedding:ink"}, {"textual_inversions": ["ink"]}, None),
         ({"compel_weights": "(ink:1.3)"}, {"textual_inversions": ["ink"]}, None),
+        ({"negative_prompt": "embedding:oil, (Embedding:ink:1.2)"}, {}, "2 of the `embedding:` in the prompts are read as text"),
+        ({"negative_prompt": "embedding:oil, embedding:ink"}, {"textual_inversions": ["ink"]}, "1 of the `embedding:` in the prompts"),
+        ({"negative_prompt": "an embedding: text"}, {}, None),
     ],
 )
 def test_what_has_no_effect_on_the_prompts_is_a_warning(fields: dict[str, Any], config: dict[str, Any], warning: str | None) -> None:

@@ -70,6 +70,15 @@ def test_the_shift_has_an_effect_with_every_scheduler(wan_recipe: Wan) -> None:
         assert not np.array_equal(frames(wan_recipe, wan(sample_solver=name)), frames(wan_recipe, other)), name
 
 
+@pytest.mark.parametrize(("negative", "guidance", "count"), [("blurry", 1.0, 1), ("blurry", 1.5, 0), ("", 1.0, 0), (None, 1.0, 0)])
+def test_a_negative_prompt_without_guidance_is_named_in_a_warning(
+    wan_recipe: Wan, negative: str | None, guidance: float, count: int
+) -> None:
+    recorded = RecordedRun()
+    generate(wan_recipe, wan(negative_prompt=negative, guidance_scale=guidance, steps=1, frames=1), recorded)
+    assert recorded.run.warnings == ["`negative_prompt` has no effect, because `config.guidance_scale` is 1"] * count
+
+
 def test_the_frame_rate_does_not_change_the_frames(wan_recipe: Wan) -> None:
     slow, fast = (clip(generate(wan_recipe, wan(fps=fps))) for fps in (8, 24))
     assert (slow.fps, fast.fps) == (8, 24)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from handlers.sdxl.features.lora import lora_target
+from handlers.sdxl.features.scheduler import make_scheduler
 from handlers.sdxl.handler import load
+from handlers.sdxl.scheduler_names import SchedulerName
 from handlers.sdxl.weights.load import load_sdxl
 from shared.errors import Cancelled, ModelUnavailable
 from shared.media.images import Pixels
@@ -148,6 +151,41 @@ def test_a_lora_that_is_not_installed_is_refused_before_any_work(worker: Worker)
 def test_metadata_lists_the_loras(worker: Worker) -> None:
     (image,) = image_outputs(generate(worker.recipe, sdxl(loras=[{"name": "ink", "scale": 0.5}])))
     assert image.metadata["loras"] == [{"name": "ink", "scale": 0.5}]
+
+
+SPEED_LORAS = re.findall(
+    r"^\| ([^|]+) \| `(lcm|tcd)` \| ([\d, orto]+).* \| ([\d.]+)(?: to ([\d.]+))? \|$",
+    (Path(__file__).parents[4] / "docs/handlers/sdxl.md").read_text("utf-8"),
+    flags=re.MULTILINE,
+)
+"""The page's table: LoRA, scheduler, steps, and the least and largest guidance."""
+
+
+@pytest.mark.parametrize("row", SPEED_LORAS, ids=lambda row: row[0].partition(" (")[0])
+def test_the_settings_of_a_speed_lora_are_accepted_and_reported(worker: Worker, row: tuple[str, ...]) -> None:
+    _, scheduler, steps, *guidance = row
+    for count in re.findall(r"\d+", steps):
+        for scale in filter(None, guidance):
+            settings = {"scheduler": scheduler, "steps": int(count), "guidance_scale": float(scale)}
+            assert sdxl(**settings).warnings == ()
+    (image,) = image_outputs(generate(worker.recipe, sdxl(loras=[{"name": "ink"}], **settings)))
+    assert {name: image.metadata[name] for name in (*settings, "loras")} == settings | {"loras": [{"name": "ink", "scale": 1.0}]}
+
+
+def test_the_page_has_settings_for_every_known_speed_lora() -> None:
+    names = " ".join(row[0] for row in SPEED_LORAS)
+    assert all(name in names for name in ("LCM", "DMD2", "TCD", "Lightning", "Hyper", "Hyper with guidance"))
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "expected"), [("lcm", 4, [999, 759, 499, 259]), ("tcd", 4, [999, 759, 499, 259]), ("tcd", 1, [999])]
+)
+def test_the_schedulers_of_speed_loras_start_at_the_last_timestep(
+    pipeline: Any, name: SchedulerName, steps: int, expected: list[int]
+) -> None:
+    scheduler = make_scheduler(name, pipeline.scheduler.config)
+    scheduler.set_timesteps(steps)
+    assert scheduler.timesteps.tolist() == expected
 
 
 def test_the_small_lora_draws_clearer_stripes_the_higher_its_scale(small_models: Path) -> None:

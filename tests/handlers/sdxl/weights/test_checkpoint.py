@@ -181,7 +181,46 @@ def test_a_quantisation_that_is_not_supported_is_refused_by_name(checkpoint: Pat
         load_sdxl(checkpoint, CPU, torch.float32)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "control_model.input_hint_block.0.weight",
+        "lora_unet_middle_block_1_proj_in.lora_down.weight",
+        "cond_stage_model.transformer.text_model.final_layer_norm.weight",
+        "conditioner.embedders.2.model.proj.weight",
+        "model_extra.weight",
+        "v_predicted",
+    ],
+)
+def test_a_tensor_outside_sdxls_networks_is_refused_by_name(checkpoint: Path, name: str) -> None:
+    change(checkpoint, **{name: torch.zeros(2)})
+    with pytest.raises(WeightsError, match=rf"The weights of sdxl cannot be used: 1 tensors do not belong to SDXL, such as '{name}'"):
+        load_sdxl(checkpoint, CPU, torch.float32)
+
+
+WITHOUT_EFFECT = (
+    "conditioner.embedders.0.transformer.text_model.embeddings.position_ids",
+    "conditioner.embedders.0.transformer.text_projection.weight",
+    "conditioner.embedders.0.logit_scale",
+    "conditioner.embedders.1.model.logit_scale",
+    "model_ema.decay",
+    "model_ema.diffusion_modelinput_blocks00weight",
+    "denoiser.sigmas",
+    "first_stage_model.loss.logvar",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "posterior_mean_coef1",
+    "betas",
+    "lvlb_weights",
+    "optimizer.state.0.exp_avg",
+    "lr_schedulers.0",
+    "global_step",
+    "scaled_fp8",
+)
+
+
 def test_tensors_without_effect_are_accepted(checkpoint: Path) -> None:
-    names = ("conditioner.embedders.0.transformer.text_model.embeddings.position_ids", "conditioner.embedders.1.model.logit_scale")
-    change(checkpoint, **{name: torch.zeros(2) for name in (*names, "model_ema.decay", "denoiser.sigmas", "first_stage_model.loss.logvar")})
+    change(checkpoint, **{name: torch.zeros(2) for name in WITHOUT_EFFECT})
     load_sdxl(checkpoint, CPU, torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,3 +145,25 @@ def test_a_lora_that_is_not_installed_is_refused_before_any_work(recipe: WanReci
 def test_metadata_lists_the_loras_and_their_scales(recipe: WanRecipe) -> None:
     (made,) = generate(recipe, wan(loras=[{"name": "ink", "scale": 0.5}]))
     assert made.metadata["loras"] == [{"name": "ink", "scale": 0.5}]
+
+
+SPEED_LORAS = re.findall(
+    r"^\| ([^|]+) \| (\d+)(?: to (\d+))? \| ([\d.]+) \| `([a-z+]+)` \| ([\d.]+) \|$",
+    (Path(__file__).parents[4] / "docs/handlers/wan.md").read_text("utf-8"),
+    flags=re.MULTILINE,
+)
+"""The page's table: LoRA, least and most steps, guidance, solver, shift."""
+
+
+@pytest.mark.parametrize("row", SPEED_LORAS, ids=lambda row: row[0].partition(",")[0])
+def test_the_settings_of_a_speed_lora_are_accepted_and_reported(recipe: WanRecipe, row: tuple[str, ...]) -> None:
+    _, least, most, guidance, solver, shift = row
+    for steps in filter(None, (least, most)):
+        settings = {"steps": int(steps), "guidance_scale": float(guidance), "sample_solver": solver, "sample_shift": float(shift)}
+        assert wan(**settings).warnings == ()
+    (made,) = generate(recipe, wan(loras=[{"name": "ink"}], **settings))
+    assert {name: made.metadata[name] for name in (*settings, "loras")} == settings | {"loras": [{"name": "ink", "scale": 1.0}]}
+
+
+def test_the_page_has_settings_for_every_known_speed_lora() -> None:
+    assert [row[0].partition(",")[0] for row in SPEED_LORAS] == ["CausVid", "lightx2v"]

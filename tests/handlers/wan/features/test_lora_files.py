@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -101,11 +102,36 @@ def test_layers_of_an_image_to_video_model_are_skipped_with_a_warning(pipelines:
 
 
 @pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        ("diffusion_model.blocks.0.cross_attn.k_img", "this worker's WAN has none of the layers that it changes"),
+        ("diffusion_model.vace_blocks.0.self_attn.q", "this job uses none of the layers that it changes"),
+    ],
+)
+def test_a_lora_that_changes_nothing_of_the_job_is_named_in_a_warning(
+    pipelines: WanPipelines, tmp_path: Path, layer: str, reason: str
+) -> None:
+    (tmp_path / "loras").mkdir()
+    save_file(low_rank(layer), tmp_path / "loras" / "ink.safetensors")
+    recorded, plain = RecordedRun(), RecordedRun()
+    generate(WanRecipe(pipelines, AddonLibrary(tmp_path)), wan(loras=[{"name": "ink"}]), recorded)
+    generate(WanRecipe(pipelines, AddonLibrary(tmp_path)), wan(), plain)
+    assert (recorded.run.warnings, plain.run.warnings) == ([f"LoRA 'ink' has no effect: {reason}"], [])
+
+
+def test_a_lora_for_vaces_blocks_affects_a_job_with_a_reference(pipelines: WanPipelines, tmp_path: Path) -> None:
+    (tmp_path / "loras").mkdir()
+    save_file(low_rank("diffusion_model.vace_blocks.0.self_attn.q"), tmp_path / "loras" / "ink.safetensors")
+    recorded, request = RecordedRun(), wan(loras=[{"name": "ink"}], image="https://a.example/b.png")
+    generate(WanRecipe(pipelines, AddonLibrary(tmp_path)), request, recorded, {next(iter(request.references)): Image.new("RGB", (64, 64))})
+    assert recorded.run.warnings == []
+
+
+@pytest.mark.parametrize(
     ("layer", "width", "reason"),
     [
         ("diffusion_model.blocks.0.self_attn.q", 5120, "changes a weight of shape 5120 × 5120, and that of this worker's WAN has 48 × 48"),
         ("diffusion_model.blocks.39.self_attn.q", WIDTH, "'diffusion_model.blocks.39.self_attn.q' does not belong to a LoRA for WAN"),
-        ("diffusion_model.blocks.0.cross_attn.k_img", WIDTH, "it changes no layer that this worker's WAN has"),
         ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", 2048, "it is a LoRA for SDXL, and this worker's model is WAN"),
     ],
 )
