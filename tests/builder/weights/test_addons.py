@@ -11,7 +11,6 @@ from typing import Any, get_args
 
 import pytest
 from diffusers import ControlNetModel
-from handlers.sdxl.postprocess.rrdbnet import RRDBNetConfig
 from PIL import Image
 
 from builder.weights.addons import ADDONS, Addon, Feature, select_addons
