@@ -67,8 +67,8 @@ def test_a_worker_draws_with_the_checkpoint_what_it_draws_with_the_folder(traine
     folder = tmp_path / "models"
     build(folder, trained, "checkpoints")
     request = adapter_request(main=None)
-    drawn = [pixels(load(Settings(sdxl_model=path, device="cpu")), request) for path in (folder / "sdxl", folder / CHECKPOINT)]
-    assert np.array_equal(*drawn)
+    one, other = (pixels(load(Settings(sdxl_model=path, device="cpu")), request) for path in (folder / "sdxl", folder / CHECKPOINT))
+    assert np.array_equal(one, other)
 
 
 def test_a_second_run_changes_nothing(trained: Path, tmp_path: Path) -> None:

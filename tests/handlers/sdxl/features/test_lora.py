@@ -166,7 +166,7 @@ def test_the_settings_of_a_speed_lora_are_accepted_and_reported(worker: Worker, 
     _, scheduler, steps, *guidance = row
     for count in re.findall(r"\d+", steps):
         for scale in filter(None, guidance):
-            settings = {"scheduler": scheduler, "steps": int(count), "guidance_scale": float(scale)}
+            settings: dict[str, Any] = {"scheduler": scheduler, "steps": int(count), "guidance_scale": float(scale)}
             assert sdxl(**settings).warnings == ()
     (image,) = image_outputs(generate(worker.recipe, sdxl(loras=[{"name": "ink"}], **settings)))
     assert {name: image.metadata[name] for name in (*settings, "loras")} == settings | {"loras": [{"name": "ink", "scale": 1.0}]}

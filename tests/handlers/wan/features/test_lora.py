@@ -159,7 +159,12 @@ SPEED_LORAS = re.findall(
 def test_the_settings_of_a_speed_lora_are_accepted_and_reported(recipe: WanRecipe, row: tuple[str, ...]) -> None:
     _, least, most, guidance, solver, shift = row
     for steps in filter(None, (least, most)):
-        settings = {"steps": int(steps), "guidance_scale": float(guidance), "sample_solver": solver, "sample_shift": float(shift)}
+        settings: dict[str, Any] = {
+            "steps": int(steps),
+            "guidance_scale": float(guidance),
+            "sample_solver": solver,
+            "sample_shift": float(shift),
+        }
         assert wan(**settings).warnings == ()
     (made,) = generate(recipe, wan(loras=[{"name": "ink"}], **settings))
     assert {name: made.metadata[name] for name in (*settings, "loras")} == settings | {"loras": [{"name": "ink", "scale": 1.0}]}
