@@ -18,7 +18,7 @@ from hypothesis.strategies import SearchStrategy
 Schema = Mapping[str, Any]
 
 _FOLDER = Path(__file__).parents[2] / "schemas"
-_ANNOTATIONS = {"description", "deprecated", "title", "$schema", "$defs"}
+_ANNOTATIONS = {"contentMediaType", "description", "deprecated", "title", "$schema", "$defs"}
 _KNOWN = {
     "integer": {"minimum", "maximum", "multipleOf"},
     "number": {"minimum", "maximum"},

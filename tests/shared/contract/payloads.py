@@ -91,7 +91,7 @@ def wan() -> WanCompleted:
 
 
 def chat() -> ChatCompleted:
-    return ChatCompleted.model_validate({**JOB, "assets": (text(),), "metadata": CHAT, **TOP_LEVEL})
+    return ChatCompleted.model_validate({**JOB, "assets": (text().model_dump(),), "metadata": CHAT, **TOP_LEVEL})
 
 
 def failed() -> FailedPayload:

@@ -43,7 +43,7 @@ def test_generated_files_are_current() -> None:
 def test_missing_or_modified_file_is_stale(tmp_path: Path) -> None:
     files = generated_files()
     for path, content in files.items():
-        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(content, "utf-8")
     assert stale_files(files, tmp_path) == []
     (tmp_path / "docs/errors.md").unlink()
