@@ -146,7 +146,9 @@ class Settings(StorageSettings):
         0.9, gt=0, le=1, description="Share of the GPU's memory for vLLM, divided between the chat models by the size of their weights."
     )
     chat_vllm_arguments: str = Field(
-        "", description="Further arguments of vLLM's server, such as `--dtype bfloat16`. Those that the worker relies on cannot be changed."
+        "",
+        repr=False,
+        description="Further arguments of vLLM's server, such as `--dtype bfloat16`. Those that the worker relies on cannot be changed.",
     )
     chat_engine_url: Url | None = Field(
         None,

@@ -83,7 +83,9 @@ class Message(NestedModel):
         tuple[MessageToolCall, ...],
         Field(strict=False, max_length=_MAX_CALLS, description="Role `assistant`: the calls that the model has made."),
     ] = ()
-    tool_call_id: Annotated[Text | None, Field(max_length=256, description="Role `tool`: the call that this is the result of.")] = None
+    tool_call_id: Annotated[
+        Text | None, Field(repr=False, max_length=256, description="Role `tool`: the call that this is the result of.")
+    ] = None
 
     @model_validator(mode="before")
     @classmethod

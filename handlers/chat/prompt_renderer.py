@@ -57,7 +57,7 @@ class Conversation:
     messages: Sequence[Message]
     continues: bool = False
     tools: Sequence[Tool] = ()
-    text: str | None = None
+    text: str | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, request: ChatRequest) -> Conversation:

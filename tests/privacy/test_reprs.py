@@ -35,6 +35,9 @@ PUBLIC = frozenset(
 )  # fmt: skip
 # Public in one class, because the same name may hold private text elsewhere.
 PUBLIC_IN: dict[str, set[str]] = {
+    "CommandLine": {"api_address"},
+    "RequestContext": {"constraint"},  # the name of a field
+    "UpscalerInfo": {"architecture"},
     "_StoredAsset": {"temp_storage_path", "thumbnail_path", "thumbnail_url", "url"},
     "ImageAsset": {"temp_storage_path", "thumbnail_path", "thumbnail_url", "url"},  # storage keys: ids and a number
     "VideoAsset": {"temp_storage_path", "thumbnail_path", "thumbnail_url", "url"},

@@ -87,7 +87,7 @@ def test_root_test_input_is_an_sdxl_job() -> None:
         ("sdxl", {"id": "j", "user_id": "u", "type": "sdxl_image_fast", "prompt": "p", "config": {"loras": [{"scale": 1}]}}),
         ("wan", {"id": "j", "user_id": "u", "type": "video_fast", "prompt": "p", "config": {"frames": 84}}),
         ("chat", {"messages": []}),
-        ("chat", {"messages": [{"role": "tool", "content": "x"}]}),
+        ("chat", {"messages": [{"role": "narrator", "content": "x"}]}),
     ],
 )
 def test_requests_rejected_by_the_schema_are_rejected_by_the_worker(name: str, raw: dict[str, Any]) -> None:

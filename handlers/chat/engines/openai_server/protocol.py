@@ -33,7 +33,7 @@ class _Choice(BaseModel):
     delta: _ChunkDelta = _ChunkDelta()
     text: str | None = Field(None, repr=False)
     finish_reason: str | None = None
-    stop_reason: int | str | None = None
+    stop_reason: int | str | None = Field(None, repr=False)
     token_ids: list[int] | None = Field(None, repr=False)
 
 

@@ -45,7 +45,7 @@ class CompletionRequest:
     path: str
     body: Mapping[str, Any] = field(repr=False)
     context: RequestContext
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] = field(default=(), repr=False)
     min_tokens: int = 0
     transcript: bool = False
 
