@@ -20,7 +20,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # its types are a separat
 
 from playground.callback_receiver import CallbackReceiver
 from playground.gallery import contact_sheet, write_gif
-from shared.settings import without_worker_settings
+from shared.child_environment import without_worker_settings
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = Path("out")

@@ -1,4 +1,4 @@
-"""The RunPod boundary, the only module that uses RunPod's SDK: jobs and cancellations in, progress and results out.
+"""The RunPod boundary: jobs and cancellations in, progress and results out. With `shared/runpod_sdk.py` it alone knows RunPod's SDK.
 
 It builds a worker from a `Handler` and knows no handler by name. The properties of the SDK that it works around are listed in
 `docs/decisions/0001-one-gpu-thread.md`.
@@ -7,17 +7,17 @@ It builds a worker from a `Handler` and knows no handler by name. The properties
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pydantic import JsonValue
 
+from shared.child_environment import forget_secrets
 from shared.command_line import CommandLineError, parse_command_line
 from shared.contract.request import Request
 from shared.fetch import Fetcher
@@ -35,10 +35,11 @@ from shared.jobs.presentation import HandlerResponse, Presentation, ends_as_fail
 from shared.jobs.recipe import JobRun, discard_piece
 from shared.jobs.streaming.output import Emit, OutputStream
 from shared.jobs.streaming.progress import Progress
+from shared.runpod_sdk import all_posted, runpod_serverless, send_update, start_sdk, stream_poster
 from shared.self_check import self_check, startup_problems
-from shared.settings import Settings, SettingsError, forget_secrets, on_runpod, prepare_environment, read_settings
+from shared.settings import Settings, SettingsError, on_runpod, prepare_environment, read_settings
 from shared.storage import open_storage
-from shared.telemetry import configure_logging, install_exception_hooks, logger
+from shared.telemetry import configure_logging, logger
 from shared.webhooks import Webhook
 from shared.weights.errors import WeightsError
 
@@ -47,8 +48,6 @@ T = TypeVar("T")
 
 # Seconds between two chunks of a stream. Each is a request to RunPod, and readers see no difference below this.
 _STREAM_INTERVAL = 0.075
-# Seconds that the delivery of one progress update may take.
-_UPDATE_TIMEOUT = 10.0
 _COMMAND_LINE = "command line"
 
 
@@ -77,7 +76,7 @@ def serve(handler: Handler[RequestT]) -> None:
         endpoint = _Endpoint(handler, worker, settings)
         if command.api_address is not None:
             logger().info("local API", address=command.api_address, jobs="POST /runsync")
-        _start_sdk(endpoint.config)
+        start_sdk(endpoint.config)
         if worker.gpu.is_lost:
             end_process()  # with a non-zero code, and without joining threads that may never end
 
@@ -111,8 +110,8 @@ def _refuse_to_start(error: _StartupError) -> None:
         raise error
 
     check.__name__ = error.check
-    _runpod().register_fitness_check(check)
-    _start_sdk({"handler": lambda _job: None})
+    runpod_serverless().register_fitness_check(check)
+    start_sdk({"handler": lambda _job: None})
 
 
 def _preflight(handler: Handler[RequestT], settings: Settings) -> None:
@@ -180,7 +179,7 @@ class _Endpoint(Generic[RequestT]):
         self._timeout = settings.job_timeout_for(handler.name)
         # Everything that may follow a job's deadline: the last step, `callback.json`, the callback.
         slack = settings.job_grace + settings.upload_deadline + settings.callback_deadline
-        self._shutdown = GracefulShutdown(slack, all_posted=_all_posted)
+        self._shutdown = GracefulShutdown(slack, all_posted=all_posted)
         self._in_flight, self._update_lock = InFlightJobs(), threading.Lock()
         self._started = int(time.time())
         # The SDK inspects the function: an asynchronous generator streams, and its final output is the list of all that it yields.
@@ -200,11 +199,11 @@ class _Endpoint(Generic[RequestT]):
         presentation = self._handler.present(str(job["id"]), job.get("input"))
         if presentation.streams and self._sends_updates:
             return await self._complete_streaming(job, presentation)
-        send = partial(_send_update, self._update_lock, job) if self._sends_updates else _discard_update
+        send = partial(send_update, self._update_lock, job) if self._sends_updates else _discard_update
         return presentation.result(await self._run(job, Progress(send, self._settings.progress_interval)))
 
     async def _complete_streaming(self, job: dict[str, Any], presentation: Presentation) -> HandlerResponse:
-        async with _stream_poster(job) as post, self._start_streaming(job) as output:
+        async with stream_poster(job) as post, self._start_streaming(job) as output:
             async for pieces in output.batches():
                 await post(presentation.delta(pieces))
             outcome = await output.result
@@ -283,44 +282,3 @@ def _seconds_for(job: Mapping[str, Any], timeout: float) -> float:
 
 def _discard_update(_update: Mapping[str, JsonValue]) -> None:
     """Discards the progress of a local run: it has no receiver, and the SDK would log an error."""
-
-
-def _send_update(lock: threading.Lock, job: dict[str, Any], update: Mapping[str, JsonValue]) -> None:
-    """Sends one update and waits for its delivery. The SDK starts a thread per update, and these would overtake each other."""
-    with lock:  # held only until the thread is known, so that a slow update delays no other job
-        others = set(threading.enumerate())
-        _runpod().progress_update(job, update)
-        started = [thread for thread in set(threading.enumerate()) - others if "_thread_target" in thread.name]
-    for thread in started:
-        thread.join(timeout=_UPDATE_TIMEOUT)
-
-
-def _all_posted() -> bool:
-    """Whether the SDK has posted the results of all jobs that it has taken."""
-    from runpod.serverless.modules.worker_state import JobsProgress
-
-    return bool(JobsProgress().get_job_count() == 0)
-
-
-@contextlib.asynccontextmanager
-async def _stream_poster(job: dict[str, Any]) -> AsyncIterator[Callable[[HandlerResponse], Awaitable[None]]]:
-    """Posts chunks of a stream as the SDK posts what a generator yields. It has no public function for a handler that returns a result."""
-    from runpod.http_client import AsyncClientSession
-    from runpod.serverless.modules.rp_http import stream_result
-
-    async with AsyncClientSession() as session:
-        yield lambda chunk: stream_result(session, {"output": chunk}, job)
-
-
-def _runpod() -> Any:
-    """Imports the SDK late: the import takes more than a second, and reads the environment that `prepare_environment` sets."""
-    import runpod.serverless
-
-    return runpod.serverless
-
-
-def _start_sdk(config: dict[str, Any]) -> None:
-    try:
-        _runpod().start(config)
-    finally:
-        install_exception_hooks()  # replaces the SDK's exception hook, which prints tracebacks

@@ -21,7 +21,7 @@ from playground.gateway.access import is_loopback
 from playground.gateway.app import create_app
 from playground.gateway.endpoint import Endpoint
 from playground.gateway.workers import WorkerPool
-from shared.settings import without_worker_settings
+from shared.child_environment import without_worker_settings
 
 _NEXT_PORTS = 20  # tried after the requested one
 

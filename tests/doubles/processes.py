@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from threading import Lock
 
-from shared.settings import without_worker_settings
+from shared.child_environment import without_worker_settings
 from tests.doubles.fork_server import Request
 
 ROOT = Path(__file__).parents[2]

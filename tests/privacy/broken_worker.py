@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from shared.serverless import _start_sdk
+from shared.runpod_sdk import start_sdk
 from shared.telemetry import configure_logging
 
 
@@ -14,4 +14,4 @@ def _fail(_concurrency: int) -> NoReturn:
 
 if __name__ == "__main__":
     configure_logging("INFO")
-    _start_sdk({"handler": lambda _job: {}, "concurrency_modifier": _fail})
+    start_sdk({"handler": lambda _job: {}, "concurrency_modifier": _fail})

@@ -115,7 +115,13 @@ def test_child_processes_inherit_no_key_and_no_secret(tmp_path: Path) -> None:
             "JOB_CALLBACK_SECRET_PREVIOUS": f"{SECRET}-before",
             "STORAGE_BUCKET": "workspace-temp",
         }
-        done = run_module("tests.privacy.probing_worker", folder=tmp_path, environment=clean_environment(**variables))
+        done = run_module(
+            "tests.privacy.probing_worker",
+            "--test_input",
+            '{"input": {"id": "J"}}',
+            folder=tmp_path,
+            environment=clean_environment(**variables),
+        )
     assert "The environment was printed." in done.stderr
     assert "STORAGE_BUCKET=workspace-temp" in done.stdout
     assert "canary" not in done.stdout

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handlers.chat.prompts import BASE_MODEL_STOPS
-from shared.settings import Settings, SettingsError, server_environment
+from shared.child_environment import server_environment
+from shared.settings import Settings, SettingsError
 
 _MODULE = "vllm.entrypoints.openai.api_server"  # the `vllm` command of the CPU build does not start
 _MAX_STOP_STRINGS = 8 + len(BASE_MODEL_STOPS)
