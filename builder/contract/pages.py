@@ -30,7 +30,7 @@ The requests and payloads of every handler. Also available as JSON Schemas and T
 - `null` means absent. An integer is accepted as a number; `true` and `"20"` are not.
 - Every value is either used or rejected. All problems of a request are reported together, as one `VALIDATION_ERROR`, before any work.
 - Unknown fields are ignored and listed in the payload's `metadata.warnings`. The request's `metadata` may contain any additional keys.
-- If no seed is given, one is chosen at random. The seed is always reported.
+- If no seed is given, it is derived from `user_id` and `job_id`, so that a job that runs twice has one result. The seed is always reported.
 """
 
 _PAYLOADS = """\
