@@ -101,20 +101,23 @@ class OutboxWriter:
             files=self.files,
             stored=dict(stored),
         )
-        content = entry.model_dump_json().encode()
         try:
-            with self._outbox.reserve(len(content)):
-                part = self._folder()
-                with atomic_write(part / MANIFEST, mode=0o600) as file:
-                    file.write(content)
-            fsync_directory(part)
-            name = authenticated_name(part)
-            part.rename(part.with_name(f"{name}.{self._outbox.keys.mac(name, content)}"))
-            fsync_directory(part.parent)
-            self._part = None
+            self._write_manifest(entry.model_dump_json().encode())
         finally:
             self.discard()
         self._outbox.pending(self._digest)
+
+    def _write_manifest(self, content: bytes) -> None:
+        """Completes the entry and gives it the name under which it is pending."""
+        with self._outbox.reserve(len(content)):
+            part = self._folder()
+            with atomic_write(part / MANIFEST, mode=0o600) as file:
+                file.write(content)
+        fsync_directory(part)
+        name = authenticated_name(part)
+        part.rename(part.with_name(f"{name}.{self._outbox.keys.mac(name, content)}"))
+        fsync_directory(part.parent)
+        self._part = None
 
     def discard(self) -> None:
         """Deletes what was not committed."""
