@@ -96,7 +96,7 @@ def volume(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     volume = tmp_path_factory.mktemp("volume")
     with FakeHub(published(tiny_models / "sdxl"), SDXL.repo, str(SDXL.revision)) as hub:
         environment = clean_environment(HF_ENDPOINT=hub.url, HF_HOME=str(volume / "home"), NO_PROXY="*")
-        command = page_command("python -m builder.download_weights sdxl", volume)
+        command = page_command("python -m builder.download_weights sdxl --to", volume)
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     fill_with_addons(volume / "models", tiny_models)
@@ -109,8 +109,8 @@ def settings_of_the_page(volume: Path, storage: FakeStorage) -> dict[str, str]:
     names = re.findall(r"^([A-Z_]+)=", block, flags=re.MULTILINE)
     values = {"SUPABASE_URL": storage.url, "SUPABASE_SERVICE_ROLE_KEY": KEY, "JOB_CALLBACK_SECRET": SECRET}
     assert set(names) == set(values)
-    assert "set it to `/runpod-volume/models`" in PAGE
-    return values | {"MODELS_DIR": str(volume / "models"), "OUTBOX_DIR": str(volume / "outbox")}
+    assert "the volume\n(`VOLUME_MODELS_DIR`)" in PAGE
+    return values | {"VOLUME_MODELS_DIR": str(volume / "models"), "MODELS_DIR": str(volume / "none"), "OUTBOX_DIR": str(volume / "outbox")}
 
 
 @pytest.fixture(scope="module")
