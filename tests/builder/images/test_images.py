@@ -79,7 +79,7 @@ def test_it_contains_only_the_code_of_its_handler(image: Image, images: Images) 
     assert handlers == {handler_of(image)}
     assert {path.name for path in app.iterdir()} == {"builder", "handlers", "requirements", "shared", "test_input.json"}
     assert {path.name for path in (app / "builder").glob("*.py")} == {"__init__.py", "command_line.py", "download_weights.py"}
-    assert {path.name for path in (app / "builder/weights").glob("*.py")} == {"__init__.py", "checkpoint.py"}
+    assert {path.name for path in (app / "builder/weights").glob("*.py")} == {"__init__.py", "addons.py", "checkpoint.py"}
 
 
 def test_only_packages_of_its_lock_file_are_installed(image: Image, images: Images) -> None:
