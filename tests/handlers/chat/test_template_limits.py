@@ -27,6 +27,7 @@ EXPENSIVE = {
     "a text that doubles": "{% set n = namespace(x='x') %}{% for _ in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
     "a wide text": "{{ 'x'|center(10**10) }}",
     "a padded text": "{{ 'x'.ljust(10**10) }}",
+    "400 MB in little time": "{{ ('x' * 4 * 10**8)|length }}",
     "a format": "{{ '%1000000000d' % 1 }}",
     "a macro that calls itself twice": "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}{{ m(60) }}",
     "a long text": "{% for _ in range(90000) %}{{ messages[0].content }}{% endfor %}",
