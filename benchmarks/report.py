@@ -142,7 +142,7 @@ nothing about a GPU; ratios, and what a handler adds to a job, carry over. Both 
 _OVERHEAD = """\
 ## What a handler adds to the model
 
-Validation, encoding, storage on the local disk and the payload of the job in `handlers/*/test_input.json`, beside the bare call of the
+Validation, encoding, storage on the local disk and the payload of the job in `handlers/*/test_input.json`, against the bare call of the
 loaded pipeline (`make bench`):
 
 | handler | bare call | added |

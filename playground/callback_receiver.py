@@ -126,7 +126,7 @@ class CallbackReceiver(LoopbackServer):
     def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> CannedResponse:
         """Records a request and returns the response to it."""
         lowered = {name.lower(): value for name, value in headers.items()}
-        message = ReceivedCallback(path, lowered, body, self._verification_error(lowered, body))
+        message = ReceivedCallback(path, lowered, body, verification_error(lowered, body, self.secret))
         if self._on_callback is not None:
             self._on_callback(message)
         with self._changed:
@@ -136,12 +136,14 @@ class CallbackReceiver(LoopbackServer):
         self.closing.wait(response.delay)
         return response
 
-    def _verification_error(self, headers: Mapping[str, str], body: bytes) -> str | None:
-        try:
-            verify(headers, body, self.secret)
-        except WebhookInvalid as error:
-            return str(error)
-        return None
+
+def verification_error(headers: Mapping[str, str], body: bytes, secret: str) -> str | None:
+    """Returns why the signatures of a callback are not valid; None if they are."""
+    try:
+        verify(headers, body, secret)
+    except WebhookInvalid as error:
+        return str(error)
+    return None
 
 
 class _Handler(RequestHandler[CallbackReceiver]):

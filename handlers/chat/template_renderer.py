@@ -6,16 +6,14 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 
+from handlers.chat.confined_process import start_confined
 from handlers.chat.structured.sandbox import LimitExceeded
 from shared.errors import InternalError
 
-_ROOT = Path(__file__).parents[2]
 _KILLED = frozenset({-signal.SIGXCPU, -signal.SIGALRM, -signal.SIGKILL})
 _RETRY = "The worker could not render the conversation. Send the job again."
 _EXIT_TIMEOUT = 5.0
@@ -108,14 +106,7 @@ class TemplateRenderer:
             own, other = socket.socketpair()
             own.settimeout(_TIMEOUT)
             with other:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "handlers.chat.template_process", str(other.fileno())],
-                    env={"PYTHONPATH": str(_ROOT)},  # none of the worker's secrets
-                    pass_fds=[other.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
+                self._process = start_confined("handlers.chat.template_process", other)
             self._connection = own
         return self._connection
 

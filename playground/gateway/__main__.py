@@ -11,14 +11,14 @@ import webbrowser
 from pathlib import Path
 
 from handlers import HANDLERS
-from playground.gateway.access import is_loopback
 from playground.gateway.server import Gateway, GatewayOptions
+from shared.contract.callback_hosts import LOOPBACK_HOSTS
 
 
 def main() -> int:
     """Runs the command and returns the exit status."""
     arguments = _parser().parse_args()
-    key = arguments.key or (None if is_loopback(arguments.host) else secrets.token_urlsafe(24))
+    key = arguments.key or (None if arguments.host in LOOPBACK_HOSTS else secrets.token_urlsafe(24))
     endpoints = {name: f"handlers.{name}.handler" for name in arguments.handlers}
     names = ("models", "output", "workers", "host", "port")
     options = GatewayOptions(endpoints=endpoints, key=key, **{name: getattr(arguments, name) for name in names})

@@ -12,13 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from playground.gateway.worker_api import PREFIX
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PROTECTED = ("/v2/", "/callbacks", "/assets/")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a server that binds this address can be reached from this machine only."""
-    return host in _LOOPBACK
 
 
 class AccessControl:
@@ -32,7 +26,7 @@ class AccessControl:
             rebinding, where a website's name resolves to this machine.
     """
 
-    def __init__(self, app: ASGIApp, *, key: str | None, worker_key: str, hosts: Collection[str] = _LOOPBACK) -> None:
+    def __init__(self, app: ASGIApp, *, key: str | None, worker_key: str, hosts: Collection[str]) -> None:
         self._app, self._key, self._worker_key, self._hosts = app, key, worker_key, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -22,9 +22,9 @@ from playground.gateway.callbacks import CallbackLog
 from playground.gateway.endpoint import Endpoint
 from playground.gateway.jobs import Job
 from playground.gateway.platform_webhook import call_webhook
+from shared.contract.callback_hosts import LOOPBACK_HOSTS
 
 _EXPIRY_INTERVAL = 1.0
-_LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 def create_app(
@@ -41,7 +41,7 @@ def create_app(
         any_host: Accept requests under any host name, not only those of loopback.
     """
     output.mkdir(parents=True, exist_ok=True)
-    hosts = () if any_host else _LOOPBACK_HOSTS
+    hosts = () if any_host else LOOPBACK_HOSTS
     app = Starlette(
         routes=[
             *(*openai_api.ROUTES, *public_api.ROUTES, *worker_api.ROUTES, *callbacks.ROUTES, *page.ROUTES),

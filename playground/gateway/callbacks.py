@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shared.webhooks import WebhookInvalid, verify
+from playground.callback_receiver import verification_error
 
 PATH = "/callbacks"
 _KEPT = 500
@@ -46,20 +46,16 @@ class CallbackLog:
         """Verifies and keeps a callback."""
         signed = {name: headers[name] for name in _SIGNATURE_HEADERS if name in headers}
         callback = Callback(
-            datetime.now(UTC).isoformat(timespec="milliseconds"), signed, body.decode(errors="replace"), self._problem(headers, body)
+            datetime.now(UTC).isoformat(timespec="milliseconds"),
+            signed,
+            body.decode(errors="replace"),
+            verification_error(headers, body, self._secret),
         )
         self._callbacks.appendleft(callback)
 
     def of_job(self, job_id: str) -> list[dict[str, Any]]:
         """Returns the callbacks that contain this job id."""
         return [asdict(callback) for callback in self._callbacks if f'"job_id":"{job_id}"' in callback.body]
-
-    def _problem(self, headers: dict[str, str], body: bytes) -> str | None:
-        try:
-            verify(headers, body, self._secret)
-        except WebhookInvalid as error:
-            return str(error)
-        return None
 
 
 async def receive(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""An endpoint: a queue of jobs, the workers that take them, and everybody who waits for a change."""
+"""An endpoint: a queue of jobs, the workers that take them, and the requests that wait for a change."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ class Endpoint:
         Raises:
             JobNotFound: It is unknown, or has expired.
         """
-        self.expire()
+        if (job := self._jobs.get(job_id)) is not None:
+            self._expire_job(job, self._clock())
         try:
             return self._jobs[job_id]
         except KeyError:
@@ -193,12 +194,15 @@ class Endpoint:
         """Times out the jobs that have run for too long, and removes those that are no longer kept."""
         now = self._clock()
         for job in list(self._jobs.values()):
-            if job.expiry <= now:
-                if not job.status.final:
-                    self._interrupt(job, Status.CANCELLED)
-                del self._jobs[job.id]
-            elif job.deadline is not None and job.deadline <= now:
-                self._interrupt(job, Status.TIMED_OUT)
+            self._expire_job(job, now)
+
+    def _expire_job(self, job: Job, now: float) -> None:
+        if job.expiry <= now:
+            if not job.status.final:
+                self._interrupt(job, Status.CANCELLED)
+            del self._jobs[job.id]
+        elif job.deadline is not None and job.deadline <= now:
+            self._interrupt(job, Status.TIMED_OUT)
 
     def _interrupt(self, job: Job, status: Status) -> None:
         if job.status is Status.IN_QUEUE:

@@ -17,11 +17,11 @@ from pathlib import Path
 import uvicorn
 
 from playground.gateway import callbacks, worker_api
-from playground.gateway.access import is_loopback
 from playground.gateway.app import create_app
 from playground.gateway.endpoint import Endpoint
 from playground.gateway.workers import WorkerPool
 from shared.child_environment import without_worker_settings
+from shared.contract.callback_hosts import LOOPBACK_HOSTS
 
 _NEXT_PORTS = 20  # tried after the requested one
 
@@ -67,7 +67,7 @@ class Gateway:
             worker_key=self._worker_key,
             callback_secret=self._callback_secret,
             key=options.key,
-            any_host=not is_loopback(options.host),
+            any_host=options.host not in LOOPBACK_HOSTS,
         )
 
         self._server = _Server(self.endpoints, uvicorn.Config(self.app, log_level="warning", access_log=False, timeout_graceful_shutdown=1))

@@ -1,5 +1,6 @@
 // What was made in this tab, with its settings.
 
+import { button } from "/page/dom.js";
 import { assetElement } from "/page/result.js";
 
 const list = document.getElementById("gallery");
@@ -42,9 +43,3 @@ compare.addEventListener("click", () => {
   );
   comparison.scrollIntoView({ block: "nearest" });
 });
-
-function button(text, onClick) {
-  const element = Object.assign(document.createElement("button"), { type: "button", textContent: text });
-  element.addEventListener("click", onClick);
-  return element;
-}

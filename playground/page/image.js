@@ -1,5 +1,6 @@
 // The control of a picture: dropped, chosen, given by URL, or painted as a mask.
 
+import { button } from "/page/dom.js";
 import { paintMask } from "/page/mask.js";
 
 export function imageControl(node, required, id) {
@@ -37,12 +38,6 @@ export function imageControl(node, required, id) {
   );
   element.append(picture, url, file, buttons);
   return { element, input: url, read: () => content ?? (url.value || undefined), write };
-}
-
-function button(text, onClick) {
-  const element = Object.assign(document.createElement("button"), { type: "button", textContent: text });
-  element.addEventListener("click", onClick);
-  return element;
 }
 
 export function dataUrl(blob) {

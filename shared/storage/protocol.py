@@ -110,7 +110,7 @@ class Storage(Protocol):
         """
 
     def presigned_url(self, key: str) -> str | None:
-        """Returns a URL that anybody can download an object from for a limited time, if the storage has such URLs. Costs no request."""
+        """Returns a URL that downloads an object without a key for a limited time, if the storage has such URLs. Costs no request."""
 
 
 def object_key(user_id: str, job_id: str, name: str) -> str:

@@ -69,7 +69,7 @@ class S3Client:
             del self._current.deadline
 
     def presigned_url(self, bucket: str, key: str, seconds: int) -> str:
-        """Returns a URL that anybody can download an object from. Costs no request."""
+        """Returns a URL that downloads an object without a key. Costs no request."""
         url: str = self._client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds)
         return url
 

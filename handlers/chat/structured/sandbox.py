@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import sys
 import threading
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import handlers
+from handlers.chat.confined_process import start_confined
 from shared.errors import InternalError
 
-_ROOT = Path(handlers.__file__).parents[1]
 _START_TIMEOUT = 120.0
 _TASK_TIMEOUT = 30.0  # seconds; the process itself ends earlier
 _MAX_TASKS = 2  # at once
@@ -87,14 +84,7 @@ class Sandbox:
     def _start(self) -> socket.socket:
         own, other = socket.socketpair()
         with other:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "handlers.chat.structured.sandbox_process", str(other.fileno())],
-                env={"PYTHONPATH": str(_ROOT)},  # none of the worker's secrets
-                pass_fds=[other.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            self._process = start_confined("handlers.chat.structured.sandbox_process", other)
         own.settimeout(_START_TIMEOUT)
         if not own.recv(1):
             raise InternalError(_RETRY)

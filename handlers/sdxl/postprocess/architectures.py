@@ -1,6 +1,6 @@
 """The architectures of `spandrel`: which one a file's tensors belong to, without reading the weights, and the network itself.
 
-Two of spandrel's architectures import torchvision, whose wheels work beside one build of torch only. Neither upscales, so empty modules
+Two of spandrel's architectures import torchvision, whose wheels each work with one build of torch only. Neither upscales, so empty modules
 take their places, and torchvision is not needed.
 """
 
