@@ -113,6 +113,15 @@ create table public.user_library (
 create index user_library_by_job on public.user_library (job_id);
 comment on column public.user_library.asset_id is 'The workspace asset it was copied from, which expires.';
 
+-- Runs at RunPod that are to be stopped and whose cancellation RunPod has not confirmed. Reconcile repeats it.
+create table private.cancellations (
+  runpod_id text primary key,
+  endpoint text not null,
+  requested_at timestamptz not null default now(),
+  next_attempt_at timestamptz not null default now() + interval '30 seconds'
+);
+comment on column private.cancellations.next_attempt_at is 'Who requests it also sends it: this is for the case that RunPod does not answer.';
+
 -- A new table is granted to no role of the API, service_role included.
 alter table public.tiers enable row level security;
 alter table public.jobs enable row level security;

@@ -6,6 +6,12 @@
 -- completed and cancelled are final. A failure counts only if it is of the current attempt; a result counts from any attempt, because all
 -- attempts send the same request with the same seed, and so make the same files.
 
+-- Requests that a run is stopped. The caller of the function that requests it sends it to RunPod and deletes the row once it is confirmed.
+create function private.request_cancellation(endpoint text, runpod_id text) returns void
+language sql set search_path = '' as $$
+  insert into private.cancellations (endpoint, runpod_id) values (endpoint, runpod_id) on conflict do nothing
+$$;
+
 -- How long to wait before the attempt after attempt number `attempts`. A worker's outbox may still store pending assets, so it gets time.
 create function private.retry_delay(attempts int, assets_pending boolean) returns interval
 language sql immutable set search_path = '' as $$
@@ -111,7 +117,7 @@ end $$;
 -- Applies a payload of a worker. Returns {"result", "ready", "superfluous"}:
 --   result       unknown | final | superseded | processing | queued | completed | failed | cancelled
 --   ready        ids of jobs that waited for this one and are due now
---   superfluous  RunPod's id of another attempt that is no longer needed
+--   superfluous  RunPod's id of an attempt that is no longer needed; its cancellation is requested
 create function public.settle_job(payload jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -132,6 +138,8 @@ begin
     outcome := 'unknown';
   elsif job.status in ('completed', 'cancelled') or (job.status = 'failed' and news <> 'completed') then
     outcome := 'final';
+    -- A run that was not known when the job ended, because RunPod's answer to its submission was lost.
+    superfluous := case when news = 'processing' and attempt is distinct from job.runpod_id then attempt end;
   elsif news = 'completed' then
     superfluous := case when job.status <> 'failed' and job.runpod_id <> attempt then job.runpod_id end;
     ready := private.complete_job(job, payload);
@@ -149,6 +157,9 @@ begin
       job, code, payload ->> 'error_message', coalesce((payload #>> '{metadata,retryable}')::boolean, false),
       private.retry_delay(job.attempts, pending), payload -> 'metadata'
     );
+  end if;
+  if superfluous is not null then
+    perform private.request_cancellation(job.endpoint, superfluous);
   end if;
   return jsonb_build_object('result', outcome, 'ready', ready, 'superfluous', superfluous, 'endpoint', job.endpoint);
 end $$;

@@ -112,11 +112,13 @@ language sql security definer set search_path = '' as $$
   returning *
 $$;
 
--- Records RunPod's id of a submitted job, whatever its status: the callback of a quick job may arrive first. Returns the status.
-create function public.record_submission(job_id uuid, new_runpod_id text) returns text
+-- Records RunPod's id of a submitted job, whatever its status: the callback of a quick job may arrive first. Returns {"status", "superfluous"}:
+-- a job that has ended otherwise, or was deleted with its user, does not need the run any more. Then its cancellation is requested.
+create function public.record_submission(job_id uuid, endpoint text, new_runpod_id text) returns jsonb
 language plpgsql security definer set search_path = '' as $$
 declare
   job public.jobs;
+  superfluous boolean;
 begin
   select * into job from public.jobs where id = job_id for update;
   if job.status in ('queued', 'processing') and new_runpod_id <> all (job.earlier_runpod_ids) then
@@ -127,7 +129,11 @@ begin
   elsif job.runpod_id is null then
     update public.jobs set runpod_id = new_runpod_id where id = job_id and status not in ('queued', 'processing');
   end if;
-  return job.status;
+  superfluous := coalesce(job.status not in ('queued', 'processing') and job.runpod_id is distinct from new_runpod_id, true);
+  if superfluous then
+    perform private.request_cancellation(endpoint, new_runpod_id);
+  end if;
+  return jsonb_build_object('status', job.status, 'superfluous', superfluous);
 end $$;
 
 -- Records that a submission was refused: before its first attempt reached RunPod a job fails at once, so that its user knows.

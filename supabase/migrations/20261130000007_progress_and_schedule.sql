@@ -15,6 +15,19 @@ for each row execute function private.broadcast_job();
 create policy "owners follow their jobs" on realtime.messages for select to authenticated
   using (extension = 'broadcast' and (select realtime.topic()) = 'jobs:' || (select auth.uid())::text);
 
+-- Rows, for clients that subscribe to changes of the tables instead (`postgres_changes`). Realtime sends each change to those who may select
+-- the row. The replica identity stays the primary key: a full one would write every old request and prompt to the log again, and a deletion,
+-- to which no policy applies, tells no more than the id.
+do $$
+begin
+  if not exists (select from pg_publication where pubname = 'supabase_realtime') then
+    create publication supabase_realtime;
+  end if;
+  if not (select puballtables from pg_publication where pubname = 'supabase_realtime') then
+    alter publication supabase_realtime add table public.jobs, public.workspace_assets;
+  end if;
+end $$;
+
 -- The schedule: pg_cron calls an edge function through pg_net. The Vault holds the project's URL (`project_url`) and a secret key
 -- (`cron_key`); without both nothing is called.
 create function private.call_function(name text) returns bigint

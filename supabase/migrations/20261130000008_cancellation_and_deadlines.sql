@@ -1,4 +1,4 @@
--- Jobs that end without a callback: cancelled by their owner, found settled by RunPod, or past their deadline.
+-- Jobs that end without a callback: cancelled by their owner, found settled by RunPod, or past their deadline. Their runs are stopped.
 
 -- Cancels an open job of `owner` with what waits for it or it waits for. Returns {"status", "running": [{"endpoint", "runpod_id"}, …]},
 -- null if there is no such job.
@@ -17,6 +17,9 @@ begin
     where (id = job.id or id = job.parent_id or parent_id = job.id) and status in ('queued', 'processing')
       and job.status in ('queued', 'processing')
     returning endpoint, runpod_id
+  ), requested as (
+    insert into private.cancellations (endpoint, runpod_id) select endpoint, runpod_id from cancelled where runpod_id is not null
+    on conflict do nothing
   )
   select coalesce(jsonb_agg(jsonb_build_object('endpoint', endpoint, 'runpod_id', runpod_id)) filter (where runpod_id is not null), '[]')
   into running from cancelled;
@@ -47,8 +50,30 @@ declare
 begin
   select * into job from public.jobs where id = job_id for update;
   if job.status not in ('queued', 'processing') or job.deadline > now() then return job.status; end if;
+  if job.runpod_id is not null then
+    perform private.request_cancellation(job.endpoint, job.runpod_id);
+  end if;
   return private.fail_job(job, 'DEADLINE_EXCEEDED', 'The job did not end before its deadline.', true, null);
 end $$;
 
-revoke execute on function public.cancel_job, public.claim_unsettled_jobs, public.expire_job from public, anon, authenticated;
-grant execute on function public.cancel_job, public.claim_unsettled_jobs, public.expire_job to service_role;
+-- Claims cancellations that RunPod has not confirmed, for as long as it may know the run: no run's time to live is longer than two hours.
+create function public.claim_cancellations(most int) returns table (endpoint text, runpod_id text)
+language sql security definer set search_path = '' as $$
+  delete from private.cancellations where requested_at <= now() - interval '2 hours';
+  update private.cancellations as cancellation set next_attempt_at = now() + interval '30 seconds'
+  where cancellation.runpod_id in (
+    select due.runpod_id from private.cancellations as due where next_attempt_at <= now() order by next_attempt_at limit most
+    for update skip locked
+  )
+  returning cancellation.endpoint, cancellation.runpod_id
+$$;
+
+-- Records that RunPod has stopped a run, or does not know it.
+create function public.confirm_cancellation(run text) returns void
+language sql security definer set search_path = '' as $$ delete from private.cancellations where runpod_id = run $$;
+
+revoke execute on all functions in schema private from public;
+revoke execute on function public.cancel_job, public.claim_unsettled_jobs, public.expire_job, public.claim_cancellations, public.confirm_cancellation
+from public, anon, authenticated;
+grant execute on function public.cancel_job, public.claim_unsettled_jobs, public.expire_job, public.claim_cancellations,
+public.confirm_cancellation to service_role;

@@ -86,12 +86,19 @@ RELATIONS: Mapping[str, Probed] = {
     "bucket user-library": _bucket("user-library"),
 }  # fmt: skip
 VIEWS = ("performance_metrics", "queue_metrics")
+TOPIC = f"jobs:{OWNER}"
+CHANNEL: Mapping[str, str] = {
+    "receive": f"select 1 from realtime.messages where topic = '{TOPIC}'",
+    "send": f"insert into realtime.messages (topic, extension, event) values ('{TOPIC}', 'broadcast', 'job')",
+}
+"""What Realtime tries as the role of a client that joins the owner's channel."""
 
 _PROBE = """
 create function pg_temp.probe(role_name text, claims text, statement text) returns text language plpgsql as $$
 declare affected bigint;
 begin
   perform set_config('request.jwt.claims', claims, true), set_config('storage.allow_delete_query', 'true', true);
+  perform set_config('realtime.topic', (select topic from realtime.messages limit 1), true);
   execute format('set local role %I', role_name);
   begin
     execute statement;
@@ -124,8 +131,10 @@ def probe(database: Database) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
 def _statements(database: Database) -> Iterator[tuple[str, str, str]]:
     for name, probed in RELATIONS.items():
         yield from ((name, operation, statement) for operation, statement in probed.statements().items())
+    yield from (("channel jobs:{user_id}", operation, statement) for operation, statement in CHANNEL.items())
     for view in VIEWS:
         yield view, "select", f"select count(*) from public.{view}"
+    yield "schema private", "usage", "select 1 where has_schema_privilege('private', 'usage')"
     for function, arguments in functions(database).items():
         signature = f"public.{function}({', '.join(arguments)})"
         yield f"{function}()", "execute", f"select 1 where has_function_privilege('{signature}', 'execute')"

@@ -1,7 +1,8 @@
 /** Reconciliation: settles jobs whose callback did not arrive, from what RunPod or the stored payload says. */
+import { stop } from "./cancellation.ts";
 import { isInvalidData, sql } from "./database.ts";
 import type { Job, Status } from "./job.ts";
-import { cancel, type RunStatus, status } from "./runpod.ts";
+import { type RunStatus, status } from "./runpod.ts";
 import { type Payload, settle } from "./settlement.ts";
 import { downloadJson } from "./storage.ts";
 
@@ -33,7 +34,8 @@ async function settleOrFail(job: Job, payload: Payload): Promise<void> {
 /** Fails the job if it is open and past its deadline, and returns its status. */
 async function expire(job: Job): Promise<Status> {
   const [row] = await sql<[{ status: Status }]>`select public.expire_job(${job.id}) as status`;
-  if (row.status === "failed" && new Date(job.deadline).getTime() <= Date.now() && job.runpod_id) await cancel(job.endpoint, job.runpod_id);
+  const isExpired = row.status === "failed" && new Date(job.deadline).getTime() <= Date.now();
+  if (isExpired && job.runpod_id) await stop({ endpoint: job.endpoint, runpod_id: job.runpod_id });
   return row.status;
 }
 

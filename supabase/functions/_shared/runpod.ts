@@ -67,12 +67,12 @@ export async function status(endpoint: string, id: string): Promise<RunStatus | 
   }
 }
 
-/** Cancels a job. Returns whether RunPod accepted it. */
+/** Cancels a job. Returns whether it will not run any further: RunPod accepted it, or does not know the job. */
 export async function cancel(endpoint: string, id: string): Promise<boolean> {
   try {
     const response = await call(`${endpoint}/cancel/${encodeURIComponent(id)}`, { method: "POST" });
     await response.body?.cancel();
-    return response.ok;
+    return response.ok || response.status === 404;
   } catch {
     return false;
   }

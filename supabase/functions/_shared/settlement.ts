@@ -1,6 +1,6 @@
 /** Applies payloads of workers to jobs. */
+import { stop } from "./cancellation.ts";
 import { sql } from "./database.ts";
-import { cancel } from "./runpod.ts";
 import { submitDue } from "./submission.ts";
 
 /** A payload as far as it decides what happens; see `contract/contract.ts` for the whole. */
@@ -25,7 +25,7 @@ interface Settlement {
 export async function settle(payload: Payload): Promise<Settled> {
   const [{ settlement }] = await sql<[{ settlement: Settlement }]>`select public.settle_job(${sql.json(payload as never)}) as settlement`;
   // What fails from here on is repeated by reconcile: the job itself is settled.
-  if (settlement.superfluous) await cancel(settlement.endpoint, settlement.superfluous);
+  if (settlement.superfluous) await stop({ endpoint: settlement.endpoint, runpod_id: settlement.superfluous });
   if (settlement.ready.length > 0) await submitDue(settlement.ready.length, settlement.ready);
   return settlement.result;
 }

@@ -1,10 +1,11 @@
 /** Submits claimed jobs to RunPod and records the outcome. */
+import { stop } from "./cancellation.ts";
 import { refuse, type Subject } from "./content_policy.ts";
 import type { SdxlRequest, WanRequest } from "./contract/contract.ts";
 import { sql } from "./database.ts";
 import { EXECUTION_SECONDS, type Job, type Status } from "./job.ts";
 import { permissionsOf } from "./permissions.ts";
-import { cancel, type Policy, run, type RunOutcome } from "./runpod.ts";
+import { type Policy, run, type RunOutcome } from "./runpod.ts";
 import { LIBRARY } from "./storage.ts";
 
 const MESSAGES = {
@@ -56,10 +57,11 @@ function enhancedSubject(job: Job, prompt: string): Subject {
 async function record(job: Job, outcome: RunOutcome, again: boolean): Promise<Status> {
   switch (outcome.kind) {
     case "accepted": {
-      const [row] = await sql<[{ status: Status }]>`select public.record_submission(${job.id}, ${outcome.id}) as status`;
+      const [{ recorded }] = await sql<[{ recorded: { status: Status; superfluous: boolean } }]>`
+        select public.record_submission(${job.id}, ${job.endpoint}, ${outcome.id}) as recorded`;
       // Cancelled, given up, completed by an earlier attempt, or deleted with its user meanwhile: its result is not needed any more.
-      if (row.status !== "queued" && row.status !== "processing") await cancel(job.endpoint, outcome.id);
-      return row.status;
+      if (recorded.superfluous) await stop({ endpoint: job.endpoint, runpod_id: outcome.id });
+      return recorded.status;
     }
     case "refused":
       return await recordRefusal(job, outcome.code, MESSAGES[outcome.code], outcome.retryable, again);

@@ -1,5 +1,6 @@
-/** Called every minute: submits jobs that are due, and settles those whose callback did not arrive. */
+/** Called every minute: submits jobs that are due, settles those whose callback did not arrive, and repeats unconfirmed cancellations. */
 import { authorizeOperator } from "../_shared/auth.ts";
+import { repeatCancellations } from "../_shared/cancellation.ts";
 import { sql } from "../_shared/database.ts";
 import { respond, serve } from "../_shared/http.ts";
 import type { Job } from "../_shared/job.ts";
@@ -13,7 +14,7 @@ const SECONDS = 25;
 export async function handle(request: Request): Promise<Response> {
   await authorizeOperator(request);
   const end = Date.now() + SECONDS * 1000;
-  const counts = { checked: 0, submitted: 0, errors: 0 };
+  const counts = { checked: 0, submitted: 0, cancelled: 0, errors: 0 };
   // A job that a check queues again is due after a delay, so one pass over each kind is enough.
   for (let found = BATCH; found === BATCH && Date.now() < end; counts.checked += found) {
     const jobs = await sql<Job[]>`select * from public.claim_unsettled_jobs(${BATCH})`;
@@ -22,6 +23,7 @@ export async function handle(request: Request): Promise<Response> {
     found = jobs.length;
   }
   for (let found = BATCH; found === BATCH && Date.now() < end; counts.submitted += found) found = await submitDue(BATCH);
+  for (let found = BATCH; found === BATCH && Date.now() < end; counts.cancelled += found) found = await repeatCancellations(BATCH);
   return respond(200, counts);
 }
 

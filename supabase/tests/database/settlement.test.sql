@@ -54,7 +54,7 @@ select is(pg_temp.state(:job2), 'queued 1 OOM_ERROR', 'without an attempt until 
 select ok(next_attempt_at > now(), 'after a delay') from public.jobs where id = :job2;
 update public.jobs set next_attempt_at = now() where id = :job2;
 select is(count(*), 1::bigint, 'then it is claimed') from public.claim_due_jobs(10);
-select is(public.record_submission(:job2, 'run-2'), 'queued', 'and submitted');
+select is(public.record_submission(:job2, 'e1', 'run-2') ->> 'status', 'queued', 'and submitted');
 select is(pg_temp.settle(:job2, 'failed', 'run-1'), 'superseded', 'a failure of the first attempt does not fail the second');
 select is(pg_temp.settle(:job2, 'completed', 'run-1'), 'completed', 'but its result counts');
 

@@ -22,6 +22,8 @@ export class FakeRunPod {
   cancelled: string[] = [];
   /** What happens to the next requests to `/run` instead of a good answer. */
   faults: Fault[] = [];
+  /** The statuses of the next answers to `/cancel`, which do not cancel. */
+  cancelFaults: number[] = [];
   /** Called with the input of each accepted request before it is answered. */
   onRun: (input: RunRequest["input"]) => Promise<void> = async () => {};
   #server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => this.#answer(request));
@@ -47,6 +49,8 @@ export class FakeRunPod {
     const run = this.runs.get(id);
     if (!run) return Response.json({ error: "job not found" }, { status: 404 });
     if (verb === "cancel") {
+      const fault = this.cancelFaults.shift();
+      if (fault) return Response.json({ error: "fault" }, { status: fault });
       this.cancelled.push(id);
       run.status = "CANCELLED";
     }

@@ -133,6 +133,29 @@ test("of twenty deliveries at once one settles the job", async () => {
   assert.equal((await assetsOf(job)).length, 3);
 });
 
+test("a settled job is changed by no replayed, reordered, repeated, contradicting or late callback", async () => {
+  const user = await User.create();
+  for (const kind of ["completed", "cancelled"]) {
+    const { job, run } = await user.queued();
+    const settling = signed(payload(job, kind, run, user.id));
+    const replayed = settling.clone();
+    const earlier = [signed(processing(job, run)), signed(payload(job, "failure", run, user.id))];
+    assert.equal((await send(settling)).status, 200);
+    const state = async () => [await jobOf(job), await assetsOf(job)];
+    const before = await state();
+    const fewer = completed(job, run, user.id, 1);
+    const later = [...KINDS.map((kind) => payload(job, kind, run, user.id)), fewer, processing(job, "another-run")].map((body) =>
+      signed(body)
+    );
+    const late = signed(completed(job, run, user.id), { at: Date.now() / 1000 - 301 });
+    for (const request of [replayed, ...earlier, ...later]) {
+      assert.deepEqual(await send(request), { status: 200, body: { result: "final" } });
+    }
+    assert.equal((await send(late)).status, 401);
+    assert.deepEqual(await state(), before);
+  }
+});
+
 test("each change of status is broadcast to the owner alone, without the prompt", async () => {
   const user = await User.create();
   const { job, run } = await user.queued();
@@ -222,7 +245,7 @@ async function resubmit(model: Model, run: string): Promise<void> {
   await makeDue(model.job);
   const claimed = await sql`select id from public.claim_due_jobs(1, ${[model.job]})`;
   assert.equal(claimed.length, 1);
-  await sql`select public.record_submission(${model.job}, ${run})`;
+  await sql`select public.record_submission(${model.job}, 'sdxl1', ${run})`;
   Object.assign(model, { attempts: model.attempts + 1, run });
 }
 

@@ -36,6 +36,52 @@ test("a user cancels a job: its row is final and RunPod stops the worker", async
   assert.equal((await user.call(functions.cancelJob, { job_id: job })).body.status, "cancelled");
 });
 
+test("a cancellation that RunPod does not answer is repeated until it does", async () => {
+  const user = await User.create();
+  const { job, run } = await user.queued();
+  const due = () => sql`update private.cancellations set next_attempt_at = now() where runpod_id = ${run}`;
+  const requested = async () => (await sql`select from private.cancellations where runpod_id = ${run}`).length;
+  runpod.cancelFaults = [500, 503];
+  const { body } = await user.call(functions.cancelJob, { job_id: job });
+  assert.deepEqual([body.status, body.worker_stopped], ["cancelled", false]);
+  await reconcile();
+  assert.equal(runpod.cancelFaults.length, 1, "not before it is due");
+  await due();
+  await reconcile();
+  assert.deepEqual([runpod.cancelFaults.length, runpod.cancelled.includes(run), await requested()], [0, false, 1]);
+  await due();
+  await reconcile();
+  assert.deepEqual([runpod.cancelled.includes(run), await requested()], [true, 0]);
+});
+
+test("a cancellation is not repeated for a run that RunPod has forgotten, nor after two hours", async () => {
+  const user = await User.create();
+  const [forgotten, old] = [await user.queued(), await user.queued()];
+  runpod.cancelFaults = [500, 500];
+  for (const { job } of [forgotten, old]) await user.call(functions.cancelJob, { job_id: job });
+  runpod.runs.delete(forgotten.run);
+  await sql`update private.cancellations set requested_at = now() - interval '2 hours' where runpod_id = ${old.run}`;
+  await sql`update private.cancellations set next_attempt_at = now()`;
+  await reconcile();
+  assert.equal((await sql`select from private.cancellations`).length, 0);
+  assert.equal(runpod.cancelled.includes(old.run), false);
+});
+
+test("a run whose id was lost is stopped as soon as its worker reports it, if its job was cancelled or given up meanwhile", async () => {
+  const user = await User.create();
+  for (
+    const end of [(job: string) => user.call(functions.cancelJob, { job_id: job }), (job: string) => passDeadline(job).then(reconcile)]
+  ) {
+    runpod.faults = ["accepted, then 504"];
+    const { body } = await user.queue();
+    const run = runpod.idsOf(body.job_id)[0]!;
+    await end(body.job_id);
+    assert.equal(runpod.cancelled.includes(run), false);
+    assert.equal(await callback(processing(body.job_id, run)), "final");
+    assert.ok(runpod.cancelled.includes(run));
+  }
+});
+
 test("another user's job can be neither cancelled nor seen", async () => {
   const [user, other] = [await User.create(), await User.create()];
   const { job } = await user.queued();

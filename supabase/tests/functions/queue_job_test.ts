@@ -241,7 +241,7 @@ test("a callback that overtakes the answer of the submission is not undone by it
   const { job, run } = await user.queued();
   await sql`update public.jobs set runpod_id = null where id = ${job}`;
   assert.equal(await callback(payloads.failed(job, run)), "queued");
-  await sql`select public.record_submission(${job}, ${run})`;
+  await sql`select public.record_submission(${job}, 'sdxl1', ${run})`;
   assert.equal((await jobOf(job)).runpod_id, null, "this attempt is over");
 });
 
