@@ -71,7 +71,7 @@ test-vllm: models  ## Run the suite of both inference engines, and kill vLLM in 
 test-nightly: models  ## Run slow tests again with more examples, or in another order
 	$(PYTEST) -m nightly
 
-faults: setup  ## Inject forty faults into real workers and print what held
+faults: setup  ## Inject every fault of docs/reliability.md into real workers and print what held
 	$(PYTHON) -m tests.chaos.fault_injection
 
 mutations: setup  ## Break each guarantee in a copy of the code and see its tests fail (ONLY=outbox for an area or a word)

@@ -85,3 +85,11 @@ def test_the_payload_that_the_readme_shows_has_the_keys_of_a_real_one() -> None:
     from jsonschema import Draft202012Validator
 
     Draft202012Validator(schema).validate(payload)
+
+
+def test_the_readme_counts_the_faults_and_the_jobs_of_the_demo() -> None:
+    faults = re.findall(r"^\| F\d+ \|", (ROOT / "docs/reliability.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    jobs = [job for path in (ROOT / "playground/requests").glob("*.json") for job in json.loads(path.read_text(encoding="utf-8"))]
+    assert f"{len(faults)} injected faults" in README
+    assert len(jobs) == 9
+    assert "`make demo` runs nine jobs" in README

@@ -16,6 +16,7 @@ from shared.settings import Settings
 from shared.webhooks import Webhook, sign
 
 ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BODY = '{"job_id":"j","note":"größer als 3 € 🦊"}'.encode()
 SECRETS = ["a plain secret: ü 😀", "0123456789abcdef" * 4, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "bm90IGJhc2U2NCBidXQgbG9va3M="]
 
@@ -25,18 +26,19 @@ def headers_of(secret: str, *, age: timedelta = timedelta()) -> dict[str, str]:
 
 
 def verifies_in_python(secret: str, headers: dict[str, str], body: bytes = BODY) -> bool:
-    webhook = standardwebhooks.Webhook(secret if secret.startswith("whsec_") else secret.encode())
+    """Evaluates the README's expression for Python."""
+    (expression,) = re.findall(r"^In Python: `(.+?)`", README, flags=re.MULTILINE)
     try:
-        webhook.verify(body, headers)
+        eval(expression, {"standardwebhooks": standardwebhooks, "secret": secret, "body": body, "headers": headers})
     except standardwebhooks.WebhookVerificationError:
         return False
     return True
 
 
 def verifies_in_node(folder: Path, secret: str, headers: dict[str, str], body: bytes = BODY) -> bool:
-    """Runs the recipe of the README."""
+    """Runs the README's recipe for Node."""
     assert (ROOT / "node_modules/standardwebhooks").is_dir(), "run `make setup`"
-    (recipe,) = re.findall(r"```js\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    (recipe,) = re.findall(r"```js\n(.*?)```", README, flags=re.DOTALL)
     first, *rest = recipe.splitlines()
     assert first == 'import { Webhook } from "standardwebhooks";'
     package = json.dumps(str(ROOT / "node_modules/standardwebhooks/dist/index.js"))
