@@ -1,26 +1,27 @@
 """Runs all three handlers on this machine: `make demo`.
 
-Each job of `playground/requests/` runs as on RunPod, through the SDK, in a separate worker process, on small models on the CPU. Results are
-written to `out/`, and callbacks are sent to a receiver on loopback that verifies their signatures.
+The jobs of `playground/requests/` run behind the local gateway, in one worker for each handler, on small models on the CPU. Results are
+written to `out/`; the signature of each callback is verified.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 from tqdm import tqdm  # type: ignore[import-untyped]  # its types are a separate package
 
-from playground.callback_receiver import CallbackReceiver
 from playground.gallery import contact_sheet, write_gif
-from shared.child_environment import without_worker_settings
+from playground.gateway.background import BackgroundGateway
+from playground.gateway.callbacks import PATH as CALLBACKS
+from playground.gateway.endpoint import Endpoint
+from playground.gateway.server import GatewayOptions
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = Path("out")
@@ -28,7 +29,13 @@ CONTACT_SHEET, ANIMATION, CONVERSATION, TRANSCRIPT = (
     OUTPUT / name for name in ("contact_sheet.png", "clip.gif", "conversation.txt", "demo.txt")
 )
 
+SubmittedJob = tuple[dict[str, Any], str]
+"""A job's input and its id."""
+
 TITLES = {"sdxl": "SDXL: images", "wan": "WAN: a clip", "chat": "Chat: a conversation"}
+
+
+_SECONDS = 600.0  # for one job, of which most take one second
 
 
 @dataclass
@@ -36,14 +43,12 @@ class DemoRun:
     """The state of a run of the demo.
 
     Attributes:
-        models: The folder with the small models.
-        receiver: Receives the callbacks.
+        gateway: Runs the jobs.
         progress_bar: Counts the jobs.
         lines: All lines printed so far.
     """
 
-    models: Path
-    receiver: CallbackReceiver
+    gateway: BackgroundGateway
     progress_bar: Any
     lines: list[str] = field(default_factory=list)
 
@@ -52,48 +57,70 @@ class DemoRun:
         self.lines.append(line)
         self.progress_bar.write(line)
 
-    def run_job(self, handler: str, job: dict[str, Any]) -> dict[str, Any]:
-        """Runs one job in a new worker process and returns its payload. A failed job ends the demo."""
-        self.progress_bar.set_description(f"{TITLES[handler]}, {job['id']}")
+    def submit(self, handler: str, job: dict[str, Any]) -> str:
+        """Queues a job and returns its id."""
         # Chat sends a callback only on request; for the other handlers this is the default URL anyway.
-        text = json.dumps({"id": job["id"], "input": job | {"callback_url": self.receiver.url}})
-        started = time.perf_counter()
-        command = [sys.executable, "-m", f"handlers.{handler}.handler", "--test_input", text]
-        environment = worker_environment(self.models, self.receiver)
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        payloads = self.receiver.payloads
-        if done.returncode != 0 or not payloads or payloads[-1]["job_id"] != job["id"]:
+        request = {"input": job | {"callback_url": f"{self.gateway.root}{CALLBACKS}"}}
+        job_id: str = self.gateway.request("POST", f"{handler}/run", json=request).raise_for_status().json()["id"]
+        return job_id
+
+    def result(self, handler: str, job_id: str) -> dict[str, Any]:
+        """Waits for a job, prints its result and returns its payload. A job that fails, or whose worker ends, ends the demo."""
+        self.progress_bar.set_description(TITLES[handler])
+        pool = self.gateway.pool(handler)
+
+        def has_ended(endpoint: Endpoint) -> bool:
+            return endpoint.job(job_id).status.final or pool.started > 1
+
+        self.gateway.wait_for(handler, has_ended, _SECONDS)
+        status = self.gateway.request("GET", f"{handler}/status/{job_id}").json()
+        output = status.get("output")
+        payload: dict[str, Any] = output[-1] if isinstance(output, list) else output
+        if status["status"] != "COMPLETED" or not self._is_called_back(payload):
             self.progress_bar.close()
-            sys.exit(f"{done.stdout}{done.stderr}\nThe {handler} handler failed; its log is above.")
+            log = (OUTPUT / "logs" / f"{handler}-1.log").read_text("utf-8", errors="replace")
+            sys.exit(f"{log}\nThe {handler} handler failed; its log is above.")
         self.progress_bar.update()
-        payload: dict[str, Any] = payloads[-1]
-        self._print_result(payload, time.perf_counter() - started)
+        self._print_result(payload, status["executionTime"] / 1000)
         return payload
+
+    def _is_called_back(self, payload: dict[str, Any]) -> bool:
+        """Whether the payload has arrived as a callback whose signatures are valid."""
+        callbacks = httpx.get(f"{self.gateway.root}{CALLBACKS}/{payload['job_id']}").json()
+        return any(callback["problem"] is None and json.loads(callback["body"]) == payload for callback in callbacks)
 
     def _print_result(self, payload: dict[str, Any], seconds: float) -> None:
         for asset in payload["assets"]:
             self.print_line(f"    {_describe(asset)}")
         steps = " · ".join(f"{step} {duration * 1000:.0f} ms" for step, duration in payload["metadata"]["timings"].items())
-        self.print_line(f"    {steps} · callback verified · {seconds:.0f} s including worker start")
+        self.print_line(f"    {steps} · callback verified · {seconds:.1f} s")
 
 
 def main() -> None:
     """Runs the demo. The first argument is the folder with the small models."""
     jobs = {handler: load_jobs(handler) for handler in TITLES}
-    started = time.perf_counter()
+    endpoints = {handler: f"handlers.{handler}.handler" for handler in TITLES}
+    started, count = time.perf_counter(), sum(map(len, jobs.values()))
     with (
-        CallbackReceiver(secrets.token_urlsafe(32)) as receiver,
-        tqdm(total=sum(map(len, jobs.values())), unit="job", leave=False, disable=None) as progress_bar,
+        BackgroundGateway(GatewayOptions(Path(sys.argv[1]), OUTPUT, endpoints, port=0)) as gateway,
+        tqdm(total=count, unit="job", leave=False, disable=None) as progress_bar,
     ):
-        demo = DemoRun(Path(sys.argv[1]), receiver, progress_bar)
-        run_sdxl(demo, jobs["sdxl"])
-        run_wan(demo, jobs["wan"])
+        demo = DemoRun(gateway, progress_bar)
+        # Each worker starts with its first job, while the others work on theirs.
+        images, clips = ([(job, demo.submit(handler, job)) for job in jobs[handler]] for handler in ("sdxl", "wan"))
+        show_images(demo, images)
+        show_clips(demo, clips)
         run_chat(demo, jobs["chat"])
-        demo.print_line(f"\n{len(receiver.payloads)} jobs in {time.perf_counter() - started:.0f} s. Results:")
-        for path in (CONTACT_SHEET, ANIMATION, CONVERSATION):
-            demo.print_line(f"    {path}")
-        demo.print_line(f"Full payloads: {OUTPUT}/<user>/<job>/callback.json")
+        _print_summary(demo, count, time.perf_counter() - started)
     TRANSCRIPT.write_text("\n".join(demo.lines) + "\n", encoding="utf-8")
+
+
+def _print_summary(demo: DemoRun, count: int, seconds: float) -> None:
+    demo.print_line(f"\n{count} jobs in {seconds:.0f} s, with the start of the workers. Results:")
+    for path in (CONTACT_SHEET, ANIMATION, CONVERSATION):
+        demo.print_line(f"    {path}")
+    demo.print_line(f"Full payloads: {OUTPUT}/<user>/<job>/callback.json")
+    demo.print_line("To try every parameter in the browser: make playground")
 
 
 def load_jobs(handler: str) -> list[dict[str, Any]]:
@@ -102,23 +129,23 @@ def load_jobs(handler: str) -> list[dict[str, Any]]:
     return jobs
 
 
-def run_sdxl(demo: DemoRun, jobs: list[dict[str, Any]]) -> None:
-    """Generates images and arranges them on a contact sheet."""
+def show_images(demo: DemoRun, jobs: Sequence[SubmittedJob]) -> None:
+    """Waits for images and arranges them on a contact sheet."""
     demo.print_line(TITLES["sdxl"])
     images = []
-    for job in jobs:
+    for job, job_id in jobs:
         demo.print_line(f"  “{job['prompt']}”")
-        for asset in demo.run_job("sdxl", job)["assets"]:
+        for asset in demo.result("sdxl", job_id)["assets"]:
             images.append((OUTPUT / asset["url"], f"{job['prompt']}, seed {asset['generation_seed']}"))
     contact_sheet(images).save(CONTACT_SHEET)
 
 
-def run_wan(demo: DemoRun, jobs: list[dict[str, Any]]) -> None:
-    """Generates clips and converts the last one to a GIF."""
+def show_clips(demo: DemoRun, jobs: Sequence[SubmittedJob]) -> None:
+    """Waits for clips and converts the last one to a GIF."""
     demo.print_line(f"\n{TITLES['wan']}")
-    for job in jobs:
+    for job, job_id in jobs:
         demo.print_line(f"  “{job['prompt']}”")
-        (asset,) = demo.run_job("wan", job)["assets"]
+        (asset,) = demo.result("wan", job_id)["assets"]
         write_gif(OUTPUT / asset["url"], ANIMATION)
 
 
@@ -129,30 +156,10 @@ def run_chat(demo: DemoRun, jobs: list[dict[str, Any]]) -> None:
     for job in jobs:
         turns += job["messages"]
         demo.print_line(f"  you: {turns[-1]['content']}")
-        (asset,) = demo.run_job("chat", job | {"messages": turns})["assets"]
+        (asset,) = demo.result("chat", demo.submit("chat", job | {"messages": turns}))["assets"]
         turns.append({"role": "assistant", "content": asset["content"].strip()})
     names = {"user": "you", "assistant": "chat", "system": "system"}
     CONVERSATION.write_text("".join(f"{names[turn['role']]}: {turn['content']}\n" for turn in turns), encoding="utf-8")
-
-
-def worker_environment(models: Path, receiver: CallbackReceiver) -> dict[str, str]:
-    """Returns the environment of the demo's workers. It inherits no setting of a real deployment.
-
-    Args:
-        models: The folder with the small models.
-        receiver: Receives the callbacks.
-    """
-    # The small models gain nothing from several threads, and on a busy machine spinning threads slow them down many times over.
-    return {
-        "OMP_NUM_THREADS": "1",
-        **without_worker_settings(os.environ),
-        "MODELS_DIR": str(models.absolute()),
-        "OUTPUT_DIR": str(OUTPUT.absolute()),
-        "OUTBOX_DIR": str(OUTPUT.absolute() / "outbox"),
-        "JOB_CALLBACK_URL": receiver.url,
-        "JOB_CALLBACK_SECRET": receiver.secret,
-        "CALLBACK_ALLOWED_HOSTS": "127.0.0.1",
-    }
 
 
 def _describe(asset: dict[str, Any]) -> str:

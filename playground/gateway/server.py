@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import signal
 import socket
@@ -16,11 +15,11 @@ from pathlib import Path
 
 import uvicorn
 
+from playground.forked import ForkServer, initial_environment
 from playground.gateway import callbacks, worker_api
 from playground.gateway.app import create_app
 from playground.gateway.endpoint import Endpoint
 from playground.gateway.workers import WorkerPool
-from shared.child_environment import without_worker_settings
 from shared.contract.callback_hosts import LOOPBACK_HOSTS
 
 _NEXT_PORTS = 20  # tried after the requested one
@@ -52,11 +51,17 @@ class GatewayOptions:
 
 
 class Gateway:
-    """The gateway and its workers. The port is bound on construction."""
+    """The gateway and its workers. The port is bound on construction.
 
-    def __init__(self, options: GatewayOptions) -> None:
+    Args:
+        options: What it serves, and where.
+        fork_server: Forks the workers, which inherit its environment; by default one of its own, which ends with `run`.
+    """
+
+    def __init__(self, options: GatewayOptions, fork_server: ForkServer | None = None) -> None:
         self._options = options
         self._socket = _bind(options.host, options.port)
+        self._fork_server, self._owns_fork_server = fork_server or ForkServer(initial_environment()), fork_server is None
         self._worker_key, self._callback_secret = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         self.url = f"http://{_reachable(options.host)}:{self._socket.getsockname()[1]}"
         self.endpoints = [Endpoint(name) for name in options.endpoints]
@@ -80,6 +85,8 @@ class Gateway:
         async with asyncio.TaskGroup() as group:
             pools = [group.create_task(pool.run()) for pool in self.pools]
             await self._server.serve([self._socket])
+            if self._owns_fork_server:
+                self._fork_server.close()  # or the pools would wait for the end of its imports
             for pool in pools:
                 pool.cancel()
 
@@ -88,17 +95,15 @@ class Gateway:
         self._server.should_exit = True
 
     def _pool(self, endpoint: Endpoint) -> WorkerPool:
-        environment = partial(self._worker_environment, endpoint.name)
-        return WorkerPool(
-            endpoint, self._options.endpoints[endpoint.name], environment, self._options.output / "logs", self._options.workers
-        )
+        options, environment = self._options, partial(self.worker_environment, endpoint.name)
+        logs = options.output.absolute() / "logs"
+        return WorkerPool(endpoint, options.endpoints[endpoint.name], environment, logs, self._fork_server, options.workers)
 
-    def _worker_environment(self, endpoint: str, worker: str) -> dict[str, str]:
-        """Returns a worker's environment, which inherits no setting of a real deployment."""
+    def worker_environment(self, endpoint: str, worker: str) -> dict[str, str]:
+        """Returns a worker's environment."""
         output = self._options.output.absolute()
         return {
-            "OMP_NUM_THREADS": "1",  # the small models gain nothing from more, and spinning threads slow the others down
-            **without_worker_settings(os.environ),
+            **self._fork_server.environment,
             **worker_api.environment(self.url, endpoint, worker, self._worker_key),
             "MODELS_DIR": str(self._options.models.absolute()),
             "OUTPUT_DIR": str(output),

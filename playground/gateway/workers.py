@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
-import signal
-import sys
-from asyncio.subprocess import Process
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from playground.forked import ForkServer, ForkServerExited, Process, kill_group
 from playground.gateway.endpoint import Endpoint
 
-ROOT = Path(__file__).parents[2]
-
 _MAX_START_DELAY = 30.0
-
-
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
-
-
-def _end_with_parent() -> None:
-    """In the child: receive SIGKILL when the gateway is killed, which cannot end its workers then."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class WorkerPool:
@@ -33,16 +18,29 @@ class WorkerPool:
 
     Args:
         endpoint: Where they take their jobs.
-        module: What they run, by `python -m`.
+        module: What they run, as `__main__`.
         environment: Returns the whole environment of the worker with this id.
         logs: The folder for their logs, `{worker}.log`.
+        fork_server: Forks them.
         size: The number of workers.
+
+    Attributes:
+        started: How many workers were started so far. More than `size` if some have ended.
     """
 
-    def __init__(self, endpoint: Endpoint, module: str, environment: Callable[[str], Mapping[str, str]], logs: Path, size: int = 1) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        module: str,
+        environment: Callable[[str], Mapping[str, str]],
+        logs: Path,
+        fork_server: ForkServer,
+        size: int = 1,
+    ) -> None:
         self.endpoint, self._module, self._environment, self._logs, self._size = endpoint, module, environment, logs, size
+        self._fork_server = fork_server
         self._processes: dict[str, Process] = {}
-        self._started = 0
+        self.started = 0
 
     @property
     def processes(self) -> Mapping[str, int]:
@@ -59,6 +57,7 @@ class WorkerPool:
         delay = 0.0
         while True:
             worker = self._next_id()
+            self.endpoint.worker_started(worker)
             await self._run_worker(worker)
             ready = self.endpoint.workers.get(worker) == "ready"
             self.endpoint.worker_ended(worker)
@@ -67,29 +66,32 @@ class WorkerPool:
 
     async def _run_worker(self, worker: str) -> None:
         """Starts a worker in a session of its own, and waits for its end. Its child processes end with it."""
-        self._logs.mkdir(parents=True, exist_ok=True)
-        with (self._logs / f"{worker}.log").open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                self._module,
-                cwd=self._logs,  # it writes nothing outside
-                env={"PYTHONPATH": str(ROOT), **self._environment(worker)},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=_end_with_parent,
-            )
+        process = await self._start(worker)
         self._processes[worker] = process
-        self.endpoint.worker_started(worker)
         try:
-            await process.wait()
+            await process.ended()
         finally:
             del self._processes[worker]
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_group(process)
+
+    async def _start(self, worker: str) -> Process:
+        """Waits for the fork server, which may still be importing libraries. A worker that starts after a cancellation is killed."""
+        starting = asyncio.ensure_future(asyncio.to_thread(self._fork, worker))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with suppress(ForkServerExited):
+                kill_group(await starting)
+            raise
+
+    def _fork(self, worker: str) -> Process:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        with (self._logs / f"{worker}.log").open("wb") as log:
+            output = log.fileno()
+            folder = self._logs  # it writes nothing outside
+            environment = self._environment(worker)
+            return self._fork_server.start_module(self._module, folder=folder, environment=environment, output=output, errors=output)
 
     def _next_id(self) -> str:
-        self._started += 1
-        return f"{self.endpoint.name}-{self._started}"
+        self.started += 1
+        return f"{self.endpoint.name}-{self.started}"

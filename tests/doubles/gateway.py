@@ -1,30 +1,24 @@
-"""The local gateway with stub workers, in a thread of the test's process."""
+"""The local gateway with workers forked from the tests' fork server."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
-import threading
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
-import httpx
-
-from playground.gateway.endpoint import Endpoint
-from playground.gateway.server import Gateway, GatewayOptions
-from tests.doubles.processes import ROOT
+from playground.gateway.background import BackgroundGateway
+from playground.gateway.server import GatewayOptions
+from tests.doubles.processes import fork_server
 
 
-class RunningGateway:
-    """Serves endpoints while the `with` block runs.
+class RunningGateway(BackgroundGateway):
+    """Serves endpoints on a free port while the `with` block runs.
 
     Args:
         folder: For results and logs.
         endpoints: The module that workers of each endpoint run.
+        models: The folder with the models.
         workers: The number of workers per endpoint; with 0, jobs stay in the queue.
         key: What callers have to send.
         variables: More environment variables of the workers.
@@ -40,58 +34,12 @@ class RunningGateway:
         key: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        python_path = os.pathsep.join(map(str, (ROOT, ROOT / "tests/doubles/processor")))  # without the SDK's measurement of the processor
-        self._gateway = Gateway(
-            GatewayOptions(
-                models or folder,
-                folder,
-                endpoints,
-                workers=workers,
-                port=0,
-                key=key,
-                variables={"PYTHONPATH": python_path, **(variables or {})},
-            )
-        )
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._gateway.run()))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._gateway.stop()
-        self._thread.join()
-        self._loop.close()
-
-    @property
-    def url(self) -> str:
-        """The base of the public API, as RunPod's clients take it."""
-        return f"{self._gateway.url}/v2"
-
-    @property
-    def root(self) -> str:
-        """The address of the server."""
-        return self._gateway.url
-
-    def endpoint(self, name: str) -> Endpoint:
-        """An endpoint's queue. It belongs to the gateway's thread: use it inside `wait_for`."""
-        return next(endpoint for endpoint in self._gateway.endpoints if endpoint.name == name)
-
-    def wait_for(self, name: str, condition: Callable[[Endpoint], object], seconds: float = 60.0) -> None:
-        """Blocks until a condition of an endpoint holds."""
-        endpoint = self.endpoint(name)
-        waiting = asyncio.run_coroutine_threadsafe(endpoint.wait(partial(condition, endpoint), seconds), self._loop)
-        waiting.result()
-        assert condition(endpoint), f"no such state within {seconds} s"
+        options = GatewayOptions(models or folder, folder, endpoints, workers=workers, port=0, key=key, variables=variables or {})
+        super().__init__(options, fork_server())
 
     def kill_worker(self, name: str, index: int = 0) -> str:
         """Sends SIGKILL to one of an endpoint's running workers, and returns its id."""
-        pool = next(pool for pool in self._gateway.pools if pool.endpoint.name == name)
-        worker = sorted(pool.processes)[index % len(pool.processes)]
-        os.kill(pool.processes[worker], signal.SIGKILL)
+        processes = dict(self.pool(name).processes)
+        worker = sorted(processes)[index % len(processes)]
+        os.kill(processes[worker], signal.SIGKILL)
         return worker
-
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Sends one request to `/v2/{path}`."""
-        return httpx.request(method, f"{self.url}/{path}", timeout=60, **options)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from playground.forked import kill_group
 from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.processes import clean_environment, start_module
 
@@ -50,13 +49,7 @@ class WorkerProcess:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
             sys.stdout.write(self.log)  # pytest shows it with the failure
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        # Orphans of the worker are children of this process since it started a fork server.
-        with suppress(ChildProcessError):
-            while True:
-                os.waitpid(-self.process.pid, 0)
+        kill_group(self.process)
 
     @property
     def log(self) -> str:

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.doubles.fork_server import LIBRARIES
+from playground.fork_server import LIBRARIES
 from tests.mutations.mutation import Mutation
 
 ROOT = Path(__file__).parents[2]

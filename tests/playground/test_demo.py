@@ -16,9 +16,10 @@ from PIL import Image
 
 from builder.contract.schemas import ENDPOINTS
 from handlers import HANDLERS
-from playground.callback_receiver import CallbackReceiver
-from playground.demo import OUTPUT, TITLES, load_jobs, worker_environment
+from playground.demo import OUTPUT, TITLES, load_jobs
+from playground.forked import ForkServer, initial_environment
 from playground.gallery import SCALE, contact_sheet, write_gif
+from playground.gateway.server import Gateway, GatewayOptions
 from playground.readme_pictures import MAX_BYTES, update_docs
 from small_models.training.sdxl.captions import tokenizer_corpus
 from small_models.training.sdxl.classifier import classify
@@ -60,8 +61,9 @@ def test_the_demo_inherits_no_setting_of_a_real_deployment(monkeypatch: pytest.M
     assert len(variables) > 50
     for name in (*variables, "RUNPOD_WEBHOOK_GET_JOB", "outbox_dir"):
         monkeypatch.setenv(name, "canary")
-    with CallbackReceiver("secret") as receiver:
-        environment = worker_environment(Path("models"), receiver)
+    options = GatewayOptions(Path("models"), OUTPUT, {"sdxl": "handlers.sdxl.handler"}, port=0)
+    with ForkServer(initial_environment()) as fork_server:
+        environment = Gateway(options, fork_server).worker_environment("sdxl", "worker")
     assert [name for name, value in environment.items() if value == "canary"] == []
     assert Path(environment["OUTBOX_DIR"]).is_relative_to(OUTPUT.absolute())
 
@@ -131,6 +133,7 @@ def test_the_demo_generates_images_that_match_their_prompts_and_a_conversation_w
     environment = clean_environment(OUTPUT_DIR="elsewhere", SDXL_MODEL="nowhere")
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=590)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.rstrip().endswith("make playground"), "it says how to go on"
     assert (tmp_path / "out/demo.txt").read_text(encoding="utf-8").strip() in done.stdout
     turns = (tmp_path / "out/conversation.txt").read_text(encoding="utf-8").splitlines()
     assert [turn.partition(":")[0] for turn in turns] == ["you", "chat", "you", "chat"]

@@ -1,9 +1,9 @@
-"""A fork server for workers under test: imports their libraries once, then forks a process per request.
+"""A fork server for workers: imports their libraries once, then forks a process per request.
 
-Importing torch, diffusers and transformers takes seconds of CPU time, a fork takes milliseconds. `tests/doubles/processes.py` is the
-client. A fork differs from a fresh process only in what has been imported: environment, working directory, arguments and standard streams
-are those of the request, and the module runs as `__main__`. When it ends, threads are joined and exit handlers are called as usual, but
-modules are not torn down. The SDK is not imported here, because it reads the environment during its import.
+Importing torch, diffusers and transformers takes seconds of CPU time, a fork takes milliseconds. `playground/forked.py` is the client.
+A fork differs from a fresh process only in what has been imported: environment, working directory, arguments and standard streams are those
+of the request, and the module runs as `__main__`. When it ends, threads are joined and exit handlers are called as usual, but modules are
+not torn down. The SDK is not imported here, because it reads the environment during its import.
 """
 
 from __future__ import annotations
@@ -71,10 +71,12 @@ class Request:
     environment: Mapping[str, str]
 
     def encode(self) -> bytes:
+        """Returns the message for the server."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
     def decode(cls, message: bytes) -> Self:
+        """Returns the request of a message."""
         return cls(**json.loads(message))
 
     def enter(self, streams: Sequence[int]) -> None:
@@ -178,7 +180,7 @@ def _fork() -> int:
 
 
 def _end_with(client: int) -> None:
-    """Makes the kernel kill this fork when the client ends: one that outlives a killed test run would go on computing."""
+    """Makes the kernel kill this fork when the client ends: one that outlives it would go on computing."""
     between = os.getppid()
     while os.getppid() == between != client:
         time.sleep(0.0005)
