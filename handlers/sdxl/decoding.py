@@ -12,7 +12,7 @@ from torch import Tensor
 from shared.errors import GenerationError
 from shared.media.images import Pixels
 from shared.models.oom import EMPTY_CACHE, Fallback, offloaded, run_with_fallbacks, tiled
-from shared.models.pixels import NOT_FINITE, SINGLE_COLOUR, check_latents, is_single_colour, to_pixels
+from shared.models.pixels import NOT_FINITE, SINGLE_COLOUR, check_latents, decoded_to_pixels, is_single_colour
 
 
 def decode(pipeline: Any, latent: Tensor, warn: Callable[[str], None]) -> Pixels:
@@ -49,10 +49,11 @@ def decode(pipeline: Any, latent: Tensor, warn: Callable[[str], None]) -> Pixels
 
 def _decode_once(vae: Any, latent: Tensor) -> tuple[Pixels | None, str | None]:
     """Returns the image and a description of its defect, if any."""
-    decoded = vae.decode(latent.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0] / 2 + 0.5
-    if not bool(decoded.isfinite().all()):
+    decoded = vae.decode(latent.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+    try:
+        pixels: Pixels = decoded_to_pixels(decoded)[0]
+    except GenerationError:
         return None, NOT_FINITE
-    pixels: Pixels = to_pixels(decoded)[0]
     return pixels, SINGLE_COLOUR if is_single_colour(pixels) else None
 
 

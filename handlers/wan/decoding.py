@@ -13,7 +13,7 @@ from torch import Tensor
 from shared.errors import GenerationError
 from shared.media.images import Pixels
 from shared.models.oom import EMPTY_CACHE, Fallback, OOMRecovery, tiled
-from shared.models.pixels import SINGLE_COLOUR, check_latents, is_single_colour, to_pixels
+from shared.models.pixels import SINGLE_COLOUR, check_latents, decoded_to_pixels, is_single_colour
 
 
 def decode_frames(vae: Any, latents: Tensor) -> Generator[Pixels]:
@@ -175,4 +175,4 @@ def _is_tiled(vae: Any, latents: Tensor) -> bool:
 
 def _as_pixels(decoded: Tensor) -> Iterator[Pixels]:
     """1 × 3 × frames × height × width in -1 … 1 → its frames."""
-    yield from to_pixels(decoded[0].transpose(0, 1) / 2 + 0.5)
+    yield from decoded_to_pixels(decoded[0].transpose(0, 1))

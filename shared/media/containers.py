@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
+from shared.media.png import SIGNATURE, png_chunk
+
 Format = Literal["PNG", "JPEG", "WEBP"]
 
 MAX_PARTS: Final = 65_536
@@ -26,7 +28,6 @@ MAX_SCANNED_PIXELS: Final = 16 * 7680 * 4320
 
 _MAX_EXIF_ENTRIES = 512
 _ORIENTATION = 0x0112
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS")
 _WEBP_KEPT = (b"VP8X", b"ALPH", b"ANIM", b"VP8 ", b"VP8L", b"ANMF")
 _PICTURE = (b"VP8 ", b"VP8L", b"ANMF")
@@ -90,22 +91,22 @@ def _count(parts: int) -> int:
 
 
 def _read_png(content: bytes) -> ImageFile:
-    kept, pixels, orientation = [_PNG_SIGNATURE], bytearray(), 1
+    kept, pixels, orientation = [SIGNATURE], bytearray(), 1
     for kind, data, intact in _png_chunks(content):
         if not intact and not kind[0] & 0x20:  # a capital letter: a critical chunk
             raise damaged()
         if kind == b"IDAT":
             pixels += data
         elif kind in _PNG_KEPT and intact:
-            kept.append(_png_chunk(kind, data))
+            kept.append(png_chunk(kind, data))
         elif kind == b"eXIf" and intact:
             orientation = exif_orientation(data)
-    return ImageFile("PNG", b"".join([*kept, _png_chunk(b"IDAT", pixels), _png_chunk(b"IEND", b"")]), orientation)
+    return ImageFile("PNG", b"".join([*kept, png_chunk(b"IDAT", pixels), png_chunk(b"IEND", b"")]), orientation)
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
     """Yields the kind and the data of each chunk, and whether it is complete and its CRC right. A missing end chunk does not matter."""
-    view, position, parts = memoryview(content), len(_PNG_SIGNATURE), 0
+    view, position, parts = memoryview(content), len(SIGNATURE), 0
     while position + 8 <= len(content):
         parts = _count(parts + 1)
         length, kind = struct.unpack_from(">I4s", content, position)
@@ -114,10 +115,6 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
             return
         yield kind, data, len(stored) == 4 and int.from_bytes(stored) == zlib.crc32(data, zlib.crc32(kind))
         position += 12 + length
-
-
-def _png_chunk(kind: bytes, data: bytes | bytearray | memoryview) -> bytes:
-    return struct.pack(">I", len(data)) + kind + bytes(data) + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
 def _read_webp(content: bytes) -> ImageFile:
@@ -250,7 +247,7 @@ def exif_orientation(exif: bytes | memoryview) -> int:
 
 
 _READERS: Final[tuple[tuple[re.Pattern[bytes], Callable[[bytes], ImageFile]], ...]] = (
-    (re.compile(re.escape(_PNG_SIGNATURE)), _read_png),
+    (re.compile(re.escape(SIGNATURE)), _read_png),
     (re.compile(rb"\xff\xd8\xff"), _read_jpeg),
     (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), _read_webp),
 )

@@ -6,7 +6,6 @@ import math
 import struct
 import threading
 import warnings
-import zlib
 from base64 import b64encode
 from collections.abc import Mapping
 from io import BytesIO
@@ -16,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps
-from PIL.PngImagePlugin import PngInfo
 
 from shared.media.containers import ImageFile, UnreadableImage, damaged, read_container
+from shared.media.png import encode_png
 from shared.media.webp import free_decoder_early
 
 Pixels = NDArray[np.uint8]
@@ -53,15 +52,8 @@ MAX_JOB_PIXELS = 2 * MAX_PIXELS
 _KEPT_PIXELS = 2048 * 2048
 _PREVIEW_SIDE = 128
 
-# PNG with run-length matching only: 3.7 times faster than the default at the same size, because the filters leave few other matches.
-# JPEG without chroma subsampling, so that red edges stay sharp.
-_ENCODINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "png": {"compress_level": 1, "compress_type": zlib.Z_RLE},
-        "webp": {"quality": 90},
-        "jpeg": {"quality": 95, "subsampling": "4:4:4"},
-    }
-)
+# Of the lossy formats. JPEG without chroma subsampling, so that red edges stay sharp.
+_ENCODINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"webp": {"quality": 90}, "jpeg": {"quality": 95, "subsampling": "4:4:4"}})
 
 # The transposition that undoes each EXIF orientation.
 _TRANSPOSITIONS: Mapping[object, Image.Transpose] = MappingProxyType(
@@ -240,21 +232,13 @@ def encode_image(pixels: Pixels, format: str, *, text: Mapping[str, str] | None 
     Raises:
         ValueError: Invalid pixels, an unknown format, or text for a format other than PNG.
     """
-    if format not in _ENCODINGS:
-        raise ValueError(f"Unknown image format {format!r}. Available: {', '.join(_ENCODINGS)}.")
-    options = dict(_ENCODINGS[format])
+    if format not in IMAGE_TYPES:
+        raise ValueError(f"Unknown image format {format!r}. Available: {', '.join(IMAGE_TYPES)}.")
+    if format == "png":
+        return encode_png(_checked(pixels), text or {})
     if text:
-        if format != "png":
-            raise ValueError(f"Only PNG supports text chunks, not {format}.")
-        options["pnginfo"] = _chunks(text)
-    return _encode(_to_image(pixels), format, options)
-
-
-def _chunks(text: Mapping[str, str]) -> PngInfo:
-    chunks = PngInfo()
-    for keyword, value in text.items():
-        chunks.add_text(keyword, value)
-    return chunks
+        raise ValueError(f"Only PNG supports text chunks, not {format}.")
+    return _encode(_to_image(pixels), format, _ENCODINGS[format])
 
 
 def thumbnail(pixels: Pixels, longest: int = 256) -> bytes:
@@ -278,9 +262,13 @@ def preview_url(pixels: Pixels) -> str:
 
 
 def _to_image(pixels: Pixels) -> Image.Image:
+    return Image.fromarray(_checked(pixels))
+
+
+def _checked(pixels: Pixels) -> Pixels:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"Pixels must be uint8 and height × width × 3, not {pixels.dtype} of shape {pixels.shape}.")
-    return Image.fromarray(np.ascontiguousarray(pixels))
+    return np.ascontiguousarray(pixels)
 
 
 def _encode(image: Image.Image, format: str, options: Mapping[str, Any]) -> bytes:

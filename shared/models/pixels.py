@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,7 +22,16 @@ def is_single_colour(pixels: NDArray[np.uint8]) -> bool:
     Args:
         pixels: Height × width × 3.
     """
-    return bool((pixels == pixels[:1, :1]).all())
+    first = pixels[:1, :1]
+    return bool((pixels[:1] == first).all()) and bool((pixels == first).all())  # the first row settles it for almost every image
+
+
+def all_finite(values: Tensor) -> bool:
+    """Returns whether no value is infinite or not a number.
+
+    A finite sum proves it in a single pass. A sum may overflow where no value does; only then every value is looked at.
+    """
+    return bool(values.sum(dtype=torch.float32).isfinite()) or bool(values.isfinite().all())
 
 
 def check_latents(latents: Tensor) -> None:
@@ -30,12 +40,12 @@ def check_latents(latents: Tensor) -> None:
     Raises:
         GenerationError: A value is not finite.
     """
-    if not bool(latents.isfinite().all()):
+    if not all_finite(latents):
         raise GenerationError(NOT_FINITE)
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:
-    """Rounds images to 8 bits on the device, so that a quarter of the bytes is copied to the host.
+    """Rounds images to 8 bits on the device, so that a quarter of the bytes is copied to the host, once and in its final layout.
 
     Args:
         images: N × 3 × height × width; black is 0 and white is 1, other values are clipped.
@@ -46,7 +56,18 @@ def to_pixels(images: Tensor) -> NDArray[np.uint8]:
     Raises:
         GenerationError: A value is not finite; as a pixel it would silently be black.
     """
-    if not bool(images.isfinite().all()):
+    if not all_finite(images):
         raise GenerationError(NOT_FINITE)
-    pixels: NDArray[np.uint8] = (images.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return pixels
+    levels = (images.float() * 255).round_().clamp_(0, 255).permute(0, 2, 3, 1)
+    pixels = torch.empty(levels.shape, dtype=torch.uint8, device=levels.device).copy_(levels)  # converts and transposes in one pass
+    array: NDArray[np.uint8] = pixels.cpu().numpy()
+    return array
+
+
+def decoded_to_pixels(decoded: Tensor) -> NDArray[np.uint8]:
+    """Converts the output of a VAE as `to_pixels` does.
+
+    Args:
+        decoded: N × 3 × height × width in -1 … 1. It is overwritten: a copy would double the memory of a large image.
+    """
+    return to_pixels(decoded.div_(2).add_(0.5))

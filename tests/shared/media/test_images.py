@@ -5,8 +5,10 @@ import struct
 import zlib
 from contextlib import suppress
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -193,6 +195,28 @@ def test_the_same_pixels_give_the_same_bytes(format: str) -> None:
 
 def test_png_is_lossless() -> None:
     assert np.array_equal(np.asarray(Image.open(BytesIO(encode_image(gradient(), "png")))), gradient())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (257, 131), (1024, 1024)])
+def test_png_of_any_size_decodes_to_the_same_pixels_everywhere(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(7).normal(128, 30, (*size, 3)).astype(np.uint8)
+    content = encode_image(pixels, "png")
+    assert np.array_equal(np.asarray(Image.open(BytesIO(content))), pixels)
+    decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    assert np.array_equal(decoded[..., ::-1], pixels)
+
+
+def test_png_of_a_photograph_is_at_most_15_per_cent_larger_than_pillow_default() -> None:
+    with Image.open(Path(__file__).parents[3] / "docs/images/demo.png") as picture:
+        pixels = np.asarray(picture.convert("RGB").resize((1024, 1024), Image.Resampling.LANCZOS))
+    grain = np.random.default_rng(7).normal(0, 2, pixels.shape)
+    pixels = (pixels + grain).clip(0, 255).astype(np.uint8)
+    assert len(encode_image(pixels, "png")) < 1.15 * len(saved(Image.fromarray(pixels), "PNG"))
+
+
+def test_a_view_of_pixels_encodes_as_its_copy() -> None:
+    assert encode_image(gradient()[::2, ::-1], "png") == encode_image(gradient()[::2, ::-1].copy(), "png")
 
 
 @pytest.mark.parametrize(("format", "error"), [("jpeg", 2.0), ("webp", 4.0)])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from diffusers.image_processor import VaeImageProcessor
 
 from shared.errors import GenerationError
-from shared.models.pixels import to_pixels
+from shared.models.pixels import all_finite, decoded_to_pixels, is_single_colour, to_pixels
 
 
 def test_black_is_0_white_is_255_and_other_values_are_clipped() -> None:
@@ -37,3 +38,26 @@ def test_a_value_that_is_not_finite_is_an_error_and_never_a_black_pixel(value: f
     images[0, 1, 2, 3] = value
     with pytest.raises(GenerationError, match="not finite"):
         to_pixels(images)
+
+
+def test_large_values_whose_sum_overflows_are_finite() -> None:
+    assert all_finite(torch.full((1, 3, 8, 8), 3e38))
+    assert all_finite(torch.full((1, 3, 64, 64), 65504.0, dtype=torch.float16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_pixels_equal_those_of_diffusers(dtype: torch.dtype) -> None:
+    decoded = (torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(7)) * 2.4 - 1.2).to(dtype)
+    expected = VaeImageProcessor().postprocess(decoded.clone(), output_type="np")
+    assert np.array_equal(decoded_to_pixels(decoded), VaeImageProcessor.numpy_to_pil(expected))
+
+
+def test_pixels_are_contiguous_so_that_no_encoder_copies_them() -> None:
+    assert to_pixels(torch.rand(2, 3, 16, 24)).flags.c_contiguous
+
+
+def test_an_image_with_one_row_of_a_single_colour_is_not_a_single_colour() -> None:
+    pixels = np.full((8, 8, 3), 7, np.uint8)
+    assert is_single_colour(pixels)
+    pixels[5, 3, 1] = 8
+    assert not is_single_colour(pixels)
