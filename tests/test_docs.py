@@ -13,17 +13,12 @@ import pytest
 from handlers.sdxl.request import SdxlRequest
 from handlers.wan.request import WanRequest
 from shared.settings import Settings
+from tests.documentation.blocks import COVERED, PAGES, Block, covering_tests
+from tests.documentation.blocks import blocks as blocks_of_all_pages
 from tests.doubles.typescript import compile_all
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "CHANGELOG.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
-    *sorted((ROOT / "small_models").rglob("*.md")),
-]
 # Node's types are not installed for the compiler.
 NODE = "declare const process: { env: Record<string, string | undefined> };\n"
 
@@ -93,3 +88,21 @@ def test_the_readme_counts_the_faults_and_the_jobs_of_the_demo() -> None:
     assert f"{len(faults)} injected faults" in README
     assert len(jobs) == 9
     assert "`make demo` runs nine jobs" in README
+
+
+@pytest.mark.parametrize("found", blocks_of_all_pages(), ids=lambda found: f"{found.page}: {found.start[:40]}")
+def test_every_code_block_is_run_or_says_why_not(found: Block) -> None:
+    tests = covering_tests(found)
+    assert len(tests) == (0 if found.reason else 1), "register its test in tests/documentation/blocks.py, or add `<!-- not run: why -->`"
+
+
+def test_every_registered_block_and_its_test_exist() -> None:
+    pages = {(found.page, "file=" if "file=" in found.info else found.start) for found in blocks_of_all_pages()}
+    assert [key for key in COVERED if not any(page == key[0] and start.startswith(key[1]) for page, start in pages)] == []
+    named = {test for test in COVERED.values() if not _function_exists(*test.split("::"))}
+    assert named == set()
+
+
+def _function_exists(file: str, name: str) -> bool:
+    tree = ast.parse((ROOT / file).read_text("utf-8"))
+    return any(isinstance(node, ast.FunctionDef) and node.name == name for node in tree.body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -73,6 +74,16 @@ def test_it_serves_jobs_in_the_sdk(copy: Path, tmp_path: Path) -> None:
         assert (red[0], red[-1]) == (0, 200)
         loop.runpod_api.submit({"id": "wrong", "input": job["input"] | {"config": {"red": 256}}})
         assert "config.red" in loop.runpod_api.result("wrong")["error"]
+
+
+@pytest.mark.slow
+def test_its_test_job_runs_by_the_command_of_the_page(copy: Path, tmp_path: Path) -> None:
+    (command,) = re.findall(r"^python -m handlers.*$", PAGE, flags=re.MULTILINE)
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    environment = clean_environment(PYTHONPATH=str(copy), OUTPUT_DIR=str(tmp_path), PATH=path)
+    done = subprocess.run(["bash", "-euc", command], cwd=copy, env=environment, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "test-user/test-gradient/0.png").is_file()
 
 
 def test_it_is_complete(copy: Path) -> None:

