@@ -68,7 +68,7 @@ _FOURTH = "tests/test_write_a_handler.py::"
 
 COVERED: dict[tuple[str, str], str] = {
     ("README.md", "make demo"): _SHELL + "test_make_runs_what_the_pages_say",
-    ("README.md", "curl https://api.runpod.ai/v2/$ENDPOINT_ID/run "): _SHELL + "test_the_request_of_the_readme_makes_the_files_that_it_shows",
+    ("README.md", "curl https://api.runpod.ai/v2/$ENDPOINT_ID/run "): _SHELL + "test_the_request_of_the_readme_makes_the_files_it_shows",
     ("README.md", "{"): "tests/test_docs.py::test_the_payload_that_the_readme_shows_has_the_keys_of_a_real_one",
     ("README.md", "make image"): _SHELL + "test_images_are_built_pushed_and_run_with_docker",
     ("README.md", "import os"): _SHELL + "test_the_python_program_of_the_readme_submits_a_job",

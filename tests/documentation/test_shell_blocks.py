@@ -51,7 +51,7 @@ def test_make_runs_what_the_pages_say(shell: Shell, command: str) -> None:
     assert shell.run(command, MAKEFLAGS="n").strip() != ""
 
 
-def test_the_request_of_the_readme_makes_the_files_that_it_shows(gateway: RunningGateway, tmp_path: Path) -> None:
+def test_the_request_of_the_readme_makes_the_files_it_shows(gateway: RunningGateway, tmp_path: Path) -> None:
     answer = json.loads(Shell(tmp_path, gateway.root).run(block("README.md", "curl"), ENDPOINT_ID="sdxl", **KEY))
     state = gateway.request("GET", f"sdxl/status-sync/{answer['id']}").json()
     shown = json.loads(block("README.md", "{"))
