@@ -1,9 +1,10 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve playground pictures vllm test test-vllm edge-test test-slow test-nightly faults soak mutations check-models lint types fix schemas requirements image image-test hub models performance bench bench-chat bench-load clean
+.PHONY: help setup demo serve playground pictures vllm clients test test-vllm test-clients edge-test test-slow test-nightly faults soak mutations check-models lint types fix schemas requirements image image-test hub models performance bench bench-chat bench-load clean
 
 VENV := .venv
 VLLM := .vllm-venv
+CLIENTS := .clients-venv
 PYTHON := $(VENV)/bin/python
 SYSTEM_PYTHON := $(shell command -v python3.11 || command -v python3)
 # The number of processes and the order of the files are decided in tests/conftest.py.
@@ -47,7 +48,7 @@ pictures: models  ## Take the screenshots of docs/playground.md again, with chro
 	SCREENSHOTS=$(CURDIR)/docs/images $(PYTHON) -m pytest -q tests/playground/page
 
 test: setup  ## Run the everyday tests
-	$(PYTEST) -m "not slow and not image and not edge"
+	$(PYTEST) -m "not slow and not image and not edge and not clients"
 
 edge-test: setup supabase/tests/node_modules  ## Run the tests of the Supabase project: PostgreSQL, Deno, and real handlers (installs them on Debian)
 	$(PYTEST) -m edge tests/supabase
@@ -67,6 +68,17 @@ vllm: setup  ## Install vLLM's CPU build in an environment of its own, for its t
 
 test-vllm: models  ## Run the suite of both inference engines, and kill vLLM in mid-answer (after `make vllm`)
 	$(PYTHON) -m pytest tests/handlers/chat/engines/test_both_engines.py tests/shared/serverless/test_real_vllm.py
+
+clients: $(CLIENTS)/.ready  ## Install the clients of other projects, in environments of their own, for their tests (520 MB)
+
+$(CLIENTS)/.ready: builder/requirements/clients.txt tests/clients/package.json $(READY)
+	$(SYSTEM_PYTHON) -m venv $(CLIENTS)
+	$(PYTHON) -m uv pip install --quiet --no-deps --python $(CLIENTS)/bin/python --requirement builder/requirements/clients.txt
+	$(PYTHON) -m builder.install_node_packages tests/clients
+	touch $@
+
+test-clients: clients  ## Run LangChain, LiteLLM, LlamaIndex, the AI SDK and the official clients against a worker
+	$(PYTHON) -m pytest -m clients tests/clients
 
 test-nightly: models  ## Run slow tests again with more examples, or in another order
 	$(PYTEST) -m nightly
@@ -106,6 +118,8 @@ requirements: setup  ## Pin what builder/requirements/*.in ask for (UPGRADE=1 ta
 	$(PYTHON) -m builder.lock_requirements $(if $(UPGRADE),--upgrade)
 	cd builder/requirements && $(CURDIR)/$(PYTHON) -m uv pip compile chat-vllm.in --output-file chat-vllm.txt --generate-hashes $(if $(UPGRADE),--upgrade) \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --annotation-style line --no-emit-index-url --custom-compile-command "make requirements" --quiet
+	cd builder/requirements && $(CURDIR)/$(PYTHON) -m uv pip compile clients.in --output-file clients.txt $(if $(UPGRADE),--upgrade) \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --annotation-style line --no-emit-index-url --custom-compile-command "make requirements" --quiet
 
 image: setup  ## Build the image of HANDLER=sdxl|wan|chat|chat-vllm with docker, podman or buildah (REGISTRY=…, ARGS="NAME=VALUE …", PIP_SETTINGS=1)
 	$(PYTHON) -m builder.images.build $(HANDLER) $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(PIP_SETTINGS),--pip-settings) \
@@ -132,4 +146,4 @@ bench-load: models  ## Measure what it gains to have four jobs in hand where sto
 	$(PYTHON) -m benchmarks.concurrency $(MODELS)
 
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) $(VLLM) $(MODELS) node_modules supabase/tests/node_modules out .images .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) $(CLIENTS) $(MODELS) node_modules supabase/tests/node_modules tests/clients/node_modules out .images .pytest_cache .mypy_cache .ruff_cache

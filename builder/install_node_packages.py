@@ -1,4 +1,4 @@
-"""Installs the npm packages of package.json with the virtual environment's Node: `python -m builder.install_node_packages`."""
+"""Installs the npm packages of a folder with the virtual environment's Node: `python -m builder.install_node_packages [FOLDER]`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def install(folder: Path, *options: str) -> int:
 
 
 def main() -> int:
-    """Installs the packages of the repository."""
-    return install(ROOT)
+    """Installs the packages of the repository, or those of the folder on the command line."""
+    return install(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT)
 
 
 if __name__ == "__main__":
