@@ -22,10 +22,12 @@ class Bird(BaseModel):
     wild: bool
 
 
-@tool
 def look(at: Literal["bay", "lake"]) -> str:
     """Looks at a place."""
     return f"a heron at the {at}"
+
+
+LOOK = tool(look)
 
 
 def model(url: str, **changes: Any) -> Any:
@@ -54,9 +56,9 @@ def structured(url: str) -> dict[str, Any]:
 
 
 def tools(url: str) -> dict[str, Any]:
-    answer = model(url).bind_tools([look], tool_choice="required", strict=True).invoke(MESSAGES)
-    results = [ToolMessage(look.invoke(call["args"]), tool_call_id=call["id"]) for call in answer.tool_calls]
-    followed = model(url, max_tokens=20).bind_tools([look]).invoke([*MESSAGES, answer, *results])
+    answer = model(url).bind_tools([LOOK], tool_choice="required", strict=True).invoke(MESSAGES)
+    results = [ToolMessage(LOOK.invoke(call["args"]), tool_call_id=call["id"]) for call in answer.tool_calls]
+    followed = model(url, max_tokens=20).bind_tools([LOOK]).invoke([*MESSAGES, answer, *results])
     (call, *_) = answer.tool_calls
     return {"name": call["name"], "arguments": call["args"], "followed": followed.response_metadata["finish_reason"]}
 

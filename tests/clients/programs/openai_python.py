@@ -54,13 +54,13 @@ def structured(client: OpenAI) -> dict[str, Any]:
 def tools(client: OpenAI) -> dict[str, Any]:
     answer = client.chat.completions.parse(messages=MESSAGES, tools=[pydantic_function_tool(Look)], tool_choice="required", **FIXED)
     message = answer.choices[0].message
-    (call, *_) = message.tool_calls or ()
-    parsed = call.function.parsed_arguments
+    calls = list(message.tool_calls or ())
+    parsed = calls[0].function.parsed_arguments
     assert isinstance(parsed, Look)
-    results: Any = [{"role": "tool", "tool_call_id": each.id, "content": "a heron"} for each in message.tool_calls or ()]
+    results: Any = [{"role": "tool", "tool_call_id": each.id, "content": "a heron"} for each in calls]
     history: Any = [*MESSAGES, message, *results]
     followed = client.chat.completions.create(messages=history, tools=[pydantic_function_tool(Look)], max_tokens=20, **FIXED)
-    return {"name": call.function.name, "arguments": parsed.model_dump(), "followed": followed.choices[0].finish_reason}
+    return {"name": calls[0].function.name, "arguments": parsed.model_dump(), "followed": followed.choices[0].finish_reason}
 
 
 def error(client: OpenAI) -> dict[str, Any]:
