@@ -73,7 +73,7 @@ clients: $(CLIENTS)/.ready  ## Install the clients of other projects, in environ
 
 $(CLIENTS)/.ready: builder/requirements/clients.txt tests/clients/package.json $(READY)
 	$(SYSTEM_PYTHON) -m venv $(CLIENTS)
-	$(PYTHON) -m uv pip install --quiet --no-deps --python $(CLIENTS)/bin/python --requirement builder/requirements/clients.txt
+	$(PYTHON) -m uv pip install --quiet --no-deps --requirement builder/requirements/clients.txt --python $(CLIENTS)/bin/python
 	$(PYTHON) -m builder.install_node_packages tests/clients
 	touch $@
 

@@ -88,7 +88,7 @@ def test_a_client_gets_an_object_of_its_schema(client: str, gateway: RunningGate
 @every_client
 def test_a_client_calls_a_tool_and_sends_its_result(client: str, gateway: RunningGateway) -> None:
     call = results_of(client, gateway.url)["tools"]
-    assert call["name"].lower() == "look"
+    assert call["name"] == "look"
     assert call["arguments"]["at"] in ("bay", "lake")
     assert call["followed"] in ("stop", "length")
 

@@ -20,7 +20,7 @@ class Bird(BaseModel):
     wild: bool
 
 
-class Look(BaseModel):
+class Place(BaseModel):
     """Looks at a place."""
 
     at: Literal["bay", "lake"]
@@ -52,14 +52,16 @@ def structured(client: OpenAI) -> dict[str, Any]:
 
 
 def tools(client: OpenAI) -> dict[str, Any]:
-    answer = client.chat.completions.parse(messages=MESSAGES, tools=[pydantic_function_tool(Look)], tool_choice="required", **FIXED)
+    answer = client.chat.completions.parse(
+        messages=MESSAGES, tools=[pydantic_function_tool(Place, name="look")], tool_choice="required", **FIXED
+    )
     message = answer.choices[0].message
     calls = list(message.tool_calls or ())
     parsed = calls[0].function.parsed_arguments
-    assert isinstance(parsed, Look)
+    assert isinstance(parsed, Place)
     results: Any = [{"role": "tool", "tool_call_id": each.id, "content": "a heron"} for each in calls]
     history: Any = [*MESSAGES, message, *results]
-    followed = client.chat.completions.create(messages=history, tools=[pydantic_function_tool(Look)], max_tokens=20, **FIXED)
+    followed = client.chat.completions.create(messages=history, tools=[pydantic_function_tool(Place, name="look")], max_tokens=20, **FIXED)
     return {"name": calls[0].function.name, "arguments": parsed.model_dump(), "followed": followed.choices[0].finish_reason}
 
 
