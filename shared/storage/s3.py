@@ -9,34 +9,27 @@ from __future__ import annotations
 import hashlib
 import math
 from base64 import b64encode
-from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from botocore.exceptions import BotoCoreError
 
-from shared.errors import UploadError
-from shared.network import STORAGE_RETRIES, Deadline, RequestFailed, retrying
+from shared.network import Deadline, RequestFailed
 from shared.settings import Settings, SettingsError
 from shared.storage.bucket_policy import BucketPolicy
+from shared.storage.bucket_requests import READ_TIMEOUT, BucketRequests
 from shared.storage.protocol import ListedObject, StoredObject, checked_key, describe_object, object_key
 from shared.storage.s3_client import S3Client
 from shared.storage.s3_errors import advice, translate_s3_errors
 
-_READ_TIMEOUT = 60.0
-_CHECK_SECONDS = 30.0
-# Seconds for requests that a job waits for, although it could do without their answer.
-_PROBE_SECONDS = 5.0
-_QUERY_SECONDS = 10.0
 # S3 keeps whole seconds.
 _SECOND = 1.0
 _PROBE_KEY = "worker-check/probe.txt"
 _PROBE_CONTENT = b"A worker has checked that it can store results here."
-
-T = TypeVar("T")
 
 
 class S3Storage:
@@ -56,10 +49,10 @@ class S3Storage:
         self.keeps_callbacks = settings.store_callback
         self._bucket = location.bucket
         self._expiry = settings.bucket_url_expiry
-        self._deadline = settings.upload_deadline
         self._policy = BucketPolicy()
+        self._requests = BucketRequests(self._connect, self._policy, settings.upload_deadline)
         try:
-            self._client = S3Client(location, key_id, secret, read_timeout=_READ_TIMEOUT)
+            self._client = S3Client(location, key_id, secret, read_timeout=READ_TIMEOUT)
         except (BotoCoreError, ValueError) as error:
             raise SettingsError(f"The S3 client cannot be created ({type(error).__name__}). Correct or unset the AWS_ variables.") from None
 
@@ -74,7 +67,7 @@ class S3Storage:
         """
         if not mime_types and not self.keeps_callbacks:
             return
-        deadline = Deadline(min(_CHECK_SECONDS, self._deadline))
+        deadline = self._requests.deadline()
         steps: dict[str, Callable[[Any], object]] = {
             "s3:PutObject": self._put_probe,
             "s3:GetObject": lambda api: api.head_object(Bucket=self._bucket, Key=_PROBE_KEY),
@@ -83,7 +76,7 @@ class S3Storage:
         }
         for permission, request in steps.items():
             try:
-                self._call(request, deadline)
+                self._requests.call(request, deadline)
             except RequestFailed as error:
                 help_text = advice(error.status, bucket=self._bucket, permission=permission)
                 raise SettingsError(f"Results cannot be stored: {error}. {help_text}") from None
@@ -100,10 +93,7 @@ class S3Storage:
         """
         if not mime_types or not self._policy.refuses:
             return
-        try:
-            self._call(self._put_probe, Deadline(min(_PROBE_SECONDS, self._deadline)), attempts=1)
-        except RequestFailed as error:
-            raise UploadError(f"The result could not be stored: {error}. Nothing was generated.", retryable=error.retryable) from None
+        self._requests.probe(self._put_probe)
         self._policy.update(None)
 
     def put(self, key: str, content: bytes | Path, content_type: str, *, seconds: float = math.inf) -> StoredObject:
@@ -137,17 +127,13 @@ class S3Storage:
                 )
             response["ETag"]  # without which it is no response of S3, but for example a gateway's page
 
-        try:
-            self._call(upload, Deadline(min(self._deadline, seconds)))
-        except RequestFailed as error:
-            self._policy.record(error.status)
-            raise UploadError(f"The result could not be stored: {error}.", retryable=error.retryable) from None
+        self._requests.upload(upload, seconds)
         return stored
 
     def list_objects(self, user_id: str, job_id: str) -> list[ListedObject]:
         """Lists the folder of a job."""
         folder = object_key(user_id, job_id, "0.png").rpartition("/")[0] + "/"
-        found = self._query(lambda api: self._list(api, folder))
+        found = self._requests.query(lambda api: self._list(api, folder))
         return [ListedObject(entry["Key"], entry["LastModified"].timestamp(), _SECOND) for entry in found if not entry["Key"].endswith("/")]
 
     def sha256(self, key: str) -> str | None:
@@ -158,18 +144,13 @@ class S3Storage:
             metadata = {name.lower(): value for name, value in found.get("Metadata", {}).items()}
             return str(metadata.get("sha256") or hashlib.sha256(api.get_object(Bucket=self._bucket, Key=key)["Body"].read()).hexdigest())
 
-        try:
-            return self._call(look_up, Deadline(min(_QUERY_SECONDS, self._deadline)), attempts=2)
-        except RequestFailed as error:
-            if error.status == 404:
-                return None
-            raise UploadError(f"Stored results could not be queried: {error}.", retryable=error.retryable) from None
+        return self._requests.find(look_up)
 
     def remove(self, keys: Sequence[str]) -> None:
         """Deletes objects one by one: not every service deletes several at once."""
         for key in keys:
             checked_key(key)
-            self._query(partial(self._delete, key=key))
+            self._requests.query(partial(self._delete, key=key))
 
     def presigned_url(self, key: str) -> str | None:
         """Returns a URL to download an object from, valid for `BUCKET_URL_EXPIRY` seconds from now; None if that is 0."""
@@ -187,17 +168,10 @@ class S3Storage:
         found["Name"]  # as in `put`
         return list(found.get("Contents", ()))
 
-    def _query(self, request: Callable[[Any], T]) -> T:
-        try:
-            return self._call(request, Deadline(min(_QUERY_SECONDS, self._deadline)), attempts=2)
-        except RequestFailed as error:
-            raise UploadError(f"Stored results could not be queried: {error}.", retryable=error.retryable) from None
-
-    def _call(self, request: Callable[[Any], T], deadline: Deadline, attempts: int | None = None) -> T:
-        for attempt in retrying(deadline, STORAGE_RETRIES, attempts=attempts):
-            with attempt, translate_s3_errors(), self._client.within(deadline) as api:
-                return request(api)
-        raise AssertionError("retrying() yields at least once and propagates the last error")
+    @contextmanager
+    def _connect(self, deadline: Deadline) -> Iterator[Any]:
+        with translate_s3_errors(), self._client.within(deadline) as api:
+            yield api
 
 
 def _md5(content: bytes | Path) -> str:

@@ -9,30 +9,25 @@ which makes it idempotent and safe to retry when the response was lost.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
-from storage3 import SyncStorageClient
+from storage3 import SyncBucket, SyncStorageClient
 from storage3.exceptions import StorageApiError
 
 from shared.credentials import auth_headers
 from shared.errors import UploadError
-from shared.network import STORAGE_RETRIES, Deadline, RequestFailed, guarded_client, retrying
+from shared.network import STORAGE_RETRIES, Deadline, RequestFailed, guarded_client
 from shared.settings import Settings, SettingsError
 from shared.storage.bucket_policy import BucketPolicy
+from shared.storage.bucket_requests import READ_TIMEOUT, BucketRequests
 from shared.storage.protocol import ListedObject, StoredObject, checked_key, describe_object, object_key
 from shared.storage.transport_errors import translate_transport_errors
 
-# Longer than the service's own timeout for its database, which is 30 seconds.
-_READ_TIMEOUT = 60.0
-_CHECK_SECONDS = 30.0
-# Seconds for requests that a job waits for, although it could do without their answer.
-_PROBE_SECONDS = 5.0
-_QUERY_SECONDS = 10.0
 _MIN_FILE_SIZE_LIMIT = 10 * 1024 * 1024
 
 _CAUSES = {
@@ -42,8 +37,6 @@ _CAUSES = {
     413: "the file is larger than the bucket allows",
     415: "the bucket does not allow this MIME type",
 }
-
-T = TypeVar("T")
 
 
 class SupabaseStorage:
@@ -63,8 +56,8 @@ class SupabaseStorage:
         self._url = f"{settings.supabase_url}/storage/v1/"
         self._key = settings.supabase_key
         self._bucket = settings.storage_bucket
-        self._deadline = settings.upload_deadline
         self._policy = BucketPolicy()
+        self._requests = BucketRequests(self._connect, self._policy, settings.upload_deadline)
         self._tls = httpx.create_ssl_context(trust_env=False)
 
     def check(self, mime_types: Collection[str]) -> None:
@@ -80,7 +73,7 @@ class SupabaseStorage:
         if not stored:
             return
         try:
-            bucket = self._call(lambda api: api.get_bucket(self._bucket), Deadline(min(_CHECK_SECONDS, self._deadline)))
+            bucket = self._requests.call(self._get_bucket, self._requests.deadline())
         except RequestFailed as error:
             raise SettingsError(f"Results cannot be stored: {error}. {self._advice(error.status)}") from None
         self._policy.update(bucket.allowed_mime_types)
@@ -103,12 +96,9 @@ class SupabaseStorage:
         """
         if not mime_types or self._policy.allows(mime_types):
             return
-        try:
-            bucket = self._call(lambda api: api.get_bucket(self._bucket), Deadline(min(_PROBE_SECONDS, self._deadline)), attempts=1)
-        except RequestFailed as error:
-            if error.retryable and not self._policy.refuses:
-                return
-            raise UploadError(f"The result could not be stored: {error}. Nothing was generated.", retryable=error.retryable) from None
+        bucket = self._requests.probe(self._get_bucket, tolerates_outage=not self._policy.refuses)
+        if bucket is None:
+            return
         self._policy.update(bucket.allowed_mime_types)
         if rejected := self._policy.rejected(mime_types):
             message = f"The result could not be stored: the bucket does not allow {', '.join(rejected)}. Nothing was generated. "
@@ -145,53 +135,38 @@ class SupabaseStorage:
                 {"content-type": content_type, "upsert": "true", "cache-control": "0", "metadata": {"sha256": stored.sha256}},
             )
 
-        try:
-            self._call(upload, Deadline(min(self._deadline, seconds)))
-        except RequestFailed as error:
-            self._policy.record(error.status)
-            raise UploadError(f"The result could not be stored: {error}.", retryable=error.retryable) from None
+        self._requests.upload(upload, seconds)
         return stored
 
     def list_objects(self, user_id: str, job_id: str) -> list[ListedObject]:
         """Lists the folder of a job."""
         folder = object_key(user_id, job_id, "0.png").rpartition("/")[0]
-        found = self._query(lambda api: api.from_(self._bucket).list(folder))
+        found = self._requests.query(lambda api: api.from_(self._bucket).list(folder))
         return [ListedObject(f"{folder}/{entry['name']}", _modified_at(entry)) for entry in found if entry.get("id") is not None]
 
     def sha256(self, key: str) -> str | None:
         """Returns the hash from an object's metadata."""
-        try:
-            found = self._call(lambda api: api.from_(self._bucket).info(checked_key(key)), Deadline(_QUERY_SECONDS), attempts=2)
-        except RequestFailed as error:
-            if error.status == 404:
-                return None
-            raise UploadError(f"Stored results could not be queried: {error}.", retryable=error.retryable) from None
-        digest = (found.get("metadata") or {}).get("sha256")
+        found = self._requests.find(lambda api: api.from_(self._bucket).info(checked_key(key)))
+        digest = ((found or {}).get("metadata") or {}).get("sha256")
         return digest if isinstance(digest, str) else None
 
     def remove(self, keys: Sequence[str]) -> None:
         """Deletes objects."""
-        self._query(lambda api: api.from_(self._bucket).remove([checked_key(key) for key in keys]))
+        self._requests.query(lambda api: api.from_(self._bucket).remove([checked_key(key) for key in keys]))
 
     def presigned_url(self, key: str) -> None:
         """Returns None: receivers get the key, and open the object with their own access to the project."""
 
-    def _query(self, request: Callable[[SyncStorageClient], T]) -> T:
-        try:
-            return self._call(request, Deadline(min(_QUERY_SECONDS, self._deadline)), attempts=2)
-        except RequestFailed as error:
-            raise UploadError(f"Stored results could not be queried: {error}.", retryable=error.retryable) from None
-
-    def _call(self, request: Callable[[SyncStorageClient], T], deadline: Deadline, attempts: int | None = None) -> T:
-        for attempt in retrying(deadline, STORAGE_RETRIES, attempts=attempts):
-            with attempt, _translate_errors(), self._open_client(deadline) as api:
-                return request(api)
-        raise AssertionError("retrying() yields at least once and propagates the last error")
+    def _get_bucket(self, api: SyncStorageClient) -> SyncBucket:
+        return api.get_bucket(self._bucket)
 
     @contextmanager
-    def _open_client(self, deadline: Deadline) -> Iterator[SyncStorageClient]:
+    def _connect(self, deadline: Deadline) -> Iterator[SyncStorageClient]:
         # The operator's own service may have a private address.
-        with guarded_client(deadline, allow_private=lambda host, port: True, verify=self._tls, read_timeout=_READ_TIMEOUT) as client:
+        with (
+            _translate_errors(),
+            guarded_client(deadline, allow_private=lambda host, port: True, verify=self._tls, read_timeout=READ_TIMEOUT) as client,
+        ):
             yield SyncStorageClient(self._url, auth_headers(self._key), http_client=client)
 
 
