@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationInfo, model_validator
 
 from shared.contract.fields import Text, ensure_valid_text
 from shared.contract.nested import NestedModel
@@ -15,6 +15,9 @@ from shared.contract.rejections import refuse, requires
 
 _MAX_DEPTH = 32
 _MAX_VALUES = 5_000
+_MAX_CHOICES = 500
+
+T = TypeVar("T")
 
 
 def limit_size(value: object, what: str = "a JSON Schema") -> object:
@@ -49,7 +52,16 @@ def _children(value: object) -> Iterator[object]:
         yield from value
 
 
-_MAX_CHOICES = 500
+def required_by_type(kind: str, location: str) -> AfterValidator:
+    """Validates that a member is given if the `type` of its object is `kind`. `location` is the path of the object."""
+
+    def ensure_given(value: T, info: ValidationInfo) -> T:
+        if value is None and info.data.get("type") == kind:
+            raise requires(f'{location}.type: "{kind}"', f"{location}.{info.field_name}")
+        return value
+
+    return AfterValidator(ensure_given)
+
 
 JsonSchema = Annotated[dict[str, JsonValue], BeforeValidator(lambda schema: limit_size(schema))]
 """A JSON Schema of limited size."""
@@ -93,14 +105,11 @@ class ResponseFormat(NestedModel):
     location: ClassVar[str] = "response_format"
 
     type: Annotated[Literal["text", "json_object", "json_schema"], Field(description="The form.")]
-    json_schema: Annotated[JsonSchemaFormat | None, Field(validate_default=True, description="With type `json_schema`: the schema.")] = None
-
-    @field_validator("json_schema")
-    @classmethod
-    def _is_given_with_json_schema(cls, json_schema: JsonSchemaFormat | None, info: ValidationInfo) -> JsonSchemaFormat | None:
-        if info.data.get("type") == "json_schema" and json_schema is None:
-            raise requires('response_format.type: "json_schema"', "response_format.json_schema")
-        return json_schema
+    json_schema: Annotated[
+        JsonSchemaFormat | None,
+        required_by_type("json_schema", "response_format"),
+        Field(validate_default=True, description="With type `json_schema`: the schema."),
+    ] = None
 
     @property
     def constraint(self) -> Constraint | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -131,8 +131,8 @@ class OpenAIError(ClosedModel):
     error: OpenAIErrorBody
 
 
-class ChatForm:
-    """Renders chat completions.
+class CompletionForm:
+    """Renders completions of one of OpenAI's two kinds.
 
     Args:
         job_id: RunPod's id of the job.
@@ -140,8 +140,19 @@ class ChatForm:
         model: The requested model. Only appears in chunks, and thus not before the request has been validated.
     """
 
+    id_prefix: ClassVar[str]
+
     def __init__(self, job_id: str, created: int, model: str) -> None:
-        self._base: dict[str, Any] = {"id": completion_id(job_id), "created": created, "model": model}
+        self._base: dict[str, Any] = {"id": f"{self.id_prefix}-{job_id}", "created": created, "model": model}
+
+
+class ChatForm(CompletionForm):
+    """Renders chat completions."""
+
+    id_prefix = "chatcmpl"
+
+    def __init__(self, job_id: str, created: int, model: str) -> None:
+        super().__init__(job_id, created, model)
         self._started: set[int] = set()  # choices with a chunk, the first of which has the role
 
     def whole(self, payload: CompletedPayload) -> OpenAICompletion:
@@ -193,11 +204,6 @@ def finish_reason(asset: ChoiceAsset) -> FinishReason:
     """Returns the reason for which a choice has ended."""
     reasons: Mapping[str, FinishReason] = {"length": "length", "tool_calls": "tool_calls"}
     return reasons.get(asset.metadata.finish_reason, "stop")
-
-
-def completion_id(job_id: str) -> str:
-    """Returns the id of a job's completion."""
-    return f"chatcmpl-{job_id}"
 
 
 def error(failure: JobError) -> OpenAIError:

@@ -6,12 +6,12 @@ OpenAI's API reference, "Completions": https://platform.openai.com/docs/api-refe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from handlers.chat.choice_delta import ChoiceDelta
-from handlers.chat.openai.response import Warnings, finish_reason
+from handlers.chat.openai.response import CompletionForm, Warnings, finish_reason
 from handlers.chat.payload import AlternativeEntry, ChatCompleted, LogprobEntry, Usage, logprob_to_json
 from shared.contract.assets import ClosedModel, omitted_if_none
 from shared.contract.callback import CompletedPayload
@@ -49,17 +49,13 @@ class OpenAITextCompletion(ClosedModel):
     warnings: Warnings = omitted_if_none
 
 
-class TextForm:
-    """Renders text completions.
+class TextForm(CompletionForm):
+    """Renders text completions."""
 
-    Args:
-        job_id: RunPod's id of the job.
-        created: When the job started, as a Unix timestamp in seconds.
-        model: The requested model. Only appears in chunks, and thus not before the request has been validated.
-    """
+    id_prefix = "cmpl"
 
     def __init__(self, job_id: str, created: int, model: str) -> None:
-        self._base: dict[str, Any] = {"id": f"cmpl-{job_id}", "created": created, "model": model}
+        super().__init__(job_id, created, model)
         self._offsets: dict[int, int] = {}
 
     def whole(self, payload: CompletedPayload) -> OpenAITextCompletion:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field
 
-from handlers.chat.response_format import JsonSchema
+from handlers.chat.response_format import JsonSchema, required_by_type
 from shared.contract.field_location import FieldLocation
 from shared.contract.fields import Text
 from shared.contract.nested import NestedModel
@@ -63,14 +63,11 @@ class ToolChoice(NestedModel):
     location: ClassVar[str] = "tool_choice"
 
     type: Annotated[Literal["none", "auto", "required", "function"], Field(description="The kind of choice.")]
-    function: Annotated[NamedFunction | None, Field(validate_default=True, description="With `function`: the function to call.")] = None
-
-    @field_validator("function")
-    @classmethod
-    def _is_given_with_its_type(cls, function: NamedFunction | None, info: ValidationInfo) -> NamedFunction | None:
-        if info.data.get("type") == "function" and function is None:
-            raise requires('tool_choice.type: "function"', "tool_choice.function")
-        return function
+    function: Annotated[
+        NamedFunction | None,
+        required_by_type("function", "tool_choice"),
+        Field(validate_default=True, description="With `function`: the function to call."),
+    ] = None
 
 
 def _as_object(choice: object) -> object:
