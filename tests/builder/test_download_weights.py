@@ -2,89 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save
 
-from shared.weights.catalogue import QWEN_BASE, SDXL
-from shared.weights.lock import lock_path, read_lock, sha256_of
+from shared.weights.catalogue import QWEN_BASE
+from shared.weights.lock import read_lock, sha256_of
 from shared.weights.partial_file import PART_BYTES
+from tests.builder.download_command import FIRST, SECOND, TOKEN, Download, random_weights
 from tests.doubles.fake_hub import FakeHub
-from tests.doubles.processes import ROOT
-
-TOKEN = "hf_canary_token"
-
-
-def random_weights(seed: int, size: int) -> bytes:
-    return save({"weight": np.random.default_rng(seed).integers(0, 255, size, dtype=np.uint8)})
-
-
-FILES = {
-    "config.json": b"{}",
-    "tokenizer.json": b"tokens" * 50,
-    "model-00001-of-00002.safetensors": random_weights(1, 2_000_000),
-    "model-00002-of-00002.safetensors": random_weights(2, 1_000_000),
-}
-FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-
-
-@pytest.fixture
-def hub() -> Iterator[FakeHub]:
-    with FakeHub(FILES, QWEN_BASE.repo, str(QWEN_BASE.revision)) as running:
-        yield running
-
-
-class Download:
-    """Runs the command in a subprocess."""
-
-    def __init__(self, hub: FakeHub, home: Path) -> None:
-        self.models = home / "models"
-        self.folder = self.models / QWEN_BASE.name
-        self._environment = {
-            "HF_ENDPOINT": hub.url,
-            "HF_HOME": str(home / "home"),
-            "HF_TOKEN": TOKEN,
-            "HUGGINGFACE_CACHE": str(home / "cache"),
-            "VOLUME_MODELS_DIR": str(home / "volume"),
-            "NO_PROXY": "*",
-            "PATH": os.environ["PATH"],
-        }
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "builder.download_weights", *(arguments or (QWEN_BASE.name,)), "--to", str(self.models)]
-        return subprocess.Popen(
-            command, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-
-    def run(self, *arguments: str) -> tuple[int, str]:
-        with self.start(*arguments) as process:
-            output, errors = process.communicate(timeout=100)
-        return process.returncode, output + errors
-
-    @property
-    def bytes_on_disk(self) -> int:
-        return sum(path.stat().st_blocks for path in self.folder.rglob("*") if path.is_file()) * 512  # incomplete files have holes
-
-    def is_as_published(self, hub: FakeHub) -> bool:
-        files = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
-        return files - {".download.lock", "weights.lock.json"} == set(hub.files) and all(
-            (self.folder / name).read_bytes() == content for name, content in hub.files.items()
-        )
-
-
-@pytest.fixture
-def download(hub: FakeHub, tmp_path: Path) -> Download:
-    return Download(hub, tmp_path)
 
 
 def test_it_downloads_all_files_and_writes_a_lock_file(hub: FakeHub, download: Download) -> None:
@@ -246,68 +176,3 @@ def test_an_unknown_name_is_rejected_with_the_available_ones(download: Download)
     status, output = download.run("sdxxl")
     assert status == 1
     assert "Not in the catalogue: sdxxl. Available: chat, qwen_base, qwen_instruct, sdxl, wan." in output
-
-
-class TestCustomCheckpoint:
-    CONTENT = random_weights(5, 500_000)
-
-    @pytest.fixture
-    def target(self, download: Download) -> Path:
-        return download.models / "sdxl.safetensors"
-
-    @pytest.fixture
-    def url(self, hub: FakeHub) -> str:
-        hub.files["own.safetensors"] = self.CONTENT
-        return f"{hub.url}/{QWEN_BASE.repo}/resolve/{QWEN_BASE.revision}/own.safetensors?token=canary-query"
-
-    def test_it_is_downloaded_from_a_url_and_locked_without_the_urls_secrets(
-        self, hub: FakeHub, download: Download, target: Path, url: str
-    ) -> None:
-        hub.truncations["own.safetensors"] = [1, 100_000]  # the size request, and the first attempt
-        status, output = download.run("--checkpoint", url, "--licence", "OpenRAIL")
-        assert status == 0, output
-        assert target.read_bytes() == self.CONTENT
-        lock = read_lock(target)
-        assert lock is not None
-        assert (lock.revision, lock.licence, lock.files[0].path) == (None, "OpenRAIL", "sdxl.safetensors")
-        assert "canary-query" not in lock_path(target).read_text() + output
-
-    def test_it_is_copied_from_a_path(self, download: Download, target: Path, tmp_path: Path) -> None:
-        source = tmp_path / "mine.safetensors"
-        source.write_bytes(self.CONTENT)
-        status, output = download.run("--checkpoint", str(source))
-        assert status == 0, output
-        assert "The SHA-256 of this checkpoint is unknown" in output
-        assert json.loads(lock_path(target).read_text())["source"] == "mine.safetensors"
-
-    def test_it_is_verified_against_the_sha256_that_the_hub_publishes(
-        self, hub: FakeHub, download: Download, target: Path, url: str
-    ) -> None:
-        hub.corrupt["own.safetensors"] = 3  # the size request, and two attempts
-        status, output = download.run("--checkpoint", url)
-        assert status == 1
-        assert "was received with the wrong hash 2 times and deleted" in output
-        assert not target.exists()
-
-    def test_it_is_verified_against_the_sha256_of_the_command_line(self, download: Download, target: Path, tmp_path: Path) -> None:
-        source = tmp_path / "mine.safetensors"
-        source.write_bytes(self.CONTENT)
-        status, output = download.run("--checkpoint", str(source), "--sha256", "0" * 64)
-        assert status == 1
-        assert "mine.safetensors does not match the SHA-256 given with --sha256." in output
-        assert not target.exists()
-
-    def test_a_truncated_file_is_rejected_even_without_a_sha256(self, download: Download, target: Path, tmp_path: Path) -> None:
-        source = tmp_path / "mine.safetensors"
-        source.write_bytes(self.CONTENT[:-1])
-        status, output = download.run("--checkpoint", str(source))
-        assert status == 1
-        assert "is not a complete .safetensors file" in output
-        assert not target.exists()
-
-    def test_a_worker_loads_it_as_sdxl(self, download: Download, target: Path, url: str) -> None:
-        from shared.settings import Settings
-        from shared.weights.resolve import resolve
-
-        download.run("--checkpoint", url)
-        assert resolve(SDXL, Settings(models_dir=download.models)) == target

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from handlers.sdxl.postprocess.architectures import spandrel
+from shared.media.images import Pixels
 
 _WINDOWS = {"img_size": 64, "window_size": 8, "embed_dim": 24, "depths": [2, 2], "num_heads": [2, 2]}
 _HAT = {"compress_ratio": 3, "squeeze_factor": 6}
@@ -75,3 +76,15 @@ def basicsr_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return re.sub(r"^model\.(\d+)\.", lambda found: {**ups, **ends}[found[1]] + ".", name)
 
     return {renamed(name): tensor for name, tensor in tensors.items()}
+
+
+def nothing() -> None:
+    """A check for cancellation in a job that is not cancelled."""
+
+
+def whole(pixels: Pixels, network: nn.Module) -> Pixels:
+    """An image upscaled without tiles, by the architecture called directly."""
+    with torch.inference_mode():
+        made = network(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255)[0]
+    enlarged: Pixels = (made.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return enlarged
