@@ -16,6 +16,8 @@ from importlib.util import find_spec
 
 HANDLERS = ("sdxl", "wan", "chat")
 
+_LIBRARIES = ("pydantic", "pydantic_settings", "runpod", "httpx", "stamina", "structlog", "PIL")
+
 # `python -m` imports this package first, with `-m` as the program's name.
-if sys.argv[:1] == ["-m"] and (sys.version_info < (3, 11) or find_spec("pydantic") is None):
+if sys.argv[:1] == ["-m"] and (sys.version_info < (3, 11) or any(find_spec(name) is None for name in _LIBRARIES)):
     raise SystemExit(f"{sys.executable} lacks the libraries of this project. Run `make setup`, then .venv/bin/python in its place.")

@@ -20,6 +20,7 @@ from tests.doubles.processes import ROOT, clean_environment, run_module
 from tests.doubles.worker import WorkerProcess
 
 HANDLERS = ("sdxl", "wan", "chat")
+MISSING_LIBRARIES = f"{sys.executable} lacks the libraries of this project. Run `make setup`, then .venv/bin/python in its place.\n"
 
 
 def run(folder: Path, *arguments: str, handler: str = "sdxl", **variables: str) -> subprocess.CompletedProcess[str]:
@@ -55,7 +56,15 @@ def test_without_the_virtual_environment_the_command_says_how_to_make_it(handler
     """Without `site`, an interpreter has the standard library only."""
     done = command(sys.executable, "-S", "-m", f"handlers.{handler}.handler")
     assert done.returncode == 1
-    assert done.stderr == f"{sys.executable} lacks the libraries of this project. Run `make setup`, then .venv/bin/python in its place.\n"
+    assert done.stderr == MISSING_LIBRARIES
+
+
+def test_another_interpreter_that_has_some_of_the_libraries_says_the_same(tmp_path: Path) -> None:
+    for name in ("pydantic", "httpx"):
+        (tmp_path / f"{name}.py").touch()
+    code = f"import runpy, sys; sys.path.append({str(tmp_path)!r}); sys.argv[0] = '-m'; runpy.run_module('handlers.sdxl.handler')"
+    done = command(sys.executable, "-S", "-c", code)
+    assert (done.returncode, done.stderr) == (1, MISSING_LIBRARIES)
 
 
 @pytest.mark.parametrize("handler", HANDLERS)

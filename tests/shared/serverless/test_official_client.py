@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.doubles.gateway import RunningGateway
+from tests.handlers.reported.jobs import reported
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def test_a_stream_is_its_text_and_the_payload(endpoint: Any) -> None:
 @pytest.mark.parametrize(
     ("fields", "code", "field"),
     [
-        ({"prompt": "x", "temperature": 9, "stream": True}, "VALIDATION_ERROR", "temperature"),
+        (reported("stream_error_own_form.json")["input"], "VALIDATION_ERROR", "temperature"),
         ({"prompt": "x", "max_tokens": 0, "stream": True}, "VALIDATION_ERROR", "max_tokens"),
         ({"prompt": "x", "model": "no such model", "stream": True}, "VALIDATION_ERROR", "model"),
         ({"prompt": "word " * 4000, "max_tokens": 4, "stream": True}, "CONTEXT_LENGTH_EXCEEDED", "tokens"),
