@@ -1,7 +1,7 @@
 """Runs the quick benchmarks and writes `docs/performance.md`: `make performance`, or `python -m benchmarks.report MODELS_DIR`.
 
 The results are kept in `benchmarks/results.json`; `python -m benchmarks.report --page` only renders them. What `make setup` takes is
-measured by hand and kept there too.
+measured by `python -m benchmarks.set_up`, and kept there too.
 """
 
 from __future__ import annotations
@@ -102,7 +102,13 @@ def _prefix_cache(results: dict[str, Any]) -> str:
 
 def _setup(results: dict[str, Any]) -> str:
     minutes, gigabytes = f"{results['seconds'] / 60:.0f}", f"{results['bytes'] / 1e9:.1f}"
-    return _SETUP.format(minutes=minutes, seconds=f"{results['processor_seconds']:.0f}", gigabytes=gigabytes)
+    more = f"{cuda_gigabytes(results, 'cu130'):.0f}"
+    return _SETUP.format(minutes=minutes, seconds=f"{results['processor_seconds']:.0f}", gigabytes=gigabytes, more=more)
+
+
+def cuda_gigabytes(setup: Mapping[str, Any], lock: str) -> float:
+    """Returns by how much torch of a lock file is larger than its build for CPUs, in GB."""
+    return float(setup["torch_bytes"][lock] - setup["torch_bytes"]["cpu"]) / 1e9
 
 
 def _on_a_gpu() -> str:
@@ -178,7 +184,7 @@ _SETUP = """\
 ## Set-up
 
 `make setup` took {minutes} minutes on this machine, {seconds} seconds of it processor time and the rest mostly downloads, and fills `.venv`
-with {gigabytes} GB (torch's build for CPUs; that for CUDA takes about 5 GB more).
+with {gigabytes} GB (torch's build for CPUs; that for CUDA takes {more} GB more).
 """
 
 _ON_A_GPU = """\

@@ -1,6 +1,6 @@
 """Measures what `make setup` takes: `python -m benchmarks.set_up` does it in a copy, and keeps the result for `docs/performance.md`.
 
-Takes minutes, 12 GB of disk, and the package registry. The pages say what it took on the machine that measured it.
+Takes minutes, 16 GB of disk, and the package registry. The pages say what it took on the machine that measured it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def measure_set_up() -> dict[str, Any]:
     """Runs `make setup` in a copy.
 
     Returns:
-        `seconds` and `processor_seconds` of the run; `bytes` of `.venv` with the build of torch for CPUs; `cuda_bytes`, what the build for
-        CUDA adds, by the packages of its lock file.
+        `seconds` and `processor_seconds` of the run, `bytes` of `.venv`, and `torch_bytes`: those of torch in it, and of torch and its CUDA
+        libraries by each lock file.
     """
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name)
@@ -52,7 +52,7 @@ def measure_set_up() -> dict[str, Any]:
             "seconds": round(seconds),
             "processor_seconds": round(processor_seconds),
             "bytes": size(copy / ".venv"),
-            "cuda_bytes": _size_with_cuda(copy / "cuda") - size(packages / "torch"),
+            "torch_bytes": {"cpu": size(packages / "torch")} | {name: _size_of_lock(name, copy / name) for name in ("cu128", "cu130")},
         }
 
 
@@ -61,9 +61,9 @@ def _processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _size_with_cuda(target: Path) -> int:
-    """Returns the bytes of torch and its CUDA libraries, installed from the lock file."""
-    lock = ROOT / "builder/requirements/torch-cu130.txt"
+def _size_of_lock(name: str, target: Path) -> int:
+    """Returns the bytes of the packages of one of torch's lock files."""
+    lock = ROOT / f"builder/requirements/torch-{name}.txt"
     options = ["--quiet", "--no-deps", "--require-hashes", "--requirement", str(lock), "--target", str(target)]
     subprocess.run([sys.executable, "-m", "pip", "install", *options], check=True)
     return size(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -15,26 +16,25 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import ControlNetModel
 from safetensors.torch import save_file
 
+from builder.weights.make_single_file import make_single_file
 from handlers.sdxl.weights.load import load_sdxl
 from shared.weights.catalogue import SDXL
-from small_models.tiny.sdxl import write_refiner
+from tests.builder.weights.published_addons import Downloads, publish_addons, write_published
 from tests.doubles.fake_hub import FakeHub
 from tests.doubles.fake_storage import FakeStorage
 from tests.doubles.gateway import RunningGateway
 from tests.doubles.processes import ROOT, clean_environment
 from tests.handlers.reported.jobs import data_url
 from tests.handlers.reported.pictures import picture, saved
-from tests.handlers.sdxl.adapters import write_all_adapters
-from tests.handlers.sdxl.files import write_lora, write_safety_checker, write_vae
-from tests.handlers.sdxl.upscalers import esrgan, write_upscaler
+from tests.handlers.sdxl.files import write_lora, write_vae
 
 pytestmark = pytest.mark.slow
 
 PAGE = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]
+BLOCKS = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 SECRET = "canary-callback-secret-0123456789"
 KEY = "sb_secret_canary-key-of-the-workers"
 REFERENCE = data_url(saved(picture()))
@@ -70,36 +70,39 @@ def published(folder: Path) -> dict[str, bytes]:
     return {name.replace(".safetensors", ".fp16.safetensors"): path.read_bytes() for path, name in names.items()}
 
 
-def page_command(start: str, volume: Path) -> list[str]:
-    """The page's command that starts so, with this volume in place of the mounted one."""
+def page_command(start: str) -> list[str]:
+    """The arguments of the page's download that starts so."""
     (line,) = {line for line in COMMANDS if line.startswith(start)}
-    return [sys.executable, *shlex.split(line.replace("/workspace", str(volume)))[1:]]
+    return shlex.split(line.removeprefix("python -m builder.download_weights"))
 
 
-def fill_with_addons(models: Path, tiny_models: Path) -> None:
-    """Adds everything that the page's features need, with random weights."""
-    pipeline = load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float32)
-    write_all_adapters(models, pipeline)
+def add_own_files(models: Path, pipeline: Any) -> None:
+    """Adds what an operator has of their own: a LoRA, an embedding and a VAE."""
     write_lora(models / "loras/Detail Tweaker XL (v1).safetensors", pipeline, "kohya")
     (models / "textual_inversions").mkdir()
     save_file({"clip_l": torch.randn(1, 32), "clip_g": torch.randn(1, 48)}, models / "textual_inversions/ink.safetensors")
     write_vae(models / "vaes/sharp")
-    ControlNetModel.from_unet(pipeline.unet).save_pretrained(models / "controlnets/canny")
-    write_refiner(models / "refiner")
-    write_upscaler(models / "upscalers/two.safetensors", esrgan(blocks=1, unshuffle=True))
-    write_safety_checker(models / "safety_checker", threshold=1.0)
+
+
+def download(hub: FakeHub, volume: Path, addons: dict[str, dict[str, bytes]], start: str) -> None:
+    """Runs one of the page's commands with this volume in place of the mounted one."""
+    *arguments, to, target = page_command(start)
+    assert (to, target) == ("--to", "/workspace/models")
+    status, output = Downloads(hub, volume, addons).run(*arguments)
+    assert status == 0, output
 
 
 @pytest.fixture(scope="module")
 def volume(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A volume that the page's download command has filled."""
+    """A volume that the page's download commands have filled."""
     volume = tmp_path_factory.mktemp("volume")
+    pipeline = load_sdxl(tiny_models / "sdxl", torch.device("cpu"), torch.float32)
+    addons = write_published(tmp_path_factory.mktemp("published"), pipeline)
     with FakeHub(published(tiny_models / "sdxl"), SDXL.repo, str(SDXL.revision)) as hub:
-        environment = clean_environment(HF_ENDPOINT=hub.url, HF_HOME=str(volume / "home"), NO_PROXY="*")
-        command = page_command("python -m builder.download_weights sdxl --to", volume)
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    fill_with_addons(volume / "models", tiny_models)
+        publish_addons(hub, addons)
+        download(hub, volume, addons, "python -m builder.download_weights sdxl --to")
+        download(hub, volume, addons, "python -m builder.download_weights sdxl --with")
+    add_own_files(volume / "models", pipeline)
     return volume
 
 
@@ -131,14 +134,30 @@ def test_the_pages_check_passes_on_the_filled_volume(volume: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_first_job_is_the_one_that_the_page_describes(endpoint: Endpoint) -> None:
-    (data,) = {line.partition("-d @")[2].strip() for line in COMMANDS if "-d @" in line}
-    job = json.loads((ROOT / data).read_text())
-    config = job["input"]["config"]
-    assert (config["resolution"], config["steps"]) == ("1024x1024", 25)
+def run_block(block: str, endpoint: Endpoint, folder: Path, **variables: str) -> dict[str, Any]:
+    """Runs a block of `curl` against this endpoint, and returns RunPod's answer."""
+    script = (
+        block.replace("https://api.runpod.ai/v2", endpoint.gateway.url).replace("ENDPOINT_ID=…", "ENDPOINT_ID=sdxl").replace("…", "any")
+    )
+    environment = clean_environment(NO_PROXY="*", **variables)
+    done = subprocess.run(["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_the_first_job_is_the_one_that_the_page_describes(endpoint: Endpoint, tmp_path: Path) -> None:
+    runsync, status = (block for block in BLOCKS if "api.runpod.ai" in block)
+    (name,) = re.findall(r"-d @(\S+)", runsync)
+    job = json.loads((ROOT / name).read_text())
+    assert (job["input"]["config"]["resolution"], job["input"]["config"]["steps"]) == ("1024x1024", 25)
     assert "1024 × 1024 in 25 steps" in PAGE
-    state = endpoint.runsync(job)
+    job["input"]["config"] |= {"resolution": "64x64", "steps": 10}
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text(json.dumps(job))
+    state = run_block(runsync, endpoint, tmp_path)
     assert (state["status"], state["output"]["status"]) == ("COMPLETED", "completed")
+    assert run_block(status, endpoint, tmp_path, ENDPOINT_ID="sdxl", RUNPOD_API_KEY="any", JOB_ID=state["id"])["output"] == state["output"]
     (asset,) = state["output"]["assets"]
     assert f"`{asset['url']}`" in PAGE
     assert {asset["url"], asset["thumbnail_url"]} <= set(endpoint.storage.objects)
@@ -151,6 +170,9 @@ FEATURES: dict[str, dict[str, Any]] = {
     "an embedding": {"prompt": "a heron, ink", "config": {"textual_inversions": ["ink"]}},
     "a VAE": {"config": {"vae": "sharp"}},
     "a ControlNet": {"config": {"controls": [{"kind": "canny", "image": REFERENCE}]}},
+    "all ControlNets": {
+        "config": {"controls": [{"kind": kind, "image": REFERENCE, "prepared": True} for kind in ("canny", "depth", "pose")]}
+    },
     "the refiner": {"config": {"refiner": {"switch_at": 0.8}}},
     "an upscaler": {"config": {"upscale": {"factor": 2}}},
     "the safety checker": {"config": {"safety_check": True}},
@@ -181,12 +203,33 @@ def test_the_live_callers_own_request_works_on_the_filled_volume(endpoint: Endpo
     assert state["output"]["metadata"]["reference_mode"] == "composition"
 
 
+def test_an_own_checkpoint_is_downloaded_by_the_pages_command_and_found(tiny_models: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "own.safetensors"
+    make_single_file(tiny_models / "sdxl", checkpoint)
+    _, url, *options, to, _folder = page_command("python -m builder.download_weights --checkpoint")
+    assert (url, to) == ("https://host.example/mine.safetensors", "--to")
+    digest = {"0123…": hashlib.sha256(checkpoint.read_bytes()).hexdigest()}
+    with FakeHub({"mine.safetensors": checkpoint.read_bytes()}, "host/example", "0" * 40) as host:
+        served = f"{host.url}/host/example/resolve/{'0' * 40}/mine.safetensors"
+        arguments = ["--checkpoint", served, *(digest.get(option, option) for option in options), to, str(tmp_path / "models")]
+        command = [sys.executable, "-m", "builder.download_weights", *arguments]
+        environment = clean_environment(HF_HOME=str(tmp_path / "home"), NO_PROXY="*")
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_weights_are_found(tmp_path / "models", tmp_path)
+
+
+def assert_weights_are_found(folder: Path, scratch: Path) -> None:
+    """Runs the check of the weights in a worker whose volume has them in this folder."""
+    environment = clean_environment(VOLUME_MODELS_DIR=str(folder), MODELS_DIR=str(scratch / "none"), OUTPUT_DIR=str(scratch / "out"))
+    command = [sys.executable, "-m", "handlers.sdxl.handler", "--check", "weights"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_an_upgrades_second_folder_serves_as_the_page_says(volume: Path, tmp_path: Path) -> None:
     """`VOLUME_MODELS_DIR` selects the folder of another revision, and a rollback the first one again."""
     assert "VOLUME_MODELS_DIR=/runpod-volume/models-2" in PAGE
     shutil.copytree(volume / "models/sdxl", tmp_path / "models-2/sdxl")
     for folder in (tmp_path / "models-2", volume / "models"):
-        environment = clean_environment(VOLUME_MODELS_DIR=str(folder), MODELS_DIR=str(tmp_path / "none"), OUTPUT_DIR=str(tmp_path / "out"))
-        command = [sys.executable, "-m", "handlers.sdxl.handler", "--check", "weights"]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert_weights_are_found(folder, tmp_path)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report import PAGE, PUBLISHED, RESULTS, render, sdxl_estimate, sdxl_tflop
+from benchmarks.report import PAGE, PUBLISHED, RESULTS, cuda_gigabytes, render, sdxl_estimate, sdxl_tflop
 
 ROOT = Path(__file__).parents[1]
+SETUP = json.loads(RESULTS.read_text(encoding="utf-8"))["setup"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DEPLOY = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
 
@@ -20,9 +21,14 @@ def test_the_page_is_rendered_from_the_results() -> None:
 
 
 def test_what_the_readme_says_of_set_up_was_measured() -> None:
-    setup = json.loads(RESULTS.read_text(encoding="utf-8"))["setup"]
-    assert f"{setup['bytes'] / 1e9:.1f} GB of packages" in README
-    assert f"That took {setup['seconds'] / 60:.0f} minutes" in README
+    assert f"{SETUP['bytes'] / 1e9:.1f} GB of packages" in README
+    assert f"torch's build for CUDA {cuda_gigabytes(SETUP, 'cu130'):.0f} GB more" in README
+    assert f"That took {SETUP['seconds'] / 60:.0f} minutes" in README
+
+
+def test_the_layer_of_torch_for_cuda_is_the_measured_one_and_what_its_packages_have_more() -> None:
+    ((cpu, cuda),) = re.findall(r"^\| torch, transformers.* \| ([\d,]+) MB \| ([\d.]+) GB \|$", DEPLOY, flags=re.MULTILINE)
+    assert f"{int(cpu.replace(',', '')) / 1e3 + cuda_gigabytes(SETUP, 'cu128'):.1f}" == cuda
 
 
 @pytest.mark.parametrize("card", ["RTX 3090", "RTX 4090"])
