@@ -19,6 +19,7 @@ from shared.weights.hub import DownloadError
 from shared.weights.lock import read_lock
 from tests.builder.weights.published_addons import COMPOSITION, LATEST, Downloads, publish_addons, write_published
 from tests.doubles.fake_hub import FakeHub
+from tests.doubles.processes import ROOT
 from tests.handlers.conftest import generate, image_outputs
 from tests.handlers.sdxl.adapters import plain_pipeline
 
