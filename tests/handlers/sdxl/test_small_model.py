@@ -34,6 +34,7 @@ def test_positions_follow_the_prompt(recipe: Sdxl, place: str) -> None:
     assert classify(generate_image(recipe, f"a red square at the {place}, white background", 1)).place == place
 
 
+@pytest.mark.slow
 def test_most_attributes_of_unseen_combinations_are_drawn(recipe: Sdxl) -> None:
     assert accuracy(*measure_adherence(partial(generate_image, recipe), 16)) >= 0.85
 
