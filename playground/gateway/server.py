@@ -7,7 +7,8 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Generator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,6 +39,7 @@ class GatewayOptions:
         port: The port, or the first one of several to try.
         key: What callers have to send; None for no authentication.
         variables: More environment variables of the workers.
+        clock: Returns the current time in seconds, by which jobs time out and expire; it never goes back.
     """
 
     models: Path
@@ -48,6 +50,7 @@ class GatewayOptions:
     port: int = 8000
     key: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
 
 
 class Gateway:
@@ -64,7 +67,7 @@ class Gateway:
         self._fork_server, self._owns_fork_server = fork_server or ForkServer(initial_environment()), fork_server is None
         self._worker_key, self._callback_secret = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         self.url = f"http://{_reachable(options.host)}:{self._socket.getsockname()[1]}"
-        self.endpoints = [Endpoint(name) for name in options.endpoints]
+        self.endpoints = [Endpoint(name, options.clock) for name in options.endpoints]
         self.pools = [self._pool(endpoint) for endpoint in self.endpoints]
         self.app = create_app(
             self.endpoints,

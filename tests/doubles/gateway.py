@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from playground.gateway.background import BackgroundGateway
+from playground.gateway.endpoint import Endpoint
 from playground.gateway.server import GatewayOptions
 from tests.doubles.processes import fork_server
+
+T = TypeVar("T")
 
 
 class RunningGateway(BackgroundGateway):
@@ -34,8 +40,30 @@ class RunningGateway(BackgroundGateway):
         key: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        options = GatewayOptions(models or folder, folder, endpoints, workers=workers, port=0, key=key, variables=variables or {})
+        self._passed = 0.0
+        options = GatewayOptions(
+            models or folder,
+            folder,
+            endpoints,
+            workers=workers,
+            port=0,
+            key=key,
+            variables=variables or {},
+            clock=lambda: time.monotonic() + self._passed,
+        )
         super().__init__(options, fork_server())
+
+    def act(self, name: str, action: Callable[[Endpoint], T]) -> T:
+        """Calls a function with an endpoint on the gateway's thread and returns its result."""
+
+        async def call() -> T:
+            return action(self.endpoint(name))
+
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+
+    def advance(self, seconds: float) -> None:
+        """Lets time pass for jobs: those that ended are forgotten after their retention."""
+        self._passed += seconds
 
     def kill_worker(self, name: str, index: int = 0) -> str:
         """Sends SIGKILL to one of an endpoint's running workers, and returns its id."""

@@ -27,6 +27,7 @@ from tests.doubles.postgres import PROJECT, Database
 
 SERVICE_KEY = "sb_secret_canary"
 PUBLISHABLE_KEY = "sb_publishable_canary"
+RUNPOD_KEY = "canary-runpod-api-key"
 CALLBACK_SECRET = "canary-callback-secret-0123456789"
 _JWT_SECRET = b"canary-secret-of-legacy-tokens"
 _JOBS = "select id, job_type, status, attempts, error_code, error_message from public.jobs order by created_at desc"
@@ -85,9 +86,9 @@ class SupabaseProject(LoopbackServer):
 
     Args:
         database: Its migrated database.
-        runpod_api_url: RunPod's API for the functions.
 
     Attributes:
+        runpod_api_url: RunPod's API for the functions, to be set before they start.
         workspace: The objects of workspace-temp.
         library: The objects of user-library.
         accounts: Ids of users by the address with which they sign in. Any password is right.
@@ -95,7 +96,7 @@ class SupabaseProject(LoopbackServer):
         on_callback: Called before a callback is forwarded; a status that it returns is the answer instead.
     """
 
-    def __init__(self, database: Database, runpod_api_url: str) -> None:
+    def __init__(self, database: Database) -> None:
         super().__init__(_Handler)
         self.database = database
         self.workspace = FakeStorage(SERVICE_KEY)
@@ -104,7 +105,7 @@ class SupabaseProject(LoopbackServer):
         self.callbacks: list[int] = []
         self.on_callback: Callable[[], int | None] = lambda: None
         self.functions_url = ""
-        self._runpod_api_url = runpod_api_url
+        self.runpod_api_url = ""
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -128,7 +129,7 @@ class SupabaseProject(LoopbackServer):
         environment = deno_environment(
             SUPABASE_URL=self.url, SUPABASE_DB_URL=self.database.url, JOB_CALLBACK_SECRET=CALLBACK_SECRET,
             SUPABASE_SECRET_KEYS=json.dumps({"default": SERVICE_KEY}), SUPABASE_PUBLISHABLE_KEYS=json.dumps({"default": PUBLISHABLE_KEY}),
-            RUNPOD_API_URL=self._runpod_api_url, RUNPOD_API_KEY="canary-runpod-api-key",
+            RUNPOD_API_URL=self.runpod_api_url, RUNPOD_API_KEY=RUNPOD_KEY,
             RUNPOD_SDXL_ENDPOINT="sdxl", RUNPOD_WAN_ENDPOINT="wan", RUNPOD_CHAT_ENDPOINT="chat",
         )  # fmt: skip
         self._process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -142,6 +143,7 @@ class SupabaseProject(LoopbackServer):
             "SUPABASE_URL": self.url,
             "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,
             "JOB_CALLBACK_SECRET": CALLBACK_SECRET,
+            "JOB_CALLBACK_URL": f"{self.url}/functions/v1/job-callback",
             "CALLBACK_ALLOWED_HOSTS": "127.0.0.1",
             "STORE_CALLBACK": "true",
             "CALLBACK_PROCESSING": "true",
