@@ -57,6 +57,7 @@ comment on column public.jobs.deadline is 'When reconcile gives up.';
 
 create index jobs_by_owner on public.jobs (user_id, created_at desc);
 create index jobs_open on public.jobs (endpoint, created_at) where status in ('queued', 'processing');
+create index jobs_open_by_owner on public.jobs (user_id) where status in ('queued', 'processing');
 create index jobs_due on public.jobs (next_attempt_at) where status = 'queued' and next_attempt_at is not null;
 create index jobs_ended on public.jobs (job_type, completed_at desc) where status = 'completed';
 create index jobs_by_parent on public.jobs (parent_id) where parent_id is not null;

@@ -12,7 +12,8 @@ language sql stable set search_path = '' as $$
   ) as recent
 $$;
 
--- The quota that one more job of `owner` would exceed; null if none. An enhancement and its generation count as one job.
+-- The quota that one more job of `owner` would exceed; null if none. An enhancement and its generation count as one job: the enhancement while
+-- it is open, in the meantime the generation has no attempt and no time for one.
 create function private.exceeded_quota(owner uuid, tier_name text) returns text
 language plpgsql stable set search_path = '' as $$
 declare
@@ -21,9 +22,9 @@ begin
   select * into tier from public.tiers where name in (tier_name, 'free') order by name = tier_name desc limit 1;
   if not found then return 'unknown_tier'; end if;
   if (
-    select count(*) from public.jobs as job
+    select count(*) from public.jobs
     where user_id = owner and status in ('queued', 'processing')
-      and not exists (select from public.jobs as parent where parent.id = job.parent_id and parent.status in ('queued', 'processing'))
+      and not (parent_id is not null and attempts = 0 and next_attempt_at is null)
   ) >= tier.max_open_jobs then return 'max_open_jobs';
   end if;
   if (select count(*) from public.jobs where user_id = owner and created_at > now() - interval '1 day' and parent_id is null)
@@ -32,11 +33,14 @@ begin
   return null;
 end $$;
 
--- How many open jobs an endpoint has before this one, plus one.
+-- How many open jobs an endpoint has before this one, plus one. It counts no further than to 1,000, so that a long queue costs no time.
 create function private.place_in_queue(job public.jobs) returns bigint
 language sql stable set search_path = '' as $$
-  select count(*) + 1 from public.jobs
-  where endpoint = job.endpoint and status in ('queued', 'processing') and created_at < job.created_at
+  select count(*) + 1
+  from (
+    select from public.jobs
+    where endpoint = job.endpoint and status in ('queued', 'processing') and created_at < job.created_at limit 999
+  ) as before
 $$;
 
 create function private.insert_job(owner uuid, tier_name text, described jsonb, parent uuid, first boolean) returns public.jobs

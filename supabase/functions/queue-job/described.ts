@@ -2,9 +2,9 @@
 import { required } from "../_shared/environment.ts";
 import { HttpError } from "../_shared/http.ts";
 import { EXECUTION_SECONDS, type ModelType, type WorkerRequest } from "../_shared/job.ts";
-import type { Body, ImageBody, VideoBody } from "./body.ts";
-import { CHAT_SECONDS, QUEUE_SECONDS, SDXL_PRESETS, WAN_PRESETS } from "./presets.ts";
-import { chatRequest, enhancementRequest, sdxlRequest, wanRequest } from "./requests.ts";
+import type { Body, EnhancementBody, GenerationBody } from "./body.ts";
+import { CHAT_SECONDS, QUEUE_SECONDS, SDXL_PRESETS, STILL_SHARE, WAN_PRESETS } from "./presets.ts";
+import { chatRequest, enhancementRequest, type Ids, sdxlRequest, wanRequest } from "./requests.ts";
 
 /** A row of `jobs` to insert. */
 export interface Described {
@@ -30,36 +30,34 @@ export function describe(owner: string, body: Body): Described[] {
   return [enhancement, { ...job, patience_seconds: job.patience_seconds + enhancement.patience_seconds }];
 }
 
-function describeJob(ids: { id: string; user_id: string }, body: Body): Described {
-  const metadata = body.metadata ?? {};
-  switch (body.format) {
-    case "image": {
-      const expected_seconds = SDXL_PRESETS[body.quality].seconds * body.quantity;
-      return { ...row("sdxl", sdxlRequest(ids, body), expected_seconds), quality: body.quality, original_prompt: body.prompt, metadata };
-    }
-    case "video": {
-      const expected_seconds = WAN_PRESETS[body.quality].seconds * (body.duration / 5);
-      return { ...row("wan", wanRequest(ids, body), expected_seconds), quality: body.quality, original_prompt: body.prompt, metadata };
-    }
-    case "text": {
-      const last = body.messages.findLast(({ role }) => role === "user");
-      if (!last) throw new HttpError(400, "INVALID_REQUEST", "messages requires one of role user.");
-      return { ...row("chat", chatRequest(ids, body), CHAT_SECONDS), original_prompt: last.content, metadata };
-    }
+function describeJob(ids: Ids, body: Body): Described {
+  if (body.format === "text") return describeText(ids, body);
+  const { quality, prompt: original_prompt, metadata = {} } = body;
+  if (body.format === "image" && body.model === "sdxl") {
+    const expected_seconds = SDXL_PRESETS[quality].seconds * body.quantity;
+    return { ...row("sdxl", "image", sdxlRequest(ids, body), expected_seconds), quality, original_prompt, metadata };
   }
+  const share = body.format === "video" ? body.duration / 5 : STILL_SHARE;
+  return { ...row("wan", body.format, wanRequest(ids, body), WAN_PRESETS[quality].seconds * share), quality, original_prompt, metadata };
 }
 
-function describeEnhancement(ids: { id: string; user_id: string }, body: ImageBody | VideoBody): Described {
-  return { ...row("chat", enhancementRequest(ids, body), CHAT_SECONDS), original_prompt: body.prompt, metadata: {} };
+function describeText(ids: Ids, body: Extract<Body, { format: "text" }>): Described {
+  const metadata = body.metadata ?? {};
+  if (body.enhance) return { ...describeEnhancement(ids, body), metadata };
+  const last = body.messages.findLast(({ role }) => role === "user");
+  if (!last) throw new HttpError(400, "INVALID_REQUEST", "messages requires one of role user.");
+  return { ...row("chat", "text", chatRequest(ids, body), CHAT_SECONDS), original_prompt: last.content, metadata };
 }
 
-const FORMATS = { sdxl: "image", wan: "video", chat: "text" } as const;
+function describeEnhancement(ids: Ids, body: GenerationBody | EnhancementBody): Described {
+  return { ...row("chat", "text", enhancementRequest(ids, body), CHAT_SECONDS), original_prompt: body.prompt, metadata: {} };
+}
 
-function row(model_type: ModelType, request: WorkerRequest, expected_seconds: number) {
+function row(model_type: ModelType, format: Body["format"], request: WorkerRequest, expected_seconds: number) {
   return {
     id: request.id!,
     job_type: request.type!,
-    format: FORMATS[model_type],
+    format,
     quality: null,
     model_type,
     request,

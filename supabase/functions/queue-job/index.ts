@@ -34,7 +34,7 @@ export async function handle(request: Request): Promise<Response> {
 }
 
 async function applyPolicy(body: Body, tier: string): Promise<void> {
-  const texts = body.format === "text" ? body.messages.map(({ content }) => content) : [body.prompt];
+  const texts = "messages" in body ? body.messages.map(({ content }) => content) : [body.prompt];
   const negative = body.format !== "text" && body.negative_prompt ? { negativePrompt: body.negative_prompt } : {};
   const refusal = await refuse({ texts, ...negative, references: referencesOf(body) }, await permissionsOf(tier));
   if (refusal) throw new HttpError(422, "CONTENT_POLICY", refusal.message, { reason: refusal.reason });

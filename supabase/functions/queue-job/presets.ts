@@ -48,6 +48,9 @@ export const WAN_PRESETS: Record<Quality, Preset> = {
   high: { steps: 50, guidance_scale: 7.5, negative_prompt: `${FLAWS}, still image, flicker, jitter`, seconds: 250 },
 };
 
+/** What an image of the video model takes of the time of a clip. */
+export const STILL_SHARE = 0.1;
+
 export const WAN_FPS = 16;
 const MAX_FRAMES = 83;
 

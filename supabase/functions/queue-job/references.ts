@@ -12,12 +12,12 @@ interface Reference {
 
 function references(body: Body): Reference[] {
   if (body.format === "text") return [];
-  const listed: [string, string | undefined][] = body.format === "image" ? [["reference.path", body.reference?.path]] : [
-    ["reference.path", body.reference?.path],
+  const frames: [string, string | undefined][] = body.format === "image" ? [] : [
     ["first_frame", body.first_frame],
     ["last_frame", body.last_frame],
   ];
-  const character = body.format === "image" && body.reference?.type === "character";
+  const listed: typeof frames = [["reference.path", body.reference?.path], ...frames];
+  const character = body.format === "image" && body.model === "sdxl" && body.reference?.type === "character";
   return listed.flatMap(([field, path]) => path === undefined ? [] : [{ field, path, character }]);
 }
 

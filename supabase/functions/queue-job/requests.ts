@@ -1,7 +1,7 @@
 /** Turns submissions into complete requests of the workers. */
 import type { ChatRequest, SdxlRequest, WanRequest } from "../_shared/contract/contract.ts";
 import { optional, required } from "../_shared/environment.ts";
-import type { ImageBody, TextBody, VideoBody } from "./body.ts";
+import type { EnhancementBody, GenerationBody, ImageBody, StillBody, TextBody, VideoBody } from "./body.ts";
 import { CAMERA_PROMPTS, ENHANCEMENT_PROMPTS, framesOf, SDXL_PRESETS, SDXL_SIZES, WAN_FPS, WAN_PRESETS, WAN_SIZES } from "./presets.ts";
 
 /** The ids that every request carries. */
@@ -44,18 +44,21 @@ function sdxlReference({ path, type, strength }: NonNullable<ImageBody["referenc
   return { reference_image_url: path, reference_type: type, reference_strength: strength };
 }
 
-export function wanRequest(ids: Ids, body: VideoBody): WanRequest {
+export function wanRequest(ids: Ids, body: VideoBody | StillBody): WanRequest {
   const { steps, guidance_scale, negative_prompt } = WAN_PRESETS[body.quality];
-  const config = { steps, guidance_scale, ...WAN_SIZES[body.aspect_ratio], frames: framesOf(body.duration), fps: WAN_FPS };
-  const references = defined({ image: body.reference?.path, first_frame: body.first_frame, last_frame: body.last_frame });
+  const config = { steps, guidance_scale, ...WAN_SIZES[body.aspect_ratio], seed: body.seed ?? drawSeed(), image: body.reference?.path };
   return defined({
     ...ids,
-    type: body.quality === "high" ? "video_high" : "video_fast",
-    prompt: body.camera ? `${body.prompt}, ${CAMERA_PROMPTS[body.camera]}` : body.prompt,
+    type: `${body.format}_${body.quality}`,
+    prompt: body.format === "video" && body.camera ? `${body.prompt}, ${CAMERA_PROMPTS[body.camera]}` : body.prompt,
     negative_prompt: body.negative_prompt ?? negative_prompt,
-    config: { ...config, seed: body.seed ?? drawSeed(), ...references, ...body.config } as WanRequest["config"],
+    config: defined({ ...config, ...(body.format === "video" ? clipConfig(body) : {}), ...body.config }) as WanRequest["config"],
     metadata: body.reference && { reference_strength: body.reference.strength },
   } as WanRequest);
+}
+
+function clipConfig({ duration, first_frame, last_frame }: VideoBody) {
+  return { frames: framesOf(duration), fps: WAN_FPS, first_frame, last_frame };
 }
 
 export function chatRequest(ids: Ids, body: TextBody): ChatRequest {
@@ -64,13 +67,15 @@ export function chatRequest(ids: Ids, body: TextBody): ChatRequest {
 }
 
 /** Returns the request that rewrites the prompt of a generation. */
-export function enhancementRequest(ids: Ids, body: ImageBody | VideoBody): ChatRequest {
+export function enhancementRequest(ids: Ids, body: GenerationBody | EnhancementBody): ChatRequest {
   const type = body.enhance === "base" ? "enhance_base" : "enhance_instruct";
   const messages: ChatRequest["messages"] = [
-    { role: "system", content: ENHANCEMENT_PROMPTS[body.format] },
+    { role: "system", content: ENHANCEMENT_PROMPTS[body.format === "text" ? body.target : body.format] },
     { role: "user", content: body.prompt },
   ];
-  return { ...ids, type, messages, max_tokens: 200, temperature: 0.7, seed: drawSeed(), callback_url: callbackUrl() };
+  // A seed of the submission is the generation's.
+  const seed = (body.format === "text" ? body.seed : undefined) ?? drawSeed();
+  return { ...ids, type, messages, max_tokens: 200, temperature: 0.7, seed, callback_url: callbackUrl() };
 }
 
 /** A chat worker posts a callback only if the request names one. It sends it to the operator's URL. */

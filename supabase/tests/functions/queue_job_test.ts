@@ -3,12 +3,13 @@ import { Validator } from "@cfworker/json-schema";
 import { drawSeed } from "../../functions/queue-job/requests.ts";
 import { call, callback, closes, functions, jobOf, makeDue, payloads, platform, post, runpod, sql, test, User } from "./harness.ts";
 
-const schemas = Object.fromEntries(
+const contract = Object.fromEntries(
   ["sdxl", "wan", "chat"].map((name) => {
     const path = new URL(`../../functions/_shared/contract/${name}.request.schema.json`, import.meta.url);
-    return [name, new Validator(JSON.parse(Deno.readTextFileSync(path)), "2020-12")];
+    return [name, JSON.parse(Deno.readTextFileSync(path))];
   }),
 );
+const schemas = Object.fromEntries(Object.entries(contract).map(([name, schema]) => [name, new Validator(schema, "2020-12")]));
 
 test("without a user's valid token nothing is queued", async () => {
   const user = await User.create();
@@ -69,6 +70,9 @@ test("every combination of presets is a valid request", async () => {
         const reference = type && { path: own, type, strength: 0.25 };
         await user.queued({ quality, aspect_ratio, quantity: [1, 3, 6][index % 3], reference });
       }
+      for (const reference of [undefined, { path: own, strength: 0.25 }]) {
+        await user.queued({ model: "wan", quality, aspect_ratio, reference });
+      }
       for (const camera of cameras) await user.queued({ format: "video", quality, aspect_ratio, camera, ...frames[index] });
     }
   }
@@ -77,6 +81,61 @@ test("every combination of presets is a valid request", async () => {
   }
   const panned = runpod.requests.filter(({ input }) => input.prompt?.endsWith("the camera pans slowly to the left"));
   assert.equal(panned.length, 10);
+});
+
+test("an image may be made by the video model", async () => {
+  const user = await User.create();
+  const path = await user.upload();
+  const { job } = await user.queued({ model: "wan", quality: "high", aspect_ratio: "9:16", reference: { path, strength: 0.75 } });
+  const { endpoint, input } = runpod.requestOf(job);
+  const { seed, ...config } = input.config as Record<string, unknown>;
+  assert.deepEqual([endpoint, input.type, typeof seed], ["wan1", "image_high", "number"]);
+  assert.deepEqual(config, { steps: 50, guidance_scale: 7.5, width: 480, height: 832, image: path });
+  assert.deepEqual(input.metadata, { reference_strength: 0.75 });
+  const row = await jobOf(job);
+  assert.deepEqual([row.format, row.model_type, row.job_type, row.quality], ["image", "wan", "image_high", "high"]);
+  for (const more of [{ quantity: 3 }, { first_frame: path }, { reference: { path, type: "style" } }, { model: "other" }]) {
+    assert.equal((await user.queue({ model: "wan", ...more })).status, 400);
+  }
+});
+
+test("a prompt may be enhanced for its own sake", async () => {
+  const user = await User.create();
+  const { job, run } = await user.queued({ format: "text", enhance: "base", target: "video", seed: 7 });
+  const { input } = runpod.requestOf(job);
+  const messages = input.messages as { role: string; content: string }[];
+  assert.deepEqual([input.type, input.seed, messages[1]], ["enhance_base", 7, { role: "user", content: "a heron over a bay" }]);
+  assert.match(messages[0]!.content, /video model/);
+  assert.equal(await callback(payloads.enhanced(job, run, "a heron, wide-angle")), "completed");
+  const { body } = await user.call(functions.jobStatus, { job_id: job });
+  assert.deepEqual([body.format, body.assets[0].content], ["text", "a heron, wide-angle"]);
+  const refused = await user.queue({ format: "text", enhance: "instruct", prompt: "a nude child" });
+  assert.deepEqual([refused.status, refused.body.error.reason], [422, "sexual_content_about_minors"]);
+});
+
+test("every job type of the workers' contract can be submitted, and has the defaults of its type", async () => {
+  const user = await User.create();
+  await sql`update public.tiers set max_open_jobs = 1000 where name = 'pro'`;
+  const types = Object.entries(contract).flatMap(([name, { properties: { type } }]) =>
+    (type.enum ?? type.anyOf[0].enum).map((type: string) => [name, type] as const)
+  );
+  assert.equal(types.length, 21);
+  for (const [name, type] of types) {
+    const isChat = name === "chat" && !type.includes("enhance");
+    const text = isChat ? { prompt: undefined, messages: [{ role: "user", content: "Name a bird." }] } : {};
+    const { status, body } = await user.queue({ format: undefined, type, ...text });
+    assert.equal(status, 202, `${type}: ${JSON.stringify(body)}`);
+    const job = await jobOf(body.job_id);
+    assert.equal(job.model_type, name);
+    assert.equal(body.parent_id !== null, type.endsWith("_enhanced"), type);
+    if (job.quality) assert.equal(job.quality, type.includes("fast") ? "fast" : "high", type);
+    else assert.match(job.job_type, type === "enhance_base" ? /^enhance_base$/ : isChat ? /^chat$/ : /^enhance_instruct$/);
+  }
+  const { body } = await user.queue({ format: undefined, type: "video7b_high_enhanced" });
+  assert.deepEqual([runpod.requestOf(body.parent_id).input.type, (await jobOf(body.job_id)).job_type], ["enhance_instruct", "video_high"]);
+  for (const more of [{ type: "video_fast", format: "image" }, { type: "hologram" }, { type: "toString" }]) {
+    assert.equal((await user.queue(more)).status, 400);
+  }
 });
 
 test("a reference becomes what its type asks for", async () => {
