@@ -33,6 +33,7 @@ export interface Job {
 /** The presets of `queue-job`; see docs/integration.md. */
 export type Submission =
   | { format: "image" | "video"; prompt: string; quality?: "fast" | "high"; enhance?: "instruct" | "base"; [preset: string]: unknown }
+  | { format: "text"; prompt: string; enhance: "instruct" | "base"; target?: "image" | "video"; [parameter: string]: unknown }
   | { format: "text"; messages: { role: "system" | "user" | "assistant"; content: string }[]; [parameter: string]: unknown };
 
 /** Messages of Realtime can be lost, so the job is also read after this many milliseconds without one. */
@@ -66,6 +67,7 @@ export async function follow(
   pollMs = POLL_MS,
 ): Promise<Job> {
   let wake = () => {};
+  await supabase.realtime.setAuth(); // also where the session was restored and not signed in: a private channel needs the user's token
   const channel = supabase.channel(`jobs:${userId}`, { config: { private: true } })
     .on("broadcast", { event: "job" }, ({ payload }) => payload.id === jobId && wake())
     .subscribe(() => wake());

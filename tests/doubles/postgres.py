@@ -17,7 +17,7 @@ from tests.doubles.processes import ROOT
 PROJECT = ROOT / "supabase"
 _TEMPLATE, _BARE = "postgres", "bare"
 # No test outlives the server, so nothing has to reach the disk.
-_OPTIONS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=60", "shared_buffers=64MB")
+_OPTIONS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=60", "shared_buffers=64MB", "wal_level=logical")
 
 
 class Database:

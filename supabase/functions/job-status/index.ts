@@ -1,4 +1,4 @@
-/** Describes a job of the user with its assets: `{"job_id"}`. Asks RunPod if the callback is overdue. */
+/** Describes a job of the user with its assets: `{"job_id"}`. Asks RunPod about its progress. */
 import { authenticate } from "../_shared/auth.ts";
 import { sql } from "../_shared/database.ts";
 import { HttpError, readId, respond, serve } from "../_shared/http.ts";
@@ -6,7 +6,7 @@ import type { Job } from "../_shared/job.ts";
 import { check } from "../_shared/reconciliation.ts";
 import { signedUrls } from "../_shared/storage.ts";
 
-/** A job is asked about after its expected time, but not before this many seconds, and no more often. */
+/** RunPod is asked about a job at most once in this many seconds, the first time so long after its submission. */
 const CHECK_SECONDS = 10;
 
 interface Asset {

@@ -4,7 +4,7 @@
 -- are granted to no role.
 
 -- Roles
-create role postgres login createrole createdb bypassrls;
+create role postgres login createrole createdb bypassrls replication;
 create role anon nologin noinherit;
 create role authenticated nologin noinherit;
 create role service_role nologin noinherit bypassrls;
@@ -57,7 +57,7 @@ begin
 end $$;
 create trigger refuse_delete before delete on storage.objects for each statement execute function storage.refuse_delete();
 
--- realtime: messages sent by the database.
+-- realtime: messages sent by the database, and what the service Realtime reads by logical replication.
 create schema realtime;
 grant usage on schema realtime to postgres, anon, authenticated, service_role;
 create table realtime.messages (
@@ -66,6 +66,9 @@ create table realtime.messages (
 );
 alter table realtime.messages enable row level security;
 grant select, insert on realtime.messages to postgres, anon, authenticated, service_role;
+create publication supabase_realtime_messages_publication for table realtime.messages with (publish = 'insert');
+create publication supabase_realtime;
+alter publication supabase_realtime owner to postgres;
 create function realtime.topic() returns text language sql stable as $$ select nullif(current_setting('realtime.topic', true), '') $$;
 create function realtime.send(payload jsonb, event text, topic text, private boolean default true) returns void language sql as $$
   insert into realtime.messages (payload, event, topic, private, extension) values (payload, event, topic, private, 'broadcast')

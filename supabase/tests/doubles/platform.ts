@@ -1,4 +1,4 @@
-/** A fake of a project's Auth and Storage, on loopback. */
+/** A fake of a project's Auth and Storage on loopback, which passes other requests on. */
 import * as jose from "npm:jose@6.2.18";
 
 const SECRET = "sb_secret_test";
@@ -8,6 +8,8 @@ export class FakePlatform {
   /** Objects by bucket and name. */
   objects = new Map<string, string>();
   isStorageAway = false;
+  /** Answers what is neither for Auth nor for Storage. */
+  others: (request: Request) => Response | Promise<Response> = () => new Response("no such service", { status: 404 });
   #server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => this.#answer(request));
 
   private constructor(private privateKey: CryptoKey, private jwk: jose.JWK) {}
@@ -34,6 +36,8 @@ export class FakePlatform {
     const { pathname } = new URL(request.url);
     if (pathname === "/auth/v1/.well-known/jwks.json") return Response.json({ keys: [this.jwk] });
     if (pathname === "/auth/v1/user") return await this.#user(request);
+    if (pathname === "/auth/v1/token") return await this.#signIn(await request.json());
+    if (!pathname.startsWith("/storage/")) return await this.others(request);
     if (request.headers.get("apikey") !== SECRET) return Response.json({ message: "Unauthorized" }, { status: 401 });
     if (this.isStorageAway) return Response.json({ message: "away" }, { status: 500 });
     return await this.#storage(request, decodeURIComponent(pathname.replace("/storage/v1/object/", "")));
@@ -46,6 +50,18 @@ export class FakePlatform {
     } catch {
       return Response.json({ code: 403, error_code: "bad_jwt", msg: "invalid JWT" }, { status: 403 });
     }
+  }
+
+  /** Signs in by an address `{user id}@…` and any password. */
+  async #signIn({ email }: { email: string }): Promise<Response> {
+    const id = email.split("@")[0]!;
+    const session = { access_token: await this.token(id), token_type: "bearer", expires_in: 3600, refresh_token: "none" };
+    return Response.json({ ...session, user: { id, aud: "authenticated", role: "authenticated" } });
+  }
+
+  /** Returns the claims of a token, or throws if it is not authentic. */
+  async verify(token: string): Promise<jose.JWTPayload> {
+    return (await jose.jwtVerify(token, await jose.importJWK(this.jwk, "ES256"))).payload;
   }
 
   async #storage(request: Request, path: string): Promise<Response> {

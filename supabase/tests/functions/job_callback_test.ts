@@ -174,6 +174,20 @@ test("each change of status is broadcast to the owner alone, without the prompt"
   assert.equal(await seenBy(crypto.randomUUID()), 0);
 });
 
+test("a job of three images costs three messages of Realtime and less than 5 kB of rows", async () => {
+  const user = await User.create();
+  const { job, run } = await user.queued({ quantity: 3, quality: "high", prompt: "a heron over a bay, ".repeat(10) });
+  await callback(processing(job, run));
+  await callback(completed(job, run, user.id));
+  const [size] = await sql<[{ bytes: string }]>`
+    select sum(bytes) as bytes from (
+      select pg_column_size(j) as bytes from public.jobs as j where id = ${job}
+      union all select pg_column_size(a) from public.workspace_assets as a where job_id = ${job}
+    ) as rows`;
+  assert.ok(Number(size.bytes) > 1000 && Number(size.bytes) < 5000, size.bytes);
+  assert.equal((await sql`select from realtime.messages where topic = ${"jobs:" + user.id}`).length, 3);
+});
+
 // The property test: a simple model of a job predicts the state after any sequence of callbacks.
 
 class Model {

@@ -271,6 +271,19 @@ test("the schedule calls reconcile and clean-up with the operator's key from the
   assert.equal((await call(functions.reconcile, post({}, wrong))).status, 401);
 });
 
+test("while a secret key is rotated, the old and the new one are accepted, and afterwards the new one alone", async () => {
+  const keys = (...named: string[]) =>
+    Deno.env.set("SUPABASE_SECRET_KEYS", JSON.stringify(Object.fromEntries(named.map((key) => [key, key]))));
+  const statuses = () =>
+    Promise.all([KEY, "sb_secret_next"].map((key) => call(functions.metrics, post({}, { apikey: key })).then(({ status }) => status)));
+  const before = Deno.env.get("SUPABASE_SECRET_KEYS")!;
+  keys(KEY, "sb_secret_next");
+  assert.deepEqual(await statuses(), [200, 200]);
+  keys("sb_secret_next");
+  assert.deepEqual(await statuses(), [401, 200]);
+  Deno.env.set("SUPABASE_SECRET_KEYS", before);
+});
+
 test("clean-up removes expired objects and rows, and keeps what is saved or not expired", async () => {
   const user = await User.create();
   const [old, recent] = [await user.queued({ quantity: 3 }), await user.queued({ quantity: 3 })];
