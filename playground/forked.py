@@ -14,8 +14,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from playground.fork_server import Request
 from shared.child_environment import without_worker_settings
@@ -104,7 +102,7 @@ def kill_group(process: Process | subprocess.Popen[bytes]) -> None:
 
 
 class ForkServer:
-    """A running fork server. It exits when it is closed, and with this process.
+    """A fork server, which starts with the first fork. It exits when it is closed, and with this process.
 
     Args:
         environment: Its environment. Forks have their own, but nothing reads it at startup: see `same_at_startup`.
@@ -112,24 +110,24 @@ class ForkServer:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = dict(environment)
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """Ends the server, even while it imports. Its forks live on."""
+        self._closed = True
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _launch(self) -> None:
         # Forks become children of this process, which can wait for them.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        self._lock = threading.Lock()
         self._socket, server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with server:
             command = [sys.executable, "-m", "playground.fork_server", str(server.fileno())]
             self._process = subprocess.Popen(command, cwd=ROOT, env=self.environment, pass_fds=[server.fileno()], start_new_session=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the server, even while it imports. Its forks live on."""
-        self._process.kill()
-        self._process.wait()
 
     def start(self, request: Request, streams: Sequence[int]) -> Process:
         """Forks a process with the file descriptors `streams` as its standard input, output and error.
@@ -138,14 +136,19 @@ class ForkServer:
             ForkServerExited: It could not be forked.
         """
         with self._lock:
+            if self._process is None and not self._closed:
+                self._launch()
             try:
-                socket.send_fds(self._socket, [request.encode()], streams)
-                pid = self._socket.recv(32)
+                pid = b"" if self._closed else self._fork(request, streams)
             except OSError:
                 pid = b""
         if not pid:
             raise ForkServerExited
         return Process(int(pid))
+
+    def _fork(self, request: Request, streams: Sequence[int]) -> bytes:
+        socket.send_fds(self._socket, [request.encode()], streams)
+        return self._socket.recv(32)
 
     def start_module(self, module: str, *arguments: str, folder: Path, environment: Mapping[str, str], output: int, errors: int) -> Process:
         """Runs `python -m MODULE ARGUMENTS` in a fork that leads a session.

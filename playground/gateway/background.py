@@ -7,14 +7,17 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
+from starlette.applications import Starlette
 
 from playground.forked import ForkServer
 from playground.gateway.endpoint import Endpoint
 from playground.gateway.server import Gateway, GatewayOptions
 from playground.gateway.workers import WorkerPool
+
+T = TypeVar("T")
 
 _REQUEST_SECONDS = 60.0
 
@@ -52,8 +55,13 @@ class BackgroundGateway:
         """The base of the public API, as RunPod's clients take it."""
         return f"{self.root}/v2"
 
+    @property
+    def app(self) -> Starlette:
+        """The application, to which middleware can be added before the start."""
+        return self._gateway.app
+
     def endpoint(self, name: str) -> Endpoint:
-        """An endpoint's queue. It belongs to the gateway's thread: use it inside `wait_for`."""
+        """An endpoint's queue. It belongs to the gateway's thread: use it inside `act` and `wait_for`."""
         return next(endpoint for endpoint in self._gateway.endpoints if endpoint.name == name)
 
     def pool(self, name: str) -> WorkerPool:
@@ -70,6 +78,14 @@ class BackgroundGateway:
         asyncio.run_coroutine_threadsafe(endpoint.wait(partial(condition, endpoint), seconds), self._loop).result()
         if not condition(endpoint):
             raise TimeoutError(f"The endpoint {name} has not reached the state within {seconds:g} s.")
+
+    def act(self, name: str, action: Callable[[Endpoint], T]) -> T:
+        """Calls a function with an endpoint on the gateway's thread and returns its result."""
+
+        async def call() -> T:
+            return action(self.endpoint(name))
+
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Sends one request to `/v2/{path}`, with the key that it demands unless `headers` are given."""

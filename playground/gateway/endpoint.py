@@ -48,12 +48,16 @@ class Endpoint:
     # For callers
 
     def submit(self, request: Mapping[str, Any], *, sync: bool = False) -> Job:
-        """Queues a job."""
+        """Queues a request as a new job."""
         job = Job(request, self._clock(), sync)
+        self.enqueue(job)
+        return job
+
+    def enqueue(self, job: Job) -> None:
+        """Queues a job. It takes the place of one with the same id, if there is one."""
         self._jobs[job.id] = job
         self._queue.append(job)
         self._notify()
-        return job
 
     def job(self, job_id: str) -> Job:
         """Returns a job.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -116,9 +116,13 @@ async def read_json(request: Request, limit: int) -> Any:
         if len(body) > limit:
             raise HTTPException(413, f"the request body may have at most {limit:,} bytes")
     try:
-        return json.loads(body)
+        return json.loads(body, parse_constant=_refuse)
     except (ValueError, RecursionError):
         raise HTTPException(400, "the request body is not JSON") from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
 
 
 async def _job_body(request: Request, limit: int) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class GatewayOptions:
         host: The address to bind.
         port: The port, or the first one of several to try.
         key: What callers have to send; None for no authentication.
+        worker_key: What workers have to send; by default random.
         variables: More environment variables of the workers.
         clock: Returns the current time in seconds, by which jobs time out and expire; it never goes back.
     """
@@ -49,6 +50,7 @@ class GatewayOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     key: str | None = None
+    worker_key: str = field(default_factory=partial(secrets.token_urlsafe, 32), repr=False)
     variables: Mapping[str, str] = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
 
@@ -65,14 +67,14 @@ class Gateway:
         self._options = options
         self._socket = _bind(options.host, options.port)
         self._fork_server, self._owns_fork_server = fork_server or ForkServer(initial_environment()), fork_server is None
-        self._worker_key, self._callback_secret = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        self._callback_secret = secrets.token_urlsafe(32)
         self.url = f"http://{_reachable(options.host)}:{self._socket.getsockname()[1]}"
         self.endpoints = [Endpoint(name, options.clock) for name in options.endpoints]
         self.pools = [self._pool(endpoint) for endpoint in self.endpoints]
         self.app = create_app(
             self.endpoints,
             options.output,
-            worker_key=self._worker_key,
+            worker_key=options.worker_key,
             callback_secret=self._callback_secret,
             key=options.key,
             any_host=options.host not in LOOPBACK_HOSTS,
@@ -107,7 +109,7 @@ class Gateway:
         output = self._options.output.absolute()
         return {
             **self._fork_server.environment,
-            **worker_api.environment(self.url, endpoint, worker, self._worker_key),
+            **worker_api.environment(self.url, endpoint, worker, self._options.worker_key),
             "MODELS_DIR": str(self._options.models.absolute()),
             "OUTPUT_DIR": str(output),
             "OUTBOX_DIR": str(output / "outbox"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,13 +47,18 @@ def environment(url: str, endpoint: str, worker: str, key: str) -> dict[str, str
 async def take(request: Request) -> Response:
     """Hands out one job."""
     jobs = await _take(request, 1)
-    return JSONResponse(jobs[0]) if jobs else Response(status_code=_EMPTY)
+    return _jobs_response(jobs[0]) if jobs else Response(status_code=_EMPTY)
 
 
 async def take_batch(request: Request) -> Response:
     """Hands out as many jobs as a worker has free slots."""
     jobs = await _take(request, max(1, int(request.query_params.get("batch_size", "1"))))
-    return JSONResponse(jobs) if jobs else Response(status_code=_EMPTY)
+    return _jobs_response(jobs) if jobs else Response(status_code=_EMPTY)
+
+
+def _jobs_response(content: object) -> Response:
+    # Not a JSONResponse, which fails for an infinite number: it is for the worker to refuse a job.
+    return Response(json.dumps(content), media_type="application/json")
 
 
 async def _take(request: Request, count: int) -> list[dict[str, Any]]:
@@ -66,7 +72,7 @@ async def stops(request: Request) -> Response:
     """Tells a worker which jobs to stop."""
     endpoint, worker = _worker_of(request)
     await endpoint.wait(lambda: endpoint.has_stops(worker), limits.STOP_WAIT)
-    ids = endpoint.take_stops(worker)
+    ids = [] if await request.is_disconnected() else endpoint.take_stops(worker)
     return JSONResponse({"jobsToStop": ids}) if ids else Response(status_code=_EMPTY)
 
 

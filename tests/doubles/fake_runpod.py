@@ -1,23 +1,31 @@
-"""A fake of RunPod's job API on loopback, for the real SDK: job-take, job-done, job-stream, job-stop, ping."""
+"""The local gateway for a worker that a test starts itself, with a layer that records the worker's requests and injects faults."""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qs
 
-from playground.loopback import LoopbackServer, RequestHandler
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Seconds that a take request is held open (long polling). An immediate empty response makes the SDK poll in a busy loop.
-HOLD_TAKE = 0.25
-# Seconds that a stop poll is held open, as RunPod does: the SDK sleeps for a second after each, during which it would miss a stop signal.
-HOLD_STOP = 30.0
+from playground.gateway import worker_api
+from playground.gateway.background import BackgroundGateway
+from playground.gateway.jobs import Job
+from playground.gateway.server import GatewayOptions
+
+_ENDPOINT, _WORKER, _WORKER_KEY = "endpoint", "pod1", "canary-runpod-key"
+_HOLD_WHILE_DRAINING = 0.25  # seconds; a poll that is answered at once would be repeated without a pause
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,16 @@ class Post:
         return self.kind == "job-done" and not self.is_progress
 
 
-class FakeRunPodAPI(LoopbackServer):
-    """Serves jobs and stop signals, and records progress updates, streams and results.
+class _Job(Job):
+    """A job without a deadline of the gateway: tests set shorter ones than RunPod accepts, and look at the worker's."""
+
+    @property
+    def deadline(self) -> None:
+        return None
+
+
+class FakeRunPodAPI:
+    """Serves jobs and stop signals through the gateway, and records what the worker sends.
 
     Attributes:
         posts: All recorded requests, in order of arrival.
@@ -53,10 +69,16 @@ class FakeRunPodAPI(LoopbackServer):
         progress_delay: Latency of a progress update in seconds.
         stream_delay: Latency of a stream chunk in seconds.
         on_result_dropped: If set, called when a result arrives, which is then answered with 500.
+        draining: The worker exits, so that polls are not held.
+        exits: Interrupts the open polls.
     """
 
     def __init__(self) -> None:
-        super().__init__(_Handler)
+        self._folder = TemporaryDirectory(prefix="gateway-")
+        folder = Path(self._folder.name)
+        options = GatewayOptions(folder, folder, {_ENDPOINT: "none"}, workers=0, port=0, worker_key=_WORKER_KEY)
+        self._gateway = BackgroundGateway(options)
+        self._gateway.app.add_middleware(_FaultLayer, api=self)
         self.posts: list[Post] = []
         self.result_statuses: deque[int] = deque()
         self.pings: list[dict[str, list[str]]] = []
@@ -67,45 +89,44 @@ class FakeRunPodAPI(LoopbackServer):
         self.progress_delay = 0.0
         self.stream_delay = 0.0
         self.on_result_dropped: Callable[[], object] | None = None
-        self._jobs: deque[dict[str, Any]] = deque()
-        self._stops: deque[str] = deque()
+        self.draining, self.exits = False, asyncio.Event()
         self._stopped = 0
-        self._draining = False
         self._changed = threading.Condition()
+
+    def __enter__(self) -> Self:
+        self._gateway.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._gateway.__exit__(kind, error, trace)
+        self._folder.cleanup()
+
+    @property
+    def url(self) -> str:
+        """The address of the server."""
+        return self._gateway.root
+
+    @property
+    def openai_url(self) -> str:
+        """The base URL for OpenAI's clients."""
+        return f"{self._gateway.url}/{_ENDPOINT}/openai/v1"
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment that connects a worker to this server. The SDK appends `&…`, so each URL needs a query."""
-        api = f"{self.url}/v2/endpoint"
-        return {
-            "RUNPOD_POD_ID": "pod1",
-            "RUNPOD_AI_API_KEY": "canary-runpod-key",
-            "RUNPOD_WEBHOOK_GET_JOB": f"{api}/job-take/$ID?gpu=none",
-            "RUNPOD_WEBHOOK_POST_OUTPUT": f"{api}/job-done/$RUNPOD_POD_ID/$ID?gpu=none",
-            "RUNPOD_WEBHOOK_POST_STREAM": f"{api}/job-stream/$RUNPOD_POD_ID/$ID?gpu=none",
-            "RUNPOD_WEBHOOK_PING": f"{api}/ping/$RUNPOD_POD_ID?gpu=none",
-            "RUNPOD_PING_INTERVAL": "1000",
-            "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
-            "RUNPOD_SKIP_GPU_CHECK": "true",
-        }
+        """The environment that connects a worker to this server."""
+        return {**worker_api.environment(self.url, _ENDPOINT, _WORKER, _WORKER_KEY), "RUNPOD_PING_INTERVAL": "1000"}
 
     def submit(self, job: dict[str, Any]) -> None:
-        """Queues a job: `{"id": …, "input": …}`."""
-        with self._changed:
-            self._jobs.append(job)
-            self._changed.notify_all()
+        """Queues a job: `{"id": …, "input": …}`. One that is submitted again is delivered again, although it may still run."""
+        self._gateway.act(_ENDPOINT, lambda endpoint: endpoint.enqueue(_Job(job, time.monotonic(), id=job["id"])))
 
     def stop(self, job_id: str) -> None:
-        """Tells the worker to stop a job."""
-        with self._changed:
-            self._stops.append(job_id)
-            self._changed.notify_all()
+        """Cancels a job."""
+        self._gateway.act(_ENDPOINT, lambda endpoint: endpoint.cancel(endpoint.job(job_id)))
 
     def drain(self) -> None:
-        """Completes the stop poll, for which a worker waits before it exits."""
-        with self._changed:
-            self._draining = True
-            self._changed.notify_all()
+        """Answers the open polls, for which a worker waits before it exits."""
+        self._gateway.act(_ENDPOINT, lambda _endpoint: self.interrupt_polls())
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 60.0, *, what: str = "the worker") -> None:
         """Blocks until a request makes the condition true."""
@@ -129,77 +150,99 @@ class FakeRunPodAPI(LoopbackServer):
         """The chunks of a streamed result, in order of arrival."""
         return [post.body["output"] for post in self.posts if post.kind == "job-stream" and post.job_id == job_id]
 
-    # Called by the request handler
+    # Called by the fault layer, in the gateway's thread
 
-    def take(self, count: int, *, busy: bool) -> list[dict[str, Any]]:
+    def interrupt_polls(self) -> None:
+        """Answers the open polls, and holds no further one for long."""
+        self.draining = True
+        self.exits.set()  # wakes all that wait now
+        self.exits.clear()
+
+    def record_request(self, query: Mapping[str, list[str]], *, is_ping: bool) -> None:
+        """Records a take or a ping."""
         with self._changed:
-            self.takes.append((time.monotonic(), busy))
+            if is_ping:
+                self.pings.append(dict(query))
+            else:
+                self.takes.append((time.monotonic(), query.get("job_in_progress") == ["1"]))
             self._changed.notify_all()
-            self._changed.wait_for(lambda: bool(self._jobs), timeout=HOLD_TAKE)
-            jobs = [self._jobs.popleft() for _ in range(min(count, len(self._jobs)))]
-            self.taken += [job["id"] for job in jobs]
+
+    def record_response(self, content: Any) -> None:
+        """Records the jobs, or the stop signals, that the worker receives."""
+        with self._changed:
+            if isinstance(content, dict) and "jobsToStop" in content:
+                self._stopped += len(content["jobsToStop"])
+            else:
+                self.taken += [job["id"] for job in (content if isinstance(content, list) else [content])]
             finished = sum(post.is_result for post in self.posts) + self._stopped
             self.max_in_flight = max(self.max_in_flight, len(self.taken) - finished)
-            return jobs
+            self._changed.notify_all()
 
-    def take_stops(self) -> list[str]:
+    def record_post(self, post: Post) -> None:
+        """Records a progress update, a chunk or a result."""
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._stops) or self._draining, timeout=HOLD_STOP)
-            stops = list(self._stops)
-            self._stops.clear()
-            self._stopped += len(stops)
-            return stops
+            self.posts.append(post)
+            self._changed.notify_all()
+        if isinstance(post.body, dict) and "stopPod" in post.body:
+            self.interrupt_polls()
 
-    def record(self, kind: str, job_id: str, body: Any) -> int:
-        progress = isinstance(body, dict) and body.get("status") == "IN_PROGRESS"
-        if progress:
-            time.sleep(self.progress_delay)
-            self.on_progress_sent(job_id)
+
+class _FaultLayer:
+    """ASGI middleware around the gateway's API for workers."""
+
+    def __init__(self, app: ASGIApp, api: FakeRunPodAPI) -> None:
+        self._app, self._api = app, api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        verb = scope["path"].split("/")[3] if scope["type"] == "http" and scope["path"].startswith(worker_api.PREFIX) else ""
+        if verb in ("job-done", "job-stream"):
+            await self._post(verb, scope, receive, send)
+        elif verb:
+            if verb != "job-stop":
+                self._api.record_request(parse_qs(scope["query_string"].decode()), is_ping=verb == "ping")
+            await (self._app if verb == "ping" else self._poll)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _poll(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Holds a poll as the gateway does, until the worker exits."""
+
+        async def record(message: Message) -> None:
+            if content := message.get("body"):
+                self._api.record_response(json.loads(content))
+            await send(message)
+
+        response, exits = asyncio.ensure_future(self._app(scope, receive, record)), asyncio.ensure_future(self._api.exits.wait())
+        seconds = _HOLD_WHILE_DRAINING if self._api.draining else None
+        await asyncio.wait({response, exits}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        exits.cancel()
+        if response.done():
+            response.result()
+        else:
+            response.cancel()
+            await Response(status_code=204)(scope, receive, send)
+
+    async def _post(self, kind: str, scope: Scope, receive: Receive, send: Send) -> None:
+        api, content = self._api, await Request(scope, receive).body()
+        post = Post(kind, scope["path"].rpartition("/")[2], json.loads(content), 200)
+        if post.is_progress:
+            await asyncio.sleep(api.progress_delay)
+            await asyncio.to_thread(api.on_progress_sent, post.job_id)
         elif kind == "job-stream":
-            time.sleep(self.stream_delay)
-        elif self.on_result_dropped is not None:
-            self.on_result_dropped()
-            return 500
-        with self._changed:
-            status = self.result_statuses.popleft() if self.result_statuses and kind == "job-done" and not progress else 200
-            self.posts.append(Post(kind, job_id, body, status))
-            self._draining |= isinstance(body, dict) and "stopPod" in body
-            self._changed.notify_all()
-            return status
+            await asyncio.sleep(api.stream_delay)
+        elif api.on_result_dropped is not None:
+            await asyncio.to_thread(api.on_result_dropped)
+            await Response(status_code=500)(scope, receive, send)
+            return
 
-    def ping(self, query: dict[str, list[str]]) -> None:
-        with self._changed:
-            self.pings.append(query)
-            self._changed.notify_all()
+        async def replay() -> Message:
+            return {"type": "http.request", "body": content, "more_body": False}
 
+        async def record(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                api.record_post(replace(post, status=message["status"], at=time.monotonic()))
+            await send(message)
 
-class _Handler(RequestHandler[FakeRunPodAPI]):
-    def do_GET(self) -> None:
-        runpod_api, url = self.service, urlsplit(self.path)
-        verb, query = url.path.split("/")[3], parse_qs(url.query)
-        busy = query.get("job_in_progress", ["0"])[0] == "1"
-        content: Any
-        match verb:
-            case "job-take":
-                content = next(iter(runpod_api.take(1, busy=busy)), None)
-            case "job-take-batch":
-                content = runpod_api.take(int(query["batch_size"][0]), busy=busy)
-            case "job-stop":
-                stops = runpod_api.take_stops()
-                content = {"jobsToStop": stops} if stops else None
-            case _:
-                runpod_api.ping(query)
-                content = {"ok": True}
-        self._send(200, json.dumps(content).encode()) if content else self._send(204, b"")
-
-    def do_POST(self) -> None:
-        verb, job_id = self.path.split("/")[3], urlsplit(self.path).path.split("/")[-1]
-        self._send(self.service.record(verb, job_id, json.loads(self.body(), parse_constant=_reject)), b"{}")
-
-    def _send(self, status: int, content: bytes) -> None:
-        with contextlib.suppress(ConnectionError):  # an exiting worker does not wait for its open polls
-            self.respond(status, content)
-
-
-def _reject(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+        faulty = post.is_result and api.result_statuses
+        app = Response(status_code=api.result_statuses.popleft()) if faulty else self._app
+        await app(scope, replay, record)

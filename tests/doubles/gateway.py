@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from playground.gateway.background import BackgroundGateway
-from playground.gateway.endpoint import Endpoint
 from playground.gateway.server import GatewayOptions
 from tests.doubles.processes import fork_server
 
@@ -52,14 +50,6 @@ class RunningGateway(BackgroundGateway):
             clock=lambda: time.monotonic() + self._passed,
         )
         super().__init__(options, fork_server())
-
-    def act(self, name: str, action: Callable[[Endpoint], T]) -> T:
-        """Calls a function with an endpoint on the gateway's thread and returns its result."""
-
-        async def call() -> T:
-            return action(self.endpoint(name))
-
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
 
     def advance(self, seconds: float) -> None:
         """Lets time pass for jobs: those that ended are forgotten after their retention."""

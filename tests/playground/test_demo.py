@@ -62,8 +62,7 @@ def test_the_demo_inherits_no_setting_of_a_real_deployment(monkeypatch: pytest.M
     for name in (*variables, "RUNPOD_WEBHOOK_GET_JOB", "outbox_dir"):
         monkeypatch.setenv(name, "canary")
     options = GatewayOptions(Path("models"), OUTPUT, {"sdxl": "handlers.sdxl.handler"}, port=0)
-    with ForkServer(initial_environment()) as fork_server:
-        environment = Gateway(options, fork_server).worker_environment("sdxl", "worker")
+    environment = Gateway(options, ForkServer(initial_environment())).worker_environment("sdxl", "worker")
     assert [name for name, value in environment.items() if value == "canary"] == []
     assert Path(environment["OUTBOX_DIR"]).is_relative_to(OUTPUT.absolute())
 

@@ -125,10 +125,10 @@ class LoadHarness(WorkerHarness):
         messages = [message for receiver in self.receivers for message in receiver.messages]
         return [message for message in messages if message.payload["job_id"] == job_id]
 
-    def wait_for_logged_step(self, job_id: str, step: str) -> None:
-        """Waits until the log reports a step of the lifecycle of a job as done."""
-        deadline = time.monotonic() + TIMEOUT
-        while not any(f'"job_id": "{job_id}"' in line and f'"step": "{step}"' in line for line in self.worker.log.splitlines()):
+    def wait_for_logged_step(self, job_id: str, step: str, times: int = 1) -> None:
+        """Waits until the log reports a step of the lifecycle of a job as done, in so many of its deliveries."""
+        deadline, parts = time.monotonic() + TIMEOUT, (f'"job_id": "{job_id}"', f'"step": "{step}"')
+        while sum(all(part in line for part in parts) for line in self.worker.log.splitlines()) < times:
             assert time.monotonic() < deadline, f"{job_id} has not logged {step}"
             time.sleep(0.02)
 

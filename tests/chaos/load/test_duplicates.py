@@ -83,7 +83,7 @@ def test_a_cancelled_job_is_cancelled_in_all_its_deliveries(harness: LoadHarness
     harness.submit(job, job, job)
     harness.wait_for_step("cancelled")
     runpod_api = harness.runpod_api
-    runpod_api.wait_for(lambda: runpod_api.taken.count("cancelled") == 3)
+    harness.wait_for_logged_step("cancelled", "validate", times=3)
     runpod_api.stop("cancelled")
     harness.submit(sdxl_job("next"))
     assert harness.output("next")["status"] == "completed"

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from openai import APIError, OpenAI
 
-from tests.doubles.openai_proxy import OpenAIProxy
 from tests.doubles.openai_server import OpenAIServer, ScriptedRequest, reply
 from tests.doubles.processes import clean_environment, run_module
 from tests.shared.serverless.conftest import WorkerHarness, start_worker
@@ -34,7 +33,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory, server: OpenAIServer) -> I
 
 @pytest.fixture(scope="module")
 def client(harness: WorkerHarness) -> Iterator[OpenAI]:
-    with OpenAIProxy(harness.runpod_api) as proxy, OpenAI(base_url=proxy.url, api_key="canary-key", max_retries=0, timeout=60) as client:
+    with OpenAI(base_url=harness.runpod_api.openai_url, api_key="canary-key", max_retries=0, timeout=60) as client:
         yield client
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import APIError, InternalServerError, OpenAI
+from openai import APIError, BadRequestError, OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from tests.doubles.openai_proxy import OpenAIProxy
 from tests.shared.serverless.conftest import WorkerHarness, start_worker
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
@@ -26,14 +25,8 @@ def harness(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iter
 
 
 @pytest.fixture(scope="module")
-def proxy(harness: WorkerHarness) -> Iterator[OpenAIProxy]:
-    with OpenAIProxy(harness.runpod_api) as proxy:
-        yield proxy
-
-
-@pytest.fixture(scope="module")
-def client(proxy: OpenAIProxy) -> Iterator[OpenAI]:
-    with OpenAI(base_url=proxy.url, api_key="canary-openai-key", max_retries=0, timeout=60) as client:
+def client(harness: WorkerHarness) -> Iterator[OpenAI]:
+    with OpenAI(base_url=harness.runpod_api.openai_url, api_key="canary-openai-key", max_retries=0, timeout=60) as client:
         yield client
 
 
@@ -56,7 +49,7 @@ def streamed_text(chunks: Sequence[ChatCompletionChunk]) -> str:
 
 
 def rejection(client: OpenAI, **changes: Any) -> dict[str, Any]:
-    with pytest.raises(InternalServerError) as caught:
+    with pytest.raises(BadRequestError) as caught:
         ask(client, **changes)
     body = caught.value.body
     assert isinstance(body, dict)
@@ -66,7 +59,7 @@ def rejection(client: OpenAI, **changes: Any) -> dict[str, Any]:
 def test_response_is_a_chat_completion(client: OpenAI) -> None:
     answer = ask(client, max_tokens=7)
     assert (answer.object, answer.model, len(answer.choices)) == ("chat.completion", "qwen_instruct", 1)
-    assert answer.id.startswith("chatcmpl-openai-")
+    assert answer.id.startswith("chatcmpl-")
     (choice,) = answer.choices
     assert (choice.index, choice.message.role, choice.finish_reason) == (0, "assistant", "length")
     assert choice.message.content
@@ -103,9 +96,9 @@ def test_stream_with_include_usage_ends_with_the_usage(client: OpenAI) -> None:
     assert [chunk.usage for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
 
 
-def test_stream_is_sent_as_server_sent_events(proxy: OpenAIProxy, client: OpenAI) -> None:
+def test_stream_is_sent_as_server_sent_events(harness: WorkerHarness, client: OpenAI) -> None:
     stream(client, max_tokens=7)
-    pieces = proxy.runpod_api.streamed(proxy.jobs[-1])
+    pieces = harness.runpod_api.streamed(harness.runpod_api.taken[-1])
     assert all(isinstance(piece, str) and piece.startswith("data: ") and piece.endswith("\n\n") for piece in pieces)
     assert pieces[-1].endswith("data: [DONE]\n\n")
 
@@ -237,15 +230,17 @@ def test_unsupported_schema_is_rejected(client: OpenAI) -> None:
     assert "response_format" in body["param"]
 
 
-def test_failed_stream_sends_an_error_event(proxy: OpenAIProxy, client: OpenAI) -> None:
+def test_failed_stream_sends_an_error_event(harness: WorkerHarness, client: OpenAI) -> None:
     with pytest.raises(APIError, match="`temperature` must be a number from 0") as caught:
         stream(client, temperature=3)
     assert (caught.value.code, caught.value.param) == ("validation_error", "temperature")
-    assert json.loads(proxy.runpod_api.result(proxy.jobs[-1])["error"])["error"]["param"] == "temperature", "RunPod gets the error as well"
+    assert json.loads(harness.runpod_api.result(harness.runpod_api.taken[-1])["error"])["error"]["param"] == "temperature", (
+        "RunPod gets the error as well"
+    )
 
 
 def test_unknown_route_is_rejected(client: OpenAI) -> None:
-    with pytest.raises(InternalServerError, match="v1/chat/completions"):
+    with pytest.raises(BadRequestError, match="v1/chat/completions"):
         client.embeddings.create(model="qwen_instruct", input="x", encoding_format="float")
 
 
