@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from PIL import Image
 
 from shared.media.images import IMAGE_TYPES, Pixels, encode_image
-from shared.media.videos import open_container, open_stream, write_frame
-
-if TYPE_CHECKING:
-    from av.video.stream import VideoStream
+from shared.media.videos import FrameWriter, open_container, open_stream
 
 ExtraKind = Literal["poster", "webm", "gif"]
 """The kinds of additional files."""
@@ -85,16 +82,16 @@ def _poster(path: Path, _fps: int) -> Iterator[FrameSink]:
 @contextmanager
 def _webm(path: Path, fps: int) -> Iterator[FrameSink]:
     with open_container(path, "webm", _WEBM) as container:
-        streams: list[VideoStream] = []
+        writers: list[FrameWriter] = []
 
         def write(frame: Pixels) -> None:
-            if not streams:
-                streams.append(open_stream(container, frame, fps, "libvpx-vp9", _VP9))
-            write_frame(container, streams[0], frame)
+            if not writers:
+                writers.append(FrameWriter(container, open_stream(container, frame, fps, "libvpx-vp9", _VP9)))
+            writers[0].write(frame)
 
         yield write
-        for stream in streams:
-            container.mux(stream.encode(None))
+        for writer in writers:
+            writer.flush()
 
 
 @contextmanager

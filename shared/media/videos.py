@@ -29,9 +29,9 @@ QUALITY: Final = 18
 """The constant rate factor at which x264 is visually lossless."""
 
 _OPTIONS: Final[Mapping[Encoder, Mapping[str, str]]] = {
-    # For deterministic output: the number of threads, which affects the result, is fixed, and the macroblock tree, whose fast code varies
-    # from run to run, is off. Real clips are no larger without it.
-    "libx264": {"preset": "veryfast", "threads": "8", "x264-params": "mbtree=0"},
+    # For deterministic output: the number of threads, which affects the result, is fixed, and x264 takes no algorithm whose result depends
+    # on the processor; that of its macroblock tree varies even from run to run.
+    "libx264": {"preset": "veryfast", "threads": "8", "x264-params": "cpu-independent=1"},
     # NVIDIA's preset for quality over speed, with constant quality like x264's.
     "h264_nvenc": {"preset": "p5", "rc": "vbr", "b:v": "0"},
 }
@@ -163,11 +163,11 @@ def _encode(frames: Iterator[Pixels], path: Path, fps: int, encoding: Encoding) 
     options = {"movflags": "+faststart", "movie_timescale": str(1000 * fps)}
     settings = {_QUALITY_OPTION[encoding.encoder]: str(encoding.quality), **_OPTIONS[encoding.encoder]}
     with open_container(path, "mp4", options) as container:
-        stream = open_stream(container, _check_frame(first, first), fps, encoding.encoder, settings)
-        write_frame(container, stream, first)
+        writer = FrameWriter(container, open_stream(container, _check_frame(first, first), fps, encoding.encoder, settings))
+        writer.write(first)
         for frame in frames:
-            write_frame(container, stream, _check_frame(frame, first))
-        container.mux(stream.encode(None))
+            writer.write(_check_frame(frame, first))
+        writer.flush()
 
 
 def _check_frame(frame: Pixels, first: Pixels) -> Pixels:
@@ -239,10 +239,29 @@ def open_stream(container: OutputContainer, like: Pixels, fps: int, codec: Codec
     return stream
 
 
-def write_frame(container: OutputContainer, stream: VideoStream, frame: Pixels) -> None:
-    """Encodes one frame, height × width × 3, and writes the packets that are ready."""
-    import av
+class FrameWriter:
+    """Encodes frames into a container, and writes packets as soon as they are ready.
 
-    video_frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-    converted = video_frame.reformat(format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED_RANGE)
-    container.mux(stream.encode(converted))
+    Args:
+        container: Open for writing.
+        stream: One of its streams, as `open_stream` adds it.
+    """
+
+    def __init__(self, container: OutputContainer, stream: VideoStream) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._container, self._stream = container, stream
+        self._reformatter = VideoReformatter()  # one for all frames: it prepares its tables once
+
+    def write(self, frame: Pixels) -> None:
+        """Encodes one frame, height × width × 3."""
+        import av
+
+        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        # On this thread: starting others takes longer than the conversion of a frame of these sizes.
+        converted = self._reformatter.reformat(rgb, format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED_RANGE, threads=1)
+        self._container.mux(self._stream.encode(converted))
+
+    def flush(self) -> None:
+        """Writes the frames that the encoder still holds. To be called after the last one."""
+        self._container.mux(self._stream.encode(None))
