@@ -39,7 +39,7 @@ from shared.runpod_sdk import all_posted, runpod_serverless, send_update, start_
 from shared.self_check import self_check, startup_problems
 from shared.settings import Settings, SettingsError, on_runpod, prepare_environment, read_settings
 from shared.storage import open_storage
-from shared.telemetry import configure_logging, logger
+from shared.telemetry import StartTimeline, configure_logging, logger
 from shared.webhooks import Webhook
 from shared.weights.errors import WeightsError
 
@@ -57,6 +57,8 @@ def serve(handler: Handler[RequestT]) -> None:
     A worker that cannot start reports why: to RunPod as a failed fitness check, otherwise on standard error with exit code 1.
     With `--check` on its command line it only runs the self-check (`shared/command_line.py` has all options).
     """
+    timeline = StartTimeline()
+    timeline.mark("process")
     prepare_environment()
     configure_logging("INFO")  # until the configured level is known; reading it may already log an error
     try:
@@ -69,13 +71,16 @@ def serve(handler: Handler[RequestT]) -> None:
         _preflight(handler, settings)
         if not on_runpod():
             _checked(_COMMAND_LINE, lambda: command.ensure_job(handler.name))
-        worker = _start_worker(handler, settings)
+        timeline.mark("checks")
+        worker = _start_worker(handler, settings, timeline)
     except _StartupError as error:
         _refuse_to_start(error)
     else:
         endpoint = _Endpoint(handler, worker, settings)
         if command.api_address is not None:
             logger().info("local API", address=command.api_address, jobs="POST /runsync")
+        timeline.mark("worker")
+        timeline.log()
         start_sdk(endpoint.config)
         if worker.gpu.is_lost:
             end_process()  # with a non-zero code, and without joining threads that may never end
@@ -131,10 +136,14 @@ def _preflight(handler: Handler[RequestT], settings: Settings) -> None:
     raise _StartupError("start", f"{len(problems)} things are wrong ({', '.join(problems)}). {listed}")
 
 
-def _start_worker(handler: Handler[RequestT], settings: Settings) -> Worker[RequestT]:
+def _start_worker(handler: Handler[RequestT], settings: Settings, timeline: StartTimeline) -> Worker[RequestT]:
     storage, webhook, outbox = open_storage(settings), Webhook(settings), open_outbox(settings)
     gpu = GpuThread()
-    recipe = _checked("weights", lambda: gpu.submit(partial(handler.load, settings)).result())
+    loading = gpu.submit(partial(handler.load, settings))
+    runpod_serverless()  # imported while the weights are read
+    timeline.mark("sdk")
+    recipe = _checked("weights", loading.result)
+    timeline.mark("load")
     concurrency = handler.concurrency(recipe, settings)
     redelivery = Redelivery(outbox, storage, webhook)
     callbacks = CallbackDispatcher(

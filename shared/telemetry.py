@@ -7,6 +7,7 @@ exception is logged by its type and location, and a library's line by its logger
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ import traceback
 import warnings
 from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import structlog
@@ -108,6 +109,43 @@ def job_context(job_id: str) -> Iterator[None]:
     """Binds the job's id to every line of this task, and of threads that copy its context."""
     with bound_contextvars(job_id=job_id):
         yield
+
+
+class StartTimeline:
+    """The phases of a worker's start, from the creation of its process: `process`, `checks`, `sdk`, `load`, `worker`."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.monotonic() - _process_age()
+        self._phases: dict[str, float] = {}
+
+    def mark(self, phase: str) -> None:
+        """Ends a phase, which began where the last one ended."""
+        now = time.monotonic()
+        self._phases[phase] = round((now - self._last) * 1000, 1)
+        self._last = now
+
+    def log(self) -> None:
+        """Logs all phases in one line. They add up to the total."""
+        logger().info(
+            "worker ready",
+            process_ms=self._phases["process"],
+            checks_ms=self._phases["checks"],
+            sdk_ms=self._phases["sdk"],
+            load_ms=self._phases["load"],
+            worker_ms=self._phases["worker"],
+            total_ms=round((self._last - self._started) * 1000, 1),
+        )
+
+
+def _process_age() -> float:
+    """Seconds since this process was created; 0 where the kernel does not tell."""
+    try:
+        # The fields after the name of the program, which may contain spaces; the 22nd of all is the start in ticks since boot (proc(5)).
+        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return 0.0
+    return max(age, 0.0)
 
 
 class StepTimer:

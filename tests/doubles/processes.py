@@ -15,9 +15,6 @@ from shared.child_environment import without_worker_settings
 
 __all__ = ["ROOT"]
 
-# The second contains a `cpuinfo` that measures nothing.
-_PYTHONPATH = os.pathsep.join(map(str, (ROOT, Path(__file__).with_name("processor"))))
-
 # Before a test loads a model: the libraries are then told by variables to stay offline, and a worker sets those itself.
 _INHERITED_ENVIRONMENT = dict(os.environ)
 
@@ -26,7 +23,7 @@ def clean_environment(**variables: str) -> dict[str, str]:
     """Returns the environment that this process was started with, without the configuration of a worker, updated with `variables`."""
     return (
         without_worker_settings(_INHERITED_ENVIRONMENT)
-        | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": _PYTHONPATH}
+        | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
         | variables
     )
 

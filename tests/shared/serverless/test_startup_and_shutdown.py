@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
+import json
+import platform
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from shared.runpod_sdk import processor_name
 from shared.settings import Settings
 from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.jobs import sdxl_job
+from tests.doubles.processes import ROOT, clean_environment
 from tests.doubles.worker import WorkerProcess
 from tests.shared.serverless.conftest import WorkerHarness, start_worker
+
+
+def test_the_start_is_logged_phase_by_phase(own_harness: WorkerHarness) -> None:
+    (ready,) = (json.loads(line) for line in own_harness.worker.log.splitlines() if '"worker ready"' in line)
+    phases = [ready[f"{phase}_ms"] for phase in ("process", "checks", "sdk", "load", "worker")]
+    assert min(phases) >= 0
+    assert ready["total_ms"] == pytest.approx(sum(phases), abs=1)
+
+
+def test_the_sdk_is_imported_without_measuring_the_processor() -> None:
+    """py-cpuinfo starts a process and measures for more than a second; its answer is shown by a debugger only."""
+    program = (
+        "import sys\nfrom shared.runpod_sdk import processor_name, runpod_serverless\nassert runpod_serverless().start\n"
+        "from runpod.serverless.utils.rp_debugger import PROCESSOR\nprint(PROCESSOR == processor_name(), 'cpuinfo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_the_name_of_the_processor_is_that_of_linux_or_its_architecture(tmp_path: Path) -> None:
+    described = tmp_path / "cpuinfo"
+    assert processor_name(described) == platform.machine()
+    described.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz: fast\nprocessor\t: 1\nmodel name\t: Another\n")
+    assert processor_name(described) == "Some CPU @ 2 GHz: fast"
 
 
 def test_worker_that_is_scaled_down_finishes_its_job(own_harness: WorkerHarness) -> None:
