@@ -55,6 +55,8 @@ class Handler(Generic[RequestT]):
         present: Returns the presentation of a job's responses. Its arguments are the job's id and the raw input, which may be invalid.
         answer_without_job: Returns the response to an input that needs no job, such as a request for the list of models; None for all other
             inputs. Its arguments are the raw input, the recipe, and the start of the worker in seconds since 1970.
+        default_concurrency: How many jobs a worker has in flight where `JOB_CONCURRENCY` is unset and the recipe runs one at a time. With
+            two, a job is validated and its references are fetched while the one before computes, and it computes while that one is stored.
         max_concurrency: Returns how many jobs the recipe runs concurrently, if it has a GPU thread of its own. None for a recipe that works
             on the thread that calls it, and so runs one job at a time.
         watch: Called once with the recipe and a function that the recipe calls, from any thread, when it can complete nothing any more: the
@@ -77,6 +79,7 @@ class Handler(Generic[RequestT]):
     streams: Callable[[Settings], bool] = lambda _settings: False
     present: Callable[[str, object], Presentation] = PayloadPresentation.of
     answer_without_job: Callable[[object, Any, int], HandlerResponse | None] | None = None
+    default_concurrency: int = 1
     max_concurrency: Callable[[Any], int] | None = None
     watch: Callable[[Any, Callable[[], None]], None] = lambda _recipe, _on_failure: None
 
@@ -95,5 +98,5 @@ class Handler(Generic[RequestT]):
     def concurrency(self, recipe: Recipe[RequestT], settings: Settings) -> int:
         """Returns how many jobs may be in flight. Constant for the life of the process: the SDK adjusts it only while no job runs."""
         if self.max_concurrency is None:
-            return settings.job_concurrency or 1
+            return settings.job_concurrency or self.default_concurrency
         return min(self.max_concurrency(recipe), settings.job_concurrency or sys.maxsize)

@@ -111,7 +111,7 @@ class Settings(StorageSettings):
         None,
         ge=1,
         le=64,
-        description="Jobs in flight. SDXL and WAN: 1 by default; with more, one generates while the others fetch and upload. "
+        description="Jobs in flight. SDXL: 2 by default, so that one generates while the others fetch and upload; WAN: 1. "
         "Chat: the maximum; by default as many as fit in memory.",
     )
     progress_interval: float = Field(1.0, ge=0.5, description="Minimum seconds between two progress updates.")

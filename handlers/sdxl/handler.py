@@ -61,6 +61,7 @@ HANDLER = Handler(
     weights=(SDXL,),
     types_of=lambda request: (IMAGE_TYPES[request.output_format].mime, THUMBNAIL_MIME),
     max_bytes_of=max_bytes_of,
+    default_concurrency=2,  # an image takes seconds, a good part of which is fetching, storing, and the SDK's polling for the next job
 )
 
 if __name__ == "__main__":
