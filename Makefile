@@ -1,6 +1,6 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve playground pictures vllm clients test test-vllm test-clients edge-test test-slow test-nightly faults soak mutations check-models lint types fix schemas requirements image image-test hub models performance bench bench-chat bench-load clean
+.PHONY: help setup demo serve playground pictures vllm clients test test-vllm test-clients edge-test test-slow test-nightly faults soak mutations check-models lint types fix schemas requirements image image-test hub models performance bench bench-chat bench-encoding bench-load clean
 
 VENV := .venv
 VLLM := .vllm-venv
@@ -141,6 +141,9 @@ bench: models  ## Measure what a handler adds to a bare pipeline call
 bench-chat: models  ## Compare generate, the built-in engine and vLLM (after make vllm) at 1 to 32 conversations (DTYPE=bfloat16)
 	$(PYTHON) -m benchmarks.chat_batching $(MODELS)
 	$(PYTHON) -m benchmarks.chat_engines $(MODELS) $(if $(DTYPE),--dtype $(DTYPE))
+
+bench-encoding: setup  ## Compare PNG and MP4 files with diffusers' way to them, in time and size
+	$(PYTHON) -m benchmarks.encoding
 
 bench-load: models  ## Measure what it gains to have four jobs in hand where storage is slow
 	$(PYTHON) -m benchmarks.concurrency $(MODELS)

@@ -38,6 +38,8 @@ def measure(models: Path) -> dict[str, Any]:
     from benchmarks.chat_batching import load_model, measure_batching, measure_prefix_cache
     from benchmarks.concurrency import HANDLERS as UPLOADING
     from benchmarks.concurrency import measure_concurrency
+    from benchmarks.encoding import compare as compare_encoding
+    from benchmarks.full_queue import compare as compare_full_queue
     from benchmarks.overhead import measure_overhead
     from shared.settings import prepare_environment
     from shared.telemetry import configure_logging
@@ -53,6 +55,8 @@ def measure(models: Path) -> dict[str, Any]:
             handler: {"bare": statistics.median(measured.bare), "overhead": measured.overhead} for handler, measured in overhead.items()
         },
         "concurrency": {handler: asdict(measure_concurrency(handler, models, ROUNDS)) for handler in UPLOADING},
+        "encoding": {name: asdict(compared) for name, compared in compare_encoding(ROUNDS).items()},
+        "full_queue": [asdict(measured) for measured in compare_full_queue()],
         "batching": {"sequential": sequential, "batched": batched},
         "prefix_cache": asdict(measure_prefix_cache(chat, ROUNDS)),
     }
@@ -62,18 +66,15 @@ def describe_machine() -> dict[str, Any]:
     """Describes the processor, the load on it, and the versions that figures depend on."""
     import torch
 
-    model = next((line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    from shared.runpod_sdk import processor_name
+
     return {
-        "processor": model,
+        "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "load": round(os.getloadavg()[1], 1),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
 
 
 def render(results: dict[str, Any]) -> str:
@@ -90,6 +91,24 @@ def _overhead(results: dict[str, Any]) -> str:
 
 def _concurrency(results: dict[str, Any]) -> str:
     return _CONCURRENCY.format(rows="\n".join(f"| `{name}` | {row['ratio']:.2f} × | {row['busy']:.0%} |" for name, row in results.items()))
+
+
+def _encoding(results: dict[str, Any]) -> str:
+    rows = (
+        f"| {_ENCODED[name]} | {row['speed']:.1f} × | {row['size']:.2f} × | {row['psnr']:+.1f} dB |"
+        if row["psnr"]
+        else f"| {_ENCODED[name]} | {row['speed']:.1f} × | {row['size']:.2f} × | the same pixels |"
+        for name, row in results.items()
+    )
+    return _ENCODING.format(rows="\n".join(rows))
+
+
+def _full_queue(results: list[dict[str, Any]]) -> str:
+    rows = (
+        f"| {row['seconds']:g} s | {row['concurrency'] or '2, the default'} | {row['share']:.2f} | {row['simulated']:.2f} |"
+        for row in results
+    )
+    return _FULL_QUEUE.format(rows="\n".join(rows))
 
 
 def _batching(results: dict[str, Any]) -> str:
@@ -167,6 +186,35 @@ more or less on a busy machine.
 {rows}
 """
 
+_ENCODED: Mapping[str, str] = {
+    "png": "6 images of 1024 × 1024 to PNG",
+    "mp4_quality_23": "81 frames of 480 × 832 to MP4, `VIDEO_QUALITY=23`",
+    "mp4_quality_18": "the same, default quality (18)",
+}
+
+_ENCODING = """\
+## From the decoder's tensor to a file
+
+Against diffusers' post-processing with Pillow's default, and with `export_to_video` by imageio, whose x264 runs at CRF 25
+(`python -m benchmarks.encoding`):
+
+| | speed | bytes | quality |
+|---|---|---|---|
+{rows}
+"""
+
+_FULL_QUEUE = """\
+## A full queue
+
+SDXL's worker in RunPod's SDK on loopback, ten jobs in the queue, the GPU's work replaced by a pause
+(`python -m benchmarks.full_queue`). The share of the time in which the GPU works, measured and by the simulation of
+[one job in flight, or two?](endpoint-simulation.md):
+
+| GPU seconds of a job | jobs in flight | measured | simulated |
+|---|---|---|---|
+{rows}
+"""
+
 _BATCHING = """\
 ## What batching gains
 
@@ -204,6 +252,8 @@ Memory and cold starts are computed in [deploy.md](deploy.md#memory).
 _SECTIONS: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "overhead": _overhead,
     "concurrency": _concurrency,
+    "encoding": _encoding,
+    "full_queue": _full_queue,
     "batching": _batching,
     "prefix_cache": _prefix_cache,
     "setup": _setup,
