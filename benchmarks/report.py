@@ -249,7 +249,7 @@ configuration. Scaled from published times with torch:
 Memory and cold starts are computed in [deploy.md](deploy.md#memory).
 """
 
-_SECTIONS: Mapping[str, Callable[[dict[str, Any]], str]] = {
+_SECTIONS: Mapping[str, Callable[[Any], str]] = {
     "overhead": _overhead,
     "concurrency": _concurrency,
     "encoding": _encoding,

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from playground.callback_receiver import CallbackReceiver
 from shared.serverless import _Endpoint, _start_worker
 from shared.settings import load_settings
+from shared.telemetry import StartTimeline
 from tests.doubles.fake_storage import FakeStorage
 from tests.doubles.jobs import sdxl_job
 from tests.doubles.processes import clean_environment, run_module
@@ -42,7 +43,7 @@ def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Endpo
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         settings = load_settings()
-        endpoint = _Endpoint(HANDLER, _start_worker(HANDLER, settings), settings)
+        endpoint = _Endpoint(HANDLER, _start_worker(HANDLER, settings, StartTimeline()), settings)
         done: Any = asyncio.run(endpoint.complete({**sdxl_job("j"), "id": "j"}))
         assert done["status"] == "completed"
         assert len(receiver.messages) == 1
