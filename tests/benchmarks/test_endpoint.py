@@ -11,6 +11,7 @@ from benchmarks.endpoint.__main__ import main
 from benchmarks.endpoint.load import poisson_arrivals
 from benchmarks.endpoint.page import PAGE, render
 from benchmarks.endpoint.simulation import START_INTERVAL, Endpoint, JobShape, percentile, simulate
+from tests.documentation.blocks import block
 
 JOB = JobShape(before=1, gpu=10, after=2)
 WARM = Endpoint(min_workers=1, max_workers=1, start=0)
@@ -93,6 +94,13 @@ def test_the_command_prints_a_row_for_each_concurrency(capsys: pytest.CaptureFix
     load, _, *rows = capsys.readouterr().out.splitlines()
     assert "jobs in 1 hours" in load
     assert [row.split()[0] for row in rows] == ["1", "2", "4"]
+
+
+def test_the_command_of_the_page_prints_two_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    python, minus_m, module, *arguments = block("docs/endpoint-simulation.md", ".venv/bin/python").split()
+    assert (python, minus_m, module) == (".venv/bin/python", "-m", "benchmarks.endpoint")
+    assert main(arguments) == 0
+    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[2:]] == ["1", "2"]
 
 
 def test_a_load_without_jobs_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,7 @@ _ADDONS = "tests/builder/weights/test_addons.py::"
 _INTEGRATION = "tests/supabase/test_integration_page.py::"
 _DEPLOY = "tests/test_deploy_walkthrough.py::"
 _FOURTH = "tests/test_write_a_handler.py::"
+_BENCHMARKS = "tests/benchmarks/"
 
 COVERED: dict[tuple[str, str], str] = {
     ("README.md", "make demo"): _SHELL + "test_make_runs_what_the_pages_say",
@@ -74,6 +75,10 @@ COVERED: dict[tuple[str, str], str] = {
     ("README.md", "import os"): _SHELL + "test_the_python_program_of_the_readme_submits_a_job",
     ("README.md", "import type"): _SHELL + "test_the_typescript_program_of_the_readme_prints_the_answer",
     ("README.md", "import { Webhook }"): "tests/shared/test_standard_webhooks.py::test_a_callback_verifies_in_python_and_in_node",
+    (
+        "docs/endpoint-simulation.md",
+        ".venv/bin/python -m",
+    ): _BENCHMARKS + "test_endpoint.py::test_the_command_of_the_page_prints_two_rows",
     ("docs/architecture.md", "handlers.sdxl |"): _PAGES + "test_the_layers_shown_are_those_that_lint_enforces",
     ("docs/demo.md", "SDXL: images"): _PAGES + "test_the_transcript_of_the_demo_is_of_its_own_jobs",
     ("docs/deploy.md", "make image HANDLER=sdxl"): _SHELL + "test_images_are_built_pushed_and_run_with_docker",
