@@ -89,7 +89,7 @@ def compare_png(rounds: int, side: int = SIZE) -> Comparison:
     Raises:
         SystemExit: The files do not have the same pixels.
     """
-    decoded = torch.cat([_decoder_output(side, side, seed) for seed in range(IMAGES)])
+    decoded = torch.cat([_decoder_output(side, side, seed, shift=seed / IMAGES) for seed in range(IMAGES)])
     speed, ours, theirs = _alternate((partial(_slices, decoded, 1), _write_png), (decoded.clone, _write_png_with_diffusers), rounds)
     if not all(np.array_equal(_pixels(first), _pixels(second)) for first, second in zip(ours, theirs, strict=True)):
         raise SystemExit("the files have other pixels than diffusers'")
@@ -98,7 +98,7 @@ def compare_png(rounds: int, side: int = SIZE) -> Comparison:
 
 def compare_mp4(rounds: int, frames: int, encoding: Encoding) -> Comparison:
     """Compares a clip of 480 × 832."""
-    decoded = torch.cat([_decoder_output(HEIGHT, WIDTH, seed, shift=2 * seed) for seed in range(frames)])
+    decoded = torch.cat([_decoder_output(HEIGHT, WIDTH, seed, shift=seed / frames) for seed in range(frames)])
     with tempfile.TemporaryDirectory() as folder:
         first, second = Path(folder, "ours.mp4"), Path(folder, "theirs.mp4")
         ours = (partial(_slices, decoded, _DECODED_AT_ONCE), lambda chunks: _write_clip(chunks, first, encoding))
@@ -164,11 +164,19 @@ def _slices(decoded: Tensor, count: int) -> list[Tensor]:
     return [part.clone() for part in torch.split(decoded, count)]
 
 
-def _decoder_output(height: int, width: int, seed: int, *, shift: int = 0) -> Tensor:
-    """Returns a picture as 1 × 3 × height × width in -1 … 1: a part of an enlarged one, with grain."""
+def _decoder_output(height: int, width: int, seed: int, *, shift: float = 0.0) -> Tensor:
+    """Returns a picture as 1 × 3 × height × width in -1 … 1: a part of an enlarged one, with grain.
+
+    Args:
+        height: Pixels.
+        width: Pixels.
+        seed: Of the grain.
+        shift: Where the part is, from 0 (top left) to 1 (bottom right).
+    """
     with Image.open(PICTURE) as picture:
-        left, top = 10 + shift, 10 + shift // 2
-        box = (left, top, left + picture.width // 2, top + picture.width // 2 * height / width)
+        part_width = min(picture.width, picture.height * width / height) / 2
+        left, top = (shift * (side - part) for side, part in zip(picture.size, (part_width, part_width * height / width), strict=True))
+        box = (left, top, left + part_width, top + part_width * height / width)
         part = np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC, box), np.float32)
     grain = np.random.default_rng(seed).normal(0, 1.5, (height, width, 1)).astype(np.float32)
     return torch.from_numpy((part + grain) / 127.5 - 1).permute(2, 0, 1)[None].contiguous()

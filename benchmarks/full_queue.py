@@ -11,19 +11,19 @@ import argparse
 import asyncio
 import json
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.endpoint.simulation import START_INTERVAL, JobShape, simulate
 from benchmarks.endpoint.simulation import Endpoint as SimulatedEndpoint
-from benchmarks.endpoint.simulation import JobShape, simulate
 from benchmarks.sleeping_worker import GPU_SECONDS
 from handlers.sdxl.handler import HANDLER
 from playground.forked import ForkServer, initial_environment
 from playground.gateway.endpoint import Endpoint
+from playground.gateway.jobs import Job
 from playground.gateway.server import Gateway, GatewayOptions
 
 JOBS, SECONDS, CONCURRENCY = 10, (1.6, 2.9), (0, 1)
@@ -40,14 +40,14 @@ class FullQueue:
         concurrency: The value of `JOB_CONCURRENCY`; 0 if it was unset.
         share: Of the time in which the GPU worked.
         simulated: The same by the simulation.
-        alone: Seconds of a job beside the GPU, on an idle worker.
+        around: Seconds of a job beside the GPU, on an idle worker, without the SDK's polling.
     """
 
     seconds: float
     concurrency: int
     share: float
     simulated: float
-    alone: float
+    around: float
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,32 +67,25 @@ def compare(jobs: int = JOBS, lengths: Sequence[float] = SECONDS, concurrencies:
     fork_server = ForkServer(initial_environment())
     try:
         for seconds, concurrency in product(lengths, concurrencies):
-            share, alone = asyncio.run(measure(fork_server, jobs, seconds, concurrency))
-            expected = simulated(jobs, seconds, concurrency or HANDLER.default_concurrency, alone)
-            yield FullQueue(seconds, concurrency, round(share, 3), round(expected, 3), round(alone, 3))
+            share, job = asyncio.run(measure(fork_server, jobs, seconds, concurrency))
+            expected = simulated(jobs, job, concurrency or HANDLER.default_concurrency)
+            yield FullQueue(seconds, concurrency, round(share, 3), round(expected, 3), round(job.before + job.after, 3))
     finally:
         fork_server.close()
 
 
-def simulated(jobs: int, seconds: float, concurrency: int, alone: float) -> float:
-    """Returns the share that the simulation finds.
-
-    Args:
-        jobs: In the queue.
-        seconds: Of each on the GPU.
-        concurrency: Jobs in flight.
-        alone: What a job takes beside the GPU, on an idle worker.
-    """
+def simulated(jobs: int, job: JobShape, concurrency: int) -> float:
+    """Returns the share that the simulation finds, for jobs of this shape that are in the queue from the beginning."""
     endpoint = SimulatedEndpoint(concurrency, min_workers=1, max_workers=1, start=0)
-    starts = simulate([0.0] * jobs, JobShape(0.0, seconds, alone), endpoint).waits
-    return jobs * seconds / (starts[-1] + seconds - starts[0])
+    starts = simulate([0.0] * jobs, job, endpoint).waits
+    return jobs * job.gpu / (starts[-1] + job.gpu - starts[0])
 
 
-async def measure(fork_server: ForkServer, jobs: int, seconds: float, concurrency: int) -> tuple[float, float]:
+async def measure(fork_server: ForkServer, jobs: int, seconds: float, concurrency: int) -> tuple[float, JobShape]:
     """Runs jobs on a fresh worker: one alone, to warm up, then all others at once.
 
     Returns:
-        The GPU's share of the time, and the seconds of the first job beside the GPU.
+        The GPU's share of the time, and the shape of the first job.
     """
     variables = {GPU_SECONDS: str(seconds)} | ({"JOB_CONCURRENCY": str(concurrency)} if concurrency else {})
     with tempfile.TemporaryDirectory() as folder:
@@ -102,14 +95,12 @@ async def measure(fork_server: ForkServer, jobs: int, seconds: float, concurrenc
         serving = asyncio.ensure_future(gateway.run())
         try:
             await _ready(endpoint)
-            started = time.monotonic()
-            await _run_jobs(endpoint, 1, "alone")
-            alone = time.monotonic() - started - seconds
-            spans = await _run_jobs(endpoint, jobs, "job")
+            (alone,) = await _run_jobs(endpoint, 1, "alone")
+            spans = [_span(job) for job in await _run_jobs(endpoint, jobs, "job")]
         finally:
             gateway.stop()
             await serving
-    return jobs * seconds / (max(end for _, end in spans) - min(start for start, _ in spans)), alone
+    return jobs * seconds / (max(end for _, end in spans) - min(start for start, _ in spans)), _shape(alone)
 
 
 async def _ready(endpoint: Endpoint) -> None:
@@ -118,13 +109,13 @@ async def _ready(endpoint: Endpoint) -> None:
             await asyncio.sleep(0.05)
 
 
-async def _run_jobs(endpoint: Endpoint, count: int, prefix: str) -> list[tuple[float, float]]:
-    """Returns the start and the end of each job on the GPU."""
+async def _run_jobs(endpoint: Endpoint, count: int, prefix: str) -> list[Job]:
+    """Queues jobs and returns them once all have ended."""
     running = [endpoint.submit({"input": _input(f"{prefix}-{number}")}) for number in range(count)]
     ended: set[str] = set()
     change = asyncio.Event()
 
-    def note(job: Any) -> None:
+    def note(job: Job) -> None:
         ended.add(job.id)
         change.set()
 
@@ -133,10 +124,16 @@ async def _run_jobs(endpoint: Endpoint, count: int, prefix: str) -> list[tuple[f
         change.clear()
         await change.wait()
     endpoint.on_end.remove(note)
-    return [_span(job) for job in running]
+    return running
 
 
-def _span(job: Any) -> tuple[float, float]:
+def _shape(job: Job) -> JobShape:
+    (start, end), taken, ended = _span(job), job.taken or 0.0, job.ended or 0.0
+    return JobShape(max(0.0, start - taken - START_INTERVAL / 2), end - start, ended - end)
+
+
+def _span(job: Job) -> tuple[float, float]:
+    """When the job was on the GPU, by the clock that the gateway uses too."""
     if not isinstance(job.output, dict) or job.output.get("status") != "completed":
         raise SystemExit(f"a job did not complete: {job.output}")
     start, end = job.output["metadata"]["gpu_span"]
