@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,13 +93,23 @@ def load_copy(models: Path, name: str = "qwen_instruct") -> ChatModel:
 
 
 def generate_with_transformers(model: ChatModel, request: ChatRequest) -> str:
-    """Returns the greedy completion by `generate`, with padding rows of the embedding suppressed."""
+    """Returns the greedy completion by `generate`, with the layers of transformers and with padding rows of the embedding suppressed."""
     prompt = torch.tensor([render_chat_template(model.tokenizer, request.messages)])
     padding = list(range(len(model.tokenizer), model.model.config.vocab_size)) or None
     greedy: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0, "temperature": None, "top_p": None, "top_k": None}
-    generate: Any = model.model.generate
+    generate: Any = with_transformers_layers(model).model.generate
     out = generate(prompt, max_new_tokens=request.max_tokens, suppress_tokens=padding, **greedy)
     return str(model.tokenizer.decode(out[0, prompt.shape[1] :], skip_special_tokens=True))
+
+
+def with_transformers_layers(model: ChatModel) -> ChatModel:
+    """Returns the same model as its files have it, with the layers of transformers."""
+    return _load_unfused(Path(str(model.model.name_or_path)))
+
+
+@lru_cache(2)
+def _load_unfused(folder: Path) -> ChatModel:
+    return load_chat(folder, CPU, torch.float32, fused=False)
 
 
 def record_batch_sizes(model: ChatModel) -> list[int]:

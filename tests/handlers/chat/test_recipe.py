@@ -16,6 +16,7 @@ from handlers.chat.recipe import ChatRecipe, ChatSettings
 from handlers.chat.request import ChatRequest
 from shared.errors import Cancelled, ContextLengthExceeded, ModelUnavailable
 from shared.jobs.recipe import Recipe, TextOutput
+from tests.handlers.chat.engine_fixtures import with_transformers_layers
 from tests.handlers.conftest import RecordedRun, chat, generate, text
 
 Chat = Recipe[ChatRequest]
@@ -37,7 +38,7 @@ def rendered(model: ChatModel, request: ChatRequest) -> list[int]:
 def test_temperature_0_matches_greedy_search_of_transformers(chat_recipe: Chat, instruct: ChatModel) -> None:
     request = chat("hello there", max_tokens=24)
     prompt = torch.tensor([rendered(instruct, request)])
-    greedy: Any = instruct.model.generate
+    greedy: Any = with_transformers_layers(instruct).model.generate
     reference = greedy(prompt, max_new_tokens=24, do_sample=False, repetition_penalty=1.0, temperature=None, top_p=None, top_k=None)
     expected = str(instruct.tokenizer.decode(reference[0, prompt.shape[1] :], skip_special_tokens=True))
     assert complete(chat_recipe, request).content.rstrip("�") == expected.rstrip("�")

@@ -16,6 +16,7 @@ import torch
 from handlers.chat.engines.transformers.load import ChatModel
 from handlers.chat.handler import HANDLER
 from shared.settings import Settings
+from tests.handlers.chat.engine_fixtures import with_transformers_layers
 from tests.handlers.reported.jobs import JobRunner, reported
 
 # Templates
@@ -199,7 +200,7 @@ def continuation(model: ChatModel, messages: list[dict[str, str]], count: int) -
     """What transformers continues the final message with, greedily."""
     encoded: Any = model.tokenizer.apply_chat_template(messages, continue_final_message=True, return_dict=True, return_tensors="pt")
     prompt = encoded["input_ids"]
-    generate: Any = model.model.generate
+    generate: Any = with_transformers_layers(model).model.generate
     padding = list(range(len(model.tokenizer), model.model.config.vocab_size)) or None
     done = generate(
         prompt, max_new_tokens=count, do_sample=False, repetition_penalty=1.0, temperature=None, top_p=None, top_k=None,

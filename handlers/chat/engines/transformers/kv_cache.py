@@ -16,6 +16,9 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 BLOCK_SIZE = 256
 """Positions by which a cache grows at once: a reallocation for every token would cost more than the token."""
+_VECTOR = 16
+"""Positions that a CPU's widest vectors hold. Over a multiple of it, attention sums the same positions in the same order for every width:
+the result of a row then does not depend on the length of the others, bit for bit."""
 
 
 @dataclass
@@ -121,7 +124,7 @@ class KVCache(Cache):
         Args:
             positions: Rows × tokens, int64; -1 for padding, which needs one position more than `width`. None: every row writes the last
                 positions before `width`.
-            width: The length of the longest row after the pass.
+            width: The positions that attention sees: the length of the longest row after the pass, or more.
         """
         self._slots.positions, self._slots.width = positions, width
         self._slots.rows = torch.arange(len(positions), device=positions.device)[:, None] if positions is not None else None
@@ -177,8 +180,11 @@ def forward(model: Any, cache: KVCache, inputs: Sequence[Sequence[int]], lengths
     slots = torch.tensor(rows, device=model.device)
     # Without padding and with equal lengths, the plain causal mask or none suffices, for which there are faster kernels.
     uniform = not any(padding) and len(set(lengths)) == 1
-    plain = uniform and (longest == 1 or lengths[0] == 0)
-    cache.set_slots(None if uniform else slots, width)
+    on_cpu = model.device.type == "cpu"
+    plain = uniform and (lengths[0] == 0 or (longest == 1 and not on_cpu))
+    if on_cpu and not plain:
+        width = min(-(-width // _VECTOR) * _VECTOR, cache.shape[1])
+    cache.set_slots(None if plain else slots, width)
     position_ids = slots.clamp(min=0)
     mask = None if plain else _causal_mask(position_ids, width, model.dtype)
     logits: Tensor = model(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from handlers.chat.engines.transformers.fused_layers import fuse
 from shared.models.load import load_network, silence
 from shared.models.prefetch import prefetched
 from shared.models.tokenizers import load_tokenizer
@@ -72,7 +73,7 @@ def _constant_rotary_lengths(config: PreTrainedConfig) -> Iterator[int]:
             yield int(rope["original_max_position_embeddings"])
 
 
-def load_chat(folder: Path, device: torch.device, dtype: torch.dtype, *, name: str = "chat") -> ChatModel:
+def load_chat(folder: Path, device: torch.device, dtype: torch.dtype, *, name: str = "chat", fused: bool = True) -> ChatModel:
     """Loads a causal language model.
 
     Args:
@@ -80,6 +81,7 @@ def load_chat(folder: Path, device: torch.device, dtype: torch.dtype, *, name: s
         device: The target device.
         dtype: The precision.
         name: Its name in messages and log lines.
+        fused: Whether its layers are fused, on a CPU; otherwise they stay those of transformers.
 
     Raises:
         WeightsError: The folder is damaged, incomplete or holds another kind of model.
@@ -93,4 +95,6 @@ def load_chat(folder: Path, device: torch.device, dtype: torch.dtype, *, name: s
     tokenizer = load_tokenizer(
         AutoTokenizer, folder, name=f"{name} tokenizer", vocabulary_size=model.config.vocab_size, required_tokens=("eos",)
     )
+    if fused and device.type == "cpu":
+        fuse(model)
     return ChatModel(model, tokenizer)

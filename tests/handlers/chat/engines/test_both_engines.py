@@ -29,6 +29,7 @@ from shared.errors import Cancelled, ContextLengthExceeded, GenerationError, Job
 from shared.jobs.execution.cancel import CancelToken
 from shared.settings import Settings
 from tests.doubles.vllm import real_vllm
+from tests.handlers.chat.engine_fixtures import with_transformers_layers
 from tests.handlers.conftest import generate, text
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -79,7 +80,7 @@ def complete(engine: InferenceEngine, request: ChatRequest, cancel: CancelToken 
 def test_greedy_completions_are_those_of_transformers(engine: InferenceEngine, smollm2: ChatModel) -> None:
     end = complete(engine, ask())
     prompt = torch.tensor([render_chat_template(smollm2.tokenizer, ask().messages)])
-    generate_with_transformers: Any = smollm2.model.generate
+    generate_with_transformers: Any = with_transformers_layers(smollm2).model.generate
     output = generate_with_transformers(prompt, max_new_tokens=16, do_sample=False, temperature=None, top_p=None, top_k=None)
     expected = IncrementalDetokenizer(smollm2.tokenizer, ())
     for token in output[0, prompt.shape[1] :].tolist():

@@ -35,7 +35,8 @@ def test_the_next_token_depends_on_the_text(chat: ChatModel) -> None:
 
 def test_instruct_and_base_are_different_models(chat: ChatModel, tiny_models: Path) -> None:
     base = load_chat(tiny_models / "qwen_base", CPU, torch.float32)
-    assert not torch.equal(base.model.state_dict()["lm_head.weight"], chat.model.state_dict()["lm_head.weight"])
+    embeddings: list[Any] = [model.model.get_input_embeddings() for model in (base, chat)]
+    assert not torch.equal(embeddings[0].weight, embeddings[1].weight)
     assert (base.tokenizer.eos_token, chat.tokenizer.eos_token) == ("<|endoftext|>", "<|im_end|>")
 
 
