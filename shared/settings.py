@@ -135,6 +135,11 @@ class Settings(StorageSettings):
         allow_inf_nan=False,
         description="GiB for the KV cache of chat models; by default the memory that the weights leave free.",
     )
+    chat_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Precision of chat models, of either engine; by default float32 on a CPU and bfloat16 on a GPU. Qwen2.5 exceeds the "
+        "range of float16.",
+    )
     chat_engine: Literal["transformers", "vllm"] = Field(
         "transformers",
         description="Inference engine of chat: the built-in one on transformers, or `vllm`, which the worker runs as child processes.",

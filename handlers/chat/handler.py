@@ -35,13 +35,13 @@ def load(settings: Settings) -> ChatRecipe:
     # Imported only now, so that a worker without weights reports it without importing torch.
     from handlers.chat.engines.transformers.chat_format import ModelSpec
     from handlers.chat.engines.transformers.engine import TransformersEngine
-    from handlers.chat.engines.transformers.load import load_chat
+    from handlers.chat.engines.transformers.load import dtype_of, load_chat
     from handlers.chat.engines.transformers.memory import choose_residency
     from handlers.chat.recipe import ChatRecipe, ChatSettings
-    from shared.models.device import choose_device, choose_dtype
+    from shared.models.device import choose_device
 
     device = choose_device(settings.device)
-    load_model = partial(load_chat, device=device, dtype=choose_dtype(device, "chat"))
+    load_model = partial(load_chat, device=device, dtype=dtype_of(settings.chat_dtype, device))
     served_as = {QWEN_INSTRUCT.name: settings.chat_instruct_name, QWEN_BASE.name: settings.chat_base_name}
     specs = [
         ModelSpec(served_as[name], partial(load_model, folder, name=name), transcript=name == QWEN_BASE.name, revision=revision_of(folder))

@@ -28,8 +28,8 @@ def custom_models(tiny_models: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def recipe(custom_models: Path, tmp_path: Path) -> Iterator[ChatRecipe]:
-    settings = Settings(
+def settings(custom_models: Path, tmp_path: Path) -> Settings:
+    return Settings(
         models_dir=tmp_path / "models",
         qwen_instruct_model=custom_models,
         chat_instruct_name="heron-chat",
@@ -37,6 +37,10 @@ def recipe(custom_models: Path, tmp_path: Path) -> Iterator[ChatRecipe]:
         chat_resident="one",
         chat_cache_gb=0.001,
     )
+
+
+@pytest.fixture
+def recipe(settings: Settings) -> Iterator[ChatRecipe]:
     recipe = load(settings)
     yield recipe
     recipe.engine.close()
@@ -66,6 +70,16 @@ def test_the_revision_of_a_cache_snapshot_is_reported(recipe: ChatRecipe) -> Non
 def test_a_configured_cache_size_limits_context_length_and_concurrency(recipe: ChatRecipe) -> None:
     assert recipe.engine.max_concurrency == 1
     assert {model.context_length for model in recipe.engine.models.values()} == {511}
+
+
+@pytest.mark.parametrize(("dtype", "context_length"), [("auto", 511), ("float32", 511), ("bfloat16", 1023), ("float16", 1023)])
+def test_half_precision_is_a_setting_and_halves_the_cache(settings: Settings, dtype: str, context_length: int) -> None:
+    recipe = load(settings.model_copy(update={"chat_dtype": dtype}))
+    operator = ChatOperator(models=("heron-chat", "heron-base"))
+    request = ChatRequest.parse({"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}, job_id="j", operator=operator)
+    assert text(generate(recipe, request)).metadata["tokens_generated"] == 8
+    assert recipe.engine.models["heron-chat"].context_length == context_length
+    recipe.engine.close()
 
 
 def test_reported_timings_and_token_counts_are_consistent(chat_recipe: ChatRecipe) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from handlers.chat.engines.transformers.fused_layers import fuse
+from shared.models.device import choose_dtype
 from shared.models.load import load_network, silence
 from shared.models.prefetch import prefetched
 from shared.models.tokenizers import load_tokenizer
@@ -71,6 +72,17 @@ def _constant_rotary_lengths(config: PreTrainedConfig) -> Iterator[int]:
     for rope in (parameters, *parameters.values()):
         if isinstance(rope, dict) and rope.get("rope_type") == "longrope":
             yield int(rope["original_max_position_embeddings"])
+
+
+def dtype_of(setting: Literal["auto", "float32", "bfloat16", "float16"], device: torch.device) -> torch.dtype:
+    """Returns the precision of the models.
+
+    Args:
+        setting: `auto` is float32 on a CPU, in which a completion does not depend on its batch, and bfloat16 on a GPU.
+        device: Where the models go.
+    """
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    return choose_dtype(device, "chat") if setting == "auto" else named[setting]
 
 
 def load_chat(folder: Path, device: torch.device, dtype: torch.dtype, *, name: str = "chat", fused: bool = True) -> ChatModel:

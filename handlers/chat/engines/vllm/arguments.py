@@ -49,8 +49,8 @@ def server_command(settings: Settings, folder: Path, name: str, port: int, share
     Raises:
         SettingsError: CHAT_VLLM_ARGUMENTS is malformed.
     """
-    # The operator's own arguments come first: of repeated ones, the last counts, and the worker relies on those below.
-    command = [str(settings.chat_vllm_python), "-m", _MODULE, *operator_arguments(settings)]
+    # Of repeated arguments the last counts. The operator's own come before those that the worker relies on.
+    command = [str(settings.chat_vllm_python), "-m", _MODULE, "--dtype", settings.chat_dtype, *operator_arguments(settings)]
     command += ["--model", str(folder), "--served-model-name", name, "--host", "127.0.0.1", "--port", str(port)]
     # Nothing that comes with weights is executed, and no pickle is opened.
     command += ["--load-format", "safetensors", "--no-trust-remote-code"]

@@ -125,12 +125,18 @@ def test_the_server_gets_no_secrets(stand_in: StandIn, monkeypatch: pytest.Monke
 def test_what_the_worker_relies_on_comes_after_the_operators_arguments(stand_in: StandIn) -> None:
     settings = stand_in.settings(chat_vllm_arguments="--dtype bfloat16 --enable-log-requests --host 0.0.0.0", chat_cache_gb=2.0)
     command = list(server_command(settings, Path("m"), "mine", 7, shares(settings, {"a": 100, "b": 300})["b"]))
-    assert command[3:8] == ["--dtype", "bfloat16", "--enable-log-requests", "--host", "0.0.0.0"]
-    after = command[8:]
+    assert command[3:10] == ["--dtype", "auto", "--dtype", "bfloat16", "--enable-log-requests", "--host", "0.0.0.0"]
+    after = command[10:]
     assert {"--no-enable-log-requests", "--no-enable-log-outputs", "--no-trust-remote-code"} <= set(after)
     values = {name: after[index + 1] for index, name in enumerate(after[:-1]) if name.startswith("--")}
     assert (values["--host"], values["--load-format"], values["--max-num-seqs"]) == ("127.0.0.1", "safetensors", "4")
     assert (values["--gpu-memory-utilization"], values["--kv-cache-memory-bytes"]) == ("0.675", str(2**30))
+
+
+def test_chat_dtype_is_the_precision_of_vllm(stand_in: StandIn) -> None:
+    command = list(server_command(stand_in.settings(chat_dtype="float16", chat_vllm_arguments=""), Path("m"), "mine", 7, Share(1.0)))
+    assert command[3:5] == ["--dtype", "float16"]
+    assert command.count("--dtype") == 1
 
 
 def test_a_machine_without_vllm_is_told_so_before_the_start(tmp_path: Path) -> None:
