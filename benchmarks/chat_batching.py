@@ -58,21 +58,21 @@ def main() -> None:
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     prepare_environment()
     configure_logging("ERROR")
-    model = load_model(Path(sys.argv[1]))
+    model, reference = (load_model(Path(sys.argv[1]), fused=fused) for fused in (True, False))
     engine = TransformersEngine([ModelSpec("qwen_instruct", lambda: model)])
     samplings: dict[str, dict[str, Any]] = {"greedy": {"temperature": 0}, "temperature 0.7, top_p 0.9": {"seed": 7}}
     for name, sampling in samplings.items():
         for label, lengths in (("8 equal", EQUAL), ("8 mixed", MIXED)):
             requests = [_request(animal, length, **sampling) for animal, length in zip(ANIMALS, lengths, strict=True)]
-            runs = [_measure(model, engine, requests) for _ in range(rounds)]
+            runs = [_measure(reference, engine, requests) for _ in range(rounds)]
             _print(f"{label}, {name}", runs)
     hit = measure_prefix_cache(model, rounds)
     print(f"time to first token of a prompt of {hit.tokens} tokens: {hit.hit:.2f} s with a cached system prompt, {hit.miss:.2f} s without")
 
 
-def load_model(models: Path) -> ChatModel:
-    """Loads the instruct model of a MODELS_DIR onto the CPU."""
-    return load_chat(models / "qwen_instruct", torch.device("cpu"), torch.float32)
+def load_model(models: Path, *, fused: bool = True) -> ChatModel:
+    """Loads the instruct model of a MODELS_DIR onto the CPU, as workers do or with the layers of transformers."""
+    return load_chat(models / "qwen_instruct", torch.device("cpu"), torch.float32, fused=fused)
 
 
 def measure_batching(model: ChatModel, rounds: int, tokens: int = 64) -> tuple[float, float]:
@@ -93,8 +93,10 @@ def measure_batching(model: ChatModel, rounds: int, tokens: int = 64) -> tuple[f
     return statistics.median(one.rates[1] for one, _ in runs), statistics.median(eight.rates[1] for _, eight in runs)
 
 
-def _measure(model: ChatModel, engine: TransformersEngine, requests: Sequence[ChatRequest]) -> tuple[Measurement, Measurement, Measurement]:
-    baseline = _timed(lambda: [generate_one(model, request) for request in requests])
+def _measure(
+    reference: ChatModel, engine: TransformersEngine, requests: Sequence[ChatRequest]
+) -> tuple[Measurement, Measurement, Measurement]:
+    baseline = _timed(lambda: [generate_one(reference, request) for request in requests])
     return baseline, _timed(lambda: _complete_sequentially(engine, requests)), _measure_concurrent(engine, requests)
 
 

@@ -68,7 +68,7 @@ def main() -> None:
     prepare_environment()
     configure_logging("ERROR")
     folder = options.models / _MODEL
-    model = load_chat(folder, torch.device("cpu"), getattr(torch, options.dtype))
+    model, reference = (load_chat(folder, torch.device("cpu"), getattr(torch, options.dtype), fused=fused) for fused in (True, False))
     engine = TransformersEngine([ModelSpec(_MODEL, lambda: model)])
     contenders: dict[str, Contender] = {_BUILT_IN: partial(_run, partial(_complete, engine))}
     with _vllm(options, folder) as vllm:
@@ -78,8 +78,8 @@ def main() -> None:
             contenders[_DIRECT] = partial(_run, partial(_complete_directly, vllm))
         for contender in contenders.values():
             contender(_requests(1, 8))  # warm up
-        for count in _CONVERSATIONS:
-            _compare(model, contenders, _requests(count, options.tokens), options.rounds)
+        for count in options.conversations:
+            _compare(reference, contenders, _requests(count, options.tokens), options.rounds)
     engine.close()
 
 
@@ -88,6 +88,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("models", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--conversations", type=int, nargs="+", default=_CONVERSATIONS)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--vllm", type=Path, default=Path(".vllm-venv/bin/python"), help="vLLM's Python")
     return parser.parse_args()
@@ -103,7 +104,8 @@ def _vllm(options: argparse.Namespace, folder: Path) -> Iterator[OpenAIServerEng
     settings = Settings(
         chat_engine="vllm",
         chat_vllm_python=options.vllm.absolute(),
-        chat_vllm_arguments=f"--dtype {options.dtype} --enforce-eager",
+        chat_dtype=options.dtype,
+        chat_vllm_arguments="--enforce-eager",
         chat_cache_gb=2.0,
         chat_engine_concurrency=max(_CONVERSATIONS),
     )
@@ -170,18 +172,18 @@ def _run_jobs(engine: OpenAIServerEngine, requests: Sequence[ChatRequest]) -> Ru
     return Run(sum(each.tokens_generated for each in metadata), seconds, max(each.time_to_first_token for each in metadata))
 
 
-def _compare(model: ChatModel, contenders: Mapping[str, Contender], requests: Sequence[ChatRequest], rounds: int) -> None:
+def _compare(reference: ChatModel, contenders: Mapping[str, Contender], requests: Sequence[ChatRequest], rounds: int) -> None:
     runs: dict[str, list[Run]] = {"generate, one by one": [], **{name: [] for name in contenders}}
     for _ in range(rounds):
         started = time.perf_counter()
-        tokens = generate_one(model, requests[0])  # its rate does not depend on their number
+        tokens = generate_one(reference, requests[0])  # its rate does not depend on their number
         runs["generate, one by one"].append(Run(tokens, time.perf_counter() - started, 0.0))
         for name, contender in contenders.items():
             runs[name].append(contender(requests))
     print(f"{len(requests)} conversations")
-    reference = runs.get(_DIRECT, runs[_BUILT_IN])
+    compared = runs.get(_DIRECT, runs[_BUILT_IN])
     for name, measured in runs.items():
-        share = statistics.median(run.rate / other.rate for run, other in zip(measured, reference, strict=True))
+        share = statistics.median(run.rate / other.rate for run, other in zip(measured, compared, strict=True))
         rate, first = statistics.median(run.rate for run in measured), statistics.median(run.first for run in measured)
         print(f"  {name:<24}{rate:8.1f} tokens/s   {f'first token {first:5.2f} s' if first else '':<20}   {share:.2f}")
 
