@@ -76,7 +76,8 @@ def test_a_configured_cache_size_limits_context_length_and_concurrency(recipe: C
 def test_half_precision_is_a_setting_and_halves_the_cache(settings: Settings, dtype: str, context_length: int) -> None:
     recipe = load(settings.model_copy(update={"chat_dtype": dtype}))
     operator = ChatOperator(models=("heron-chat", "heron-base"))
-    request = ChatRequest.parse({"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}, job_id="j", operator=operator)
+    raw = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, "min_tokens": 8}
+    request = ChatRequest.parse(raw, job_id="j", operator=operator)
     assert text(generate(recipe, request)).metadata["tokens_generated"] == 8
     assert recipe.engine.models["heron-chat"].context_length == context_length
     recipe.engine.close()
