@@ -28,7 +28,7 @@ def custom_models(tiny_models: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def settings(custom_models: Path, tmp_path: Path) -> Settings:
+def custom_settings(custom_models: Path, tmp_path: Path) -> Settings:
     return Settings(
         models_dir=tmp_path / "models",
         qwen_instruct_model=custom_models,
@@ -40,8 +40,8 @@ def settings(custom_models: Path, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def recipe(settings: Settings) -> Iterator[ChatRecipe]:
-    recipe = load(settings)
+def recipe(custom_settings: Settings) -> Iterator[ChatRecipe]:
+    recipe = load(custom_settings)
     yield recipe
     recipe.engine.close()
 
@@ -73,8 +73,8 @@ def test_a_configured_cache_size_limits_context_length_and_concurrency(recipe: C
 
 
 @pytest.mark.parametrize(("dtype", "context_length"), [("auto", 511), ("float32", 511), ("bfloat16", 1023), ("float16", 1023)])
-def test_half_precision_is_a_setting_and_halves_the_cache(settings: Settings, dtype: str, context_length: int) -> None:
-    recipe = load(settings.model_copy(update={"chat_dtype": dtype}))
+def test_half_precision_is_a_setting_and_halves_the_cache(custom_settings: Settings, dtype: str, context_length: int) -> None:
+    recipe = load(custom_settings.model_copy(update={"chat_dtype": dtype}))
     operator = ChatOperator(models=("heron-chat", "heron-base"))
     raw = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, "min_tokens": 8}
     request = ChatRequest.parse(raw, job_id="j", operator=operator)
