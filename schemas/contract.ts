@@ -1403,6 +1403,10 @@ export interface JsonSchemaFormat {
    */
   strict?: boolean | null;
   /**
+   * Accepted for compatibility. No effect.
+   */
+  description?: string | null;
+  /**
    * A JSON Schema.
    */
   schema: {

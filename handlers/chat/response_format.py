@@ -96,6 +96,7 @@ class JsonSchemaFormat(NestedModel):
 
     name: Annotated[Text | None, Field(repr=False, description="Accepted for compatibility. No effect.")] = None
     strict: Annotated[bool | None, Field(description="Accepted for compatibility. No effect: the completion always conforms.")] = None
+    description: Annotated[Text | None, Field(repr=False, description="Accepted for compatibility. No effect.")] = None
     definition: Annotated[JsonSchema, Field(alias="schema", repr=False, description="A JSON Schema.")]
 
 

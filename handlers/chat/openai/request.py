@@ -73,12 +73,29 @@ OPENAI_REFUSED: Mapping[str, tuple[object, ...]] = {
     "chat_template_kwargs": ({},),
     "documents": ([],),
     "typical_p": (1.0,),
+    "moderation": (),
+    "watermarking": (False,),
+    "thinking_token_budget": (),
+    "include_reasoning": (True,),
+    "logprob_token_ids": (),
+    "logits_processors": ([],),
+    "prompt_embeds": (),
+    "add_special_tokens": (False,),
+    "media_io_kwargs": ({},),
+    "mm_processor_kwargs": ({},),
+    "return_tokens_as_token_ids": (False,),
+    "return_token_ids": (False,),
+    "return_prompt_text": (False,),
+    "repetition_detection": (),
+    "cache_salt": (),
+    "vllm_xargs": ({},),
 }
 """Unsupported parameters, with the values that are accepted because they have no effect."""
 
 OPENAI_IGNORED = frozenset(
     {"user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "add_generation_prompt"}
-    | {"guided_decoding_backend", "spaces_between_special_tokens"}
+    | {"guided_decoding_backend", "spaces_between_special_tokens", "prompt_cache_options", "prompt_cache_retention", "priority"}
+    | {"request_id", "session_id", "stream_interval", "truncation_side"}
 )
 """Parameters that are accepted and ignored, because they never affect the completion."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from handlers.chat.response_format import Constraint
 from handlers.chat.structured.formats import grammar_of
 from handlers.chat.tools.tags import with_tag_tokens
-from shared.errors import GenerationError
+from shared.errors import GenerationError, ModelUnavailable
 from shared.telemetry import logger
 
 _MAX_COMPILED = 32  # grammars that are kept
@@ -80,23 +80,30 @@ class GrammarCompiler:
         """Compiles a constraint, which has been compiled in the sandbox before; returns None for free text.
 
         Raises:
+            ModelUnavailable: The model's tokenizer is of a kind that cannot be constrained.
             ValidationError: The constraint is not supported.
         """
-        if (grammar := grammar_of(constraint)) is None:
+        if constraint is None or (grammar := grammar_of(constraint)) is None:
             return None
         with self._lock:
             matcher = self._matchers.get(grammar)
         if matcher is None:
-            matcher = self._compile(grammar)
+            matcher = self._compile(grammar, constraint.field)
             with self._lock:
                 self._matchers[grammar] = matcher
         return Grammar(matcher.deep_copy())
 
-    def _compile(self, grammar: str) -> Any:
+    def _compile(self, grammar: str, field: str) -> Any:
         # Imported and initialised lazily: it takes a second or two, and most workers never need it.
         from llguidance import LLMatcher
 
-        return LLMatcher(self._initialized_tokenizer(), with_tag_tokens(grammar, self._tokenizer), log_level=0)
+        try:
+            tokenizer = self._initialized_tokenizer()
+        except ValueError as error:  # its decoder is neither byte-level nor has byte fallback
+            logger().warning("tokenizer cannot be constrained", reason=str(error)[:200])
+            name = field.partition(".")[0]
+            raise ModelUnavailable(f"This model's tokenizer cannot follow a schema, choice or pattern. Omit `{name}`.") from None
+        return LLMatcher(tokenizer, with_tag_tokens(grammar, self._tokenizer), log_level=0)
 
     def _initialized_tokenizer(self) -> Any:
         from llguidance.hf import from_tokenizer

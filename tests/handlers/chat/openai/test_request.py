@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming as ChatParameters
+from openai.types.completion_create_params import CompletionCreateParamsStreaming as TextParameters
 
-from handlers.chat.openai.request import OPENAI_REFUSED, OpenAIResponseOptions
+from handlers.chat.openai.request import CHAT_ROUTE, OPENAI_REFUSED, TEXT_ROUTE, OpenAIResponseOptions
 from handlers.chat.request import ChatRequest
 from shared.contract.request import identify
 from shared.errors import ValidationError
@@ -53,14 +55,35 @@ def test_values_without_effect_are_accepted(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("name", OPENAI_REFUSED)
-@pytest.mark.parametrize("value", [2, 0.5, "auto", ["x"], {"x": 1}, True])
+@pytest.mark.parametrize("value", [2, 0.5, "auto", ["x"], {"x": 1}])
 def test_unsupported_parameters_are_rejected(name: str, value: Any) -> None:
     found = problem(ask, **{name: value})
     assert found.field == name
     assert "omitted" in found.allowed
 
 
-@pytest.mark.parametrize("name", ["user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier"])
+@pytest.mark.parametrize("route", [CHAT_ROUTE, TEXT_ROUTE])
+def test_every_parameter_of_openais_client_is_supported_rejected_or_ignored_by_name(route: str) -> None:
+    kind = ChatParameters if route == CHAT_ROUTE else TextParameters
+    for name in kind.__required_keys__ | kind.__optional_keys__:
+        body = (
+            {"model": "qwen_instruct", "messages": [HELLO], name: None}
+            if route == CHAT_ROUTE
+            else {"model": "x", "prompt": "a", name: None}
+        )
+        try:
+            warnings = ChatRequest.parse({"openai_route": route, "openai_input": body}, job_id="r").warnings
+        except ValidationError:
+            warnings = ()
+        assert not any("not a known field" in warning for warning in warnings), name
+
+
+def test_what_openais_client_says_about_a_schema_is_accepted_without_a_warning() -> None:
+    schema = {"name": "bird", "description": "A bird.", "strict": True, "schema": {"type": "object"}}
+    assert ask(response_format={"type": "json_schema", "json_schema": schema}).warnings == ()
+
+
+@pytest.mark.parametrize("name", ["user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "service_tier"])
 def test_parameters_without_influence_are_accepted_without_a_warning(name: str) -> None:
     assert ask(**{name: "x"}).warnings == ()
 

@@ -12,7 +12,9 @@ from jsonschema import Draft202012Validator
 
 from handlers.chat.engines.transformers.engine import TransformersEngine
 from handlers.chat.engines.transformers.load import ChatModel
-from shared.errors import ValidationError
+from shared.errors import ModelUnavailable, ValidationError
+from tests.fuzzing.conversations.models import chat_model
+from tests.fuzzing.conversations.templates import TEMPLATES
 from tests.handlers.chat.engine_fixtures import ask, biased_towards, complete, complete_concurrently, engine_of, load_copy, texts
 
 BIRD: dict[str, Any] = {
@@ -83,3 +85,12 @@ def test_whitespace_between_json_values_is_limited(tiny_models: Path) -> None:
         end = complete(engine, ask(max_tokens=400, response_format=json_schema(BIRD)))
     assert "\n\n" in end.text
     Draft202012Validator(BIRD).validate(json.loads(end.text))
+
+
+def test_a_tokenizer_that_cannot_be_constrained_makes_only_constraints_unavailable() -> None:
+    with engine_of(chat_model("word pieces", TEMPLATES["ChatML"])) as engine:
+        for fields in ({"response_format": {"type": "json_object"}}, {"guided_choice": ["a"]}):
+            (name,) = fields
+            with pytest.raises(ModelUnavailable, match=f"tokenizer cannot follow a schema, choice or pattern. Omit `{name}`"):
+                engine.check(ask(**fields))
+        assert complete(engine, ask(max_tokens=3)).completion_tokens <= 3
