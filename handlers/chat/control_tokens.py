@@ -7,6 +7,10 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from handlers.chat.text_tokenizer import is_control, text_tokenizer
+
+_DIGITS = "".join(map(chr, range(0xE010, 0xE01A)))
+
 
 class ControlTokens:
     """The control tokens of a tokenizer: all of its added tokens, except runs of whitespace.
@@ -18,7 +22,7 @@ class ControlTokens:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._added = {token.content: (token_id, token) for token_id, token in tokenizer.added_tokens_decoder.items()}
-        self.all = frozenset(content for content in self._added if content.strip("\u2581 \t\r\n"))
+        self.all = frozenset(filter(is_control, self._added))
         self.special = frozenset(content for content in self.all if self._added[content][1].special)
 
     def encode(self, rendered: str, restore: Callable[[str], str]) -> list[int]:
@@ -36,20 +40,18 @@ class ControlTokens:
                 ids.append(self._added[part][0])
                 strips = self._added[part][1].rstrip
             elif part:
-                ids += self.encode_as_text(restore(part.lstrip() if strips else part))
+                ids += self.encode_as_text(restore(part.lstrip() if strips else part), starts=not ids)
                 strips = False
         return ids
 
-    def encode_as_text(self, text: str) -> list[int]:
+    def encode_as_text(self, text: str, *, starts: bool = True) -> list[int]:
         """Encodes text without recognising control tokens in it.
 
-        `split_special_tokens` covers the tokens that the tokenizer flags as special. Qwen's `<tool_call>` and others are added tokens
-        without that flag; the text is split after their first character, so that they are not matched.
+        Args:
+            text: The text.
+            starts: Whether the prompt starts with it.
         """
-        plain = [token for token in self.all - self.special if len(token) > 1]
-        pattern = "|".join(f"(?<={re.escape(token[0])})(?={re.escape(token[1:])})" for token in plain)
-        parts = re.split(pattern, text) if pattern else [text]
-        return [token for part in parts for token in self._tokenizer(part, split_special_tokens=True, add_special_tokens=False).input_ids]
+        return text_tokenizer(self._tokenizer, len(self._tokenizer)).encode(text, starts=starts)
 
 
 class TokenMask:
@@ -62,7 +64,7 @@ class TokenMask:
     def __init__(self, tokens: Iterable[str]) -> None:
         self._tokens = sorted(tokens, key=len, reverse=True)
         self._pattern = _any_of(self._tokens)
-        self._nonce = f"{secrets.randbelow(10**12):012}"  # cannot be guessed, so that no message contains a mask
+        self._nonce = _private_digits(secrets.randbelow(10**12))  # cannot be guessed, so that no message contains a mask
         self._masked: list[str] = []
 
     @property
@@ -81,11 +83,11 @@ class TokenMask:
 
     def restore(self, text: str) -> str:
         """Replaces masks by what they stand for."""
-        return re.sub(f"\ue000{self._nonce}(\\d+)\ue001", lambda match: self._masked[int(match[1])], text)
+        return re.sub(f"\ue000{self._nonce}([{_DIGITS}]+)\ue001", lambda match: self._masked[_number(match[1])], text)
 
     def _hide(self, text: str) -> str:
         self._masked.append(text)
-        return f"\ue000{self._nonce}{len(self._masked) - 1}\ue001"
+        return f"\ue000{self._nonce}{_private_digits(len(self._masked) - 1)}\ue001"
 
     def _hide_end(self, text: str) -> str:
         kept = text.rstrip()
@@ -96,6 +98,15 @@ class TokenMask:
         kept = text.lstrip()
         size = max((_overlap(token, kept) for token in self._tokens), default=0)
         return text[: len(text) - len(kept)] + self._hide(kept[:size]) + kept[size:] if size else text
+
+
+def _private_digits(number: int) -> str:
+    """Formats a number in characters for private use: a tokenizer may have digits as added tokens."""
+    return "".join(_DIGITS[int(digit)] for digit in str(number))
+
+
+def _number(digits: str) -> int:
+    return int("".join(str(_DIGITS.index(digit)) for digit in digits))
 
 
 def _overlap(first: str, second: str) -> int:

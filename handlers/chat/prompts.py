@@ -55,18 +55,31 @@ def render_chat_template(tokenizer: Any, messages: Sequence[Message], *, continu
     control = ControlTokens(tokenizer)
     apply = partial(_apply, tokenizer, _Conversation(messages, tools, continues))
     mask = TokenMask(control.all)
-    rendered = apply(mask.mask)
+    masked = apply(mask.mask)
     if not mask.used:
-        ids: list[int] = tokenizer(rendered, add_special_tokens=False).input_ids
+        ids: list[int] = tokenizer(masked, add_special_tokens=False).input_ids
         return ids
     exact = apply(str)
-    if mask.restore(rendered) == exact:
-        return control.encode(rendered, mask.restore)
-    # The template reads tokens such as `</think>`. Those that are flagged special stay masked, and the others are text.
+    if mask.restore(masked) == exact:
+        return control.encode(masked, mask.restore)
+    # The template reads tokens such as `</think>`. Those that are flagged special stay masked. The others are text, except before the first
+    # message that has one and after the last: there they are the template's own, such as the `<think>` with which a completion starts.
     mask = TokenMask(control.special)
     rendered = apply(mask.mask)
     plain = TokenMask(control.all - control.special)
-    return control.encode(plain.mask(rendered), lambda text: mask.restore(plain.restore(text)))
+    start, end = _common_ends(masked, rendered)
+    middle = plain.mask(rendered[start : len(rendered) - end])
+    return control.encode(rendered[:start] + middle + rendered[len(rendered) - end :], lambda text: mask.restore(plain.restore(text)))
+
+
+def _common_ends(one: str, other: str) -> tuple[int, int]:
+    """Returns how many characters two texts have in common at their start, and at their end beyond that."""
+    start = _common_length(one, other)
+    return start, _common_length(one[start:][::-1], other[start:][::-1])
+
+
+def _common_length(one: str, other: str) -> int:
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 @dataclass(frozen=True)

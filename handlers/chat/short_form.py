@@ -44,7 +44,9 @@ EnhancementName = Literal["base", "instruct", "creative", "adult", "conversation
 
 def messages_from_short_form(data: Mapping[str, Any], _: Context) -> list[Message]:
     """Returns the conversation of a request without `messages`."""
-    if data.get("completion_prompt") is not None:
+    if "completion_prompt" not in data:  # it is invalid, and reported itself
+        return [Message(role="user", content="")]
+    if data["completion_prompt"] is not None:
         return [Message(role="user", content=data["completion_prompt"])]
     if "prompt" in data and data["prompt"] is None:
         raise refuse("a list of objects with `role` and `content`, unless `prompt` is given")
