@@ -41,6 +41,7 @@ def measure(models: Path) -> dict[str, Any]:
     from benchmarks.encoding import compare as compare_encoding
     from benchmarks.full_queue import compare as compare_full_queue
     from benchmarks.overhead import measure_overhead
+    from benchmarks.start import measure as measure_start
     from shared.settings import prepare_environment
     from shared.telemetry import configure_logging
 
@@ -57,6 +58,7 @@ def measure(models: Path) -> dict[str, Any]:
         "concurrency": {handler: asdict(measure_concurrency(handler, models, ROUNDS)) for handler in UPLOADING},
         "encoding": {name: asdict(compared) for name, compared in compare_encoding(ROUNDS).items()},
         "full_queue": [asdict(measured) for measured in compare_full_queue()],
+        "start": {handler: asdict(start) for handler, start in measure_start(models, ROUNDS).items()},
         "batching": {"sequential": sequential, "batched": batched},
         "prefix_cache": asdict(measure_prefix_cache(chat, ROUNDS)),
     }
@@ -109,6 +111,10 @@ def _full_queue(results: list[dict[str, Any]]) -> str:
         for row in results
     )
     return _FULL_QUEUE.format(rows="\n".join(rows))
+
+
+def _start(results: dict[str, Any]) -> str:
+    return _START.format(rows="\n".join(f"| `{name}` | {row['wall']:.1f} × | {row['processor']:.1f} × |" for name, row in results.items()))
 
 
 def _batching(results: dict[str, Any]) -> str:
@@ -215,6 +221,17 @@ SDXL's worker in RunPod's SDK on loopback, ten jobs in the queue, the GPU's work
 {rows}
 """
 
+_START = """\
+## From the start of a worker to its first job
+
+With small models and a warm page cache, against `python -c "import torch"` (`python -m benchmarks.start MODELS`). Nine tenths of it are
+imports of libraries; real weights are read at the same time.
+
+| handler | wall-clock time | processor time |
+|---|---|---|
+{rows}
+"""
+
 _BATCHING = """\
 ## What batching gains
 
@@ -254,6 +271,7 @@ _SECTIONS: Mapping[str, Callable[[Any], str]] = {
     "concurrency": _concurrency,
     "encoding": _encoding,
     "full_queue": _full_queue,
+    "start": _start,
     "batching": _batching,
     "prefix_cache": _prefix_cache,
     "setup": _setup,

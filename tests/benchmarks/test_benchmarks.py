@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks import sdxl_speed
+from benchmarks import encoding, full_queue, sdxl_speed, start
 
 
 @pytest.mark.slow
@@ -17,3 +18,31 @@ def test_sdxl_speed_compares_this_worker_with_diffusers(tiny_models: Path, capsy
     implementations = [line.partition(", ")[2].split("  ")[0].strip() for line in lines]
     assert implementations == ["this worker", "diffusers"] * 2
     assert all("s per image" in line and "% of the rate" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_encoding_compares_files_of_the_same_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert encoding.main(["--rounds", "1", "--side", "128", "--frames", "5"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["png", "mp4_quality_23", "mp4_quality_18"]
+    assert found["png"]["psnr"] == 0.0
+    assert found["png"]["size"] < 1.15
+    assert found["mp4_quality_18"]["psnr"] > found["mp4_quality_23"]["psnr"] > -2.0
+
+
+@pytest.mark.slow
+def test_full_queue_runs_its_jobs_in_the_sdk(capsys: pytest.CaptureFixture[str]) -> None:
+    assert full_queue.main(["--jobs", "3", "--seconds", "0.3", "--concurrency", "0"]) == 0
+    (measured,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (measured["seconds"], measured["concurrency"]) == (0.3, 0)
+    assert 0 < measured["share"] <= 1
+    assert measured["around"] > 0
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+def test_start_is_measured_in_multiples_of_the_import_of_torch(tiny_models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert start.main([str(tiny_models), "--rounds", "1", "--handlers", "chat"]) == 0
+    (measured,) = json.loads(capsys.readouterr().out).values()
+    assert measured["wall"] > 1
+    assert measured["processor"] > 1
