@@ -54,6 +54,10 @@ export interface SdxlRequest {
    */
   callback_url?: string | null;
   /**
+   * The caller's position in a trace (W3C Trace Context), for callbacks and the log. A malformed one is ignored.
+   */
+  traceparent?: string | null;
+  /**
    * Whether weights such as `(red:1.3)` and `[red]` are parsed in the prompts. Default: false.
    */
   compel_enabled?: boolean | null;
@@ -722,6 +726,10 @@ export interface WanRequest {
    */
   callback_url?: string | null;
   /**
+   * The caller's position in a trace (W3C Trace Context), for callbacks and the log. A malformed one is ignored.
+   */
+  traceparent?: string | null;
+  /**
    * What the clip shows.
    */
   prompt: string;
@@ -1164,6 +1172,10 @@ export interface ChatRequest {
    * The URL of this job's callback, instead of the configured one.
    */
   callback_url?: string | null;
+  /**
+   * The caller's position in a trace (W3C Trace Context), for callbacks and the log. A malformed one is ignored.
+   */
+  traceparent?: string | null;
   /**
    * The short form: the prompt to enhance or the message to answer.
    */

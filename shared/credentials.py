@@ -47,6 +47,10 @@ class Configured(Protocol):
     def job_callback_secret_previous(self) -> SecretStr | None: ...  # noqa: D102
     @property
     def chat_engine_url(self) -> str | None: ...  # noqa: D102
+    @property
+    def otel_exporter_otlp_endpoint(self) -> str | None: ...  # noqa: D102
+    @property
+    def otel_exporter_otlp_traces_endpoint(self) -> str | None: ...  # noqa: D102
 
 
 def find_problems(settings: Configured) -> list[str]:
@@ -61,6 +65,10 @@ def find_problems(settings: Configured) -> list[str]:
         "JOB_CALLBACK_SECRET": settings.job_callback_secret and secret_problem(settings.job_callback_secret),
         "JOB_CALLBACK_SECRET_PREVIOUS": settings.job_callback_secret_previous and secret_problem(settings.job_callback_secret_previous),
         "CHAT_ENGINE_URL": settings.chat_engine_url and url_problem(settings.chat_engine_url),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": settings.otel_exporter_otlp_endpoint and server_url_problem(settings.otel_exporter_otlp_endpoint),
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": (
+            settings.otel_exporter_otlp_traces_endpoint and url_problem(settings.otel_exporter_otlp_traces_endpoint)
+        ),
     }
     return [f"{name} {problem}." for name, problem in found.items() if problem]
 

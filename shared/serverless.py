@@ -40,6 +40,7 @@ from shared.self_check import self_check, startup_problems
 from shared.settings import Settings, SettingsError, on_runpod, prepare_environment, read_settings
 from shared.storage import open_storage
 from shared.telemetry import StartTimeline, configure_logging, logger
+from shared.tracing import open_tracer
 from shared.webhooks import Webhook
 from shared.weights.errors import WeightsError
 
@@ -170,6 +171,7 @@ def _start_worker(handler: Handler[RequestT], settings: Settings, timeline: Star
         concurrency=concurrency,
         types_of=handler.types_of_job,
         max_bytes_of=handler.max_bytes_of,
+        tracer=open_tracer(settings, f"{handler.name}-worker"),
     )
 
 

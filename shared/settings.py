@@ -12,6 +12,7 @@ from pydantic_settings import NoDecode
 
 from shared.credentials import find_problems
 from shared.storage_settings import Seconds, StorageSettings, Url, missing_storage_variables
+from shared.tracing_settings import TracingSettings
 
 _VOLUME = Path("/runpod-volume")
 
@@ -33,7 +34,7 @@ Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,127}$")]
 
 
-class Settings(StorageSettings):
+class Settings(TracingSettings, StorageSettings):
     """The operator's settings. Every field is an environment variable, stripped of white space; an empty variable counts as unset.
 
     Keys are masked in every representation, and URLs are omitted, because they may contain a token or a password.

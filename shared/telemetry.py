@@ -13,8 +13,8 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -105,9 +105,9 @@ def logger() -> structlog.stdlib.BoundLogger:
 
 
 @contextmanager
-def job_context(job_id: str) -> Iterator[None]:
-    """Binds the job's id to every line of this task, and of threads that copy its context."""
-    with bound_contextvars(job_id=job_id):
+def job_context(job_id: str, trace_id: str | None = None) -> Iterator[None]:
+    """Binds the job's id, and its trace's if it has one, to every line of this task, and of threads that copy its context."""
+    with bound_contextvars(job_id=job_id, **({} if trace_id is None else {"trace_id": trace_id})):
         yield
 
 
@@ -153,9 +153,11 @@ class StepTimer:
 
     Args:
         steps: Steps that are always reported, in this order.
+        record: Records the block of a step elsewhere, too, by its name.
     """
 
-    def __init__(self, steps: Iterable[str] = ()) -> None:
+    def __init__(self, steps: Iterable[str] = (), record: Callable[[str], AbstractContextManager[object]] = nullcontext) -> None:
+        self._record = record
         self._lock = threading.Lock()
         self._seconds = dict.fromkeys(steps, 0.0)
         self._started = time.perf_counter()
@@ -166,7 +168,8 @@ class StepTimer:
         start = time.perf_counter()
         outcome = "failed"
         try:
-            yield
+            with self._record(name):
+                yield
             outcome = "done"
         finally:
             seconds = time.perf_counter() - start

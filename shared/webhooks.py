@@ -34,6 +34,7 @@ from shared.network import (
     retrying,
 )
 from shared.settings import Settings, SettingsError
+from shared.trace_context import TraceContext
 
 WEBHOOK_ID = r"^[A-Za-z0-9_-]{1,256}$"
 """The pattern of a `webhook-id`."""
@@ -175,7 +176,16 @@ class Webhook:
             return False
         return url.scheme == "https" or (url.scheme == "http" and is_loopback(host))
 
-    def send(self, url: str, body: bytes, *, webhook_id: str, attempts: int | None = None, seconds: float = math.inf) -> WebhookResult:
+    def send(
+        self,
+        url: str,
+        body: bytes,
+        *,
+        webhook_id: str,
+        attempts: int | None = None,
+        seconds: float = math.inf,
+        trace: TraceContext | None = None,
+    ) -> WebhookResult:
         """Sends a callback until it is accepted, permanently rejected, or `CALLBACK_DEADLINE` has passed.
 
         Network errors and the statuses of `WEBHOOK_RETRIES` are retried with exponential backoff and jitter, or after `Retry-After` if that
@@ -188,6 +198,7 @@ class Webhook:
             webhook_id: The key for deduplication, `[A-Za-z0-9_-]`: the same for the same event of the same job.
             attempts: Maximum number of attempts; by default as many as `CALLBACK_DEADLINE` allows.
             seconds: A shorter time limit than `CALLBACK_DEADLINE`.
+            trace: Sent as `traceparent`.
 
         Raises:
             ValueError: The id has other characters, or the URL is not one that `target` returns.
@@ -202,16 +213,17 @@ class Webhook:
             for attempt in retrying(deadline, WEBHOOK_RETRIES, attempts=attempts):
                 with attempt:
                     made = attempt.num
-                    status = self._post(httpx.URL(url), body, webhook_id, deadline.within(_ATTEMPT_SECONDS))
+                    headers = self._headers(httpx.URL(url), body, webhook_id) | _trace_headers(trace)
+                    status = self._post(httpx.URL(url), body, headers, deadline.within(_ATTEMPT_SECONDS))
         except RequestFailed as error:
             return WebhookResult(False, made, error.status, str(error))
         return WebhookResult(True, made, status)
 
-    def _post(self, url: httpx.URL, body: bytes, webhook_id: str, deadline: Deadline) -> int:
+    def _post(self, url: httpx.URL, body: bytes, headers: Mapping[str, str], deadline: Deadline) -> int:
         try:
             with (
                 guarded_client(deadline, allow_private=self._allow_private, verify=self._tls) as client,
-                client.stream("POST", url, content=body, headers=self._headers(url, body, webhook_id)) as response,
+                client.stream("POST", url, content=body, headers=headers) as response,
             ):
                 # Only the status counts: the body is not read, so a slow one does not delay acceptance.
                 status = response.status_code
@@ -239,6 +251,10 @@ class Webhook:
 
     def _allow_private(self, host: str, port: int) -> bool:
         return is_loopback(host) or any(own is not None and (host, port) == own[1:] for own in self._own)
+
+
+def _trace_headers(trace: TraceContext | None) -> dict[str, str]:
+    return {} if trace is None else {"traceparent": trace.traceparent}
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 from pydantic import ValidationError as PydanticError
 
 from shared.contract.callback_hosts import LOOPBACK_HOSTS, allows_callback
@@ -20,6 +20,7 @@ from shared.contract.limits import ensure_lists_bounded
 from shared.contract.problems import independent_errors, to_problems, validation_error
 from shared.contract.references import Reference
 from shared.contract.rejections import refuse
+from shared.trace_context import TraceContext, parse_traceparent
 
 __all__ = ["Identity", "Operator", "Request", "identify"]
 
@@ -39,6 +40,13 @@ def _ensure_callback(url: str, info: ValidationInfo) -> str:
     if not (scheme_is_fine and is_plain and allows_callback(host, port, Context.of(info).operator.callback_hosts)):
         raise refuse(_CALLBACK_ALLOWED)
     return url
+
+
+def _ignore_malformed_traceparent(value: object, info: ValidationInfo) -> object:
+    if not isinstance(value, str) or parse_traceparent(value) is not None:
+        return value
+    Context.of(info).warnings.add_ignored("traceparent", "it is not one of W3C Trace Context")
+    return None
 
 
 id_location = FieldLocation("id", aliases=("job_id",), sections=("top",), must_agree=True)
@@ -84,6 +92,12 @@ class Request(BaseModel):
         CallbackUrl | None,
         FieldLocation("callback_url", sections=("top",)),
         Field(description="The URL of this job's callback, instead of the configured one."),
+    ] = None
+    traceparent: Annotated[
+        Text | None,
+        BeforeValidator(_ignore_malformed_traceparent),
+        FieldLocation("traceparent", sections=("top",)),
+        Field(description="The caller's position in a trace (W3C Trace Context), for callbacks and the log. A malformed one is ignored."),
     ] = None
     warnings: tuple[str, ...] = ()
 
@@ -134,6 +148,7 @@ class Identity:
     """The owner of a job and the target of its callback, known even if the request is invalid.
 
     Attributes:
+        trace: The caller's position in a trace; while the job runs, its own.
         runpod_id: RunPod's id of the job. Repeated deliveries have the same id; a new attempt of the same `job_id` has another.
     """
 
@@ -142,6 +157,7 @@ class Identity:
     job_type: str | None
     callback_url: str | None = field(repr=False)
     runpod_id: str = ""
+    trace: TraceContext | None = None
 
 
 def _identity_values(raw: Mapping[object, Any]) -> dict[str, Any]:
@@ -168,4 +184,5 @@ def identify(raw: object, *, job_id: str, operator: Operator = DEFAULT_OPERATOR)
     except PydanticError as error:
         invalid = {detail["loc"][0] for detail in error.errors(include_url=False, include_input=False)}
         values = {name: value for name, value in values.items() if name not in invalid}
-    return Identity(values.get("job_id", job_id), values.get("user_id"), values.get("type"), values.get("callback_url"), job_id)
+    trace = parse_traceparent(values.get("traceparent", ""))
+    return Identity(values.get("job_id", job_id), values.get("user_id"), values.get("type"), values.get("callback_url"), job_id, trace)

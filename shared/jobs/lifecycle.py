@@ -33,6 +33,7 @@ from shared.jobs.recipe import JobRun, Output, Recipe, Summary
 from shared.media.images import PixelBudget
 from shared.storage.protocol import Storage
 from shared.telemetry import StepTimer, job_context, log_error, logger
+from shared.tracing import Tracer
 
 STEPS = ("validate", "fetch", "generate", "encode", "upload")
 RequestT = TypeVar("RequestT", bound=Request)
@@ -63,6 +64,7 @@ class Worker(Generic[RequestT]):
         concurrency: Maximum number of jobs in flight.
         types_of: Returns the MIME types of the files that a job stores.
         max_bytes_of: Returns an upper bound of their bytes together; 0 if there is none.
+        tracer: Starts the traces of jobs.
     """
 
     id: str
@@ -77,6 +79,7 @@ class Worker(Generic[RequestT]):
     concurrency: int = 1
     types_of: Callable[[RequestT], Collection[str]] = lambda _request: ()
     max_bytes_of: Callable[[RequestT], int] = lambda _request: 0
+    tracer: Tracer = field(default_factory=Tracer)
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,10 @@ async def run_job(job: Job, worker: Worker[RequestT], run: JobRun) -> Outcome:
         run: The job's cancellation token and progress. Cancelling the task that runs this stops the work within one step; `Stopped` is
             returned once the work has ended.
     """
-    timer = StepTimer(STEPS)
     identity = identify(job.input, job_id=job.id, operator=worker.operator)
-    with job_context(identity.job_id):
+    trace = worker.tracer.start(identity.trace, _trace_attributes(identity, worker))
+    identity, timer = replace(identity, trace=trace.context), StepTimer(STEPS, trace.stage)
+    with job_context(identity.job_id, identity.trace.trace_id if identity.trace is not None else None):
         outcome: Outcome
         try:
             work = _complete(job, identity, worker, run, timer)
@@ -128,7 +132,9 @@ async def run_job(job: Job, worker: Worker[RequestT], run: JobRun) -> Outcome:
         except Exception as error:  # noqa: BLE001 - any error must be answered, and must not end the worker
             outcome = _failed(identity, worker, error, timer, run.warnings)
         best_effort = isinstance(outcome, Stopped) or run.cancel.remaining == 0.0
-        delivered = await worker.callbacks.dispatch(outcome.payload, identity, best_effort=best_effort)
+        with trace.stage("callback"):
+            delivered = await worker.callbacks.dispatch(outcome.payload, identity, best_effort=best_effort)
+        trace.end(type(outcome).__name__.lower(), outcome.payload.metadata.error_code if not isinstance(outcome, Completed) else None)
         logger().info("job ended", outcome=type(outcome).__name__.lower(), ms=round(timer.total * 1000, 1))
         return replace(outcome, callback_pending=not delivered)
 
@@ -198,6 +204,12 @@ async def _generate(
         summary = await worker.gpu.run(generate, run.cancel)
         assets = [await await_or_cancel(future, run.cancel) for future in storing]
     return summary, assets
+
+
+def _trace_attributes(identity: Identity, worker: Worker[RequestT]) -> dict[str, str]:
+    """Returns what a trace says of a job: ids and its type."""
+    known = {"job.id": identity.job_id, "job.type": identity.job_type, "runpod.job_id": identity.runpod_id, "worker.id": worker.id}
+    return {name: value for name, value in known.items() if value}
 
 
 def _raise_first_failure(storing: list[Future[Asset]]) -> None:

@@ -170,7 +170,7 @@ class CallbackDispatcher:
         if url is None:
             return True
         event = webhook_id(identity, payload.status)
-        result = self._webhook.send(url, to_json(payload), webhook_id=event, attempts=attempts, seconds=seconds)
+        result = self._webhook.send(url, to_json(payload), webhook_id=event, attempts=attempts, seconds=seconds, trace=identity.trace)
         log = logger().info if result.delivered else logger().warning
         log("callback", delivered=result.delivered, attempts=result.attempts, http_status=result.status, reason=result.reason)
         return result.delivered

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from shared.jobs.delivery.outbox_files import EntryRejected, check_size, open_directory, private_copy, read_bounded, sha256_of
 from shared.jobs.delivery.outbox_keys import EntryKeys
 from shared.storage.protocol import checked_key
+from shared.trace_context import TraceContext, parse_traceparent
 from shared.webhooks import WEBHOOK_ID
 
 MANIFEST = "entry.json"
@@ -49,6 +50,7 @@ class OutboxEntry(BaseModel):
         calls_back: Whether the payload is sent as a callback. If not, the entry only stores files.
         webhook_id: The idempotency key by which receivers recognize a repetition.
         callback_url: The URL that the request named, if any.
+        traceparent: The position of the job in its trace, if it has one.
         payload: The body, byte for byte.
         files: The files to store before the payload is sent.
         stored: The SHA-256 of each object that the job has stored already, by key.
@@ -63,9 +65,15 @@ class OutboxEntry(BaseModel):
     calls_back: bool
     webhook_id: Annotated[str, Field(pattern=WEBHOOK_ID)]
     callback_url: Annotated[str | None, Field(repr=False)]
+    traceparent: str | None = None
     payload: Annotated[str, Field(repr=False)]
     files: tuple[OutboxFile, ...] = ()
     stored: dict[str, str] = {}
+
+    @property
+    def trace(self) -> TraceContext | None:
+        """The position of the job in its trace."""
+        return None if self.traceparent is None else parse_traceparent(self.traceparent)
 
 
 class OpenEntry:

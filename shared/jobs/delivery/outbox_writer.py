@@ -97,6 +97,7 @@ class OutboxWriter:
             calls_back=calls_back,
             webhook_id=webhook_id,
             callback_url=identity.callback_url,
+            traceparent=identity.trace.traceparent if identity.trace is not None else None,
             payload=to_json(payload).decode(),
             files=self.files,
             stored=dict(stored),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,7 +97,7 @@ class Redelivery:
     def _deliver(self, folder: Path) -> bool | None:
         """Delivers an entry. Returns whether it is done with, None if it was set aside."""
         try:
-            with self._outbox.open(folder) as entry, job_context(entry.manifest.job_id):
+            with self._outbox.open(folder) as entry, _context_of(entry.manifest):
                 entry.check_files()
                 superseded = self._is_superseded(entry.manifest)
                 done = superseded is True or (superseded is False and self._store(entry) and self._send(entry.manifest))
@@ -144,7 +145,11 @@ class Redelivery:
         url = self._webhook.target(entry.callback_url) if entry.calls_back else None
         if url is None:
             return True
-        return self._webhook.send(url, self._payload_of(entry), webhook_id=entry.webhook_id).delivered
+        return self._webhook.send(url, self._payload_of(entry), webhook_id=entry.webhook_id, trace=entry.trace).delivered
+
+
+def _context_of(entry: OutboxEntry) -> AbstractContextManager[None]:
+    return job_context(entry.job_id, entry.trace.trace_id if entry.trace is not None else None)
 
 
 def _isolated(work: Callable[[], T]) -> list[T]:

@@ -29,6 +29,7 @@ INVALID: Mapping[str, Sequence[Any]] = {
     "id": ("", "a b", "a/b", "../x", "x" * 129, 5, True),
     "user_id": ("", "a b", "a/b", "../x", "x" * 129, 5),
     "callback_url": ("http://elsewhere.example/x", "https://elsewhere.example/x", "file:///etc/passwd", 5, ""),
+    "traceparent": (5, True, ["a"], {}),
     "type": ("talk", "CHAT", "", 5, True, ["chat"]),
     "prompt": ("", *NOT_TEXT),
     "system_prompt": NOT_TEXT,
