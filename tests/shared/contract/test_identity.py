@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
 
-from shared.contract.request import Operator, identify
+from shared.contract.request import Identity, Operator, identify
 from tests.shared.contract.requests import problem, problems, sdxl, wan
 
 ALLOWING = Operator(callback_hosts=frozenset({"hooks.example.com", "ports.example.com:8443", "127.0.0.1"}))
@@ -87,14 +86,14 @@ def test_without_allowed_hosts_every_callback_url_is_rejected() -> None:
 
 def test_identity_of_a_valid_request() -> None:
     raw = {"id": "j", "user_id": "u", "job_type": "video_fast", "callback_url": "https://hooks.example.com/x"}
-    assert dataclasses.astuple(identify(raw, job_id="r", operator=ALLOWING)) == ("j", "u", "video_fast", "https://hooks.example.com/x", "r")
+    assert identify(raw, job_id="r", operator=ALLOWING) == Identity("j", "u", "video_fast", "https://hooks.example.com/x", "r")
 
 
 def test_identity_of_an_invalid_request_has_its_valid_fields() -> None:
     raw = {"id": "../x", "user_id": "u", "type": ["x"], "callback_url": "https://elsewhere.example.com/", "config": 5}
-    assert dataclasses.astuple(identify(raw, job_id="r", operator=ALLOWING)) == ("r", "u", None, None, "r")
+    assert identify(raw, job_id="r", operator=ALLOWING) == Identity("r", "u", None, None, "r")
 
 
 @pytest.mark.parametrize("raw", [None, [], "x", 5, {}, {5: 6}, {"id": {"id": {}}}, {"id": "\ud800", "user_id": "\x00", "type": "a b"}])
 def test_identify_never_raises(raw: Any) -> None:
-    assert dataclasses.astuple(identify(raw, job_id="r")) == ("r", None, None, None, "r")
+    assert identify(raw, job_id="r") == Identity("r", None, None, None, "r")
