@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.contract.schemas import ENDPOINTS, Endpoint
@@ -40,6 +40,7 @@ def messages_about(endpoint: Endpoint, raw: Any) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
+@settings(deadline=None)  # a busy machine would exceed any
 @given(data=st.data())
 def test_any_input_is_parsed_or_rejected_with_a_message(endpoint: Endpoint, data: st.DataObject) -> None:
     messages = messages_about(endpoint, data.draw(inputs(endpoint)))
@@ -47,6 +48,7 @@ def test_any_input_is_parsed_or_rejected_with_a_message(endpoint: Endpoint, data
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
+@settings(deadline=None)  # a busy machine would exceed any
 @given(data=st.data())
 def test_any_input_has_an_identity(endpoint: Endpoint, data: st.DataObject) -> None:
     identity = identify(data.draw(inputs(endpoint)), job_id="r")
