@@ -44,7 +44,8 @@ serve: models  ## Serve all three handlers behind RunPod's API on this machine (
 playground: models  ## The same, and open the page that shows every parameter at work (PORT=8000)
 	$(PYTHON) -m playground.gateway $(MODELS) --open $(if $(PORT),--port $(PORT))
 
-pictures: models  ## Take the screenshots of docs/playground.md again, with chromium
+pictures: models  ## Make the pictures of the handlers' pages again, and the screenshots of docs/playground.md, with chromium
+	$(PYTHON) -m playground.pictures $(MODELS)
 	SCREENSHOTS=$(CURDIR)/docs/images $(PYTHON) -m pytest -q tests/playground/page
 
 test: setup  ## Run the everyday tests

@@ -1,0 +1,1 @@
+"""Pictures of what each parameter does, for the handlers' pages."""
