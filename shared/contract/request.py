@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic import ValidationError as PydanticError
 
 from shared.contract.callback_hosts import LOOPBACK_HOSTS, allows_callback
@@ -42,8 +42,8 @@ def _ensure_callback(url: str, info: ValidationInfo) -> str:
     return url
 
 
-def _ignore_malformed_traceparent(value: object, info: ValidationInfo) -> object:
-    if not isinstance(value, str) or parse_traceparent(value) is not None:
+def _ignore_malformed_traceparent(value: str | None, info: ValidationInfo) -> str | None:
+    if value is None or parse_traceparent(value) is not None:
         return value
     Context.of(info).warnings.add_ignored("traceparent", "it is not one of W3C Trace Context")
     return None
@@ -95,7 +95,7 @@ class Request(BaseModel):
     ] = None
     traceparent: Annotated[
         Text | None,
-        BeforeValidator(_ignore_malformed_traceparent),
+        AfterValidator(_ignore_malformed_traceparent),
         FieldLocation("traceparent", sections=("top",)),
         Field(description="The caller's position in a trace (W3C Trace Context), for callbacks and the log. A malformed one is ignored."),
     ] = None

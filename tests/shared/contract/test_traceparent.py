@@ -55,7 +55,7 @@ def test_a_malformed_traceparent_is_ignored_with_a_warning(malformed: str) -> No
     assert identify({"id": "j", "traceparent": malformed}, job_id="r").trace is None
 
 
-@pytest.mark.parametrize("wrong", [5, True, ["a"], {}])
+@pytest.mark.parametrize("wrong", [5, True, ["a"], {}, f"{TRACEPARENT}\x00", "\ud800"])
 def test_a_traceparent_that_is_no_text_is_rejected(wrong: Any) -> None:
     assert problem(sdxl, traceparent=wrong).field == "traceparent"
     assert identify({"id": "j", "traceparent": wrong}, job_id="r").trace is None
