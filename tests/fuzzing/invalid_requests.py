@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -173,7 +174,7 @@ def _out_of_range(node: Schema) -> Iterator[float]:
 def _invalid_texts(node: Schema) -> Iterator[str]:
     yield from (CANARY + "\0", CANARY + "\ud800", "\udfff" + CANARY)
     if "pattern" in node:
-        yield from (f"../{CANARY}", "", "a\n", "ä")
+        yield from (text for text in (f"../{CANARY}", "", "a\n", "ä") if not re.fullmatch(node["pattern"], text))
     if node.get("format") == "uri":
         yield from (f"https://{HOOKS}:x/{CANARY}", f"https://{HOOKS}@169.254.169.254/", f"file:///{CANARY}", f"http://{HOOKS}/", CANARY)
     if node.get("minLength"):
