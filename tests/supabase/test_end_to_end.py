@@ -40,21 +40,23 @@ def start_long_job(stack: Stack, user: User) -> tuple[str, str]:
     return job_id, run
 
 
-def test_an_enhanced_batch_a_clip_with_a_first_frame_and_a_chat_arrive(stack: Stack, user: User) -> None:
+def test_an_enhanced_batch_a_clip_with_a_first_frame_a_still_and_texts_arrive(stack: Stack, user: User) -> None:
     # A tiny model enhances by writing words at random.
     stack.project.database.execute("update tiers set allows_adult_content = true")
     frame = io.BytesIO()
     Image.new("RGB", (80, 60), (200, 40, 40)).save(frame, "png")
     first_frame = user.upload("frame.png", frame.getvalue(), "image/png")
-    small_clip = {"format": "video", "prompt": "it takes off", "duration": 0.25, "config": {"width": 64, "height": 64, "steps": 2}}
+    small = {"prompt": "it takes off", "config": {"width": 64, "height": 64, "steps": 2}}
     jobs = [
         stack.queue(user, SMALL_IMAGE | {"enhance": "instruct", "quantity": 3}),
-        stack.queue(user, small_clip | {"first_frame": first_frame}),
+        stack.queue(user, small | {"format": "video", "duration": 0.25, "first_frame": first_frame}),
+        stack.queue(user, small | {"format": "image", "model": "wan"}),
         stack.queue(user, {"format": "text", "messages": [{"role": "user", "content": "Name a bird."}], "max_tokens": 8}),
+        stack.queue(user, {"format": "text", "prompt": "a heron", "enhance": "base"}),
     ]
     for job_id in jobs:
         stack.wait_for_status(job_id, "completed")
-    batch, clip, chat = (user.call("job-status", {"job_id": job_id}).json() for job_id in jobs)
+    batch, clip, still, chat, enhanced = (user.call("job-status", {"job_id": job_id}).json() for job_id in jobs)
     assert batch["enhanced_prompt"] not in (None, SMALL_IMAGE["prompt"])
     sent = stack.input(*stack.runs(batch["job_id"]))
     assert sent["prompt"] == batch["enhanced_prompt"]
@@ -62,8 +64,9 @@ def test_an_enhanced_batch_a_clip_with_a_first_frame_and_a_chat_arrive(stack: St
     assert [asset["generation_seed"] for asset in batch["assets"]] == [seed, seed + 1, seed + 2]
     assert [(asset["width"], asset["height"], asset["mime_type"]) for asset in batch["assets"]] == [(64, 64, "image/png")] * 3
     assert clip["assets"][0]["duration_seconds"] == pytest.approx(5 / 16, abs=0.001)
-    assert chat["assets"][0]["content"] is not None
-    for asset in batch["assets"] + clip["assets"]:
+    assert [(asset["width"], asset["height"], asset["mime_type"]) for asset in still["assets"]] == [(64, 64, "image/png")]
+    assert all(job["assets"][0]["content"] is not None for job in (chat, enhanced))
+    for asset in batch["assets"] + clip["assets"] + still["assets"]:
         assert len(stack.project.workspace.objects[asset["temp_storage_path"]].content) == asset["file_size_bytes"]
         assert asset["url"].startswith(stack.project.url)
         assert asset["thumbnail_url"] is not None
