@@ -38,6 +38,10 @@ const scenarios = {
     const prepareStep = ({ stepNumber }) => ({ toolChoice: stepNumber === 0 ? "required" : "none" });
     const answer = await generateText({ ...fixed, tools: { look }, prepareStep, stopWhen: isStepCount(2), maxOutputTokens: 400 });
     const [call] = answer.steps[0].toolCalls;
+    const stream = streamText({ ...fixed, tools: { look }, toolChoice: "required" });
+    for await (const _ of stream.textStream);
+    const [streamed] = await stream.toolCalls;
+    if (JSON.stringify(streamed.input) !== JSON.stringify(call.input)) throw new Error("the stream has another call");
     return { name: call.toolName, arguments: call.input, followed: answer.finishReason };
   },
   async error() {

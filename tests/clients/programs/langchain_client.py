@@ -56,7 +56,10 @@ def structured(url: str) -> dict[str, Any]:
 
 
 def tools(url: str) -> dict[str, Any]:
-    answer = model(url).bind_tools([LOOK], tool_choice="required", strict=True).invoke(MESSAGES)
+    caller = model(url).bind_tools([LOOK], tool_choice="required", strict=True)
+    answer = caller.invoke(MESSAGES)
+    first, *rest = caller.stream(MESSAGES)
+    assert [call["args"] for call in sum(rest, first).tool_calls] == [call["args"] for call in answer.tool_calls]
     results = [ToolMessage(LOOK.invoke(call["args"]), tool_call_id=call["id"]) for call in answer.tool_calls]
     followed = model(url, max_tokens=20).bind_tools([LOOK]).invoke([*MESSAGES, answer, *results])
     (call, *_) = answer.tool_calls

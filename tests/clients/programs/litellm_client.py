@@ -47,6 +47,10 @@ def structured(url: str) -> dict[str, Any]:
 
 def tools(url: str) -> dict[str, Any]:
     message = ask(url, tools=TOOLS, tool_choice="required").choices[0].message
+    chunks = list(ask(url, tools=TOOLS, tool_choice="required", stream=True))
+    streamed: Any = litellm.stream_chunk_builder(chunks, messages=MESSAGES)
+    first, *_ = streamed.choices[0].message.tool_calls
+    assert first.function.arguments == message.tool_calls[0].function.arguments
     results = [{"role": "tool", "tool_call_id": each.id, "name": each.function.name, "content": "a heron"} for each in message.tool_calls]
     followed = ask(url, tools=TOOLS, messages=[*MESSAGES, message, *results], max_tokens=20)
     function = message.tool_calls[0].function

@@ -30,6 +30,9 @@ const scenarios = {
   async tools() {
     const tools = [zodFunction(look)];
     const { message } = (await client.chat.completions.parse({ ...fixed, tools, tool_choice: "required" })).choices[0];
+    const stream = client.chat.completions.stream({ ...fixed, tools, tool_choice: "required" });
+    const streamed = (await stream.finalChatCompletion()).choices[0].message.tool_calls[0].function;
+    if (streamed.arguments !== message.tool_calls[0].function.arguments) throw new Error("the stream has another call");
     const results = message.tool_calls.map((call) => ({ role: "tool", tool_call_id: call.id, content: "a heron" }));
     const followed = await client.chat.completions.create({ ...fixed, messages: [...messages, message, ...results], tools, max_tokens: 20 });
     const call = message.tool_calls[0].function;
