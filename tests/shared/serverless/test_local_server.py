@@ -64,3 +64,11 @@ def test_the_local_server_streams_deltas_and_the_payload(server: httpx.Client) -
 def test_a_failed_stream_of_the_local_server_ends_with_its_error(server: httpx.Client) -> None:
     (payload,) = stream(server, REQUEST | {"temperature": 9})
     assert (payload["status"], payload["metadata"]["error_code"]) == ("failed", "VALIDATION_ERROR")
+
+
+@pytest.mark.parametrize(("temperature", "end"), [(0, "data: [DONE]\n\n"), (9, '"param":"temperature","code":"validation_error"}}\n\n')])
+def test_the_local_server_streams_openais_form_to_its_end_or_its_error(server: httpx.Client, temperature: float, end: str) -> None:
+    body = REQUEST | {"model": "qwen_instruct", "temperature": temperature}
+    text = "".join(stream(server, {"openai_route": "/v1/chat/completions", "openai_input": body}))
+    assert text.startswith("data: {")
+    assert text.endswith(end)
