@@ -46,12 +46,6 @@ def messages(text: str) -> list[Any]:
     return [{"role": "user", "content": text}]
 
 
-def test_the_official_client_runs_a_job(client: runpod.Endpoint) -> None:
-    output = client.run_sync({"input": paint()})
-    assert output["status"] == "completed"
-    assert output["assets"][0]["url"] == "u/job-blue/0.png"
-
-
 def test_the_official_client_follows_a_job_to_its_output(client: runpod.Endpoint, gateway: RunningGateway) -> None:
     job = client.run({"input": paint("green")})
     assert job.output(timeout=60)["job_id"] == "job-green"
@@ -107,19 +101,6 @@ def test_a_job_whose_worker_is_killed_is_done_by_the_next_one(gateway: RunningGa
     status = gateway.request("GET", f"paint/status/{job.job_id}").json()
     assert (status["status"], status["retries"]) == ("COMPLETED", 1)
     assert status["workerId"] != killed
-
-
-def test_the_openai_client_lists_models_and_chats(chat: openai.OpenAI) -> None:
-    assert [model.id for model in chat.models.list()] == ["qwen_instruct"]
-    answer = chat.chat.completions.create(model="qwen_instruct", messages=messages("Hello there"))
-    assert answer.choices[0].message.content == "Hello there"
-
-
-def test_the_openai_client_streams(chat: openai.OpenAI) -> None:
-    with chat.chat.completions.create(model="qwen_instruct", messages=messages("Hello there " * 50), stream=True) as chunks:
-        parts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
-    assert "".join(parts).strip() == ("Hello there " * 50).strip()
-    assert len([part for part in parts if part]) > 1
 
 
 def test_the_openai_client_sees_a_wrong_field_as_a_bad_request(chat: openai.OpenAI) -> None:
