@@ -194,7 +194,7 @@ more or less on a busy machine.
 
 _ENCODED: Mapping[str, str] = {
     "png": "6 images of 1024 × 1024 to PNG",
-    "mp4_quality_23": "81 frames of 480 × 832 to MP4, `VIDEO_QUALITY=23`",
+    "mp4_quality_25": "81 frames of 480 × 832 to MP4, `VIDEO_QUALITY=25`",
     "mp4_quality_18": "the same, default quality (18)",
 }
 
