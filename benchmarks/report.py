@@ -107,7 +107,7 @@ def _encoding(results: dict[str, Any]) -> str:
 
 def _full_queue(results: list[dict[str, Any]]) -> str:
     rows = (
-        f"| {row['seconds']:g} s | {row['concurrency'] or '2, the default'} | {row['share']:.2f} | {row['simulated']:.2f} |"
+        f"| {row['seconds']:g} s | {row['concurrency'] or '2, the default'} | {row['share']:.3f} | {row['simulated']:.3f} |"
         for row in results
     )
     return _FULL_QUEUE.format(rows="\n".join(rows))
