@@ -225,7 +225,7 @@ function showFailure(error) {
 function showProblems(job, payload) {
   showError(payload?.error_message ?? job.error);
   for (const { field, sent, allowed } of payload?.metadata?.problems ?? []) {
-    const found = forms[tab].find(field.split("."));
+    const found = forms[tab].find(field.split(/[.[\]]+/).filter(Boolean));
     if (!found) continue;
     found.input.classList.add("invalid");
     found.input.setAttribute("aria-invalid", "true");

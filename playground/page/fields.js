@@ -1,18 +1,22 @@
 // One control per field of the schema. Each has `read()`, which returns undefined while it is empty, and `write(value)`.
 
-import { defaultOf, kindOf, resolve, visible } from "/page/schema.js";
-import { imageControl } from "/page/image.js";
+import { CONTROLS } from "/page/controls.js";
+import { button } from "/page/dom.js";
+import { kindOf, resolve, visible } from "/page/schema.js";
 
 // Shown at once; the other fields of a group are folded away.
-const COMMON = new Set(["num_images", "steps", "guidance_scale", "resolution", "frames", "fps", "seed", "loras", "reference_image_url", "reference_type", "reference_strength"]);
+const COMMON = new Set(["num_images", "steps", "guidance_scale", "resolution", "frames", "fps", "seed", "loras", "controls", "references", "reference_image_url", "reference_type", "reference_strength"]);
+
+const SHOWN_IN_ROW = 3;
 
 let nextId = 0;
 
 /** Returns { element, read, write, at(path) } for a field of the schema. */
 export function field(name, schema, root, required, path) {
   const node = resolve(schema, root);
-  const kind = kindOf(name, node);
-  return kind === "group" ? group(name, node, root, path) : leaf(name, node, kind, required, path);
+  const kind = kindOf(name, node, root);
+  if (kind === "group") return group(name, node, root, path);
+  return kind === "rows" ? rows(name, node, root, required, path) : leaf(name, node, kind, required, path);
 }
 
 function group(name, node, root, path) {
@@ -33,6 +37,67 @@ function group(name, node, root, path) {
     },
     at: (target) => findField(children, target, path, () => (element.open = rare.open = true)),
   };
+}
+
+/** A list of objects: a row of fields for each. */
+function rows(name, node, root, required, path) {
+  const element = Object.assign(document.createElement("fieldset"), { className: "rows" });
+  const list = document.createElement("div");
+  const help = Object.assign(document.createElement("span"), { className: "help", textContent: node.description ?? "" });
+  const add = button(`Add to ${name}`, () => insert({}).querySelector("input, select, textarea").focus());
+  element.dataset.path = path.join(".");
+  element.append(Object.assign(document.createElement("legend"), { textContent: name + (required ? " *" : "") }), help, list, add);
+  let entries = [];
+
+  function insert(value) {
+    const children = childrenOf(resolve(node.items, root), root, [...path, "item"]);
+    const row = rowElement(children, () => (remove(row), add.focus()));
+    writeObject(children, value);
+    entries.push({ row, children });
+    list.append(row);
+    number();
+    return row;
+  }
+
+  function remove(row) {
+    entries = entries.filter((entry) => entry.row !== row);
+    row.remove();
+    number();
+  }
+
+  function number() {
+    entries.forEach(({ row }, index) => {
+      row.firstElementChild.textContent = `${name} ${index + 1}`;
+      row.lastElementChild.setAttribute("aria-label", `Remove ${name} ${index + 1}`);
+    });
+    add.disabled = entries.length >= (node.maxItems ?? Infinity);
+  }
+
+  return {
+    element,
+    read: () => (entries.length ? entries.map(({ children }) => readObject(children) ?? {}) : undefined),
+    write(value) {
+      entries.forEach(({ row }) => row.remove());
+      entries = [];
+      [value ?? []].flat().forEach(insert);
+    },
+    at(target) {
+      const entry = entries[target[path.length]];
+      return (entry && findField(entry.children, target, [...path, "item"])) ?? { element, input: add };
+    },
+  };
+}
+
+/** The first fields of a row are shown at once, and the optional ones after them folded away. */
+function rowElement(children, onRemove) {
+  const row = Object.assign(document.createElement("fieldset"), { className: "item" });
+  const more = document.createElement("details");
+  more.append(Object.assign(document.createElement("summary"), { textContent: "more" }));
+  row.append(document.createElement("legend"));
+  children.forEach(([, { element }], index) => (index < SHOWN_IN_ROW ? row : more).append(element));
+  if (more.children.length > 1) row.append(more);
+  row.append(button("Remove", onRemove));
+  return row;
 }
 
 /** Builds the fields of an object. */
@@ -79,64 +144,4 @@ function leaf(name, node, kind, required, path) {
 function range({ minimum, maximum, multipleOf }) {
   if (minimum === undefined && maximum === undefined) return "";
   return `(${minimum ?? "…"} to ${maximum ?? "…"}${multipleOf ? `, in steps of ${multipleOf}` : ""})`;
-}
-
-const CONTROLS = { choice, flag, number, text, line, json, image: imageControl };
-
-function input(tag, id, properties) {
-  return Object.assign(document.createElement(tag), { id, ...properties });
-}
-
-function simple(element, parse = (text) => text, format = String) {
-  return {
-    input: element,
-    read: () => (element.value === "" ? undefined : parse(element.value)),
-    write: (value) => (element.value = value === undefined || value === null ? "" : format(value)),
-  };
-}
-
-function choice(node, required, id) {
-  const element = input("select", id);
-  if (!required) element.append(new Option(`default${defaultOf(node) ? `: ${defaultOf(node)}` : ""}`, ""));
-  element.append(...node.enum.map((value) => new Option(String(value), JSON.stringify(value))));
-  return simple(element, JSON.parse, JSON.stringify);
-}
-
-function flag(node, required, id) {
-  const element = input("select", id);
-  element.append(new Option(`default${defaultOf(node) ? `: ${defaultOf(node)}` : ""}`, ""), new Option("yes", "true"), new Option("no", "false"));
-  return simple(element, JSON.parse, JSON.stringify);
-}
-
-function number(node, required, id) {
-  const step = node.multipleOf ?? (node.type === "integer" ? 1 : "any");
-  const element = input("input", id, { type: "number", step, placeholder: defaultOf(node) });
-  if (node.minimum !== undefined) element.min = node.minimum;
-  if (node.maximum !== undefined) element.max = node.maximum;
-  return simple(element, Number);
-}
-
-function text(node, required, id) {
-  return simple(input("textarea", id, { rows: 3, required }));
-}
-
-function line(node, required, id) {
-  return simple(input("input", id, { type: "text", placeholder: defaultOf(node), required }));
-}
-
-function json(node, required, id) {
-  const element = input("textarea", id, { rows: 2, spellcheck: false, placeholder: "JSON" });
-  // What is not JSON is sent as text: the worker then says what is wrong with it.
-  const parse = (value) => {
-    try {
-      return JSON.parse(value);
-    } catch {
-      return value;
-    }
-  };
-  return simple(element, parse, (value) => {
-    const lines = JSON.stringify(value, null, 1);
-    element.rows = Math.min(lines.split("\n").length, 12);
-    return lines;
-  });
 }

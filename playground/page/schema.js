@@ -14,14 +14,15 @@ export function resolve(schema, root) {
 }
 
 /** The kind of control for a field: what `fields.js` builds. */
-export function kindOf(name, schema) {
+export function kindOf(name, schema, root) {
   if (schema.contentMediaType?.startsWith("image/")) return "image";
   if (schema.enum) return "choice";
   if (schema.type === "boolean") return "flag";
   if (schema.type === "integer" || schema.type === "number") return "number";
   if (schema.type === "object" && schema.properties) return "group";
   if (schema.type === "string") return schema.maxLength >= 1000 || /prompt$/.test(name) ? "text" : "line";
-  return "json";
+  if (schema.type === "array" && resolve(schema.items, root).properties) return "rows";
+  return schema.anyOf?.some(({ type }) => type === "string") ? "textOrJson" : "json";
 }
 
 /** The default that a description states, as a hint. */

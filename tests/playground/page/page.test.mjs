@@ -106,10 +106,48 @@ test("a wrong value is explained at its field", async () => {
 
 test("a LoRA that is not installed is named with those that are", async () => {
   page = await open();
-  await page.getByLabel("loras", { exact: true }).fill('[{"name": "absent"}]');
+  await page.getByRole("button", { name: "Add to loras" }).click();
+  await page.getByRole("group", { name: "loras 1" }).getByLabel("name *").fill("absent");
   await page.click("#run");
   await status("Failed");
   assert.match(await page.textContent("#error"), /absent.*stripes/s);
+});
+
+test("rows of a list are added, filled and removed by the keyboard", async () => {
+  page = await open();
+  const add = page.getByRole("button", { name: "Add to loras" });
+  for (const name of ["stripes", "dots", "waves"]) {
+    await add.focus();
+    await page.keyboard.press("Enter");
+    await page.keyboard.type(name);
+    await page.keyboard.press("Tab");
+    await page.keyboard.type("0.5");
+  }
+  await page.getByRole("button", { name: "Remove loras 2" }).press("Enter");
+  assert.equal(await add.evaluate((each) => each === document.activeElement), true);
+  await page.click("#show-json");
+  assert.deepEqual(JSON.parse(await page.inputValue("#json")).config.loras, [{ name: "stripes", scale: 0.5 }, { name: "waves", scale: 0.5 }]);
+});
+
+test("a wrong value in a row is explained in that row", async () => {
+  page = await open();
+  await select("sdxl", "With a LoRA");
+  await page.getByRole("group", { name: "loras 1" }).getByLabel("scale").fill("9");
+  await page.click("#run");
+  await status("Failed");
+  assert.match(await page.getByRole("group", { name: "loras 1" }).locator(".problem").textContent(), /must be .*; got 9/);
+});
+
+test("rows of messages keep text and parts of text", async () => {
+  page = await open();
+  await select("chat", "A question");
+  const request = { type: "chat", messages: [{ role: "system", content: "5" }, { role: "user", content: [{ type: "text", text: "Hello" }] }], stop: "end" };
+  await page.click("#show-json");
+  await page.fill("#json", JSON.stringify(request));
+  await page.click("#show-json");
+  assert.equal(await page.getByRole("group", { name: "messages 1" }).getByLabel("content *").inputValue(), "5");
+  await page.click("#show-json");
+  assert.deepEqual(JSON.parse(await page.inputValue("#json")), request);
 });
 
 test("two pages run their jobs at once, and each gets its own", async () => {
@@ -137,11 +175,13 @@ test("a page that is loaded again in mid-job follows it to its end", async () =>
 
 test("a picture of the gallery brings its settings back, and draws the same again", async () => {
   page = await open();
+  await select("sdxl", "With a LoRA");
   await page.click("#run");
   await status("Completed");
-  await page.getByLabel("prompt *", { exact: true }).fill("something else");
+  await select("sdxl", "Three pictures");
   await page.getByRole("button", { name: "Use these settings" }).click();
-  assert.equal(await page.getByLabel("prompt *", { exact: true }).inputValue(), "a red circle on a blue background");
+  assert.equal(await page.getByLabel("prompt *", { exact: true }).inputValue(), "a green square on a white background");
+  assert.equal(await page.getByRole("group", { name: "loras 1" }).getByLabel("name *").inputValue(), "stripes");
   await page.click("#run");
   await page.locator("#gallery li").nth(1).waitFor();
   await page.getByRole("button", { name: "Compare", exact: true }).first().click();
@@ -199,6 +239,7 @@ for (const colorScheme of ["light", "dark"]) {
   test(`axe finds nothing serious in the ${colorScheme} scheme`, async () => {
     page = await open();
     await page.emulateMedia({ colorScheme });
+    await select("sdxl", "With a LoRA");
     await page.click("#run");
     await status("Completed");
     await page.evaluate(readFileSync(AXE, "utf8"));
@@ -209,6 +250,7 @@ for (const colorScheme of ["light", "dark"]) {
 
 test("at 380 pixels nothing is cut off, and Run stays in view", async () => {
   page = await open({ width: 380, height: 700 });
+  for (const list of ["loras", "controls", "references"]) await page.getByRole("button", { name: `Add to ${list}` }).click();
   assert.equal(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), true);
   await page.evaluate(() => scrollTo(0, document.body.scrollHeight));
   const box = await page.locator("#run").boundingBox();
