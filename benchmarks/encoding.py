@@ -33,7 +33,8 @@ from torch import Tensor
 
 from shared.jobs.execution.threads import job_executor
 from shared.jobs.streaming.queue import StreamQueue
-from shared.media.images import Pixels, encode_image
+from shared.media.encoding import encode_image
+from shared.media.images import Pixels
 from shared.media.videos import Encoding, write_video
 from shared.models.pixels import decoded_to_pixels
 

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 from shared.contract.request import Operator, Request
 from shared.jobs.presentation import HandlerResponse, PayloadPresentation, Presentation
 from shared.jobs.recipe import Recipe
-from shared.media.images import IMAGE_TYPES
+from shared.media.encoding import IMAGE_TYPES
 from shared.settings import Settings
 from shared.weights.catalogue import Weights
 

@@ -22,7 +22,7 @@ from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.execution.gpu import GpuThread
 from shared.jobs.lifecycle import Completed, Failed, Job, Worker, run_job
 from shared.jobs.recipe import JobRun
-from shared.media.images import encode_image
+from shared.media.encoding import encode_image
 from shared.settings import Settings
 from shared.storage.local_disk import LocalDisk
 from shared.webhooks import Webhook

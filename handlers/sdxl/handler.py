@@ -8,7 +8,7 @@ if __name__ == "__main__" and not __package__:  # run as a file, from which the 
 from handlers.sdxl.request import SdxlRequest
 from shared.handler import Handler
 from shared.jobs.recipe import Recipe
-from shared.media.images import IMAGE_TYPES, THUMBNAIL_MIME
+from shared.media.encoding import IMAGE_TYPES, THUMBNAIL_MIME
 from shared.media.size_bounds import max_image_bytes
 from shared.serverless import serve
 from shared.settings import Settings, SettingsError

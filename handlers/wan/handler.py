@@ -8,8 +8,8 @@ if __name__ == "__main__" and not __package__:  # run as a file, from which the 
 from handlers.wan.request import WanOperator, WanRequest
 from shared.handler import Handler
 from shared.jobs.recipe import Recipe
+from shared.media.encoding import IMAGE_TYPES, THUMBNAIL_MIME
 from shared.media.extras import EXTRA_TYPES
-from shared.media.images import IMAGE_TYPES, THUMBNAIL_MIME
 from shared.media.size_bounds import max_image_bytes
 from shared.media.videos import VIDEO_MIME, Encoding, check_encoder
 from shared.serverless import serve

@@ -15,8 +15,9 @@ from shared.errors import UploadError
 from shared.jobs.delivery.uploads import UploadSession
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.recipe import ImageOutput, Output, TextOutput, VideoOutput
+from shared.media.encoding import IMAGE_TYPES, THUMBNAIL_MIME, encode_image, thumbnail
 from shared.media.extras import EXTRA_TYPES, ExtraKind, extra_path, tee_extras
-from shared.media.images import IMAGE_TYPES, THUMBNAIL_MIME, Pixels, encode_image, thumbnail
+from shared.media.images import Pixels
 from shared.media.videos import VIDEO_EXTENSION, VIDEO_MIME, write_video
 from shared.storage.protocol import StoredObject, object_key
 from shared.telemetry import StepTimer

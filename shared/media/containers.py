@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-from shared.media.png import SIGNATURE, png_chunk
+from shared.media.encoding import SIGNATURE, png_chunk
 
 Format = Literal["PNG", "JPEG", "WEBP"]
 

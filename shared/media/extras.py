@@ -13,7 +13,8 @@ from typing import Literal
 
 from PIL import Image
 
-from shared.media.images import IMAGE_TYPES, Pixels, encode_image
+from shared.media.encoding import IMAGE_TYPES, encode_image
+from shared.media.images import Pixels
 from shared.media.videos import FrameWriter, open_container, open_stream
 
 ExtraKind = Literal["poster", "webm", "gif"]

@@ -1,4 +1,4 @@
-"""Decodes untrusted images within limits; encodes pixels as PNG, WebP or JPEG."""
+"""Decodes untrusted images within limits."""
 
 from __future__ import annotations
 
@@ -6,38 +6,20 @@ import math
 import struct
 import threading
 import warnings
-from base64 import b64encode
 from collections.abc import Mapping
 from io import BytesIO
 from types import MappingProxyType
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps
 
 from shared.media.containers import ImageFile, UnreadableImage, damaged, read_container
-from shared.media.png import encode_png
 from shared.media.webp import free_decoder_early
 
 Pixels = NDArray[np.uint8]
 """Height × width × 3, RGB, 0 … 255."""
 
-
-class ImageType(NamedTuple):
-    """The MIME type and the file extension of a format."""
-
-    mime: str
-    extension: str
-
-
-IMAGE_TYPES: Mapping[str, ImageType] = MappingProxyType(
-    {"png": ImageType("image/png", "png"), "webp": ImageType("image/webp", "webp"), "jpeg": ImageType("image/jpeg", "jpg")}
-)
-"""The supported formats by their names in the contract."""
-
-THUMBNAIL_MIME = IMAGE_TYPES["webp"].mime
-"""The MIME type of thumbnails."""
 
 MAX_PIXELS = 7680 * 4320
 """An 8K frame, 100 MB decoded."""
@@ -50,10 +32,6 @@ MAX_JOB_PIXELS = 2 * MAX_PIXELS
 
 # The largest output. An image of four times as many pixels or more is scaled down as it is decoded.
 _KEPT_PIXELS = 2048 * 2048
-_PREVIEW_SIDE = 128
-
-# Of the lossy formats. JPEG without chroma subsampling, so that red edges stay sharp.
-_ENCODINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"webp": {"quality": 90}, "jpeg": {"quality": 95, "subsampling": "4:4:4"}})
 
 # The transposition that undoes each EXIF orientation.
 _TRANSPOSITIONS: Mapping[object, Image.Transpose] = MappingProxyType(
@@ -219,59 +197,3 @@ def fit_with(image: Image.Image, picture: Image.Image, width: int, height: int) 
     left, top = (1 - width / scale / picture.width) / 2, (1 - height / scale / picture.height) / 2
     box = left * image.width, top * image.height, (1 - left) * image.width, (1 - top) * image.height
     return image.resize((width, height), Image.Resampling.LANCZOS, box)
-
-
-def encode_image(pixels: Pixels, format: str, *, text: Mapping[str, str] | None = None) -> bytes:
-    """Encodes an image deterministically.
-
-    Args:
-        pixels: Height × width × 3.
-        format: `png`; `webp` (lossy, quality 90); `jpeg` (quality 95, 4:4:4).
-        text: Keywords and values of PNG text chunks.
-
-    Raises:
-        ValueError: Invalid pixels, an unknown format, or text for a format other than PNG.
-    """
-    if format not in IMAGE_TYPES:
-        raise ValueError(f"Unknown image format {format!r}. Available: {', '.join(IMAGE_TYPES)}.")
-    if format == "png":
-        return encode_png(_checked(pixels), text or {})
-    if text:
-        raise ValueError(f"Only PNG supports text chunks, not {format}.")
-    return _encode(_to_image(pixels), format, _ENCODINGS[format])
-
-
-def thumbnail(pixels: Pixels, longest: int = 256) -> bytes:
-    """Encodes a WebP thumbnail.
-
-    Args:
-        pixels: Height × width × 3.
-        longest: Maximum pixels per side. A smaller image keeps its size.
-
-    Raises:
-        ValueError: Invalid pixels.
-    """
-    image = _to_image(pixels)
-    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    return _encode(image, "webp", {"quality": 80})
-
-
-def preview_url(pixels: Pixels) -> str:
-    """Encodes a WebP of at most 128 pixels per side as a `data:` URL, small enough for a progress update."""
-    return f"data:{IMAGE_TYPES['webp'].mime};base64,{b64encode(thumbnail(pixels, _PREVIEW_SIDE)).decode()}"
-
-
-def _to_image(pixels: Pixels) -> Image.Image:
-    return Image.fromarray(_checked(pixels))
-
-
-def _checked(pixels: Pixels) -> Pixels:
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(f"Pixels must be uint8 and height × width × 3, not {pixels.dtype} of shape {pixels.shape}.")
-    return np.ascontiguousarray(pixels)
-
-
-def _encode(image: Image.Image, format: str, options: Mapping[str, Any]) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, format=format, **options)
-    return buffer.getvalue()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shared.media.images import preview_url
+from shared.media.encoding import preview_url
 from shared.models.pixels import to_pixels
 
 LatentToRgb = Tensor

@@ -24,7 +24,7 @@ from playground.callback_receiver import CannedResponse
 from shared.contract.callback import FailedPayload, to_dict
 from shared.contract.request import Identity
 from shared.jobs.lifecycle import Completed, Failed, Outcome, Stopped
-from shared.media.images import encode_image
+from shared.media.encoding import encode_image
 from tests.doubles.fake_storage import Fault, drops_the_response, fails_with, truncates_the_response
 from tests.doubles.jobs import webhook_id
 from tests.fuzzing.exploration import examples

@@ -17,7 +17,8 @@ from PIL import Image, JpegImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
 from shared.media.containers import UnreadableImage
-from shared.media.images import IMAGE_TYPES, Pixels, encode_image, fit, open_image, thumbnail
+from shared.media.encoding import IMAGE_TYPES, encode_image, thumbnail
+from shared.media.images import Pixels, fit, open_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared.media.images import Pixels, encode_image, thumbnail
+from shared.media.encoding import encode_image, thumbnail
+from shared.media.images import Pixels
 from shared.media.size_bounds import MAX_THUMBNAIL_BYTES, max_image_bytes
 
 WIDTH, HEIGHT = 384, 256
