@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
@@ -42,6 +43,17 @@ class Delta:
     text: str = field(repr=False)
     completion_tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
+
+    @classmethod
+    def merged(cls, deltas: Sequence[Delta]) -> Delta:
+        """Returns one delta in place of several consecutive ones."""
+        logprobs = chain.from_iterable(delta.logprobs for delta in deltas)
+        return cls("".join(delta.text for delta in deltas), deltas[-1].completion_tokens, tuple(logprobs))
+
+
+DELTA_INTERVAL = 0.03
+"""Seconds between two deltas of a stream. A shorter interval is not visible to a reader, and a thread that wakes for every token takes
+processor time from the engine."""
 
 
 @dataclass(frozen=True)

@@ -104,11 +104,19 @@ class StreamQueue(Generic[T]):
             if not complete:
                 self.abandon()
 
-    def batches(self, interval: float) -> Iterator[list[T]]:
-        """Yields the items that have arrived as non-empty lists, at most one list per `interval` seconds; the last one without delay."""
+    def batches(self, interval: float, timeout: float | None = None) -> Iterator[list[T]]:
+        """Yields the items that have arrived as lists, at most one list per `interval` seconds; the last one without delay.
+
+        Args:
+            interval: Minimum seconds between two lists with items.
+            timeout: Seconds without an item after which an empty list is yielded; None: never.
+        """
         while True:
             try:
-                batch = [self.get()]
+                batch = [self.get(timeout)]
+            except Empty:
+                yield []
+                continue
             except EndOfStream:
                 return
             batch.extend(self._queued())

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from queue import Empty
 from threading import Event
 from types import TracebackType
 from typing import Any, Self
@@ -15,13 +14,13 @@ from typing import Any, Self
 import httpx
 from httpx_sse import EventSource, SSEError
 
-from handlers.chat.engine import Completion, Delta
+from handlers.chat.engine import DELTA_INTERVAL, Completion, Delta
 from handlers.chat.engines.openai_server.assembly import CompletionAssembly
 from handlers.chat.engines.openai_server.failures import RequestContext, server_failed, stream_interrupted, to_job_error
 from handlers.chat.engines.openai_server.protocol import parse_chunk
 from shared.errors import JobError
 from shared.jobs.execution.cancel import CancelToken
-from shared.jobs.streaming.queue import EndOfStream, StreamQueue
+from shared.jobs.streaming.queue import StreamQueue
 
 # Seconds between two checks of the cancel token while no chunk arrives.
 _POLL_INTERVAL = 0.05
@@ -104,20 +103,15 @@ class OpenAIServerStream:
         self._deltas.close(error)
 
     def __iter__(self) -> Iterator[Delta]:
-        """Yields deltas as they arrive, to the end.
+        """Yields deltas as they arrive, merging those that arrive within the same interval.
 
         Raises:
             JobError: The server or the connection failed, or the job was cancelled.
         """
-        while True:
+        for deltas in self._deltas.batches(DELTA_INTERVAL, timeout=_POLL_INTERVAL):
             self._cancel.check()
-            try:
-                delta = self._deltas.get(timeout=_POLL_INTERVAL)
-            except Empty:
-                continue
-            except EndOfStream:
-                break
-            yield delta
+            if deltas:
+                yield Delta.merged(deltas)
         seconds = time.perf_counter() - self._submitted
         first = seconds if self._time_to_first_token is None else self._time_to_first_token
         self._completion = self._assembly.finish(seconds, first)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
 from types import TracebackType
 from typing import Self
 
-from handlers.chat.engine import Completion, Delta
+from handlers.chat.engine import DELTA_INTERVAL, Completion, Delta
 from shared.errors import JobError
 from shared.jobs.streaming.queue import StreamQueue
-
-# Seconds between two deltas. A shorter interval is not visible to a reader, and a thread that wakes for every token slows the engine down.
-_INTERVAL = 0.03
 
 
 class SequenceStream:
@@ -63,6 +59,5 @@ class SequenceStream:
         Raises:
             JobError: The sequence was cancelled or has failed.
         """
-        for deltas in self._deltas.batches(_INTERVAL):
-            logprobs = tuple(chain.from_iterable(delta.logprobs for delta in deltas))
-            yield Delta("".join(delta.text for delta in deltas), deltas[-1].completion_tokens, logprobs)
+        for deltas in self._deltas.batches(DELTA_INTERVAL):
+            yield Delta.merged(deltas)

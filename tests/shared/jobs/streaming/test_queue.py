@@ -85,6 +85,14 @@ def test_batches_join_the_items_that_have_arrived_and_end_without_delay(queue: S
     assert list(batches) == [[3, 4]]
 
 
+def test_batches_yield_an_empty_list_when_nothing_arrives_in_time(queue: StreamQueue[int]) -> None:
+    batches = queue.batches(60, timeout=0.001)
+    assert next(batches) == []
+    queue.put(1)
+    queue.close()
+    assert list(batches) == [[1]]
+
+
 def test_batches_yield_the_items_that_precede_an_error(queue: StreamQueue[int]) -> None:
     queue.put(1)
     queue.close(ZeroDivisionError())

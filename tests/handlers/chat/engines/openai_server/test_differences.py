@@ -62,18 +62,42 @@ def test_the_token_that_ends_a_completion_is_not_counted_where_the_server_tells(
 
 
 def test_progress_counts_tokens_where_the_server_does(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
+    read = threading.Event()
+
     def script(request: ScriptedRequest) -> None:
         request.start_stream()
         for count in (3, 8):
             usage = {"prompt_tokens": 9, "completion_tokens": count}
             request.event({"choices": [{"index": 0, "delta": {"content": "words "}, "finish_reason": None}], "usage": usage})
+            read.wait(5)
         request.chunk(finish_reason="length")
         request.usage(completion=8)
         request.done()
 
     server.scripts.append(script)
     with engine.submit(chat("hello"), CancelToken(30)) as stream:
-        assert [delta.completion_tokens for delta in stream] == [3, 8]
+        deltas = iter(stream)
+        assert next(deltas).completion_tokens == 3
+        read.set()
+        assert [delta.completion_tokens for delta in deltas] == [8]
+
+
+def test_text_that_arrives_at_once_is_one_delta(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
+    """The consumer would otherwise wake for every token, and take processor time from the server."""
+
+    def script(request: ScriptedRequest) -> None:
+        request.start_stream()
+        for _ in range(200):
+            request.chunk("word ")
+        request.chunk(finish_reason="length")
+        request.usage(completion=200)
+        request.done()
+
+    server.scripts.append(script)
+    with engine.submit(chat("hello"), CancelToken(30)) as stream:
+        deltas = list(stream)
+    assert "".join(delta.text for delta in deltas) == stream.completion.text == "word " * 200
+    assert len(deltas) < 100
 
 
 @pytest.mark.parametrize("in_stream", [False, True])
