@@ -20,18 +20,25 @@ from tests.handlers.conftest import chat
 
 
 def test_a_completion_is_streamed_with_its_usage(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
+    read = threading.Event()
+
     def script(request: ScriptedRequest) -> None:
         request.start_stream()
         request.event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
         request.chunk("The ")
+        read.wait(20)
         request.chunk("bay.")
         request.chunk(finish_reason="length")
         request.usage(prompt=12, completion=2, cached=8)
         request.done()
 
     server.scripts.append(script)
-    texts, completion = complete(engine)
-    assert texts == ["The ", "bay."]
+    with engine.submit(chat("hello"), CancelToken(30)) as stream:
+        deltas = iter(stream)
+        assert next(deltas).text == "The "
+        read.set()
+        assert [delta.text for delta in deltas] == ["bay."]
+        completion = stream.completion
     assert (completion.text, completion.finish_reason) == ("The bay.", "length")
     assert (completion.prompt_tokens, completion.completion_tokens, completion.cached_tokens) == (12, 2, 8)
     assert 0 < completion.time_to_first_token <= completion.seconds
@@ -41,7 +48,8 @@ def test_a_completion_is_streamed_with_its_usage(engine: OpenAIServerEngine, ser
 def test_characters_that_are_split_between_packets_are_reassembled(engine: OpenAIServerEngine, server: OpenAIServer, size: int) -> None:
     texts = ["🦢🏽 中", "文 \u2028 e\u0301", "\x85\r\n", "नमस्ते"]
     server.scripts.append(reply(*texts, size=size))
-    assert complete(engine)[0] == texts
+    received, completion = complete(engine)
+    assert "".join(received) == completion.text == "".join(texts)
 
 
 def test_every_sampling_parameter_is_sent(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
