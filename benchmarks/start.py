@@ -52,9 +52,10 @@ class _TakeServer(LoopbackServer):
 
 class _TakeHandler(RequestHandler[_TakeServer]):
     def do_GET(self) -> None:
-        if "/job-take/" in self.path:
+        if "/job-take" in self.path:  # or `job-take-batch`, where several jobs may be in flight
             self.service.taken.set()
-        self.service.closing.wait()
+            self.service.closing.wait()
+        self.respond_json(200, {})  # the SDK pings before it asks for a job, and waits for the answer
 
 
 def main(arguments: list[str] | None = None) -> int:
