@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { after, afterEach, before, test } from "node:test";
 import { chromium } from "playwright-core";
+import { screenshot } from "./outline.mjs";
 
 const { GATEWAY, CHROMIUM, AXE, SCREENSHOTS } = process.env;
 const MINUTE = 60_000;
@@ -35,7 +36,7 @@ async function open(viewport = { width: 1280, height: 900 }) {
 
 const status = (text, on = page) => on.waitForFunction((expected) => document.getElementById("status").textContent === expected, text, { timeout: 2 * MINUTE });
 const steps = (on = page) => on.waitForFunction(() => document.getElementById("status").textContent.startsWith("Step"), null, { timeout: 2 * MINUTE });
-const picture = (name) => SCREENSHOTS && page.screenshot({ path: `${SCREENSHOTS}/playground_${name}.png` });
+const picture = (name) => screenshot(page, SCREENSHOTS ?? "docs/images", name, SCREENSHOTS !== undefined);
 
 async function select(tab, preset) {
   await page.click(`#tab-${tab}`);
