@@ -1,4 +1,4 @@
-"""Structured logging with the job's id on every line, and the timing of a job's steps.
+"""Structured logging with the job's id on every line, the timing of a job's steps, and its trace.
 
 Messages of exceptions and libraries are redacted, because they may contain prompts, URLs with tokens and headers with keys. Above DEBUG, an
 exception is logged by its type and location, and a library's line by its logger and location.
@@ -13,13 +13,15 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path, PurePath
 from typing import Any
 
 import structlog
 from structlog.contextvars import bound_contextvars, merge_contextvars
+
+from shared.trace_context import TraceContext
 
 # Loggers that log every request, or even headers with keys.
 _VERBOSE_LOGGERS = ("httpx", "httpcore", "hpack", "urllib3", "aiohttp", "stamina", "PIL", "boto3", "botocore")
@@ -191,3 +193,34 @@ class StepTimer:
         """Seconds per step, rounded to milliseconds."""
         with self._lock:
             return {name: round(seconds, 3) for name, seconds in self._seconds.items()}
+
+
+class JobTrace:
+    """The trace of one job. This class records no spans: it hands on the caller's position in the trace unchanged.
+
+    Args:
+        context: From the request; None if it named none.
+    """
+
+    def __init__(self, context: TraceContext | None) -> None:
+        self.context = context
+
+    def stage(self, _name: str) -> AbstractContextManager[object]:
+        """Records the block as a stage of the job: `validate`, `fetch`, `generate`, `encode`, `upload`, `callback`. Thread-safe."""
+        return nullcontext()
+
+    def end(self, outcome: str, error_code: str | None) -> None:
+        """Records how the job has ended: `completed`, `failed` or `stopped`; and the code of its error, if it has one."""
+
+
+class Tracer:
+    """Starts the traces of jobs. This class exports nothing."""
+
+    def start(self, context: TraceContext | None, _attributes: Mapping[str, str]) -> JobTrace:
+        """Starts the trace of a job.
+
+        Args:
+            context: The caller's position in a trace; None if the request named none.
+            _attributes: Values that are safe to export: ids and types, no prompt and no path.
+        """
+        return JobTrace(context)

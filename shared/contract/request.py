@@ -184,5 +184,5 @@ def identify(raw: object, *, job_id: str, operator: Operator = DEFAULT_OPERATOR)
     except PydanticError as error:
         invalid = {detail["loc"][0] for detail in error.errors(include_url=False, include_input=False)}
         values = {name: value for name, value in values.items() if name not in invalid}
-    trace = parse_traceparent(values.get("traceparent", ""))
+    trace = parse_traceparent(values["traceparent"]) if "traceparent" in values else None
     return Identity(values.get("job_id", job_id), values.get("user_id"), values.get("type"), values.get("callback_url"), job_id, trace)

@@ -32,8 +32,7 @@ from shared.jobs.execution.watchdog import run_with_deadline
 from shared.jobs.recipe import JobRun, Output, Recipe, Summary
 from shared.media.images import PixelBudget
 from shared.storage.protocol import Storage
-from shared.telemetry import StepTimer, job_context, log_error, logger
-from shared.tracing import Tracer
+from shared.telemetry import StepTimer, Tracer, job_context, log_error, logger
 
 STEPS = ("validate", "fetch", "generate", "encode", "upload")
 RequestT = TypeVar("RequestT", bound=Request)

@@ -1,11 +1,11 @@
-"""Traces of jobs: what callbacks and log lines name, and the optional export of spans to an OpenTelemetry collector."""
+"""The optional export of spans to an OpenTelemetry collector."""
 
 from __future__ import annotations
 
 from shared.settings import Settings
-from shared.tracing.job_trace import Tracer
+from shared.telemetry import Tracer
 
-__all__ = ["Tracer", "open_tracer"]
+__all__ = ["open_tracer"]
 
 
 def open_tracer(settings: Settings, service: str) -> Tracer:

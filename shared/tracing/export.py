@@ -26,8 +26,8 @@ from opentelemetry.trace import (
 from opentelemetry.trace import Tracer as OpenTelemetryTracer
 from opentelemetry.util.re import parse_env_headers
 
+from shared.telemetry import JobTrace, Tracer
 from shared.trace_context import TraceContext
-from shared.tracing.job_trace import JobTrace, Tracer
 
 
 class ExportingTracer(Tracer):
