@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import subprocess
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,7 +120,7 @@ class Soak:
         try:
             self._run_and_check(handler, job, fault, rng)
         except _FAILURES as error:
-            report.failures[job["id"]] = f"{handler}, {_label(fault)}: {type(error).__name__}: {str(error)[:500]}"
+            report.failures[job["id"]] = f"{handler}, {_label(fault)}: {type(error).__name__} at {_location(error)}: {str(error)[:500]}"
             self._harness.clear_faults()
             if not self._harness.worker(handler).is_running:
                 self._harness.forget_worker(handler)
@@ -197,3 +199,9 @@ class Soak:
 
 def _label(fault: SoakFault | None) -> str:
     return "no fault" if fault is None else fault.label
+
+
+def _location(error: BaseException) -> str:
+    """Returns where an error was raised, for assertions without a message: `invariants.py:137`."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
