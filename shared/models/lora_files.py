@@ -20,6 +20,8 @@ from shared.weights.errors import WeightsError
 
 _ALGORITHM_OF_PART = {"down": "LoRA", "up": "LoRA", "mid": "LoRA", "hada": "LoHa", "lokr": "LoKr", "diff": "full difference"}
 _BUNDLED = "bundle_emb."
+# Three times what a LoKr with Tucker decomposition has for every layer of SDXL and of its text encoders.
+_MAX_TENSORS = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +114,10 @@ def read_lora(path: Path, target: LoraTarget) -> Lora:
 def _read(path: Path) -> _File:
     try:
         with safe_open(path, "pt") as opened:
-            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+            names = list(opened.keys())
+            if len(names) > _MAX_TENSORS:
+                raise _unusable(path, f"it has {len(names):,} tensors, and at most {_MAX_TENSORS:,} are read")
+            tensors = {name: opened.get_tensor(name).clone() for name in names}
             header = dict(opened.metadata() or {})
         config = adapter_config(header)
     except (OSError, ValueError, SafetensorError) as error:

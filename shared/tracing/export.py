@@ -6,7 +6,9 @@ Spans are exported in batches by a thread of the SDK; a collector that is away d
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import TracebackType
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -63,13 +65,10 @@ class _ExportedTrace(JobTrace):
     def stage(self, name: str) -> Iterator[None]:
         # Neither the message nor the traceback of an exception is recorded: both may contain prompts and paths.
         parent = set_span_in_context(self._span)
-        with self._tracer.start_as_current_span(name, parent, record_exception=False, set_status_on_exception=False) as span:
-            try:
-                yield
-            except BaseException as error:
-                span.set_attribute("error.type", type(error).__name__)
-                span.set_status(Status(StatusCode.ERROR))
-                raise
+        with ExitStack() as stack:
+            current = self._tracer.start_as_current_span(name, parent, record_exception=False, set_status_on_exception=False)
+            stack.push(partial(_note_failure, stack.enter_context(current)))
+            yield
 
     def end(self, outcome: str, error_code: str | None) -> None:
         self._span.set_attribute("job.outcome", outcome)
@@ -82,3 +81,10 @@ class _ExportedTrace(JobTrace):
 def _remote(context: TraceContext) -> NonRecordingSpan:
     flags = TraceFlags(TraceFlags.SAMPLED if context.sampled else TraceFlags.DEFAULT)
     return NonRecordingSpan(SpanContext(int(context.trace_id, 16), int(context.parent_id, 16), is_remote=True, trace_flags=flags))
+
+
+def _note_failure(span: Span, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None) -> None:
+    """Records how a block has ended. It suppresses no exception."""
+    if kind is not None:
+        span.set_attribute("error.type", kind.__name__)
+        span.set_status(Status(StatusCode.ERROR))

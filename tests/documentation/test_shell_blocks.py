@@ -78,7 +78,7 @@ def test_a_failed_job_is_read_from_its_id(gateway: RunningGateway, tmp_path: Pat
     job = {"id": "failed-job", "user_id": "u", "type": "sdxl_image_fast", "prompt": "crash"}
     state = gateway.request("POST", "sdxl/runsync", json={"input": job}).json()
     shell = Shell(tmp_path, gateway.root)
-    (log,) = tmp_path.parent.glob("gateway*/logs/sdxl-*.log")
+    (log,) = (log for log in tmp_path.parent.glob("gateway[0-9]*/logs/sdxl-*.log") if "failed-job" in log.read_text())
     shutil.copy(log, shell.folder / "worker.log")
     curl, jq = block("docs/operate.md", "curl").splitlines()
     variables = {"ENDPOINT_ID": "sdxl", "JOB_ID": "failed-job", "RUNPOD_ID": state["output"]["metadata"]["runpod_id"], **KEY}

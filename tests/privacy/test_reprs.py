@@ -59,8 +59,10 @@ PUBLIC_IN: dict[str, set[str]] = {
     "ServerRejection": {"allowed", "nearest", "sent"},  # an HTTP status
     "TemplateRejection": {"allowed", "nearest", "sent"},
     "Worker": {"recipe", "request"},
+    "TraceContext": {"trace_id", "parent_id"},  # random digits
+    "TracingSettings": {"otel_service_name"},
     "OutboxFile": {"key"},
-    "OutboxEntry": {"stored"},  # keys and hashes
+    "OutboxEntry": {"stored", "traceparent"},  # keys, hashes and ids
     "ListedObject": {"key"},
     "EncodedOutput": {"facts"},
     "ImageOutput": {"metadata"},
@@ -78,6 +80,7 @@ PUBLIC_IN: dict[str, set[str]] = {
     "StorageSettings": {"bucket_name", "bucket_region", "storage_bucket"},
     "Settings": {
         "bucket_name",
+        "otel_service_name",
         "bucket_region",
         "callback_allowed_hosts",
         "chat_base_name",

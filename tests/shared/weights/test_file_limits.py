@@ -68,12 +68,15 @@ def test_a_configuration_that_is_too_long_is_not_parsed(tmp_path: Path) -> None:
         AddonLibrary(tmp_path).load("vaes", "a", lambda path: path.read_bytes(), lambda vae: 0)
 
 
-def test_the_longest_header_is_read_within_the_budget_of_an_input(tmp_path: Path) -> None:
-    tensors = {f"layer.{number}.lora_down.weight": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for number in range(45_000)}
-    path = write_header(tmp_path / "a.safetensors", json.dumps(tensors).encode()[: 4 * 2**20])
-    assert path.stat().st_size > 3_900_000
+@pytest.mark.parametrize(("count", "reason"), [(20_000, "does not belong"), (45_000, "45,000 tensors, and at most 20,000 are read")])
+def test_the_longest_header_is_read_within_the_budget_of_an_input(tmp_path: Path, count: int, reason: str) -> None:
+    tensor = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header: dict[str, object] = {f"layer.{number}.lora_down.weight": tensor for number in range(count)}
+    header["__metadata__"] = {"a": "x" * (4 * 2**20 - len(json.dumps(header)) - 1000)}
+    path = write_header(tmp_path / "a.safetensors", json.dumps(header).encode())
+    assert path.stat().st_size > 4_000_000
     assert limit_problem(path) is None
-    with within_budget(), pytest.raises(WeightsError):
+    with within_budget(), pytest.raises(WeightsError, match=reason):
         read_lora(path, no_model())
 
 
