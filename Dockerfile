@@ -30,7 +30,7 @@ ARG MODELS=${HANDLER}
 ARG ADDONS=none
 ARG HF_ENDPOINT=https://huggingface.co
 WORKDIR /code
-COPY shared/__init__.py shared/credentials.py shared/settings.py shared/storage_settings.py shared/telemetry.py shared/tracing_settings.py shared/
+COPY shared/__init__.py shared/credentials.py shared/settings.py shared/storage_settings.py shared/telemetry.py shared/trace_context.py shared/tracing_settings.py shared/
 COPY shared/weights shared/weights
 COPY builder/__init__.py builder/command_line.py builder/download_weights.py builder/
 COPY builder/weights/__init__.py builder/weights/addons.py builder/weights/checkpoint.py builder/weights/
