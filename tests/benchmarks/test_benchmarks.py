@@ -26,7 +26,7 @@ def test_encoding_compares_files_of_the_same_pictures(capsys: pytest.CaptureFixt
     found = json.loads(capsys.readouterr().out)
     assert list(found) == ["png", "mp4_quality_25", "mp4_quality_18"]
     assert found["png"]["psnr"] == 0.0
-    assert found["png"]["size"] < 1.15
+    assert found["png"]["size"] < 1.25  # small pictures; those of 1024² stay below 1.15
     assert found["mp4_quality_18"]["psnr"] > found["mp4_quality_25"]["psnr"] > -2.0
 
 
