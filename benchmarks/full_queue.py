@@ -104,9 +104,9 @@ async def measure(fork_server: ForkServer, jobs: int, seconds: float, concurrenc
 
 
 async def _ready(endpoint: Endpoint) -> None:
-    async with asyncio.timeout(_READY_TIMEOUT):
-        while "ready" not in endpoint.workers.values():
-            await asyncio.sleep(0.05)
+    await endpoint.wait(lambda: "ready" in endpoint.workers.values(), _READY_TIMEOUT)
+    if "ready" not in endpoint.workers.values():
+        raise TimeoutError(f"The worker is not ready after {_READY_TIMEOUT:g} s.")
 
 
 async def _run_jobs(endpoint: Endpoint, count: int, prefix: str) -> list[Job]:

@@ -107,9 +107,9 @@ def logger() -> structlog.stdlib.BoundLogger:
 
 
 @contextmanager
-def job_context(job_id: str, trace_id: str | None = None) -> Iterator[None]:
+def job_context(job_id: str, trace: TraceContext | None = None) -> Iterator[None]:
     """Binds the job's id, and its trace's if it has one, to every line of this task, and of threads that copy its context."""
-    with bound_contextvars(job_id=job_id, **({} if trace_id is None else {"trace_id": trace_id})):
+    with bound_contextvars(job_id=job_id, **({} if trace is None else {"trace_id": trace.trace_id})):
         yield
 
 

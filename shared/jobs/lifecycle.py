@@ -121,7 +121,7 @@ async def run_job(job: Job, worker: Worker[RequestT], run: JobRun) -> Outcome:
     identity = identify(job.input, job_id=job.id, operator=worker.operator)
     trace = worker.tracer.start(identity.trace, _trace_attributes(identity, worker))
     identity, timer = replace(identity, trace=trace.context), StepTimer(STEPS, trace.stage)
-    with job_context(identity.job_id, identity.trace.trace_id if identity.trace is not None else None):
+    with job_context(identity.job_id, identity.trace):
         outcome: Outcome
         try:
             work = _complete(job, identity, worker, run, timer)

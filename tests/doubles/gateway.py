@@ -7,13 +7,10 @@ import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from playground.gateway.background import BackgroundGateway
 from playground.gateway.server import GatewayOptions
 from tests.doubles.processes import fork_server
-
-T = TypeVar("T")
 
 
 class RunningGateway(BackgroundGateway):

@@ -196,10 +196,8 @@ def _adapt_text_request(body: Mapping[object, Any], collected: CollectedFields) 
         prompt = collected.values["completion_prompt"] = prompt[0]
     if not isinstance(prompt, str):
         collected.values.pop("completion_prompt", None)
-        collected.values["messages"], collected.sources["messages"] = (
-            [{"role": "user", "content": "-"}],
-            "prompt",
-        )  # to report no other field
+        collected.values["messages"] = [{"role": "user", "content": "-"}]  # in order to report no other field
+        collected.sources["messages"] = "prompt"
         collected.problems.append(Problem("prompt", show_value(prompt), "a string, or a list of one string"))
     count = collected.values.pop("logprobs", None)
     if isinstance(count, int) and not isinstance(count, bool):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -97,7 +96,7 @@ class Redelivery:
     def _deliver(self, folder: Path) -> bool | None:
         """Delivers an entry. Returns whether it is done with, None if it was set aside."""
         try:
-            with self._outbox.open(folder) as entry, _context_of(entry.manifest):
+            with self._outbox.open(folder) as entry, job_context(entry.manifest.job_id, entry.manifest.trace):
                 entry.check_files()
                 superseded = self._is_superseded(entry.manifest)
                 done = superseded is True or (superseded is False and self._store(entry) and self._send(entry.manifest))
@@ -146,10 +145,6 @@ class Redelivery:
         if url is None:
             return True
         return self._webhook.send(url, self._payload_of(entry), webhook_id=entry.webhook_id, trace=entry.trace).delivered
-
-
-def _context_of(entry: OutboxEntry) -> AbstractContextManager[None]:
-    return job_context(entry.job_id, entry.trace.trace_id if entry.trace is not None else None)
 
 
 def _isolated(work: Callable[[], T]) -> list[T]:

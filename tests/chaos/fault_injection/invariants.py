@@ -133,10 +133,8 @@ def _check_no_leftovers(baseline: Baseline) -> None:
     worker = baseline.worker
     if not worker.is_running:
         return
-    deadline = time.monotonic() + 10  # a thread of a stopped job may still be leaving its `with` block
-    while leftovers := list(worker.temp_folder.iterdir()):
-        assert time.monotonic() < deadline, f"temporary files are left: {[path.name for path in leftovers]}"
-        time.sleep(0.1)
+    assert list(worker.temp_folder.iterdir()) == []
+    deadline = time.monotonic() + 10
     while worker.open_files > baseline.open_files + _FILES_TOLERANCE:
         assert time.monotonic() < deadline, f"{worker.open_files} files are open, {baseline.open_files} before"
         time.sleep(0.1)
