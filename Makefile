@@ -13,6 +13,8 @@ REQUIREMENTS := $(wildcard builder/requirements/*.txt)
 TORCH := $(shell grep '^torch==' builder/requirements/shared.in)
 READY := $(VENV)/.ready
 MODELS := models
+# Some images set it. Without byte code, every process compiles each module anew, and pytest rewrites every assertion.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## Print the verbs
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'

@@ -203,8 +203,10 @@ def _keep_tool_roles(values: Values) -> None:
 def _limit_logprobs(values: Values) -> None:
     if values.get("sfw_mode"):
         values.pop("logprobs", None)
-    if not values.get("logprobs") or (values.get("n") or 1) * (values.get("max_tokens") or 512) > 1900:
         values.pop("top_logprobs", None)
+    elif "top_logprobs" in values:
+        most = 1900 // (values.get("n") or 1)
+        values |= {"logprobs": True, "max_tokens": min(values.get("max_tokens") or 512, most)}
 
 
 def _distinguish_tools(values: Values) -> None:
@@ -237,11 +239,11 @@ CHAT_RULES = (
     Rule("A prompt or a message with a role other than system is required.", ("messages",), _ensure_user_message),
     Rule("The enhancement type must match the job type.", ("enhancement_type",), _drop_conflicting_enhancement_type),
     Rule("The model must be one of the two models or their configured names.", ("model",), _use_known_model),
+    Rule("Log probabilities are limited in number, and exclude masked words.", ("logprobs", "top_logprobs"), _limit_logprobs),
     Rule("The minimum length must not exceed the maximum.", ("min_tokens",), _lower_min_tokens),
     Rule("Only one constraint may be given.", ("structured_outputs",), _keep_one_constraint),
     Rule("Only a last message of the assistant can be continued.", ("continue_final_message",), _continue_only_the_assistant),
     Rule("The response format json_schema requires a schema.", ("response_format.json_schema",), _drop_missing_schema),
-    Rule("Log probabilities are limited in number, and exclude masked words.", ("logprobs", "top_logprobs"), _limit_logprobs),
     Rule("Tools have different names.", ("tools",), _distinguish_tools),
     Rule("Tools cannot be combined with constraints of the text.", ("tool_choice",), _drop_tools_of_constraints),
     Rule("A choice of tools names one of them.", ("tool_choice", "tool_choice.function"), _choose_listed_tool),

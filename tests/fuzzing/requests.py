@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
@@ -127,10 +128,12 @@ def schema_valid(form: Form) -> SearchStrategy[Values]:
 
 def valid(form: Form) -> SearchStrategy[Values]:
     """Returns a strategy for valid values, each under one of its names."""
-    names = st.fixed_dictionaries({path: st.sampled_from(field.names) for path, field in form.fields.items()})
-    return st.builds(
-        lambda drawn, chosen: {chosen[path]: value for path, value in repaired(form, drawn).items()}, schema_valid(form), names
-    )
+
+    def name(drawn: Values, seed: int) -> Values:
+        choose = Random(seed).choice  # one draw, because a draw for each field costs more than the request
+        return {choose(form.fields[path].names): value for path, value in repaired(form, drawn).items()}
+
+    return st.builds(name, schema_valid(form), st.integers(0, 2**32 - 1))
 
 
 def repaired(form: Form, drawn: Values) -> Values:

@@ -92,7 +92,7 @@ def test_a_schema_valid_request_is_accepted_or_violates_a_listed_rule(form: Form
 
 
 @forms
-@examples(900, 1500)
+@examples(300, 1500)
 def test_parsing_a_valid_request_is_deterministic_and_does_not_modify_it(form: Form, count: int) -> None:
     seen: set[str] = set()
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +59,7 @@ def url_of(lines: list[str]) -> str:
 def wait_for_a_worker(folder: Path) -> int:
     """Its process, which is listed once it has changed to its folder."""
     while not (found := workers_of(folder)):
-        os.sched_yield()
+        time.sleep(0.02)
     return found[0]
 
 
