@@ -17,6 +17,7 @@ from shared.contract.names import quote_name
 from shared.models.lora_files import Lora, lora_size, read_lora
 from shared.models.lora_names import Layer, LoraLayer, LoraTarget
 from shared.models.lora_updates import LayerUpdate
+from shared.models.persistent_tensors import ordinary_tensors
 from shared.weights.addons import AddonLibrary
 
 _LISTED = 3
@@ -82,10 +83,11 @@ def merged(target: LoraTarget, loras: Sequence[tuple[Lora, float]]) -> Iterator[
     """
     originals: list[tuple[nn.Module, str, Any]] = []
     try:
-        for layer, updates in _by_layer(loras).items():
-            for module, name, parameter in _merged_parameters(target.layers[layer], updates):
-                originals.append((module, name, getattr(module, name)))
-                setattr(module, name, parameter)
+        with ordinary_tensors():
+            for layer, updates in _by_layer(loras).items():
+                for module, name, parameter in _merged_parameters(target.layers[layer], updates):
+                    originals.append((module, name, getattr(module, name)))
+                    setattr(module, name, parameter)
         yield
     finally:
         for module, name, parameter in originals:

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 import torch
 
 from shared.errors import OutOfMemory, classify
+from shared.models.persistent_tensors import ordinary_tensors
 
 T = TypeVar("T")
 
@@ -128,7 +129,6 @@ def offloaded(networks: Sequence[Any]) -> Iterator[None]:
 
 
 def _move(networks: Sequence[tuple[Any, torch.device]]) -> None:
-    # Tensors created in inference mode could never be changed outside it.
-    with torch.inference_mode(False):
+    with ordinary_tensors():
         for network, device in networks:
             network.to(device)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from shared.models.lora_files import lora_size
 from shared.models.loras import merged
@@ -164,3 +165,16 @@ def test_a_file_that_peft_wrote_changes_the_network_as_peft_does(net: Net, tmp_p
 def test_the_size_of_a_lora_counts_every_tensor(net: Net, tmp_path: Path) -> None:
     tensors = {"to_q.diff": rand(OUT, IN), "to_q.diff_b": rand(OUT)}
     assert lora_size(read(net, tmp_path, tensors)) == sum(tensor.nbytes for tensor in tensors.values())
+
+
+def test_a_lora_that_is_merged_during_a_job_does_not_recompile_the_network(net: Net, tmp_path: Path) -> None:
+    """Its tensors have the dispatch keys of loaded weights, although jobs run in inference mode."""
+    lora, graphs = read(net, tmp_path, {"to_q.lora_A.weight": rand(RANK, IN), "to_q.lora_B.weight": rand(OUT, RANK)}), CompileCounter()
+    compiled = torch.compile(lambda values: net.to_q(values), backend=graphs)
+    with torch.inference_mode():
+        values = rand(3, IN)
+        plain = compiled(values)
+        with merged(target(net), [(lora, 1.0)]):
+            assert not torch.equal(compiled(values), plain)
+        assert torch.equal(compiled(values), plain)
+    assert graphs.frame_count == 1
