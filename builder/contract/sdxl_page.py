@@ -21,8 +21,8 @@ PARAMETERS = Path(__file__).with_name("sdxl_parameters.toml")
 CARD = 48.0
 """GB of memory of the GPU that the tables are for."""
 
-# GB in half precision: twice the parameters of the published networks, the VAE in float32; published file sizes where there are any.
-_SDXL = 5.135 + 0.246 + 1.389 + 0.335
+# GB in half precision: twice the parameters of the published networks, the VAE's encoder in float32; published file sizes where known.
+_SDXL = 5.135 + 0.246 + 1.389 + 0.236
 _LORAS = 5.135 + 0.246 + 1.389  # a second copy of the layers that LoRAs change: at most the UNet and both text encoders
 _REFINER, _CONTROLNET = 4.519, 2.502
 _ADAPTERS = 1.264 + 2 * 0.848  # the image encoder and two adapters

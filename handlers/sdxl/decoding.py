@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from handlers.sdxl.tiling import in_small_tiles
+from handlers.sdxl.weights.vae_precision import decoder_dtype, upcast_decoder
 from shared.errors import GenerationError
 from shared.media.images import Pixels
-from shared.models.oom import EMPTY_CACHE, Fallback, offloaded, run_with_fallbacks, tiled
+from shared.models.oom import EMPTY_CACHE, Fallback, offloaded, run_with_fallbacks
 from shared.models.pixels import NOT_FINITE, SINGLE_COLOUR, check_latents, decoded_to_pixels, is_single_colour
 
 
@@ -34,13 +35,13 @@ def decode(pipeline: Any, latent: Tensor, warn: Callable[[str], None]) -> Pixels
     vae = pipeline.vae
     fallbacks = (
         EMPTY_CACHE,
-        Fallback("the image was decoded in tiles", lambda: tiled(vae)),
+        Fallback("the image was decoded in tiles", lambda: in_small_tiles(vae)),
         Fallback("the other networks were offloaded while the image was decoded", lambda: offloaded(_other_networks(pipeline))),
     )
     pixels, defect = run_with_fallbacks(lambda: _decode_once(vae, latent), fallbacks, warn)
-    if defect is not None and vae.dtype != torch.float32:
+    if defect is not None and decoder_dtype(vae) != torch.float32:
         warn("The VAE failed in half precision; the image was decoded in float32.")
-        with upcast(vae):
+        with upcast_decoder(vae):
             pixels, defect = run_with_fallbacks(lambda: _decode_once(vae, latent), fallbacks, warn)
     if pixels is None or defect is not None:
         raise GenerationError(defect or NOT_FINITE)
@@ -49,7 +50,7 @@ def decode(pipeline: Any, latent: Tensor, warn: Callable[[str], None]) -> Pixels
 
 def _decode_once(vae: Any, latent: Tensor) -> tuple[Pixels | None, str | None]:
     """Returns the image and a description of its defect, if any."""
-    decoded = vae.decode(latent.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+    decoded = vae.decode(latent.to(decoder_dtype(vae)) / vae.config.scaling_factor, return_dict=False)[0]
     try:
         pixels: Pixels = decoded_to_pixels(decoded)[0]
     except GenerationError:
@@ -59,16 +60,3 @@ def _decode_once(vae: Any, latent: Tensor) -> tuple[Pixels | None, str | None]:
 
 def _other_networks(pipeline: Any) -> list[Any]:
     return [pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2]
-
-
-@contextmanager
-def upcast(network: Any) -> Iterator[None]:
-    """Runs a network in float32. Its weights are the same before and after, because every half-precision value is a float32 value."""
-    before = network.dtype
-    with torch.inference_mode(False):
-        network.to(torch.float32)
-    try:
-        yield
-    finally:
-        with torch.inference_mode(False):
-            network.to(before)

@@ -7,9 +7,10 @@ architectures, and a test compares. Per latent pixel, in half precision:
     10 108 bytes  the UNet, per sample; guidance needs two samples per image
     12 117 bytes  the refiner's UNet, likewise
      6 560 bytes  ControlNet residuals, per sample: 3 280 values over the UNet's levels, twice while several ControlNets are summed
-    98 312 bytes  the VAE decoder, per image; twice that in float32, the usual precision
+    98 312 bytes  the VAE decoder, per image
 
-An image of 1024 × 1024 has 128 × 128 latent pixels: with guidance 331 MB while denoising, and 1.6 GB for decoding, or 3.2 GB in float32.
+An image of 1024 × 1024 has 128 × 128 latent pixels: with guidance 331 MB while denoising, and 1.6 GB for decoding.
+In float32 each needs twice that: decoding falls back to it if an image is not finite in half precision.
 Images are decoded one at a time, after denoising has released its memory, so the larger of the two counts, not their sum.
 
 `HEADROOM` covers library workspaces and fragmentation. It is an allowance, not a measurement.
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from handlers.sdxl.request import SdxlRequest
+from handlers.sdxl.weights.vae_precision import decoder_dtype
 from shared.errors import OutOfMemory
 from shared.models.device import memory_footprint
 
@@ -31,8 +33,8 @@ UNET, REFINER, CONTROLS, DECODER = 10_108, 12_117, 6_560, 98_312
 HEADROOM = 1.25
 """The factor between the computed memory and the memory that must be free."""
 
-TILE = 1024
-"""The side, in pixels, of the tiles that SDXL's VAE decodes with tiling enabled: its configuration's `sample_size`."""
+TILE = 512
+"""The largest side, in pixels, of the tiles in which the VAE works when memory is short: a quarter of the memory of 1024 × 1024."""
 
 _SIDE_STEP = 64
 
@@ -48,7 +50,7 @@ class MemoryEstimate:
         controlled: Whether ControlNets are used.
         refined: Whether the refiner is used.
         unet_itemsize: Bytes per value in the UNet: 2 in half precision.
-        vae_itemsize: Bytes per value in the VAE: usually 4.
+        vae_itemsize: Bytes per value in the VAE's decoder: 2 in half precision.
         text_encoder_weights: Bytes of the text encoders' weights, which can be offloaded.
         unet_weights: Bytes of the UNet's weights, which can be offloaded while decoding.
     """
@@ -59,7 +61,7 @@ class MemoryEstimate:
     controlled: bool = False
     refined: bool = False
     unet_itemsize: int = 2
-    vae_itemsize: int = 4
+    vae_itemsize: int = 2
     text_encoder_weights: int = 0
     unet_weights: int = 0
 
@@ -73,7 +75,7 @@ class MemoryEstimate:
             controlled=bool(request.controls),
             refined=request.refiner is not None,
             unet_itemsize=pipeline.unet.dtype.itemsize,
-            vae_itemsize=pipeline.vae.dtype.itemsize,
+            vae_itemsize=decoder_dtype(pipeline.vae).itemsize,
             text_encoder_weights=memory_footprint(pipeline.text_encoder, pipeline.text_encoder_2),
             unet_weights=memory_footprint(pipeline.unet),
         )

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from handlers.sdxl.job_pipeline import JobPipeline
 from handlers.sdxl.request import SdxlRequest
+from handlers.sdxl.tiling import in_small_tiles
 from shared.media.images import fit
-from shared.models.oom import EMPTY_CACHE, Fallback, run_with_fallbacks, tiled
+from shared.models.oom import EMPTY_CACHE, Fallback, run_with_fallbacks
 from shared.weights.addons import AddonLibrary
 
 REFERENCE_FIELD = "metadata.reference_image_url"
@@ -85,7 +86,7 @@ def encode_reference(pipeline: Any, pixels: Tensor, generators: list[torch.Gener
         OutOfMemory: Memory was insufficient with every fallback.
     """
     vae = pipeline.vae
-    tiles = Fallback("the reference was encoded in tiles", lambda: tiled(vae))
+    tiles = Fallback("the reference was encoded in tiles", lambda: in_small_tiles(vae))
     distribution = run_with_fallbacks(lambda: vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist, (EMPTY_CACHE, tiles), warn)
     samples = [distribution.sample(generator) for generator in generators]
     latents: Tensor = torch.cat(samples).to(pipeline.unet.dtype) * vae.config.scaling_factor

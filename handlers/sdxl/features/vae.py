@@ -11,6 +11,7 @@ from handlers.sdxl.job_pipeline import JobPipeline
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.vae_files import load_vae
 from shared.models.device import memory_footprint
+from shared.models.persistent_tensors import ordinary_tensors
 from shared.weights.addons import AddonLibrary
 
 
@@ -47,6 +48,7 @@ def _load(name: str, job: JobPipeline) -> Any:
     unet, own = job.pipeline.unet, job.pipeline.vae.config
 
     def read(path: Path) -> Any:
-        return load_vae(path, own, name=f"vaes/{name}", device=unet.device, dtype=unet.dtype)
+        with ordinary_tensors():  # the cache keeps it for later jobs, one of which may have to upcast it
+            return load_vae(path, own, name=f"vaes/{name}", device=unet.device, dtype=unet.dtype)
 
     return job.addons.load("vaes", name, read, memory_footprint)

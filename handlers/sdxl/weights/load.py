@@ -10,6 +10,7 @@ import torch
 
 from handlers.sdxl.weights.checkpoint import check_tensor_names, config_folder, load_component
 from handlers.sdxl.weights.noise_schedule import schedule_problem, scheduler_overrides
+from handlers.sdxl.weights.vae_precision import use_half_precision_decoder
 from shared.models.diffusers_folder import LITERAL_SPECIAL_TOKENS, component_files, load_scheduler, read_config, silence_libraries
 from shared.models.load import load_network
 from shared.models.prefetch import prefetched
@@ -27,8 +28,8 @@ def load_sdxl(weights: Path, device: torch.device, dtype: torch.dtype) -> Stable
         weights: A complete diffusers folder, or a single-file checkpoint, `.safetensors`. The configuration and tokenizers of a checkpoint
             are those of the folder with its name, or else the published ones.
         device: The target device.
-        dtype: The precision of the UNet and the text encoders. A VAE that overflows in half precision is loaded in float32, so it must be
-            called with `latents.to(pipeline.vae.dtype)`.
+        dtype: The precision of the UNet, the text encoders and the VAE's decoder. The encoder of a VAE that overflows in half precision is
+            in float32.
 
     Returns:
         The pipeline, frozen, without progress bar and watermark.
@@ -48,6 +49,8 @@ def load_sdxl(weights: Path, device: torch.device, dtype: torch.dtype) -> Stable
 
         dtypes = dict.fromkeys(components, dtype) | {"vae": _vae_dtype(folder / "vae", dtype)}
         networks = {name: _load_network(weights, folder, name, device, dtypes[name]) for name in components}
+    if dtypes["vae"] != dtype:
+        use_half_precision_decoder(networks["vae"])
     tokenizers = {f"tokenizer{suffix}": _clip_tokenizer(folder, suffix, networks[f"text_encoder{suffix}"]) for suffix in ("", "_2")}
     zeros = read_config(folder / "model_index.json").get("force_zeros_for_empty_prompt", True)
     scheduler = _load_scheduler(folder / "scheduler", overrides)

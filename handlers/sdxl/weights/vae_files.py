@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from handlers.sdxl.weights.checkpoint import PREFIXES, TensorSource, load_from_file
 from handlers.sdxl.weights.original_names import vae_name
+from handlers.sdxl.weights.vae_precision import use_half_precision_decoder
 from shared.models.load import load_network
 from shared.weights.errors import WeightsError, weights_error
 
@@ -27,7 +28,7 @@ def load_vae(path: Path, own: Mapping[str, Any], *, name: str, device: torch.dev
         own: The configuration of the checkpoint's own VAE.
         name: The VAE's name in messages and log lines.
         device: The target device.
-        dtype: SDXL's precision. In half precision the VAE is loaded in float32, unless its folder's `force_upcast` is false.
+        dtype: SDXL's precision. In half precision the VAE's encoder is in float32, unless its folder's `force_upcast` is false.
 
     Returns:
         An `AutoencoderKL`, frozen and in evaluation mode.
@@ -44,10 +45,14 @@ def load_vae(path: Path, own: Mapping[str, Any], *, name: str, device: torch.dev
         def source(key: str, config: Any) -> TensorSource:
             return TensorSource(prefix + (vae_name(key, len(config.up_block_types)) if original else key))
 
-        return load_from_file(lambda: _empty(AutoencoderKL, own), source, path, name=name, device=device, dtype=precision)
-    force_upcast = _config(path, own, name).get("force_upcast", True)
-    precision = torch.float32 if dtype == torch.float16 and force_upcast else dtype
-    return load_network(AutoencoderKL, path, name=name, device=device, dtype=precision)
+        vae = load_from_file(lambda: _empty(AutoencoderKL, own), source, path, name=name, device=device, dtype=precision)
+    else:
+        force_upcast = _config(path, own, name).get("force_upcast", True)
+        precision = torch.float32 if dtype == torch.float16 and force_upcast else dtype
+        vae = load_network(AutoencoderKL, path, name=name, device=device, dtype=precision)
+    if precision != dtype:
+        use_half_precision_decoder(vae)
+    return vae
 
 
 def _layout(file: Path, name: str) -> tuple[str, bool]:

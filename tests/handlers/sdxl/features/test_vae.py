@@ -14,13 +14,16 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from handlers.sdxl.handler import load
+from handlers.sdxl.recipe import SdxlRecipe
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
 from handlers.sdxl.weights.vae_files import load_vae
+from handlers.sdxl.weights.vae_precision import decoder_dtype, upcast_decoder
 from shared.errors import Cancelled, ModelUnavailable
 from shared.jobs.recipe import Recipe
 from shared.media.images import Pixels
 from shared.settings import Settings
+from shared.weights.addons import AddonLibrary
 from tests.handlers.conftest import RecordedRun, generate, image_outputs, sdxl
 from tests.handlers.sdxl.files import to_original_layout, write_vae
 
@@ -103,17 +106,25 @@ def test_a_vae_does_not_affect_later_jobs(recipe: Recipe[SdxlRequest]) -> None:
     assert np.array_equal(draw(recipe), before)
 
 
-def test_a_vae_that_overflows_in_half_precision_is_loaded_in_float32(vaes: Path) -> None:
+def test_a_vae_that_overflows_in_half_precision_encodes_in_float32(vaes: Path) -> None:
     own = AutoencoderKL.load_config(vaes / "folder")
 
-    def precision(name: str, dtype: torch.dtype) -> torch.dtype:
-        found: torch.dtype = load_vae(vaes / name, own, name=name, device=CPU, dtype=dtype).dtype
-        return found
+    def precisions(name: str, dtype: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
+        vae = load_vae(vaes / name, own, name=name, device=CPU, dtype=dtype)
+        return vae.dtype, decoder_dtype(vae)
 
-    assert precision("folder", torch.float16) == torch.float32
-    assert precision("safe", torch.float16) == torch.float16
-    assert precision("original.safetensors", torch.float16) == torch.float32  # a file has no configuration
-    assert precision("original.safetensors", torch.bfloat16) == torch.bfloat16
+    assert precisions("folder", torch.float16) == (torch.float32, torch.float16)
+    assert precisions("safe", torch.float16) == (torch.float16, torch.float16)
+    assert precisions("original.safetensors", torch.float16) == (torch.float32, torch.float16)  # a file has no configuration
+    assert precisions("original.safetensors", torch.bfloat16) == (torch.bfloat16, torch.bfloat16)
+
+
+def test_a_vae_that_a_job_has_loaded_can_be_upcast_in_later_jobs(tiny_models: Path, vaes: Path) -> None:
+    half = SdxlRecipe(load_sdxl(tiny_models / "sdxl", CPU, torch.float16), AddonLibrary(vaes.parent))
+    drawn = draw(half, vae="folder")
+    with torch.inference_mode(), upcast_decoder(half._addons.load("vaes", "folder", lambda _: None, lambda _: 0)):
+        pass
+    assert np.array_equal(draw(half, vae="folder"), drawn)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
 from handlers.sdxl.weights.load import load_sdxl
+from handlers.sdxl.weights.vae_precision import decoder_dtype
 from shared.weights.errors import WeightsError
 
 CPU = torch.device("cpu")
@@ -65,9 +66,9 @@ def test_the_two_tokenizers_have_different_padding_tokens(sdxl: Any) -> None:
     assert (sdxl.tokenizer.pad_token, sdxl.tokenizer_2.pad_token) == ("<|endoftext|>", "!")
 
 
-def test_a_vae_that_overflows_in_half_precision_is_loaded_in_float32(tiny_models: Path) -> None:
+def test_a_vae_that_overflows_in_half_precision_encodes_in_float32(tiny_models: Path) -> None:
     half = load_sdxl(tiny_models / "sdxl", CPU, torch.float16)
-    assert {half.unet.dtype, half.text_encoder.dtype, half.text_encoder_2.dtype} == {torch.float16}
+    assert {half.unet.dtype, half.text_encoder.dtype, half.text_encoder_2.dtype, decoder_dtype(half.vae)} == {torch.float16}
     assert half.vae.dtype == torch.float32
 
 

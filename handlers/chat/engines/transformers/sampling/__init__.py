@@ -1,1 +1,0 @@
-"""Sampling: from the logits of a batch to its next tokens."""
