@@ -42,6 +42,7 @@ def measure(models: Path) -> dict[str, Any]:
     from benchmarks.full_queue import compare as compare_full_queue
     from benchmarks.overhead import measure_overhead
     from benchmarks.start import measure as measure_start
+    from benchmarks.wan_decoder import measure as measure_wan_decoder
     from shared.settings import prepare_environment
     from shared.telemetry import configure_logging
 
@@ -61,6 +62,7 @@ def measure(models: Path) -> dict[str, Any]:
         "start": {handler: asdict(start) for handler, start in measure_start(models, ROUNDS).items()},
         "batching": {"sequential": sequential, "batched": batched},
         "prefix_cache": asdict(measure_prefix_cache(chat, ROUNDS)),
+        "wan_decoder": measure_wan_decoder(),
     }
 
 
@@ -123,6 +125,14 @@ def _batching(results: dict[str, Any]) -> str:
 
 def _prefix_cache(results: dict[str, Any]) -> str:
     return _PREFIX_CACHE.format(tokens=results["tokens"], ratio=f"{results['miss'] / results['hit']:.1f}")
+
+
+def _wan_decoder(results: dict[str, Any]) -> str:
+    rows = (
+        f"| {_DECODERS[name]} | {row['moved'] / 1e12:.2f} TB | {row['kernels']:,} | {row['peak'] / 1e9:.1f} GB |".replace(",", " ")
+        for name, row in results.items()
+    )
+    return _WAN_DECODER.format(rows="\n".join(rows))
 
 
 def _setup(results: dict[str, Any]) -> str:
@@ -245,6 +255,23 @@ _PREFIX_CACHE = """\
 The first token of a prompt of {tokens} tokens comes {ratio} × sooner if its system prompt is in the prefix cache.
 """
 
+_DECODERS: Mapping[str, str] = {
+    "diffusers": "diffusers, float32",
+    "float32": "the worker, float32: the same bits",
+    "float16": "the worker, float16, as on a GPU: at most one level apart",
+}
+
+_WAN_DECODER = """\
+## What decoding a clip moves
+
+81 frames of 480 × 832 through WAN's VAE, counted on the published configuration (`python -m benchmarks.wan_decoder`): bytes that kernels
+other than convolutions and matrix multiplications read and write, kernels, and the peak of memory beside the VAE's weights.
+
+| | moved | kernels | peak |
+|---|---|---|---|
+{rows}
+"""
+
 _SETUP = """\
 ## Set-up
 
@@ -274,6 +301,7 @@ _SECTIONS: Mapping[str, Callable[[Any], str]] = {
     "start": _start,
     "batching": _batching,
     "prefix_cache": _prefix_cache,
+    "wan_decoder": _wan_decoder,
     "setup": _setup,
 }
 

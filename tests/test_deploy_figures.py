@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from handlers.sdxl.memory import MemoryEstimate
 from handlers.wan.memory import MemoryEstimate as ClipEstimate
@@ -55,7 +56,7 @@ def product(text: str) -> float:
 
 
 def test_decoding_takes_what_the_estimates_of_the_handlers_say() -> None:
-    image, clip = MemoryEstimate(1024, 1024), ClipEstimate(480, 832, 81)
+    image, clip = MemoryEstimate(1024, 1024), ClipEstimate(480, 832, 81, decoding_dtype=torch.float16)
     (denoising,) = (float(value) for name, (value,) in table(SDXL).items() if name.startswith("denoising six pictures"))
     assert 6 * image.denoising / 1e9 == pytest.approx(denoising, abs=0.006)
     assert f"decoding, one picture at a time, takes {image.decoding / 1e9:.2f} afterwards" in PAGE

@@ -9,16 +9,17 @@ Transformer, in bfloat16, per token (1.3B: 49 300 at 32 760 tokens; 14B: 114 300
     14.1 × width + 3.1 × feed-forward width    the tensors of one block
     + 2 × width × (VACE blocks + 1)            VACE only: the hints of all its blocks are kept (1.3B: 98 500 in total)
 
-VAE, in float32, independent of the number of frames, because it processes four at a time::
+VAE, independent of the number of frames, because it processes four at a time::
 
-    decode   20 800 × pixels      encode   14 400 × pixels
+    decode   17 500 × pixels in float32; 8 700 × pixels in float16, as on a GPU, with 0.15 GB for the copied weights
+    encode   14 400 × pixels in float32
 
-The figure for decoding is the measured growth of a process (8.3 GB at 480 × 832); the count gave 19 500.
+For decoding the counts were 16 400 and 8 200 (`benchmarks/wan_decoder.py`); a process grows by 7 % more.
 
-With tiling these hold for one 256 × 256 tile. A clip decoded in tiles is also kept as a whole, 17 × pixels × frames; a clip to encode is
-passed as up to four videos of 12 × pixels × frames each.
+With tiling, diffusers' decoder and encoder have one 256 × 256 tile: 20 800 × its pixels for decoding, in float32. A clip decoded in tiles
+is also kept as a whole, 17 × pixels × frames; a clip to encode is passed as up to four videos of 12 × pixels × frames each.
 
-For 81 frames of 480 × 832 through VACE that is 3.2 GB for the transformer and 8.3 GB for decoding, 1.9 GB with tiling.
+For 81 frames of 480 × 832 through VACE that is 3.2 GB for the transformer and 3.6 GB for decoding, 1.9 GB with tiling.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from typing import Any
 
 import torch
 
-from handlers.wan.decoding import decode_memory
+from handlers.wan.decoding import decode_memory, decoding_dtype
 from handlers.wan.request import WanRequest
 from handlers.wan.sizes import STEP, padded_frames
 from shared.contract.sizes import Size
 from shared.errors import OutOfMemory
 from shared.models.device import free_vram
 
-_TILE_SIZE = (256, 256)
 _TILE_PIXELS = 256 * 256
+_DECODE_TILE = 20_800 * _TILE_PIXELS
 _ENCODE = 14_400
 _DECODED_CLIP, _INPUT_CLIPS = 17, 48
 _RESERVE = 1_000_000_000
@@ -93,6 +94,7 @@ class MemoryEstimate:
         frames: The frames that are generated.
         reference_frames: Latent frames that VACE generates in addition, one per reference image without a place in the clip.
         encodes_references: Whether references are encoded.
+        decoding_dtype: The precision in which the VAE decodes.
     """
 
     width: int
@@ -100,13 +102,15 @@ class MemoryEstimate:
     frames: int
     reference_frames: int = 0
     encodes_references: bool = False
+    decoding_dtype: torch.dtype = torch.float32
 
     @classmethod
-    def of(cls, request: WanRequest) -> MemoryEstimate:
-        """Estimates the memory for a request."""
+    def of(cls, request: WanRequest, vae: Any) -> MemoryEstimate:
+        """Estimates the memory for a request and the VAE that will decode it."""
         resembles = request.reference_mode == "single" or request.frames == 1
         references = len(request.references)
-        return cls(request.width, request.height, padded_frames(request.frames), references if resembles else 0, references > 0)
+        frames = padded_frames(request.frames)
+        return cls(request.width, request.height, frames, references if resembles else 0, references > 0, decoding_dtype(vae))
 
     @property
     def pixels(self) -> int:
@@ -124,8 +128,8 @@ class MemoryEstimate:
 
     def decoding(self, *, tiled: bool) -> int:
         """Returns the bytes that decoding needs."""
-        whole = decode_memory(self.width, self.height)
-        return min(whole, decode_memory(*_TILE_SIZE)) + _DECODED_CLIP * self.pixels * self.frames if tiled else whole
+        whole = decode_memory(self.width, self.height, self.decoding_dtype)
+        return min(whole, _DECODE_TILE) + _DECODED_CLIP * self.pixels * self.frames if tiled else whole
 
     def encoding(self, *, tiled: bool) -> int:
         """Returns the bytes that encoding the references needs; 0 without references."""

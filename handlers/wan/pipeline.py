@@ -25,7 +25,7 @@ def select_pipeline(pipelines: WanPipelines, request: WanRequest) -> Any:
 def job_accelerations(pipelines: WanPipelines, request: WanRequest, offload: TextEncoderOffload) -> tuple[str, ...]:
     """Returns the accelerations of a request, by the names of `ACCELERATIONS`."""
     transformer, total = select_pipeline(pipelines, request).transformer, offload.memory.total
-    used = offload.resident + MemoryEstimate.of(request).peak(transformer, tiled=False)
+    used = offload.resident + MemoryEstimate.of(request, pipelines.vae).peak(transformer, tiled=False)
     return enabled_accelerations(request.acceleration, transformer, None if total is None else total - used)
 
 
@@ -41,7 +41,7 @@ def configured(pipelines: WanPipelines, request: WanRequest, offload: TextEncode
     Yields:
         The pipeline, to be called with embeddings.
     """
-    pipeline, estimate = select_pipeline(pipelines, request), MemoryEstimate.of(request)
+    pipeline, estimate = select_pipeline(pipelines, request), MemoryEstimate.of(request, pipelines.vae)
     offload.ensure_free(estimate.peak(pipeline.transformer, tiled=False))
     with ExitStack() as stack:
         stack.enter_context(without_text_encoder(pipeline))

@@ -74,7 +74,7 @@ class WanRecipe:
         lora.check(request, self._addons)
         reference.check(request, self._pipelines)
         transformer = select_pipeline(self._pipelines, request).transformer
-        check_memory(MemoryEstimate.of(request), transformer, self._memory, self._offload.resident)
+        check_memory(MemoryEstimate.of(request, self._pipelines.vae), transformer, self._memory, self._offload.resident)
 
     @torch.inference_mode()
     def generate(self, request: WanRequest, references: Mapping[str, Image.Image], run: JobRun) -> Generator[Output]:
