@@ -12,10 +12,11 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from handlers.chat.engines.transformers.device_inputs import DeviceInputs
 from handlers.chat.engines.transformers.kv_cache import KVCache, forward
 from handlers.chat.engines.transformers.load import ChatModel
 from handlers.chat.engines.transformers.prefix_cache import PrefixCache, TokenIds
-from handlers.chat.engines.transformers.sampler import sample
+from handlers.chat.engines.transformers.sampling.step import SamplingStep
 from handlers.chat.engines.transformers.sequence import SequenceState
 from shared.errors import JobError, OutOfMemory
 from shared.models.oom import run_once
@@ -49,6 +50,23 @@ class PrefillGroup:
 
     members: Sequence[Prefillable]
     cache: KVCache | None = None
+
+    def sampled(self, tokens: int) -> list[SequenceState]:
+        """Returns the sequences whose prompts end after so many more tokens of each: all or none."""
+        ended = len(self.members[0].remaining_prompt) <= tokens
+        return [member for member in self.members if isinstance(member, SequenceState) and ended]
+
+
+@dataclass(frozen=True)
+class Forwarded:
+    """The result of a forward pass: logits, rows × vocabulary, and the sampling of the rows."""
+
+    logits: Tensor
+    sampling: SamplingStep
+
+    def sample(self) -> list[int | JobError]:
+        """Samples the next token of each row."""
+        return self.sampling.sample(self.logits)
 
 
 class Batch:
@@ -143,21 +161,29 @@ class Batch:
         chunks = [member.remaining_prompt[: self._prefill_tokens] for member in group.members]
         lengths = [member.length for member in group.members]
 
-        def work() -> tuple[KVCache, Tensor]:
+        def work() -> tuple[KVCache, Forwarded]:
             group.cache = group.cache or self._prefill_cache(group.members)
-            return group.cache, forward(self._model, group.cache, chunks, lengths)
+            return group.cache, self._forward(group.cache, chunks, lengths, group.sampled(len(chunks[0])))
 
         if (done := self._run_twice(work)) is None:
             self._fail_out_of_memory(group)
             return 0
-        cache, logits = done
+        cache, forwarded = done
         for member, chunk in zip(group.members, chunks, strict=True):
             member.length += len(chunk)
         if group.members[0].remaining_prompt:
             self._prefill_queue.append(group)  # to the back, so that a long prompt does not delay the others
         else:
-            self._finish_prefill(group.members, cache, logits)
+            self._finish_prefill(group.members, cache, forwarded)
         return sum(map(len, chunks))
+
+    def _forward(
+        self, cache: KVCache, inputs: Sequence[Sequence[int]], lengths: Sequence[int], sampled: Sequence[SequenceState]
+    ) -> Forwarded:
+        """Runs a forward pass, and sends what sampling takes along with its inputs."""
+        device_inputs = DeviceInputs(self._model.device)
+        sampling = SamplingStep([sequence.sampler for sequence in sampled], self._vocabulary_size, device_inputs)
+        return Forwarded(forward(self._model, cache, inputs, lengths, device_inputs), sampling)
 
     def _prefill_cache(self, members: Sequence[Prefillable]) -> KVCache:
         # One position more than the longest, for padding.
@@ -170,12 +196,12 @@ class Batch:
                 member.prefix = None
         return cache
 
-    def _finish_prefill(self, members: Sequence[Prefillable], cache: KVCache, logits: Tensor) -> None:
+    def _finish_prefill(self, members: Sequence[Prefillable], cache: KVCache, forwarded: Forwarded) -> None:
         if isinstance(prefix := members[0], SharedPrefix):
-            self._release_waiting(prefix, cache, cacheable=bool(logits.isfinite().all()))
+            self._release_waiting(prefix, cache, cacheable=bool(forwarded.logits.isfinite().all()))
             return
         sequences = [member for member in members if isinstance(member, SequenceState)]
-        tokens = sample(logits[:, : self._vocabulary_size], [sequence.sampler for sequence in sequences])
+        tokens = forwarded.sample()
         for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
             if not sequence.append(token):
                 self._start_decoding(sequence, cache, row)
@@ -218,11 +244,11 @@ class Batch:
         running, width = self._running, self._width()
         inputs, lengths = [(sequence.last_token,) for sequence in running], [sequence.length for sequence in running]
 
-        def work() -> Tensor:
+        def work() -> Forwarded:
             self._cache.grow(len(running), width)
-            return forward(self._model, self._cache, inputs, lengths)
+            return self._forward(self._cache, inputs, lengths, running)
 
-        if (logits := self._run_twice(work)) is None:
+        if (forwarded := self._run_twice(work)) is None:
             longest = max(range(len(running)), key=lambda row: running[row].length)
             running[longest].fail(_out_of_memory())
             self._remove_rows([longest])
@@ -230,7 +256,7 @@ class Batch:
             return
         for sequence in running:
             sequence.length += 1
-        tokens = sample(logits[:, : self._vocabulary_size], [sequence.sampler for sequence in running])
+        tokens = forwarded.sample()
         ended = [row for row, (sequence, token) in enumerate(zip(running, tokens, strict=True)) if sequence.append(token)]
         for row in ended:
             if isinstance(tokens[row], JobError):  # its values may not be finite

@@ -9,7 +9,7 @@ from handlers.chat.detokenizer import IncrementalDetokenizer
 from handlers.chat.engines.transformers.grammar import GrammarCompiler
 from handlers.chat.engines.transformers.load import ChatModel
 from handlers.chat.engines.transformers.logprobs import TokenDescriber
-from handlers.chat.engines.transformers.sampler import Sampler
+from handlers.chat.engines.transformers.sampling.sampler import Sampler
 from handlers.chat.engines.transformers.sequence import DecodingParams
 from handlers.chat.prompt_renderer import Prompt, PromptRenderer
 from handlers.chat.prompts import BASE_MODEL_STOPS

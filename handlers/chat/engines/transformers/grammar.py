@@ -8,9 +8,8 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
-import torch
 from cachetools import LRUCache
-from torch import Tensor
+from numpy.typing import NDArray
 
 from handlers.chat.response_format import Constraint
 from handlers.chat.structured.formats import grammar_of
@@ -33,14 +32,16 @@ class Grammar:
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
 
-    def allowed_tokens(self, vocabulary_size: int) -> Tensor:
-        """Returns which tokens may come next, a boolean tensor on the CPU."""
+    def allowed_tokens(self, vocabulary_size: int) -> NDArray[np.uint8]:
+        """Returns which tokens may come next: one bit for each, the lowest bit of a byte first."""
         started = time.thread_time()
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)[: -(-vocabulary_size // 8)].copy()
+        if vocabulary_size % 8:
+            bits[-1] &= (1 << vocabulary_size % 8) - 1
         self._ensure_intact()
         if time.thread_time() - started > _MAX_MASK_TIME:
             raise GenerationError("The schema or pattern takes too long to follow. Simplify it.", retryable=False)
-        return torch.from_numpy(np.unpackbits(bits, count=vocabulary_size, bitorder="little").view(np.bool_))
+        return bits
 
     def accept(self, token: int) -> None:
         """Advances by one of the allowed tokens."""

@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from handlers.chat.engines.transformers.device_inputs import DeviceInputs
 
 BLOCK_SIZE = 256
 """Positions by which a cache grows at once: a reallocation for every token would cost more than the token."""
@@ -161,7 +164,9 @@ class KVCache(Cache):
         return sum(layer.bytes_per_token for layer in self._kv_layers)
 
 
-def forward(model: Any, cache: KVCache, inputs: Sequence[Sequence[int]], lengths: Sequence[int]) -> Tensor:
+def forward(
+    model: Any, cache: KVCache, inputs: Sequence[Sequence[int]], lengths: Sequence[int], device_inputs: DeviceInputs | None = None
+) -> Tensor:
     """Runs one forward pass over new tokens of several sequences.
 
     Args:
@@ -169,26 +174,29 @@ def forward(model: Any, cache: KVCache, inputs: Sequence[Sequence[int]], lengths
         cache: Large enough for the rows after the pass, with one more position if the inputs differ in length.
         inputs: The new token ids of each row, from the first row on; at least one token each.
         lengths: The tokens of each row that are already in the cache.
+        device_inputs: What goes to the device together with them, if there is anything.
 
     Returns:
         The logits after the last token of each row, rows × vocabulary.
     """
     longest, width = max(map(len, inputs)), max(length + len(ids) for ids, length in zip(inputs, lengths, strict=True))
-    padding = [longest - len(ids) for ids in inputs]
-    input_ids = torch.tensor([[0] * pad + list(ids) for ids, pad in zip(inputs, padding, strict=True)], device=model.device)
-    rows = [[-1] * pad + list(range(length, length + longest - pad)) for pad, length in zip(padding, lengths, strict=True)]
-    slots = torch.tensor(rows, device=model.device)
+    padding = np.array([longest - len(ids) for ids in inputs])
+    offsets = np.arange(longest) - padding[:, None]
     # Without padding and with equal lengths, the plain causal mask or none suffices, for which there are faster kernels.
-    uniform = not any(padding) and len(set(lengths)) == 1
+    uniform = not padding.any() and len(set(lengths)) == 1
     on_cpu = model.device.type == "cpu"
     plain = uniform and (lengths[0] == 0 or (longest == 1 and not on_cpu))
     if on_cpu and not plain:
         width = min(-(-width // _VECTOR) * _VECTOR, cache.shape[1])
+    sent = DeviceInputs(model.device) if device_inputs is None else device_inputs
+    ids = sent.integers([[0] * pad + list(ids) for ids, pad in zip(inputs, padding, strict=True)])
+    positions = sent.integers(np.where(offsets < 0, -1, offsets + np.array(lengths)[:, None]))
+    slots = positions()
     cache.set_slots(None if plain else slots, width)
     position_ids = slots.clamp(min=0)
     mask = None if plain else _causal_mask(position_ids, width, model.dtype)
     logits: Tensor = model(
-        input_ids=input_ids, attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True, logits_to_keep=1
+        input_ids=ids(), attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True, logits_to_keep=1
     ).logits[:, -1]
     return logits
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
-from torch import Tensor
 
 from handlers.chat.logprobs import TokenLogprob
 
@@ -29,12 +28,6 @@ class SampledLogprob:
     token: int
     logprob: float
     top: tuple[tuple[int, float], ...]
-
-    @classmethod
-    def of(cls, log_probabilities: Tensor, token: int, count: int) -> SampledLogprob:
-        """Takes the values from the log probabilities of all tokens."""
-        values, ids = log_probabilities.topk(min(count, len(log_probabilities)))
-        return cls(token, float(log_probabilities[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
 
 
 class TokenDescriber:

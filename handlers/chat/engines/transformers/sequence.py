@@ -11,7 +11,7 @@ from handlers.chat.engine import Completion, Delta, FinishReason
 from handlers.chat.engines.transformers.containment import Containment
 from handlers.chat.engines.transformers.kv_cache import KVCache
 from handlers.chat.engines.transformers.logprobs import TokenDescriber
-from handlers.chat.engines.transformers.sampler import Sampler
+from handlers.chat.engines.transformers.sampling.sampler import Sampler
 from handlers.chat.engines.transformers.stream import SequenceStream
 from handlers.chat.logprobs import TokenLogprob
 from handlers.chat.prompt_renderer import Prompt

@@ -1,0 +1,1 @@
+"""Sampling: from the logits of a batch to its next tokens."""
