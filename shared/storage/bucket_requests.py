@@ -51,17 +51,17 @@ class BucketRequests(Generic[Client]):
         raise AssertionError("retrying() yields at least once and propagates the last error")
 
     def probe(self, request: Callable[[Client], T], *, tolerates_outage: bool = False) -> T | None:
-        """Executes a request once, before the work of a job whose results are to be stored.
+        """Executes a request before the work of a job whose results are to be stored.
 
         Args:
             request: Shows whether the bucket accepts uploads.
-            tolerates_outage: Whether a failure that may pass returns None.
+            tolerates_outage: Whether a failure that may pass returns None at once. Otherwise the request is retried.
 
         Raises:
             UploadError: It has failed.
         """
         try:
-            return self.call(request, self.deadline(_PROBE_SECONDS), attempts=1)
+            return self.call(request, self.deadline(_PROBE_SECONDS), attempts=1 if tolerates_outage else None)
         except RequestFailed as error:
             if error.retryable and tolerates_outage:
                 return None

@@ -66,6 +66,17 @@ def test_after_a_refusal_for_good_jobs_are_refused_until_a_probe_succeeds(server
     assert len(server.requests) == before + 3
 
 
+def test_after_a_refusal_a_probe_that_meets_a_fault_is_retried(server: FakeStorage) -> None:
+    storage = storage_at(server)
+    server.outage = fails_with(401)
+    with pytest.raises(UploadError):
+        storage.put("u/j/0.png", PNG, "image/png")
+    server.outage = None
+    server.fail(fails_with(503), drops_the_response)
+    storage.ensure_accepts(IMAGES)
+    assert len(server.requests) == 1 + 3, "the upload, and a probe with two retries"
+
+
 def test_a_type_that_the_bucket_loses_is_refused_from_the_second_job_on(server: FakeStorage) -> None:
     storage = storage_at(server)
     storage.ensure_accepts(["image/png"])
