@@ -15,6 +15,7 @@ from handlers.chat.request import ChatRequest
 from handlers.chat.revision import revision_of
 from handlers.chat.short_form import ChatOperator
 from shared.handler import Handler
+from shared.models.prefetch import all_weight_files, prefetched
 from shared.serverless import serve
 from shared.settings import Settings
 from shared.weights.catalogue import QWEN_BASE, QWEN_INSTRUCT
@@ -33,12 +34,13 @@ def load(settings: Settings) -> ChatRecipe:
     if settings.chat_engine == "vllm":
         return _start_vllm(settings, installed)
     # Imported only now, so that a worker without weights reports it without importing torch.
-    from handlers.chat.engines.transformers.chat_format import ModelSpec
-    from handlers.chat.engines.transformers.engine import TransformersEngine
-    from handlers.chat.engines.transformers.load import dtype_of, load_chat
-    from handlers.chat.engines.transformers.memory import choose_residency
-    from handlers.chat.recipe import ChatRecipe, ChatSettings
-    from shared.models.device import choose_device
+    with prefetched(all_weight_files(installed[QWEN_INSTRUCT.name], half=False)):  # and after that by `load_chat`
+        from handlers.chat.engines.transformers.chat_format import ModelSpec
+        from handlers.chat.engines.transformers.engine import TransformersEngine
+        from handlers.chat.engines.transformers.load import dtype_of, load_chat
+        from handlers.chat.engines.transformers.memory import choose_residency
+        from handlers.chat.recipe import ChatRecipe, ChatSettings
+        from shared.models.device import choose_device
 
     device = choose_device(settings.device)
     load_model = partial(load_chat, device=device, dtype=dtype_of(settings.chat_dtype, device))

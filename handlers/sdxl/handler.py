@@ -10,6 +10,7 @@ from shared.handler import Handler
 from shared.jobs.recipe import Recipe
 from shared.media.encoding import IMAGE_TYPES, THUMBNAIL_MIME
 from shared.media.size_bounds import max_image_bytes
+from shared.models.prefetch import all_weight_files, prefetched
 from shared.serverless import serve
 from shared.settings import Settings, SettingsError
 from shared.weights.catalogue import SDXL
@@ -25,10 +26,11 @@ def load(settings: Settings) -> Recipe[SdxlRequest]:
     """
     weights = resolve(SDXL, settings)
     # Imported after that, so that a worker without weights reports it before torch is imported.
-    from handlers.sdxl.recipe import SdxlRecipe
-    from handlers.sdxl.weights.load import load_sdxl
-    from shared.models.device import choose_device, choose_dtype
-    from shared.weights.addons import AddonLibrary, addon_folders
+    with prefetched(all_weight_files(weights, half=settings.device != "cpu")):  # and after that by `load_sdxl`
+        from handlers.sdxl.recipe import SdxlRecipe
+        from handlers.sdxl.weights.load import load_sdxl
+        from shared.models.device import choose_device, choose_dtype
+        from shared.weights.addons import AddonLibrary, addon_folders
 
     addons = AddonLibrary(*addon_folders(settings))
     if settings.sdxl_safety_check and not addons.names("safety_checker"):

@@ -12,6 +12,7 @@ from shared.media.encoding import IMAGE_TYPES, THUMBNAIL_MIME
 from shared.media.extras import EXTRA_TYPES
 from shared.media.size_bounds import max_image_bytes
 from shared.media.videos import VIDEO_MIME, Encoding, check_encoder
+from shared.models.prefetch import all_weight_files, prefetched
 from shared.serverless import serve
 from shared.settings import Settings, SettingsError
 from shared.weights.catalogue import WAN
@@ -30,10 +31,11 @@ def load(settings: Settings) -> Recipe[WanRequest]:
     """Loads WAN onto the configured device."""
     folder = resolve(WAN, settings)
     # Imported only now, so that a worker without weights reports that before it imports torch.
-    from handlers.wan.recipe import WanRecipe
-    from handlers.wan.weights.load import load_wan
-    from shared.models.device import choose_device, choose_dtype
-    from shared.weights.addons import AddonLibrary, addon_folders
+    with prefetched(all_weight_files(folder, half=False)):  # and after that by `load_wan`
+        from handlers.wan.recipe import WanRecipe
+        from handlers.wan.weights.load import load_wan
+        from shared.models.device import choose_device, choose_dtype
+        from shared.weights.addons import AddonLibrary, addon_folders
 
     device = choose_device(settings.device)
     pipelines, addons = load_wan(folder, device, choose_dtype(device, "wan")), AddonLibrary(*addon_folders(settings))

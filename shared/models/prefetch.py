@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+from shared.weights.folders import weight_files
+
 _BLOCK = 16 * 2**20  # bytes; network volumes answer large reads faster than page faults
 _READERS = 4  # one reader reaches less than half of a disk's throughput, four nearly all
 
@@ -37,6 +39,21 @@ def prefetched(files: Iterable[Path]) -> Iterator[None]:
             yield
         finally:
             stop.set()
+
+
+def all_weight_files(weights: Path, *, half: bool) -> Iterator[Path]:
+    """Lists the weight files of a model whose loader is not imported yet, roughly in the order in which they are needed.
+
+    Args:
+        weights: A single-file checkpoint, a network's own folder, or a diffusers folder. The names of the components of SDXL and of WAN are
+            in the alphabetical order in which they are loaded.
+        half: Whether files in half precision are preferred.
+    """
+    if weights.is_file():
+        yield weights
+        return
+    for folder in (weights, *sorted(path for path in weights.iterdir() if path.is_dir())):
+        yield from weight_files(folder, half=half)
 
 
 def _read(blocks: SimpleQueue[Block], stop: threading.Event) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from tests.chaos.soak.growth import MAX_OPEN_FILES, measure_growth
 from tests.chaos.soak.resources import ResourceSamples
@@ -54,4 +55,8 @@ def _print_growth(handler: str, samples: ResourceSamples, warm: bool) -> bool:
         f"{growth.memory / 2**20:+.2f} MiB (at most {growth.max_memory / 2**20:.2f}), "
         f"{growth.open_files:+d} open files (at most {MAX_OPEN_FILES})  {verdict}\n"
     )
+    if growth.is_leak:
+        steps = [after - before for before, after in pairwise(samples.memory)]
+        largest = max(range(len(steps)), key=steps.__getitem__)
+        sys.stdout.write(f"      most of it by its job {largest + 2}: {steps[largest] / 2**20:+.2f} MiB\n")
     return growth.is_leak

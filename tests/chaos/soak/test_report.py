@@ -38,3 +38,9 @@ def test_it_is_1_when_a_worker_grows(resource: str, capsys: pytest.CaptureFixtur
     samples[resource] = [before + 2**20 * job for job, before in enumerate(samples[resource])]
     assert print_report(report(resources={"sdxl": ResourceSamples(samples["memory"], samples["open_files"])})) == 1
     assert capsys.readouterr().out.count("GROWS") == 1
+
+
+def test_growth_is_reported_with_the_job_that_took_most(capsys: pytest.CaptureFixture[str]) -> None:
+    memory = [10**8] * 150 + [10**8 + 6 * 2**20] * 50
+    assert print_report(report(resources={"sdxl": ResourceSamples(memory, [17] * 200)})) == 1
+    assert "most of it by its job 151: +6.00 MiB" in capsys.readouterr().out

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.models.prefetch import prefetched
+from shared.models.prefetch import all_weight_files, prefetched
 
 MEBIBYTE = 2**20
 
@@ -59,3 +59,15 @@ def test_unreadable_files_are_skipped(tmp_path: Path) -> None:
     with prefetched([*unreadable, good]):
         wait_until_read(before + 5 * MEBIBYTE)
         assert bytes_read() - before >= 5 * MEBIBYTE
+
+
+def test_the_files_of_a_model_come_in_the_order_in_which_it_is_loaded(tiny_models: Path, tmp_path: Path) -> None:
+    def folders(weights: Path, *, half: bool = False) -> list[str]:
+        return list(dict.fromkeys(path.parent.name for path in all_weight_files(weights, half=half)))
+
+    assert folders(tiny_models / "sdxl", half=True) == ["text_encoder", "text_encoder_2", "unet", "vae"]
+    assert folders(tiny_models / "wan") == ["text_encoder", "transformer", "vae"]
+    assert folders(tiny_models / "qwen_instruct") == ["qwen_instruct"]
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    checkpoint.touch()
+    assert list(all_weight_files(checkpoint, half=True)) == [checkpoint]
