@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from handlers.chat.engine import ModelInfo
 from handlers.chat.engines.transformers.chat_format import ModelSpec
+from handlers.chat.engines.transformers.memory import MAX_NUM_SEQS
 from handlers.chat.engines.transformers.model_pool import ModelPool
 from handlers.chat.engines.transformers.sequence import SequenceState
 from handlers.chat.engines.transformers.stream import SequenceStream
@@ -176,7 +177,8 @@ class TransformersEngine:
     def _can_admit(self, sequence: SequenceState, admitted: Sequence[SequenceState]) -> bool:
         if sequence.model not in self._pool.batches:
             return False
-        has_row = len(self._pool.sequences) + len(admitted) < self.max_concurrency
+        # Memory limits short conversations less than those of typical length, by which jobs are counted.
+        has_row = len(self._pool.sequences) + len(admitted) < MAX_NUM_SEQS
         return has_row and self._pool.has_memory_for([*admitted, sequence])
 
     def _shut_down(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:

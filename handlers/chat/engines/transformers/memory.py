@@ -23,7 +23,8 @@ _CPU_BUDGET = 2 * 2**30
 _MIN_FREE_WITH_BOTH = 4 * 2**30
 # Tokens of a typical conversation, prompt and completion. The maximum number of sequences is derived from it.
 _TYPICAL_LENGTH = 4096
-_MAX_NUM_SEQS = 64
+MAX_NUM_SEQS = 64
+"""The most sequences that run at once, however short they are."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def max_model_len(bytes_per_token: int, budget: int) -> int:
 
 def max_num_seqs(bytes_per_token: int, context_length: int, budget: int) -> int:
     """Returns the number of sequences of typical length that fit the budget, 1 to 64."""
-    return max(1, min(_MAX_NUM_SEQS, budget // (bytes_per_token * min(_TYPICAL_LENGTH, context_length)) - 1))
+    return max(1, min(MAX_NUM_SEQS, budget // (bytes_per_token * min(_TYPICAL_LENGTH, context_length)) - 1))
 
 
 def kv_cache_budget(device: torch.device) -> int:

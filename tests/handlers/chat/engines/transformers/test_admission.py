@@ -82,6 +82,17 @@ def test_the_kv_cache_budget_is_never_overcommitted(tiny_models: Path) -> None:
         assert max(batch_sizes) == 3, "these sequences may become longer"
 
 
+def test_more_short_sequences_run_at_once_than_the_budget_has_room_for_sequences_of_typical_length(tiny_models: Path) -> None:
+    model = load_copy(tiny_models)
+    with engine_of(model, budget=budget_for(2, 2048)) as small:
+        assert small.max_concurrency == 2
+        batch_sizes = record_batch_sizes(model)
+        streams = [small.submit(ask(words, max_tokens=60), CancelToken(60)) for words in WORDS]
+        for stream in streams:
+            list(stream)
+    assert max(batch_sizes) > 2
+
+
 def test_a_long_prefill_does_not_delay_short_prompts(engine: TransformersEngine) -> None:
     long, *short = complete_concurrently(engine, [ask("hello " * 600, max_tokens=40), *[ask(words, max_tokens=3) for words in WORDS[:3]]])
     assert isinstance(long, Completion)
