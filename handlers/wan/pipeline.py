@@ -46,7 +46,7 @@ def configured(pipelines: WanPipelines, request: WanRequest, offload: TextEncode
     with ExitStack() as stack:
         stack.enter_context(without_text_encoder(pipeline))
         stack.enter_context(with_scheduler(pipeline, make_scheduler(request.sample_solver, request.sample_shift)))
-        stack.enter_context(accelerated(pipeline.transformer, job_accelerations(pipelines, request, offload)))
+        stack.enter_context(accelerated(pipeline.transformer, job_accelerations(pipelines, request, offload), request.steps))
         stack.enter_context(vae_encode_tiling(pipelines.vae, offload.free, estimate.encoding(tiled=False)))
         if pipelines.image_to_video is not None:
             stack.enter_context(with_last_frame(pipeline, request.frames - 1))

@@ -154,10 +154,11 @@ class WanRequest(Request):
         FieldLocation("config.loras"),
     ] = ()
     acceleration: Annotated[
-        Literal["none", "lossless", "fast"],
+        Literal["none", "lossless", "fast", "first_block_cache", "mag_cache", "taylorseer_cache"],
         FieldLocation("config.acceleration"),
         Field(
-            description="`lossless` changes only rounding. `fast` also reuses activations between steps: faster still, but another clip."
+            description="`lossless` changes only rounding. The caches reuse activations between steps: faster still, but another clip. "
+            "`fast` is `first_block_cache`."
         ),
     ] = "none"
     preview: PreviewFlag = False

@@ -12,12 +12,10 @@ from typing import Any, Literal
 
 import torch
 
-Acceleration = Literal["none", "lossless", "fast"]
+from handlers.wan.features.step_caches import STEP_CACHES
 
-# First-block cache (ParaAttention): a step that changes the first block's output by less than this share reuses the residual of the later
-# blocks from the step before. On the small WAN it skipped 20 of 100 block calls in 20 steps and 56 in 50, and clips differed by half a
-# level of 255.
-_THRESHOLD = 0.1
+Acceleration = Literal["none", "lossless", "fast", "first_block_cache", "mag_cache", "taylorseer_cache"]
+
 _CUDNN_SINCE = (9, 0)  # compute capability: cuDNN's attention is optimised for Hopper and later
 
 
@@ -34,6 +32,8 @@ def enabled_accelerations(acceleration: Acceleration, transformer: Any, free: in
     """
     if acceleration == "fast":
         return ("first_block_cache",)
+    if acceleration in STEP_CACHES:
+        return (acceleration,)
     if acceleration == "none" or transformer.device.type != "cuda":
         return ()
     fused = ("fused_projections",) if free is None or fused_projections_size(transformer) <= free else ()
@@ -49,16 +49,17 @@ def can_compile() -> bool:
 
 
 @contextmanager
-def accelerated(transformer: Any, names: tuple[str, ...]) -> Iterator[None]:
+def accelerated(transformer: Any, names: tuple[str, ...], steps: int) -> Iterator[None]:
     """Accelerates a transformer while the body runs.
 
     Args:
         transformer: The one that will be called, with LoRAs already merged.
         names: Names of `ACCELERATIONS`, in the order in which they are applied.
+        steps: The denoising steps of the job.
     """
     with ExitStack() as stack:
         for name in names:
-            stack.enter_context(ACCELERATIONS[name](transformer))
+            stack.enter_context(ACCELERATIONS[name](transformer, steps))
         yield
 
 
@@ -73,18 +74,7 @@ def _attentions(transformer: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _first_block_cache(transformer: Any) -> Iterator[None]:
-    from diffusers import FirstBlockCacheConfig
-
-    transformer.enable_cache(FirstBlockCacheConfig(threshold=_THRESHOLD))
-    try:
-        yield
-    finally:
-        transformer.disable_cache()
-
-
-@contextmanager
-def _fused_projections(transformer: Any) -> Iterator[None]:
+def _fused_projections(transformer: Any, _steps: int) -> Iterator[None]:
     """Computes queries, keys and values in one multiplication where they have the same input."""
     try:
         transformer.fuse_qkv_projections()
@@ -94,7 +84,7 @@ def _fused_projections(transformer: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _cudnn_attention(_transformer: Any) -> Iterator[None]:
+def _cudnn_attention(_transformer: Any, _steps: int) -> Iterator[None]:
     """Prefers cuDNN's attention; shapes that it does not support use the other backends as usual."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -104,7 +94,7 @@ def _cudnn_attention(_transformer: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _compiled_blocks(transformer: Any) -> Iterator[None]:
+def _compiled_blocks(transformer: Any, _steps: int) -> Iterator[None]:
     """Compiles the repeated blocks. The first job of a process waits for the compiler; torch caches the result.
 
     When there are more shapes than torch caches, it falls back to the uncompiled blocks without an error.
@@ -119,8 +109,8 @@ def _compiled_blocks(transformer: Any) -> Iterator[None]:
             block._compiled_call_impl = None
 
 
-ACCELERATIONS: Mapping[str, Callable[[Any], AbstractContextManager[None]]] = {
-    "first_block_cache": _first_block_cache,
+ACCELERATIONS: Mapping[str, Callable[[Any, int], AbstractContextManager[None]]] = {
+    **STEP_CACHES,
     "fused_projections": _fused_projections,
     "cudnn_attention": _cudnn_attention,
     "compiled_blocks": _compiled_blocks,

@@ -807,9 +807,9 @@ export interface WanRequest {
      */
     loras?: Lora[] | null;
     /**
-     * `lossless` changes only rounding. `fast` also reuses activations between steps: faster still, but another clip. Default: none.
+     * `lossless` changes only rounding. The caches reuse activations between steps: faster still, but another clip. `fast` is `first_block_cache`. Default: none.
      */
-    acceleration?: ("none" | "lossless" | "fast") | null;
+    acceleration?: ("none" | "lossless" | "fast" | "first_block_cache" | "mag_cache" | "taylorseer_cache") | null;
     /**
      * Whether progress updates carry a small image of the current state, as `preview`. Default: false.
      */

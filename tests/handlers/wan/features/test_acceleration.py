@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from handlers.wan.decoding import decode_memory, decode_with_fallbacks
 from handlers.wan.features.acceleration import accelerated, fused_projections_size
 from handlers.wan.features.lora import lora_target
+from handlers.wan.features.step_caches import STEP_CACHES
 from handlers.wan.recipe import WanRecipe
 from handlers.wan.request import WanRequest
 from handlers.wan.weights.load import WanPipelines, load_wan
@@ -60,32 +62,46 @@ def counted_calls(recipe: WanRecipe) -> Iterator[list[int]]:
         handle.remove()
 
 
-def test_the_first_block_cache_skips_later_blocks_and_keeps_the_content(recipe: WanRecipe) -> None:
+@pytest.mark.parametrize(
+    ("cache", "most_calls", "psnr"),
+    [("first_block_cache", 35, 42.0), ("mag_cache", 20, 36.0), ("taylorseer_cache", 20, 33.0)],
+)
+def test_a_cache_skips_calls_keeps_the_content_and_does_not_affect_the_next_job(
+    recipe: WanRecipe, cache: str, most_calls: int, psnr: float
+) -> None:
     with counted_calls(recipe) as plain:
         whole = frames_of(recipe, "none")
     with counted_calls(recipe) as calls:
-        fast = frames_of(recipe, "fast")
+        fast = frames_of(recipe, cache)
     assert plain == [40]
-    assert calls[0] < 36
-    assert not np.array_equal(fast, whole)
+    assert calls[0] <= most_calls
+    assert psnr < 10 * np.log10(255**2 / ((fast.astype(float) - whole) ** 2).mean()) < np.inf
     assert (
         (classify_clip(fast).color, classify_clip(fast).motion)
         == (classify_clip(whole).color, classify_clip(whole).motion)
         == ("red", "right")
     )
+    assert np.array_equal(frames_of(recipe, "none"), whole)
 
 
-def test_an_acceleration_does_not_affect_later_jobs(recipe: WanRecipe) -> None:
-    before = frames_of(recipe, "none")
-    frames_of(recipe, "fast")
-    assert np.array_equal(frames_of(recipe, "none"), before)
-
-
-def test_a_cancelled_job_removes_its_acceleration(recipe: WanRecipe) -> None:
+@pytest.mark.parametrize("cache", sorted(STEP_CACHES))
+def test_a_cancelled_job_removes_its_cache(recipe: WanRecipe, cache: str) -> None:
     before = frames_of(recipe, "none")
     with pytest.raises(Cancelled):
-        generate(recipe, request("fast"), RecordedRun(stop_at=7))
+        generate(recipe, request(cache), RecordedRun(stop_at=7))
     assert np.array_equal(frames_of(recipe, "none"), before)
+
+
+def test_fast_is_the_first_block_cache(recipe: WanRecipe) -> None:
+    assert np.array_equal(frames_of(recipe, "fast"), frames_of(recipe, "first_block_cache"))
+
+
+@pytest.mark.parametrize("cache", sorted(STEP_CACHES))
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_cache_serves_few_steps_and_references(recipe: WanRecipe, cache: str, steps: int) -> None:
+    given = {"config.first_frame": Image.new("RGB", (64, 64), "blue")}
+    few = wan(PROMPT, steps=steps, frames=5, acceleration=cache, first_frame="https://a.example/first.png")
+    assert len(list(clip(generate(recipe, few, references=given)).frames)) == 5
 
 
 def test_metadata_lists_the_accelerations(recipe: WanRecipe) -> None:
@@ -101,7 +117,7 @@ def test_fused_projections_are_equivalent_and_are_removed(tiny_models: Path, ref
     names = {name for name, _ in pipeline.transformer.named_modules()}
     with with_lora(pipelines, 0.5 if loras else 0.0):
         before = latents(pipeline)
-        with accelerated(pipeline.transformer, ("fused_projections",)):
+        with accelerated(pipeline.transformer, ("fused_projections",), 2):
             assert {name for name, _ in pipeline.transformer.named_modules()} > names
             fused = latents(pipeline)
         assert torch.equal(latents(pipeline), before)
@@ -143,7 +159,7 @@ def test_compiled_blocks_are_equivalent_with_and_without_a_lora(tiny_models: Pat
     for scale in (0.0, 0.5):
         with with_lora(pipelines, scale):
             before = latents(pipeline)
-            with accelerated(pipeline.transformer, ("fused_projections", "cudnn_attention", "compiled_blocks")):
+            with accelerated(pipeline.transformer, ("fused_projections", "cudnn_attention", "compiled_blocks"), 2):
                 compiled = latents(pipeline)
             assert torch.equal(latents(pipeline), before)
         assert not torch.equal(compiled, before)  # rounding differs: it was compiled
@@ -154,7 +170,7 @@ def test_an_acceleration_that_fails_to_apply_is_removed(tiny_models: Path) -> No
     transformer = load_wan(tiny_models / "wan", torch.device("cpu"), torch.float32).text_to_video.transformer
 
     def fail() -> None:
-        with accelerated(transformer, ("fused_projections", "compiled_blocks")):
+        with accelerated(transformer, ("fused_projections", "compiled_blocks"), 2):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
