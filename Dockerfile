@@ -30,7 +30,7 @@ ARG MODELS=${HANDLER}
 ARG ADDONS=none
 ARG HF_ENDPOINT=https://huggingface.co
 WORKDIR /code
-COPY shared/__init__.py shared/credentials.py shared/settings.py shared/storage_settings.py shared/telemetry.py shared/trace_context.py shared/tracing_settings.py shared/
+COPY shared/__init__.py shared/credentials.py shared/device_settings.py shared/settings.py shared/storage_settings.py shared/telemetry.py shared/trace_context.py shared/tracing_settings.py shared/
 COPY shared/weights shared/weights
 COPY builder/__init__.py builder/command_line.py builder/download_weights.py builder/
 COPY builder/weights/__init__.py builder/weights/addons.py builder/weights/checkpoint.py builder/weights/
@@ -101,9 +101,9 @@ CMD ["python", "-u", "-m", "handlers.chat.handler"]
 
 FROM dependencies
 ARG HANDLER=sdxl
-# WAN's `acceleration: lossless` compiles for the GPU, and Triton compiles a launcher in C for each kernel, against Python's headers.
+# SDXL and WAN are compiled for the GPU, and Triton compiles a launcher in C for each kernel, against Python's headers.
 # hadolint ignore=DL3008
-RUN if [ "${HANDLER}" = wan ]; then \
+RUN if [ "${HANDLER}" != chat ]; then \
       apt-get update \
       && apt-get install --yes --no-install-recommends gcc libc6-dev \
       && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/cache/ldconfig/aux-cache; \

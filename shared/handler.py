@@ -13,7 +13,7 @@ Every other field has a default that suits a handler whose outputs are files: ca
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -61,6 +61,8 @@ class Handler(Generic[RequestT]):
             on the thread that calls it, and so runs one job at a time.
         watch: Called once with the recipe and a function that the recipe calls, from any thread, when it can complete nothing any more: the
             worker is then replaced, also between two jobs.
+        idle_work: Returns pieces of work for the GPU thread while no job needs it. Its argument is the recipe. A job that arrives waits for
+            the piece that is running, so that a piece takes seconds at most.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Handler(Generic[RequestT]):
     default_concurrency: int = 1
     max_concurrency: Callable[[Any], int] | None = None
     watch: Callable[[Any, Callable[[], None]], None] = lambda _recipe, _on_failure: None
+    idle_work: Callable[[Any], Iterable[Callable[[], None]]] = lambda _recipe: ()
 
     def types_of_job(self, request: RequestT) -> Collection[str]:
         """Returns the MIME types of the files that a job stores."""

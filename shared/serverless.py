@@ -202,6 +202,7 @@ class _Endpoint(Generic[RequestT]):
             "concurrency_modifier": lambda _current: worker.concurrency,
         }
         handler.watch(worker.recipe, self._lose_engine)
+        worker.gpu.run_when_idle(handler.idle_work(worker.recipe))
 
     async def complete(self, job: dict[str, Any]) -> HandlerResponse:
         """Runs one job and returns its response. The chunks of a streamed job are posted meanwhile."""

@@ -11,6 +11,7 @@ from pydantic import ValidationError as PydanticError
 from pydantic_settings import NoDecode
 
 from shared.credentials import find_problems
+from shared.device_settings import DeviceSettings
 from shared.storage_settings import Seconds, StorageSettings, Url, missing_storage_variables
 from shared.tracing_settings import TracingSettings
 
@@ -34,7 +35,7 @@ Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,127}$")]
 
 
-class Settings(TracingSettings, StorageSettings):
+class Settings(DeviceSettings, TracingSettings, StorageSettings):
     """The operator's settings. Every field is an environment variable, stripped of white space; an empty variable counts as unset.
 
     Keys are masked in every representation, and URLs are omitted, because they may contain a token or a password.
@@ -87,13 +88,6 @@ class Settings(TracingSettings, StorageSettings):
     huggingface_cache: Path = Field(Path("/runpod-volume/huggingface-cache/hub"), description="RunPod's model cache.")
     volume_models_dir: Path = Field(Path("/runpod-volume/models"), description="Folder of weights on the network volume.")
     allow_downloads: bool = Field(False, description="Download missing weights. If off, a worker never contacts a model hub.")
-    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Device of the models; `auto` uses a GPU if there is one.")
-    device_memory_gb: float | None = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        description="GB of GPU memory that WAN may use; if unset, all. On a CPU, the memory of the simulated GPU.",
-    )
 
     # Limits and defaults
     job_timeout: Seconds | None = Field(
@@ -207,11 +201,6 @@ class Settings(TracingSettings, StorageSettings):
         return own or self.job_timeout or (870.0 if handler == "wan" else 570.0)
 
     @property
-    def device_memory(self) -> int | None:
-        """`DEVICE_MEMORY_GB` in bytes."""
-        return None if self.device_memory_gb is None else int(self.device_memory_gb * 1e9)
-
-    @property
     def on_runpod(self) -> bool:
         """Whether jobs come from RunPod's queue."""
         return on_runpod()
@@ -230,6 +219,8 @@ def prepare_environment() -> None:
     downloads = os.environ.get("ALLOW_DOWNLOADS", "").lower() in {"1", "true", "t", "yes", "y", "on"}
     os.environ["HF_HUB_OFFLINE"] = "0" if downloads else "1"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if _VOLUME.is_dir():  # torch's cache of compiled code distinguishes its own versions and GPUs
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_VOLUME / "compiled"))
 
 
 def enable_hub_access() -> None:

@@ -27,8 +27,10 @@ def load(settings: Settings) -> Recipe[SdxlRequest]:
     weights = resolve(SDXL, settings)
     # Imported after that, so that a worker without weights reports it before torch is imported.
     with prefetched(all_weight_files(weights, half=settings.device != "cpu")):  # and after that by `load_sdxl`
+        from handlers.sdxl.compilation import compiled_networks
         from handlers.sdxl.recipe import SdxlRecipe
         from handlers.sdxl.weights.load import load_sdxl
+        from shared.models.compilation import can_compile
         from shared.models.device import choose_device, choose_dtype
         from shared.weights.addons import AddonLibrary, addon_folders
 
@@ -40,12 +42,14 @@ def load(settings: Settings) -> Recipe[SdxlRequest]:
         )
     device = choose_device(settings.device)
     pipeline = load_sdxl(weights, device, choose_dtype(device, "sdxl"))
+    compiles = settings.compile_models and can_compile(device)
     return SdxlRecipe(
         pipeline,
         addons,
         img2img_only=settings.sdxl_reference_method == "img2img",
         safety_check=settings.sdxl_safety_check,
         model_name=settings.sdxl_model_name or weights_name(weights),
+        compiled_networks=compiled_networks(pipeline) if compiles else (),
     )
 
 
@@ -63,6 +67,7 @@ HANDLER = Handler(
     weights=(SDXL,),
     types_of=lambda request: (IMAGE_TYPES[request.output_format].mime, THUMBNAIL_MIME),
     max_bytes_of=max_bytes_of,
+    idle_work=lambda recipe: recipe.idle_work(),
     default_concurrency=2,  # an image takes seconds, a good part of which is fetching, storing, and the SDK's polling for the next job
 )
 

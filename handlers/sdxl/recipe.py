@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from handlers.sdxl.compilation import compiled
 from handlers.sdxl.decoding import decode
 from handlers.sdxl.features.img2img import REFERENCE_FIELD
 from handlers.sdxl.features.scheduler import check_schedule
@@ -28,6 +29,7 @@ from handlers.sdxl.prompts import PromptEmbeddings, encode_prompts, prompt_warni
 from handlers.sdxl.request import SdxlRequest
 from shared.jobs.recipe import ImageOutput, JobRun, Output, Summary
 from shared.media.images import fit
+from shared.models.compilation import CompiledBlocks
 from shared.models.device import describe_device, free_vram, reset_vram_peak
 from shared.models.oom import EMPTY_CACHE, Fallback, offloaded, run_once, run_with_fallbacks
 from shared.models.pipelines import call_pipeline
@@ -43,6 +45,7 @@ class SdxlRecipe:
         img2img_only: Whether img2img serves references of every type, instead of IP-Adapters.
         safety_check: Whether every image is classified as safe for work or not.
         free_memory: Returns the bytes that new tensors can have on a device; None if unknown.
+        compiled_networks: Those that `idle_work` compiles.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class SdxlRecipe:
         safety_check: bool = False,
         model_name: str = "sdxl",
         free_memory: Callable[[torch.device], int | None] = free_vram,
+        compiled_networks: Sequence[CompiledBlocks] = (),
     ) -> None:
         self._pipeline = pipeline
         self._addons = addons
@@ -61,7 +65,13 @@ class SdxlRecipe:
         self._free_memory = partial(free_memory, pipeline.device)
         self._safety_check = safety_check
         self._model_name = model_name
+        self._compiled = compiled_networks
         self._postprocessor = PostProcessor(addons, pipeline.device, pipeline.unet.dtype, always_checks_safety=safety_check)
+
+    def idle_work(self) -> Iterator[Callable[[], None]]:
+        """Yields pieces of work for the GPU thread while it is idle: each compiles the blocks of one shape."""
+        for network in self._compiled:
+            yield from network.pieces()
 
     def check(self, request: SdxlRequest) -> None:
         """Refuses a request that this worker cannot serve.
@@ -91,7 +101,10 @@ class SdxlRecipe:
             yield from _copy_reference(request, references[REFERENCE_FIELD])
             return
         # 1. Configure the pipeline for this job
-        with configured(self._pipeline, request, references, self._addons, self._free_memory, run.warn) as job:
+        with (
+            configured(self._pipeline, request, references, self._addons, self._free_memory, run.warn) as job,
+            compiled(job, self._compiled),
+        ):
             # 2. Encode the prompts
             for warning in prompt_warnings(request):
                 run.warn(warning)

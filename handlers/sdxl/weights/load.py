@@ -11,6 +11,7 @@ import torch
 from handlers.sdxl.weights.checkpoint import check_tensor_names, config_folder, load_component
 from handlers.sdxl.weights.noise_schedule import schedule_problem, scheduler_overrides
 from handlers.sdxl.weights.vae_precision import use_half_precision_decoder
+from shared.models.device import use_fast_convolutions
 from shared.models.diffusers_folder import LITERAL_SPECIAL_TOKENS, component_files, load_scheduler, read_config, silence_libraries
 from shared.models.load import load_network
 from shared.models.prefetch import prefetched
@@ -51,6 +52,8 @@ def load_sdxl(weights: Path, device: torch.device, dtype: torch.dtype) -> Stable
         networks = {name: _load_network(weights, folder, name, device, dtypes[name]) for name in components}
     if dtypes["vae"] != dtype:
         use_half_precision_decoder(networks["vae"])
+    for name in ("unet", "vae"):
+        use_fast_convolutions(networks[name])
     tokenizers = {f"tokenizer{suffix}": _clip_tokenizer(folder, suffix, networks[f"text_encoder{suffix}"]) for suffix in ("", "_2")}
     zeros = read_config(folder / "model_index.json").get("force_zeros_for_empty_prompt", True)
     scheduler = _load_scheduler(folder / "scheduler", overrides)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from handlers.sdxl.weights.checkpoint import PREFIXES, TensorSource, load_from_file
 from handlers.sdxl.weights.original_names import vae_name
 from handlers.sdxl.weights.vae_precision import use_half_precision_decoder
+from shared.models.device import use_fast_convolutions
 from shared.models.load import load_network
 from shared.weights.errors import WeightsError, weights_error
 
@@ -52,6 +53,7 @@ def load_vae(path: Path, own: Mapping[str, Any], *, name: str, device: torch.dev
         vae = load_network(AutoencoderKL, path, name=name, device=device, dtype=precision)
     if precision != dtype:
         use_half_precision_decoder(vae)
+    use_fast_convolutions(vae)
     return vae
 
 

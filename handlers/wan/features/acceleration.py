@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from importlib.util import find_spec
-from pathlib import Path
-from shutil import which
 from typing import Any, Literal
 
 import torch
 
 from handlers.wan.features.step_caches import STEP_CACHES
+from shared.models.compilation import can_compile
 
 Acceleration = Literal["none", "lossless", "fast", "first_block_cache", "mag_cache", "taylorseer_cache"]
 
@@ -38,14 +35,8 @@ def enabled_accelerations(acceleration: Acceleration, transformer: Any, free: in
         return ()
     fused = ("fused_projections",) if free is None or fused_projections_size(transformer) <= free else ()
     modern = torch.cuda.get_device_capability(transformer.device) >= _CUDNN_SINCE
-    compiled = ("compiled_blocks",) if can_compile() else ()
+    compiled = ("compiled_blocks",) if can_compile(transformer.device) else ()
     return (*fused, *(("cudnn_attention",) if modern else ()), *compiled)
-
-
-def can_compile() -> bool:
-    """Returns whether torch can compile for a GPU: Triton is installed, and for its launchers a C compiler and Python's headers."""
-    headers = Path(sysconfig.get_path("include"), "Python.h")
-    return find_spec("triton") is not None and any(which(name) for name in ("gcc", "clang")) and headers.is_file()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
@@ -12,6 +12,7 @@ from typing import Self, TypeVar
 
 from shared.errors import DeviceError, JobError, classify
 from shared.jobs.execution.cancel import CancelToken
+from shared.jobs.execution.idle import IdleWork
 from shared.jobs.execution.threads import await_or_cancel, submit
 
 T = TypeVar("T")
@@ -22,16 +23,19 @@ class GpuThread:
 
     Args:
         max_workers: More than 1 only for work that blocks on the single thread that really owns the GPU.
+        idle_after: Seconds without work after which the GPU counts as idle.
     """
 
-    def __init__(self, max_workers: int = 1) -> None:
+    def __init__(self, max_workers: int = 1, *, idle_after: float = 1.0) -> None:
         self._executor = ThreadPoolExecutor(max_workers, thread_name_prefix="gpu")
         self._lost = threading.Event()
+        self._idle = IdleWork(lambda piece: submit(self._executor, partial(self._run_unless_lost, piece)), idle_after)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._idle.stop()
         self._executor.shutdown(wait=not self.is_lost)
 
     @property
@@ -41,7 +45,13 @@ class GpuThread:
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Submits work that belongs to no job, such as loading the models."""
-        return submit(self._executor, work)
+        future = submit(self._executor, work)
+        self._idle.wait_for(future)
+        return future
+
+    def run_when_idle(self, pieces: Iterable[Callable[[], None]]) -> None:
+        """Runs pieces of work one by one while there is no other work. Work that arrives waits for one piece at most."""
+        self._idle.start(pieces)
 
     async def run(self, work: Callable[[], T], token: CancelToken) -> T:
         """Runs a job's work, with the cancellation of `await_or_cancel`.
@@ -64,6 +74,7 @@ class GpuThread:
     def mark_lost(self) -> None:
         """Shuts down for good. Queued work fails with `DeviceError`; running work cannot be interrupted from outside."""
         self._lost.set()
+        self._idle.stop()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _run_unless_lost(self, work: Callable[[], T]) -> T:
