@@ -104,5 +104,8 @@ def make_scheduler(name: SchedulerName, checkpoint: Mapping[str, Any]) -> Any:
     """
     import diffusers
 
+    from shared.models.unipc import ResidentUniPC
+
     config = SCHEDULERS[name]
-    return getattr(diffusers, config.class_name).from_config(checkpoint, **config.overrides)
+    kind: Any = ResidentUniPC if name == "unipc" else getattr(diffusers, config.class_name)
+    return kind.from_config(checkpoint, **config.overrides)

@@ -15,12 +15,14 @@ def make_scheduler(name: str, shift: float) -> Any:
         name: `unipc`, `dpm++` or `euler`.
         shift: Shifts the timesteps towards the noisy end, 1 … 12; Wan 2.1's own value is 5.
     """
-    from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+    from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+
+    from shared.models.unipc import ResidentUniPC
 
     flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "num_train_timesteps": 1000, "flow_shift": shift}
     match name:
         case "unipc":
-            return UniPCMultistepScheduler(**flow)
+            return ResidentUniPC(**flow)
         case "dpm++":
             return DPMSolverMultistepScheduler(algorithm_type="dpmsolver++", **flow)
         case "euler":
