@@ -13,7 +13,7 @@ from handlers.sdxl.weights.vae_precision import decoder_dtype, upcast_decoder
 from shared.errors import GenerationError
 from shared.media.images import Pixels
 from shared.models.oom import EMPTY_CACHE, Fallback, offloaded, run_with_fallbacks
-from shared.models.pixels import NOT_FINITE, SINGLE_COLOUR, check_latents, decoded_to_pixels, is_single_colour
+from shared.models.pixels import NOT_FINITE, SINGLE_COLOUR, decoded_to_pixels, is_single_colour
 
 
 def decode(pipeline: Any, latent: Tensor, warn: Callable[[str], None]) -> Pixels:
@@ -21,17 +21,16 @@ def decode(pipeline: Any, latent: Tensor, warn: Callable[[str], None]) -> Pixels
 
     Args:
         pipeline: The job's pipeline.
-        latent: 1 × 4 × height/8 × width/8.
+        latent: 1 × 4 × height/8 × width/8, finite.
         warn: Receives a warning for each fallback used.
 
     Returns:
         Height × width × 3.
 
     Raises:
-        GenerationError: The latents or the decoded values are not finite, or the image is a single colour.
+        GenerationError: The decoded values are not finite, or the image is a single colour.
         OutOfMemory: Memory was insufficient with every fallback.
     """
-    check_latents(latent)
     vae = pipeline.vae
     fallbacks = (
         EMPTY_CACHE,
