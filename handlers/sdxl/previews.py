@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary, proxy
 
 from torch import Tensor
 
@@ -16,15 +18,11 @@ class IntervalPreviewer:
     """Renders a preview at every third step.
 
     Args:
-        vae: The `AutoencoderKL` that will decode them. It encodes one small image, to fit the map from latents to colours.
+        previewer: Of the VAE that will decode the latents.
     """
 
-    def __init__(self, vae: Any) -> None:
-        def encode(image: Tensor) -> Tensor:
-            latents: Tensor = vae.encode(image.to(vae.dtype)).latent_dist.mode()[0] * vae.config.scaling_factor
-            return latents
-
-        self._previewer = LatentPreviewer(encode, vae.device)
+    def __init__(self, previewer: LatentPreviewer) -> None:
+        self._previewer = previewer
         self._step = 0
 
     def __call__(self, latents: Tensor) -> str | None:
@@ -35,3 +33,22 @@ class IntervalPreviewer:
         """
         self._step += 1
         return self._previewer.render(latents[0]) if self._step % INTERVAL == 0 else None
+
+
+class PreviewerCache:
+    """The previewer of each VAE, kept as long as the VAE: its first preview encodes an image, to fit the map from latents to colours."""
+
+    def __init__(self) -> None:
+        self._previewers: WeakKeyDictionary[Any, LatentPreviewer] = WeakKeyDictionary()
+
+    def get(self, vae: Any) -> LatentPreviewer:
+        """Returns the previewer of an `AutoencoderKL`."""
+        if vae not in self._previewers:
+            # A proxy, so that the previewer does not keep its own key alive.
+            self._previewers[vae] = LatentPreviewer(partial(_encode, proxy(vae)), vae.device)
+        return self._previewers[vae]
+
+
+def _encode(vae: Any, image: Tensor) -> Tensor:
+    latents: Tensor = vae.encode(image.to(vae.dtype)).latent_dist.mode()[0] * vae.config.scaling_factor
+    return latents

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from handlers.sdxl.prompt_weights import WeightedText
 from handlers.sdxl.request import SdxlRequest
 from shared.contract.names import quote_name
+from shared.models.embedding_cache import EmbeddingCache
 
 TextualInversion = tuple[Tensor, Tensor]
 """The embeddings of one name, for each text encoder: count × width."""
@@ -37,6 +39,9 @@ class Token:
     id: int
     weight: float = 1.0
     embedding: Tensor | None = None
+
+
+_Chunks = list[list[Token]]
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,8 @@ def encode_prompts(
     negative_prompt: Sequence[WeightedText],
     clip_skip: int,
     textual_inversions: Mapping[str, TextualInversion] = MappingProxyType({}),
+    cache: EmbeddingCache | None = None,
+    weights: Hashable = (),
 ) -> PromptEmbeddings:
     """Tokenises and encodes both prompts, once per text encoder.
 
@@ -107,21 +114,25 @@ def encode_prompts(
         negative_prompt: Of any length.
         clip_skip: How many layers before the penultimate one the hidden states are taken from, 0 … 2.
         textual_inversions: By the names that stand for them in the prompts.
+        cache: Serves and keeps the embeddings of prompts; None: each is encoded.
+        weights: Tells apart what the same prompt is encoded with: LoRAs in the text encoders, textual inversions.
     """
-    hidden: list[list[Tensor]] = [[], []]
-    pooled: list[Tensor] = []
     encoders = ((pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2))
-    for number, (tokenizer, encoder) in enumerate(encoders):
+    chunked: list[list[_Chunks]] = [[], []]
+    for number, (tokenizer, _) in enumerate(encoders):
         embeddings = {name: inversion[number] for name, inversion in textual_inversions.items()}
-        prompts = [tokenize(tokenizer, texts, embeddings) for texts in (prompt, negative_prompt)]
-        length = max(len(chunks) for chunks in prompts)
-        pooled = []
-        for index, chunks in enumerate(prompts):
-            padded = chunks + tokenize(tokenizer, ()) * (length - len(chunks))
-            states, pool = _encode(encoder, padded, clip_skip)
-            hidden[index].append(states)
-            pooled.append(pool)
-    return PromptEmbeddings(torch.cat(hidden[0], dim=-1), pooled[0], torch.cat(hidden[1], dim=-1), pooled[1])
+        chunks = [tokenize(tokenizer, texts, embeddings) for texts in (prompt, negative_prompt)]
+        length = max(len(each) for each in chunks)
+        for of_text, each in zip(chunked, chunks, strict=True):
+            of_text.append(each + tokenize(tokenizer, ()) * (length - len(each)))
+    cache = cache or EmbeddingCache(0)
+    (positive, pooled), (negative, negative_pooled) = (
+        cache.get_or_compute(
+            (tuple(texts), tuple(len(each) for each in chunks), clip_skip, weights), partial(_encode_text, pipeline, chunks, clip_skip)
+        )
+        for texts, chunks in zip((prompt, negative_prompt), chunked, strict=True)
+    )
+    return PromptEmbeddings(positive, pooled, negative, negative_pooled)
 
 
 def tokenize(tokenizer: Any, texts: Iterable[WeightedText], embeddings: Mapping[str, Tensor] = MappingProxyType({})) -> list[list[Token]]:
@@ -206,7 +217,23 @@ def _chunk(tokenizer: Any, tokens: list[Token], capacity: int) -> list[Token]:
     return [Token(tokenizer.bos_token_id), *tokens, Token(tokenizer.eos_token_id), *padding]
 
 
-def _encode(encoder: Any, chunks: list[list[Token]], clip_skip: int) -> tuple[Tensor, Tensor]:
+def _encode_text(pipeline: Any, chunks: Sequence[_Chunks], clip_skip: int) -> tuple[Tensor, Tensor]:
+    """Encodes one prompt.
+
+    Args:
+        pipeline: A `StableDiffusionXLPipeline`.
+        chunks: Of each text encoder.
+        clip_skip: As for `encode_prompts`.
+
+    Returns:
+        Hidden states, 1 × (chunks × length) × the sum of both widths, and the pooled output of the second text encoder.
+    """
+    first, _ = _encode(pipeline.text_encoder, chunks[0], clip_skip)
+    second, pooled = _encode(pipeline.text_encoder_2, chunks[1], clip_skip)
+    return torch.cat([first, second], dim=-1), pooled
+
+
+def _encode(encoder: Any, chunks: _Chunks, clip_skip: int) -> tuple[Tensor, Tensor]:
     """Encodes chunks as one batch. SDXL was trained with the penultimate layer (paper, section 2.1).
 
     Returns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,7 @@ from handlers.sdxl.memory import MemoryEstimate, micro_batches, split_batch
 from handlers.sdxl.metadata import NO_REFERENCES, reference_metadata, reference_warnings
 from handlers.sdxl.pipeline import configured, requested_features
 from handlers.sdxl.postprocess.postprocessor import PostProcessor
-from handlers.sdxl.previews import IntervalPreviewer
+from handlers.sdxl.previews import IntervalPreviewer, PreviewerCache
 from handlers.sdxl.progress import ProgressCounter
 from handlers.sdxl.prompts import PromptEmbeddings, encode_prompts, prompt_warnings
 from handlers.sdxl.request import SdxlRequest
@@ -31,8 +31,10 @@ from shared.jobs.recipe import ImageOutput, JobRun, Output, Summary
 from shared.media.images import fit
 from shared.models.compilation import CompiledBlocks
 from shared.models.device import describe_device, free_vram, reset_vram_peak
+from shared.models.embedding_cache import EmbeddingCache
 from shared.models.oom import EMPTY_CACHE, Fallback, offloaded, run_once, run_with_fallbacks
 from shared.models.pipelines import call_pipeline
+from shared.models.pixels import check_latents
 from shared.weights.addons import AddonLibrary
 
 
@@ -63,6 +65,8 @@ class SdxlRecipe:
         self._addons = addons
         self._img2img_only = img2img_only
         self._free_memory = partial(free_memory, pipeline.device)
+        self._embeddings = EmbeddingCache()
+        self._previewers = PreviewerCache()
         self._safety_check = safety_check
         self._model_name = model_name
         self._compiled = compiled_networks
@@ -100,6 +104,7 @@ class SdxlRecipe:
         if request.reference_method == "copy":
             yield from _copy_reference(request, references[REFERENCE_FIELD])
             return
+        weights = self._text_weights(request)  # before they are loaded: should a file change in between, its new content is not mistaken
         # 1. Configure the pipeline for this job
         with (
             configured(self._pipeline, request, references, self._addons, self._free_memory, run.warn) as job,
@@ -109,10 +114,18 @@ class SdxlRecipe:
             for warning in prompt_warnings(request):
                 run.warn(warning)
             prompt, negative_prompt = request.weighted_prompt, request.weighted_negative_prompt
-            embeddings = encode_prompts(job.pipeline, prompt, negative_prompt, request.clip_skip, job.textual_inversions)
+            embeddings = encode_prompts(
+                job.pipeline, prompt, negative_prompt, request.clip_skip, job.textual_inversions, self._embeddings, weights
+            )
             # 3. Denoise and decode, in batches as large as memory allows
             batch_size = self._batch_size(MemoryEstimate.of(request, job.pipeline), request.num_images)
-            yield from generate_images(job, request, embeddings, batch_size, run)
+            previewer = IntervalPreviewer(self._previewers.get(job.pipeline.vae)) if request.preview else None
+            yield from generate_images(job, request, embeddings, batch_size, run, previewer)
+
+    def _text_weights(self, request: SdxlRequest) -> Hashable:
+        """Tells apart what a prompt is encoded with: the files that the request names, in their current versions, and the scales."""
+        loras = tuple((self._addons.version("loras", lora.name), lora.scale) for lora in request.loras)
+        return loras, tuple(self._addons.version("textual_inversions", name) for name in request.textual_inversions)
 
     def _batch_size(self, estimate: MemoryEstimate, count: int) -> int:
         """Returns how many images fit in memory together. Cached add-ons are dropped before a single image would not fit."""
@@ -150,7 +163,12 @@ class SdxlRecipe:
 
 
 def generate_images(
-    job: JobPipeline, request: SdxlRequest, embeddings: PromptEmbeddings, batch_size: int, run: JobRun
+    job: JobPipeline,
+    request: SdxlRequest,
+    embeddings: PromptEmbeddings,
+    batch_size: int,
+    run: JobRun,
+    previewer: IntervalPreviewer | None = None,
 ) -> Iterator[ImageOutput]:
     """Denoises a job's images in batches, and yields each as soon as it is decoded.
 
@@ -160,9 +178,9 @@ def generate_images(
         embeddings: The prompt embeddings.
         batch_size: 1 … the number of images. It does not affect the images, except that a few values in ten thousand round differently.
         run: Receives progress and warnings.
+        previewer: Renders the first image of a batch after some steps.
     """
     batches = deque(micro_batches(request.num_images, batch_size))
-    previewer = IntervalPreviewer(job.pipeline.vae) if request.preview else None
     progress = ProgressCounter(run, len(batches), job.refiner.steps if job.refiner else 0, previewer)
     while batches:
         images = batches.popleft()
@@ -171,6 +189,7 @@ def generate_images(
             batches.extendleft(reversed(split_batch(images)))
             progress.set_remaining(len(batches))
             continue
+        check_latents(latents)
         # An image is encoded and uploaded while the next one is decoded.
         for seed, latent in zip(request.seeds[images], torch.split(latents, 1), strict=True):
             run.cancel.check()

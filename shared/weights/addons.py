@@ -20,6 +20,9 @@ from shared.weights.file_limits import limit_problem
 
 T = TypeVar("T")
 
+Fingerprint = tuple[tuple[int, int], ...]
+"""Modification time and size of each file."""
+
 AddonKindName = Literal[
     "loras", "textual_inversions", "vaes", "controlnets", "ip_adapters", "image_encoder", "upscalers", "refiner", "safety_checker"
 ]
@@ -118,14 +121,22 @@ class AddonLibrary:
         Raises:
             ModelUnavailable: It is not installed, or `read` raised `WeightsError`.
         """
-        path = self.find(kind, name)
-        key = (kind, path, _fingerprint(path))
+        key = self.version(kind, name)
         if key in self._cache:
             cached: T = self._cache[key][0]
             return cached
-        loaded = _read(path, read, _label(kind, name))
+        loaded = _read(key[1], read, _label(kind, name))
         self._store(key, loaded, getsizeof(loaded))
         return loaded
+
+    def version(self, kind: AddonKindName, name: str) -> tuple[AddonKindName, Path, Fingerprint]:
+        """Returns what tells an add-on, with its current content, from all others.
+
+        Raises:
+            ModelUnavailable: It is not installed.
+        """
+        path = self.find(kind, name)
+        return kind, path, _fingerprint(path)
 
     def clear_cache(self) -> None:
         """Drops all cached add-ons, to free memory."""
@@ -205,7 +216,7 @@ def _has_form(path: Path, spec: AddonKind) -> bool:
     return spec.folders and any((path / name).is_file() for name in _CONFIGURATIONS)
 
 
-def _fingerprint(path: Path) -> tuple[tuple[int, int], ...]:
+def _fingerprint(path: Path) -> Fingerprint:
     """Modification time and size of a file, or of a folder and every file in it: a folder's own time ignores files that are overwritten."""
     files = [each for each in sorted(path.rglob("*")) if each.is_file()] if path.is_dir() else []
     return tuple((status.st_mtime_ns, status.st_size) for status in (each.stat() for each in (path, *files)))

@@ -1,0 +1,85 @@
+"""What a job asks of a GPU, counted on a fake CUDA device with shallow networks: the host must not wait in a step, and once for an image.
+
+`test_device_full_size.py` counts operations and memory of the published networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.device_counts import DECODE, DENOISE, PREPARE, JobCounts, count_job
+from benchmarks.fake_cuda import FakeCuda, can_build_device_guard
+from benchmarks.full_size_addons import FullSizeAddons
+from benchmarks.sdxl_networks import shallow
+from handlers.sdxl.features.scheduler import SCHEDULERS
+from handlers.sdxl.recipe import SdxlRecipe
+from tests.handlers.conftest import sdxl
+
+pytestmark = pytest.mark.skipif(not can_build_device_guard(), reason="needs a C++ compiler")
+
+WAITS: dict[str, int] = {
+    "ddim": 6,
+    "ddpm": 8,
+    "euler_a": 1,
+    "dpm2_a": 1,
+    "dpmpp_2m_sde": 1,
+    "dpmpp_2m_sde_karras": 1,
+    "pndm": 6,
+    "lcm": 6,
+    "tcd": 6,
+}
+"""The most waits in a step with the schedulers that have any: diffusers' draw noise on the CPU, or look for the step on the device."""
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Iterator[SdxlRecipe]:
+    with FakeCuda() as card:
+        recipe = SdxlRecipe(shallow(torch.device("cuda:0")), FullSizeAddons({}))
+        recipe.card = card  # type: ignore[attr-defined]  # for `counted`
+        yield recipe
+
+
+def counted(recipe: Any, prompt: str = "a red circle", **config: Any) -> JobCounts:
+    counts = count_job(recipe.card, recipe, sdxl(prompt, **config), [recipe._pipeline.unet])
+    assert counts.warnings == ()
+    return counts
+
+
+@pytest.fixture(scope="module")
+def two_jobs(recipe: SdxlRecipe) -> tuple[JobCounts, JobCounts]:
+    """One with UniPC and the next, of the same prompt, with Euler; both with previews."""
+    return counted(recipe, scheduler="unipc", num_images=3, preview=True), counted(recipe, preview=True)
+
+
+def test_no_step_waits_except_for_its_preview_which_waits_once(two_jobs: tuple[JobCounts, JobCounts]) -> None:
+    for job in two_jobs:
+        waits = [count for step, count in enumerate(job.waits_by_step, 1) if step != 3]
+        assert waits == [0, 0, 0, 0, 1, 0, 0, 1, 0], job.counts.describe_waits()
+
+
+def test_every_image_waits_once_and_every_batch_for_the_check_of_its_latents(two_jobs: tuple[JobCounts, JobCounts]) -> None:
+    assert [(job.outputs, job.counts.waits_in(DECODE)) for job in two_jobs] == [(3, 3 + 1), (1, 1 + 1)], two_jobs[0].counts.describe_waits()
+
+
+def test_the_map_of_previews_is_fitted_and_a_prompt_encoded_in_the_first_job_only(two_jobs: tuple[JobCounts, JobCounts]) -> None:
+    assert [job.waits_by_step[2] for job in two_jobs] == [3, 1], "the first preview of all encodes an image"
+    assert two_jobs[0].counts.flops_in(PREPARE) > 0
+    assert two_jobs[1].counts.flops_in(PREPARE) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", [name for name in SCHEDULERS if name != "unipc"])
+def test_no_step_waits_more_than_its_scheduler_needs(recipe: SdxlRecipe, scheduler: str) -> None:
+    job = counted(recipe, scheduler=scheduler)
+    assert max(job.waits_by_step) <= WAITS.get(scheduler, 0), job.counts.describe_waits()
+
+
+@pytest.mark.slow
+def test_without_guidance_nothing_waits_either_and_a_step_takes_half_the_operations(recipe: SdxlRecipe) -> None:
+    guided, unguided = counted(recipe), counted(recipe, guidance_scale=1.0)
+    assert sum(unguided.waits_by_step) == 0
+    assert unguided.counts.flops_in(DENOISE) == pytest.approx(guided.counts.flops_in(DENOISE) / 2, rel=0.01)
