@@ -11,6 +11,7 @@ from benchmarks.sdxl_memory import REFINER
 from handlers.sdxl.features.refiner import RefinerNetwork
 from handlers.sdxl.weights.checkpoint import PUBLISHED_CONFIG
 from handlers.sdxl.weights.ip_adapter_files import ImageEncoder, IpAdapter
+from handlers.sdxl.weights.vae_precision import use_half_precision_decoder
 from shared.models.diffusers_folder import LITERAL_SPECIAL_TOKENS, load_scheduler, silence_libraries
 from shared.models.lora_files import Lora
 from shared.models.lora_names import LoraTarget
@@ -50,7 +51,7 @@ _SHALLOW: Mapping[str, Mapping[str, Any]] = {
 
 
 def full_size(device: torch.device, dtype: torch.dtype = torch.float16) -> Any:
-    """Returns a `StableDiffusionXLPipeline` as loading the published weights gives it: its VAE is in float32.
+    """Returns a `StableDiffusionXLPipeline` as loading the published weights gives it: only the VAE's encoder is in float32.
 
     Args:
         device: A fake CUDA device, or a GPU with 12 GB.
@@ -84,6 +85,8 @@ def _create(device: torch.device, dtype: torch.dtype, overrides: Mapping[str, Ma
         }
     for name, network in networks.items():
         _freeze(network, device, torch.float32 if name == "vae" else dtype)
+    if dtype == torch.float16:
+        use_half_precision_decoder(networks["vae"])
     tokenizers = {name: _tokenizer(name, networks["text_encoder"]) for name in ("tokenizer", "tokenizer_2")}
     scheduler = load_scheduler(PUBLISHED_CONFIG / "scheduler")
     pipeline = StableDiffusionXLPipeline(**networks, **tokenizers, scheduler=scheduler, add_watermarker=False)
