@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from benchmarks.fake_cuda.card import Card
 from benchmarks.fake_cuda.checks import check_attention
-
-if TYPE_CHECKING:
-    from benchmarks.fake_cuda.mode import FakeCuda
 
 _FLASH_WIDTH = 256
 """The widest head of the flash kernel."""
@@ -25,7 +23,7 @@ class FusedAttention:
         original: Serves tensors on the CPU.
     """
 
-    def __init__(self, card: FakeCuda, original: Any) -> None:
+    def __init__(self, card: Card, original: Any) -> None:
         self._card = card
         self._original = original
 

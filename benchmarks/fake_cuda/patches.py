@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
 
 import torch
@@ -12,12 +12,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from benchmarks.fake_cuda.attention import FusedAttention
-
-if TYPE_CHECKING:
-    from benchmarks.fake_cuda.mode import FakeCuda
+from benchmarks.fake_cuda.card import Card
 
 
-def patches(card: FakeCuda) -> Iterator[Any]:
+def patches(card: Card) -> Iterator[Any]:
     """Yields a context manager for each replaced function of torch."""
     memory = card.memory
     answers: dict[str, Callable[..., Any]] = {
@@ -39,7 +37,7 @@ def patches(card: FakeCuda) -> Iterator[Any]:
     yield mock.patch.object(nn.functional, "scaled_dot_product_attention", FusedAttention(card, attention))
 
 
-def _apply(card: FakeCuda) -> Callable[..., nn.Module]:
+def _apply(card: Card) -> Callable[..., nn.Module]:
     """Returns `nn.Module._apply` with new parameters: torch would exchange the tensors' contents, which fake ones refuse.
 
     Tied parameters stay tied.
