@@ -1,4 +1,4 @@
-"""The dispatch mode behind `FakeCuda`: decides for each operation whether it runs really, on fake tensors, or is a wait."""
+"""The dispatch mode of the fake CUDA device: decides for each operation whether it runs really, on fake tensors, or is a wait."""
 
 from __future__ import annotations
 
