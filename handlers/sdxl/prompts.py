@@ -6,23 +6,23 @@ import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from cachetools import LRUCache, cached
 from torch import Tensor
 
 from handlers.sdxl.prompt_weights import WeightedText
 from handlers.sdxl.request import SdxlRequest
 from shared.contract.names import quote_name
-from shared.models.embedding_cache import EmbeddingCache
 
 TextualInversion = tuple[Tensor, Tensor]
 """The embeddings of one name, for each text encoder: count × width."""
 
 # The token id below an embedding of a textual inversion. Any id but that of the end token, which marks the pooled output's position.
 _PLACEHOLDER = 0
+_CACHE_LIMIT = 64 * 2**20  # bytes: a hundred prompts of one chunk
 _REFERENCE = re.compile(r"(?<!\w)embedding:(?=\w)", re.IGNORECASE)
 
 
@@ -42,6 +42,9 @@ class Token:
 
 
 _Chunks = list[list[Token]]
+
+TextEmbeddings = tuple[Tensor, Tensor]
+"""Of one prompt: hidden states of both text encoders, and the pooled output of the second."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,22 @@ def prompt_warnings(request: SdxlRequest) -> list[str]:
     ]
 
 
+def embedding_cache(limit: int = _CACHE_LIMIT) -> LRUCache[Any, TextEmbeddings]:
+    """Returns a cache of embeddings: prompts repeat between jobs, negative ones most of all.
+
+    Args:
+        limit: Bytes to keep. Embeddings larger than that are computed each time.
+    """
+    return LRUCache(limit, getsizeof=lambda embeddings: sum(tensor.nbytes for tensor in embeddings))
+
+
 def encode_prompts(
     pipeline: Any,
     prompt: Sequence[WeightedText],
     negative_prompt: Sequence[WeightedText],
     clip_skip: int,
     textual_inversions: Mapping[str, TextualInversion] = MappingProxyType({}),
-    cache: EmbeddingCache | None = None,
+    cache: LRUCache[Any, TextEmbeddings] | None = None,
     weights: Hashable = (),
 ) -> PromptEmbeddings:
     """Tokenises and encodes both prompts, once per text encoder.
@@ -125,13 +137,11 @@ def encode_prompts(
         length = max(len(each) for each in chunks)
         for of_text, each in zip(chunked, chunks, strict=True):
             of_text.append(each + tokenize(tokenizer, ()) * (length - len(each)))
-    cache = cache or EmbeddingCache(0)
-    (positive, pooled), (negative, negative_pooled) = (
-        cache.get_or_compute(
-            (tuple(texts), tuple(len(each) for each in chunks), clip_skip, weights), partial(_encode_text, pipeline, chunks, clip_skip)
-        )
-        for texts, chunks in zip((prompt, negative_prompt), chunked, strict=True)
-    )
+    encode = cached(
+        cache if cache is not None else embedding_cache(),
+        key=lambda texts, chunks: (tuple(texts), tuple(len(each) for each in chunks), clip_skip, weights),
+    )(lambda texts, chunks: _encode_text(pipeline, chunks, clip_skip))
+    (positive, pooled), (negative, negative_pooled) = map(encode, (prompt, negative_prompt), chunked)
     return PromptEmbeddings(positive, pooled, negative, negative_pooled)
 
 
@@ -217,7 +227,7 @@ def _chunk(tokenizer: Any, tokens: list[Token], capacity: int) -> list[Token]:
     return [Token(tokenizer.bos_token_id), *tokens, Token(tokenizer.eos_token_id), *padding]
 
 
-def _encode_text(pipeline: Any, chunks: Sequence[_Chunks], clip_skip: int) -> tuple[Tensor, Tensor]:
+def _encode_text(pipeline: Any, chunks: Sequence[_Chunks], clip_skip: int) -> TextEmbeddings:
     """Encodes one prompt.
 
     Args:

@@ -25,13 +25,12 @@ from handlers.sdxl.pipeline import configured, requested_features
 from handlers.sdxl.postprocess.postprocessor import PostProcessor
 from handlers.sdxl.previews import IntervalPreviewer, PreviewerCache
 from handlers.sdxl.progress import ProgressCounter
-from handlers.sdxl.prompts import PromptEmbeddings, encode_prompts, prompt_warnings
+from handlers.sdxl.prompts import PromptEmbeddings, embedding_cache, encode_prompts, prompt_warnings
 from handlers.sdxl.request import SdxlRequest
 from shared.jobs.recipe import ImageOutput, JobRun, Output, Summary
 from shared.media.images import fit
 from shared.models.compilation import CompiledBlocks
 from shared.models.device import describe_device, free_vram, reset_vram_peak
-from shared.models.embedding_cache import EmbeddingCache
 from shared.models.oom import EMPTY_CACHE, Fallback, offloaded, run_once, run_with_fallbacks
 from shared.models.pipelines import call_pipeline
 from shared.models.pixels import check_latents
@@ -65,7 +64,7 @@ class SdxlRecipe:
         self._addons = addons
         self._img2img_only = img2img_only
         self._free_memory = partial(free_memory, pipeline.device)
-        self._embeddings = EmbeddingCache()
+        self._embeddings = embedding_cache()
         self._previewers = PreviewerCache()
         self._safety_check = safety_check
         self._model_name = model_name

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
-
-from shared.models.embedding_cache import EmbeddingCache
 
 # The number of tokens that WAN was trained with: shorter prompts are padded with zeros. Longer ones are encoded whole; neither network has
 # a limit of its own.
 _LENGTH = 512
+_CACHE_SIZE = 16
 
 
 class PromptEncoder:
@@ -26,7 +26,7 @@ class PromptEncoder:
     def __init__(self, pipeline: Any, load_encoder: Callable[[], None] = lambda: None) -> None:
         self._pipeline = pipeline
         self._load_encoder = load_encoder
-        self._cache = EmbeddingCache()
+        self._cache: LRUCache[str, Tensor] = LRUCache(_CACHE_SIZE)
 
     def embed(self, prompt: str, negative_prompt: str | None, *, guided: bool) -> dict[str, Tensor]:
         """Encodes both prompts, padded to the same length.
@@ -45,8 +45,9 @@ class PromptEncoder:
         return {name: torch.nn.functional.pad(rows, (0, 0, 0, length - rows.shape[1])) for name, rows in encoded.items()}
 
     def _encode(self, text: str) -> Tensor:
-        (embeddings,) = self._cache.get_or_compute(text, lambda: (self._run_encoder(text),))
-        return embeddings
+        if text not in self._cache:
+            self._cache[text] = self._run_encoder(text)
+        return self._cache[text]
 
     def _run_encoder(self, text: str) -> Tensor:
         """1 × the text's own tokens × width."""

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from handlers.sdxl.handler import load
+from handlers.sdxl.prompts import embedding_cache
 from handlers.sdxl.request import SdxlRequest
 from shared.media.images import Pixels
-from shared.models.embedding_cache import EmbeddingCache
 from shared.settings import Settings
 from tests.handlers.conftest import generate, image_outputs, sdxl
 
@@ -60,7 +60,7 @@ def test_clip_skip_weights_and_a_longer_prompt_are_not_mistaken_for_the_cached_o
     long = "a red circle " * 40
     for prompt, clip_skip in (("a red circle", 0), ("a red circle", 1), (long, 0), ("a red circle", 0)):
         made = image(recipe, sdxl(prompt, clip_skip=clip_skip))
-        fresh._embeddings = EmbeddingCache()
+        fresh._embeddings = embedding_cache()
         assert np.array_equal(made, image(fresh, sdxl(prompt, clip_skip=clip_skip))), prompt
 
 
