@@ -44,14 +44,19 @@ FULL, TINY = Size(480, 832, 81, (25, 50)), Size(64, 64, 9, (2, 4))
 
 def report(models: Path, *, tiny: bool) -> Iterator[str]:
     """Yields the results line by line."""
+    from handlers.wan.compilation import compiled_transformers
     from handlers.wan.recipe import WanRecipe
+    from shared.models.compilation import can_compile
     from shared.weights.addons import AddonLibrary
 
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     size, pipelines = (TINY if tiny else FULL), _load(models, device, tiny=tiny)
     rate, flops = matrix_rate(device), forward_flops(pipelines.text_to_video, size)
     yield f"{size.frames} frames of {size.width} × {size.height}; a matrix multiplication: {rate / 1e12:.2f} TFLOPS"
-    recipe = WanRecipe(pipelines, AddonLibrary(models))
+    compiled = compiled_transformers(pipelines) if can_compile(device) else {}
+    recipe = WanRecipe(pipelines, AddonLibrary(models), compiled=compiled)
+    for piece in recipe.idle_work():
+        piece()
     with tempfile.TemporaryDirectory() as folder, local_worker("wan", models, Path(folder), recipe) as worker:
         job(worker, size, 1, "none")  # warm-up
         for steps in size.steps:

@@ -807,7 +807,7 @@ export interface WanRequest {
      */
     loras?: Lora[] | null;
     /**
-     * `lossless` changes only rounding. The caches reuse activations between steps: faster still, but another clip. `fast` is `first_block_cache`. Default: none.
+     * `lossless` changes only rounding, on a GPU. The caches reuse activations between steps: faster still, but another clip. `fast` is `first_block_cache`. Default: lossless.
      */
     acceleration?: ("none" | "lossless" | "fast" | "first_block_cache" | "mag_cache" | "taylorseer_cache") | null;
     /**

@@ -22,8 +22,8 @@ class DeviceSettings(BaseSettings):
     )
     compile_models: bool = Field(
         True,
-        description="Compile SDXL for the GPU while the worker is idle. No job waits for it, and results differ by rounding. Compiled "
-        "code is kept in `/runpod-volume/compiled`, or where torch's own `TORCHINDUCTOR_CACHE_DIR` says.",
+        description="Compile SDXL and WAN for the GPU while the worker is idle. No job waits for it, and results differ by rounding. "
+        "Compiled code is kept in `/runpod-volume/compiled`, or where torch's own `TORCHINDUCTOR_CACHE_DIR` says.",
     )
 
     @property

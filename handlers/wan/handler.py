@@ -32,15 +32,24 @@ def load(settings: Settings) -> Recipe[WanRequest]:
     folder = resolve(WAN, settings)
     # Imported only now, so that a worker without weights reports that before it imports torch.
     with prefetched(all_weight_files(folder, half=False)):  # and after that by `load_wan`
+        from handlers.wan.compilation import compiled_transformers
         from handlers.wan.recipe import WanRecipe
         from handlers.wan.weights.load import load_wan
+        from shared.models.compilation import can_compile
         from shared.models.device import choose_device, choose_dtype
         from shared.weights.addons import AddonLibrary, addon_folders
 
     device = choose_device(settings.device)
     pipelines, addons = load_wan(folder, device, choose_dtype(device, "wan")), AddonLibrary(*addon_folders(settings))
-    model_name = settings.wan_model_name or weights_name(folder)
-    return WanRecipe(pipelines, addons, _encoding(settings), memory_limit=settings.device_memory, model_name=model_name)
+    compiles = settings.compile_models and can_compile(device)
+    return WanRecipe(
+        pipelines,
+        addons,
+        _encoding(settings),
+        memory_limit=settings.device_memory,
+        model_name=settings.wan_model_name or weights_name(folder),
+        compiled=compiled_transformers(pipelines) if compiles else {},
+    )
 
 
 def read_wan_operator(settings: Settings) -> WanOperator:
@@ -74,6 +83,7 @@ HANDLER = Handler(
     stored_types=(VIDEO_MIME, THUMBNAIL_MIME),
     types_of=types_of,
     max_bytes_of=max_bytes_of,
+    idle_work=lambda recipe: recipe.idle_work(),
 )
 
 if __name__ == "__main__":

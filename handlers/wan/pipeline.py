@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from handlers.wan.memory import MemoryEstimate
 from handlers.wan.offload import TextEncoderOffload, without_text_encoder
 from handlers.wan.request import WanRequest
 from handlers.wan.weights.load import WanPipelines
+from shared.models.compilation import CompiledBlocks
 from shared.models.pipelines import with_scheduler
 
 
@@ -22,31 +23,34 @@ def select_pipeline(pipelines: WanPipelines, request: WanRequest) -> Any:
     return pipelines.image_to_video or (pipelines.vace if request.references else pipelines.text_to_video)
 
 
-def job_accelerations(pipelines: WanPipelines, request: WanRequest, offload: TextEncoderOffload) -> tuple[str, ...]:
-    """Returns the accelerations of a request, by the names of `ACCELERATIONS`."""
-    transformer, total = select_pipeline(pipelines, request).transformer, offload.memory.total
-    used = offload.resident + MemoryEstimate.of(request, pipelines.vae).peak(transformer, tiled=False)
-    return enabled_accelerations(request.acceleration, transformer, None if total is None else total - used)
+def job_accelerations(pipelines: WanPipelines, request: WanRequest, compiled: Mapping[Any, CompiledBlocks]) -> tuple[str, ...]:
+    """Returns the accelerations of a request, by their names in payloads."""
+    transformer = select_pipeline(pipelines, request).transformer
+    return enabled_accelerations(request.acceleration, transformer.device, compiled.get(transformer))
 
 
 @contextmanager
-def configured(pipelines: WanPipelines, request: WanRequest, offload: TextEncoderOffload) -> Iterator[Any]:
+def configured(
+    pipelines: WanPipelines, request: WanRequest, offload: TextEncoderOffload, compiled: Mapping[Any, CompiledBlocks]
+) -> Iterator[Any]:
     """Configures the pipeline that serves a request while the body runs: scheduler, accelerations, tiling, no text encoder.
 
     Args:
         pipelines: The loaded pipelines.
         request: The request, whose prompts are encoded already.
         offload: Makes room for the job where memory is short.
+        compiled: The compiled blocks of transformers.
 
     Yields:
         The pipeline, to be called with embeddings.
     """
     pipeline, estimate = select_pipeline(pipelines, request), MemoryEstimate.of(request, pipelines.vae)
     offload.ensure_free(estimate.peak(pipeline.transformer, tiled=False))
+    transformer, accelerations = pipeline.transformer, job_accelerations(pipelines, request, compiled)
     with ExitStack() as stack:
         stack.enter_context(without_text_encoder(pipeline))
         stack.enter_context(with_scheduler(pipeline, make_scheduler(request.sample_solver, request.sample_shift)))
-        stack.enter_context(accelerated(pipeline.transformer, job_accelerations(pipelines, request, offload), request.steps))
+        stack.enter_context(accelerated(transformer, accelerations, request.steps, compiled.get(transformer)))
         stack.enter_context(vae_encode_tiling(pipelines.vae, offload.free, estimate.encoding(tiled=False)))
         if pipelines.image_to_video is not None:
             stack.enter_context(with_last_frame(pipeline, request.frames - 1))

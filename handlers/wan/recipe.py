@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from itertools import islice
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from PIL import Image
@@ -28,6 +30,7 @@ from shared.jobs.recipe import ImageOutput, JobRun, Output, Summary, VideoOutput
 from shared.jobs.streaming.queue import StreamQueue
 from shared.media.images import Pixels
 from shared.media.videos import DEFAULT_ENCODING, Encoding
+from shared.models.compilation import CompiledBlocks
 from shared.models.device import describe_device, reset_vram_peak
 from shared.models.loras import with_loras
 from shared.models.oom import EMPTY_CACHE, run_with_fallbacks
@@ -43,6 +46,8 @@ class WanRecipe:
         addons: The operator's LoRAs.
         encoding: How videos are encoded.
         memory_limit: The bytes of device memory that may be used; None: all.
+        model_name: The name of the weights in payloads.
+        compiled: What `idle_work` compiles, by transformer.
     """
 
     def __init__(
@@ -53,16 +58,23 @@ class WanRecipe:
         *,
         memory_limit: int | None = None,
         model_name: str = "wan",
+        compiled: Mapping[Any, CompiledBlocks] = MappingProxyType({}),
     ) -> None:
         self._pipelines = pipelines
         self._addons = addons
         self._encoding = encoding
         self._model_name = model_name
+        self._compiled = compiled
         self._memory = DeviceMemory(pipelines.device, memory_limit)
         self._memory.enforce_limit()
         self._offload = TextEncoderOffload(pipelines, self._memory)
         self._prompts = PromptEncoder(pipelines.all[0], self._offload.load)
         self._previewer = MiddleFramePreviewer(pipelines.vae)
+
+    def idle_work(self) -> Iterator[Callable[[], None]]:
+        """Yields pieces of work for the GPU thread while it is idle: each compiles the blocks of one shape."""
+        for blocks in self._compiled.values():
+            yield from blocks.pieces()
 
     def check(self, request: WanRequest) -> None:
         """Refuses a request that this worker cannot serve.
@@ -99,13 +111,18 @@ class WanRecipe:
         device = describe_device(self._pipelines.device)
         metadata = job_metadata(request, vace=self._pipelines.vace is not None, model_name=self._model_name, device=device)
         warnings = []
-        if request.acceleration != "none" and not job_accelerations(self._pipelines, request, self._offload):
+        asked = "acceleration" in request.model_fields_set and request.acceleration != "none"
+        if asked and not self._can_accelerate(request):
             warnings.append(f"`config.acceleration` has no effect on this worker's device; got {request.acceleration}")
         return Summary(metadata, warnings=warnings)
 
     def _output_metadata(self, request: WanRequest) -> dict[str, JsonValue]:
-        accelerations = job_accelerations(self._pipelines, request, self._offload)
+        accelerations = job_accelerations(self._pipelines, request, self._compiled)
         return output_metadata(request, accelerations, vace=self._pipelines.vace is not None)
+
+    def _can_accelerate(self, request: WanRequest) -> bool:
+        """Whether the request's acceleration has an effect, at the latest when the transformers are compiled."""
+        return bool(self._compiled) or bool(job_accelerations(self._pipelines, request, self._compiled))
 
     def _denoise(self, request: WanRequest, conditioning: Conditioning, run: JobRun) -> Tensor:
         """1 × channels × latent frames × height/8 × width/8; up to three frames more than requested."""
@@ -118,7 +135,7 @@ class WanRecipe:
         return with_loras(target, request.loras, self._addons, run.warn, partial(lora.is_in, transformer))
 
     def _call_pipeline(self, request: WanRequest, embeddings: Mapping[str, Tensor], conditioning: Conditioning, run: JobRun) -> Tensor:
-        with configured(self._pipelines, request, self._offload) as pipeline:
+        with configured(self._pipelines, request, self._offload, self._compiled) as pipeline:
             latents: Tensor = call_pipeline(
                 pipeline,
                 run.step,

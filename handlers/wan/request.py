@@ -157,10 +157,10 @@ class WanRequest(Request):
         Literal["none", "lossless", "fast", "first_block_cache", "mag_cache", "taylorseer_cache"],
         FieldLocation("config.acceleration"),
         Field(
-            description="`lossless` changes only rounding. The caches reuse activations between steps: faster still, but another clip. "
-            "`fast` is `first_block_cache`."
+            description="`lossless` changes only rounding, on a GPU. The caches reuse activations between steps: faster still, but another "
+            "clip. `fast` is `first_block_cache`."
         ),
-    ] = "none"
+    ] = "lossless"
     preview: PreviewFlag = False
     extras: Annotated[
         tuple[Literal["poster", "webm", "gif"], ...],

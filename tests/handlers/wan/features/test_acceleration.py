@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,16 +12,11 @@ import torch
 from PIL import Image
 
 from handlers.wan.decoding import decode_memory, decode_with_fallbacks
-from handlers.wan.features.acceleration import accelerated, fused_projections_size
-from handlers.wan.features.lora import lora_target
 from handlers.wan.features.step_caches import STEP_CACHES
 from handlers.wan.recipe import WanRecipe
 from handlers.wan.request import WanRequest
-from handlers.wan.weights.load import WanPipelines, load_wan
+from handlers.wan.weights.load import load_wan
 from shared.errors import Cancelled
-from shared.models.lora_files import Lora
-from shared.models.lora_updates import LayerUpdate
-from shared.models.loras import merged
 from small_models.training.shapes import Pixels
 from small_models.training.wan.classifier import classify_clip
 from small_models.training.wan.evaluation import load_recipe
@@ -109,87 +103,20 @@ def test_metadata_lists_the_accelerations(recipe: WanRecipe) -> None:
     assert (made.metadata["acceleration"], made.metadata["accelerated_by"]) == ("fast", ["first_block_cache"])
 
 
-@pytest.mark.parametrize("references", [False, True], ids=["text", "reference"])
-@pytest.mark.parametrize("loras", [False, True], ids=["plain", "lora"])
-def test_fused_projections_are_equivalent_and_are_removed(tiny_models: Path, references: bool, loras: bool) -> None:
-    pipelines = load_wan(tiny_models / "wan", torch.device("cpu"), torch.float32)
-    pipeline = pipelines.vace if references else pipelines.text_to_video
-    names = {name for name, _ in pipeline.transformer.named_modules()}
-    with with_lora(pipelines, 0.5 if loras else 0.0):
-        before = latents(pipeline)
-        with accelerated(pipeline.transformer, ("fused_projections",), 2):
-            assert {name for name, _ in pipeline.transformer.named_modules()} > names
-            fused = latents(pipeline)
-        assert torch.equal(latents(pipeline), before)
-    assert (fused - before).abs().max() <= 2e-6 * before.abs().max()
-    assert {name for name, _ in pipeline.transformer.named_modules()} == names
-    if loras:
-        assert not torch.allclose(latents(pipeline), before)
-
-
-@contextmanager
-def with_lora(pipelines: WanPipelines, scale: float) -> Iterator[None]:
-    """Merges a LoRA into a layer that will be fused."""
-    layer = ("transformer", "blocks.0.attn1.to_q")
-    down, up = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((2, 48), (48, 2)))
-    lora = Lora({layer: LayerUpdate("LoRA", {"down": down, "up": up})})
-    with merged(lora_target(pipelines), [(lora, scale)] if scale else []):
-        yield
-
-
-def latents(pipeline: Any) -> torch.Tensor:
-    with torch.inference_mode():
-        made: torch.Tensor = pipeline(
-            "a cat",
-            height=64,
-            width=64,
-            num_frames=5,
-            num_inference_steps=2,
-            output_type="latent",
-            generator=torch.Generator().manual_seed(1),
-        ).frames
-    return made
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_compiled_blocks_are_equivalent_with_and_without_a_lora(tiny_models: Path) -> None:
-    pipelines = load_wan(tiny_models / "wan", torch.device("cpu"), torch.float32)
-    pipeline = pipelines.text_to_video
-    for scale in (0.0, 0.5):
-        with with_lora(pipelines, scale):
-            before = latents(pipeline)
-            with accelerated(pipeline.transformer, ("fused_projections", "cudnn_attention", "compiled_blocks"), 2):
-                compiled = latents(pipeline)
-            assert torch.equal(latents(pipeline), before)
-        assert not torch.equal(compiled, before)  # rounding differs: it was compiled
-        assert (compiled - before).abs().max() <= 1e-5 * before.abs().max()
-
-
-def test_an_acceleration_that_fails_to_apply_is_removed(tiny_models: Path) -> None:
-    transformer = load_wan(tiny_models / "wan", torch.device("cpu"), torch.float32).text_to_video.transformer
-
-    def fail() -> None:
-        with accelerated(transformer, ("fused_projections", "compiled_blocks"), 2):
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert not any(getattr(module, "fused_projections", False) or module._compiled_call_impl for module in transformer.modules())
-
-
-def test_lossless_has_no_effect_on_a_cpu_and_adds_a_warning(recipe: WanRecipe) -> None:
-    request_ = request("lossless")
-    outputs = generate(recipe, request_)
+def test_lossless_is_the_default_and_has_no_effect_on_a_cpu(recipe: WanRecipe) -> None:
+    by_default = wan(PROMPT, steps=20, guidance_scale=3.0)
+    assert by_default.acceleration == "lossless"
+    outputs = generate(recipe, by_default)
     assert np.array_equal(np.stack(list(clip(outputs).frames)), frames_of(recipe, "none"))
     assert (outputs[0].metadata["acceleration"], outputs[0].metadata["accelerated_by"]) == ("lossless", [])
-    assert recipe.summarize(request_, outputs).warnings == ["`config.acceleration` has no effect on this worker's device; got lossless"]
+    assert recipe.summarize(by_default, outputs).warnings == []
 
 
-def test_projections_are_fused_only_if_the_copy_fits(recipe: WanRecipe) -> None:
-    transformer = recipe._pipelines.text_to_video.transformer
-    layers = [layer for name, layer in transformer.named_modules() if name.endswith(("to_q", "to_k", "to_v"))]
-    assert fused_projections_size(transformer) == sum(layer.weight.nbytes for layer in layers) > 0
+def test_a_worker_that_cannot_accelerate_warns_a_caller_who_asks_for_it(recipe: WanRecipe) -> None:
+    asked = request("lossless")
+    warnings = recipe.summarize(asked, generate(recipe, asked)).warnings
+    assert warnings == ["`config.acceleration` has no effect on this worker's device; got lossless"]
+    assert recipe.summarize(request("none"), generate(recipe, request("none"))).warnings == []
 
 
 def test_a_clip_is_decoded_in_tiles_only_if_the_whole_does_not_fit(tiny_models: Path) -> None:
