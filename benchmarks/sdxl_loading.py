@@ -1,9 +1,10 @@
 """Measures how fast SDXL loads from a single-file checkpoint, and the host memory it takes: `python -m benchmarks.sdxl_loading FILE`.
 
 FILE is a checkpoint, such as `python -m benchmarks.make_full_size_sdxl FILE` generates. Each measurement runs in a fresh process, cold (the
-file is first dropped from the page cache) and warm, next to a plain read of the same file. On a CPU the loader memory-maps the file and
-has read nothing when it returns, so the time until every weight was copied once, as to a GPU, is measured too. Memory is the process's
-anonymous memory, sampled a hundred times a second; file-backed pages do not count, since the kernel can evict them at any time.
+file is first dropped from the page cache) and warm: a read by one thread and by four, the imports of the worker, the loader after them, and
+a start, in which the file is read while they are imported. On a CPU the loader memory-maps the file, so the time until every weight was
+copied once, as to a GPU, is measured too. Memory is the process's anonymous memory, sampled a hundred times a second; file-backed pages do
+not count, since the kernel can evict them at any time.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from shared.models.prefetch import prefetched
 from shared.settings import prepare_environment
 from shared.telemetry import configure_logging
 
-MODES = ("read", "load")
 _BUFFER = 64 * 2**20
 _HEADROOM = 10**9
+_READERS = 4
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Measurement:
     """One process.
 
     Attributes:
-        seconds: Until the loader returned or the file was read, imports excluded.
+        seconds: Until the loader returned, the file was read or everything was imported. Of a load, imports are excluded.
         copied: Until every weight was copied once.
         peak: Peak anonymous memory, in bytes.
     """
@@ -82,24 +86,69 @@ def _drop_from_page_cache(file: Path) -> None:
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _read(file: Path) -> Callable[[], None]:
-    buffer = bytearray(_BUFFER)
+def _read(file: Path, readers: int = 1) -> Callable[[], None]:
+    share = -(-file.stat().st_size // readers)
+    with ThreadPoolExecutor(readers) as threads:
+        list(threads.map(lambda number: _read_part(file, number * share, share), range(readers)))
+    return _nothing
+
+
+def _read_part(file: Path, offset: int, size: int) -> None:
+    buffer = memoryview(bytearray(_BUFFER))
     with file.open("rb", buffering=0) as opened:
-        while opened.readinto(buffer):
-            pass
-    return lambda: None
+        opened.seek(offset)
+        while size > 0 and (count := opened.readinto(buffer[:size])):
+            size -= count
+
+
+def _import(_file: Path) -> Callable[[], None]:
+    import diffusers
+    import transformers
+
+    import handlers.sdxl.recipe
+    import handlers.sdxl.weights.load  # noqa: F401
+
+    # Attribute access triggers the lazy imports.
+    _ = diffusers.StableDiffusionXLPipeline, diffusers.AutoencoderKL, diffusers.UNet2DConditionModel
+    _ = transformers.CLIPTextModel, transformers.CLIPTextModelWithProjection, transformers.CLIPTokenizer
+    return _nothing
+
+
+def _start(file: Path) -> Callable[[], None]:
+    with prefetched([file]):
+        import handlers.sdxl.recipe
+        import handlers.sdxl.weights.load  # noqa: F401 - as the handler does
+    return _load(file)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _load(file: Path) -> Callable[[], None]:
+    """As `load_sdxl`, without the trial decode that determines the scale of the VAE, which takes seconds on a CPU."""
     import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    from handlers.sdxl.weights.load import load_sdxl
+    from handlers.sdxl.weights.checkpoint import check_tensor_names, config_folder, load_component
 
-    pipeline = load_sdxl(file, torch.device("cpu"), torch.float16)
+    check_tensor_names(file)
+    kinds = {
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+    }
+    with prefetched([file]):
+        networks = [
+            load_component(kind, file, config_folder(file) / name, component=name, device=torch.device("cpu"), dtype=torch.float16)
+            for name, kind in kinds.items()
+        ]
     buffer = torch.empty(_BUFFER, dtype=torch.uint8)
 
     def copy() -> None:
-        for network in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.unet, pipeline.vae):
+        for network in networks:
             for tensor in network.parameters():
                 for part in tensor.detach().reshape(-1).view(torch.uint8).split(_BUFFER):
                     buffer[: len(part)].copy_(part)
@@ -130,17 +179,23 @@ def _anonymous_memory() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
+MODES: dict[str, Callable[[Path], Callable[[], None]]] = {
+    "read": _read,
+    "parallel read": partial(_read, readers=_READERS),
+    "import": _import,
+    "load": _load,
+    "start": _start,
+}
+"""What is measured: each returns a function that copies the weights."""
+
+
 def _measure_here(file: Path, mode: str) -> None:
     if mode == "load":
-        import diffusers
-        import torch  # noqa: F401 - imported before the clock starts
-        import transformers  # noqa: F401
-
-        _ = diffusers.StableDiffusionXLPipeline  # attribute access triggers the lazy import
+        _import(file)  # before the clock starts
     samples = [0]
     with _sample_memory(samples):
         started = time.perf_counter()
-        copy = (_load if mode == "load" else _read)(file)
+        copy = MODES[mode](file)
         seconds = time.perf_counter() - started
         copy()
         copied = time.perf_counter() - started
@@ -151,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sdxl_loading", description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--mode", choices=MODES, help="take a single measurement in this process")
+    parser.add_argument("--mode", choices=tuple(MODES), help="take a single measurement in this process")
     options = parser.parse_args(arguments)
     if options.mode is None:
         print(report(options.file))
