@@ -91,7 +91,7 @@ def compare_png(rounds: int, side: int = SIZE) -> Comparison:
     Raises:
         SystemExit: The files do not have the same pixels.
     """
-    decoded = torch.cat([_decoder_output(side, side, seed, shift=seed / IMAGES) for seed in range(IMAGES)])
+    decoded = torch.cat([decoder_output(side, side, seed, shift=seed / IMAGES) for seed in range(IMAGES)])
     speed, ours, theirs = _alternate((partial(_slices, decoded, 1), _write_png), (decoded.clone, _write_png_with_diffusers), rounds)
     if not all(np.array_equal(_pixels(first), _pixels(second)) for first, second in zip(ours, theirs, strict=True)):
         raise SystemExit("the files have other pixels than diffusers'")
@@ -100,7 +100,7 @@ def compare_png(rounds: int, side: int = SIZE) -> Comparison:
 
 def compare_mp4(rounds: int, frames: int, encoding: Encoding) -> Comparison:
     """Compares a clip of 480 × 832."""
-    decoded = torch.cat([_decoder_output(HEIGHT, WIDTH, seed, shift=seed / frames) for seed in range(frames)])
+    decoded = torch.cat([decoder_output(HEIGHT, WIDTH, seed, shift=seed / frames) for seed in range(frames)])
     with tempfile.TemporaryDirectory() as folder:
         first, second = Path(folder, "ours.mp4"), Path(folder, "theirs.mp4")
         ours = (partial(_slices, decoded, _DECODED_AT_ONCE), lambda chunks: _write_clip(chunks, first, encoding))
@@ -166,7 +166,7 @@ def _slices(decoded: Tensor, count: int) -> list[Tensor]:
     return [part.clone() for part in torch.split(decoded, count)]
 
 
-def _decoder_output(height: int, width: int, seed: int, *, shift: float = 0.0) -> Tensor:
+def decoder_output(height: int, width: int, seed: int, *, shift: float = 0.0) -> Tensor:
     """Returns a picture as 1 × 3 × height × width in -1 … 1: a part of an enlarged one, with grain.
 
     Args:

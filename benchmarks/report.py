@@ -11,11 +11,11 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.performance_page import render
 from handlers import HANDLERS
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -42,6 +42,7 @@ def measure(models: Path) -> dict[str, Any]:
     from benchmarks.full_queue import compare as compare_full_queue
     from benchmarks.overhead import measure_overhead
     from benchmarks.start import measure as measure_start
+    from benchmarks.upload_overlap import measure as measure_overlap
     from benchmarks.wan_decoder import measure as measure_wan_decoder
     from shared.settings import prepare_environment
     from shared.telemetry import configure_logging
@@ -58,6 +59,7 @@ def measure(models: Path) -> dict[str, Any]:
         },
         "concurrency": {handler: asdict(measure_concurrency(handler, models, ROUNDS)) for handler in UPLOADING},
         "encoding": {name: asdict(compared) for name, compared in compare_encoding(ROUNDS).items()},
+        "upload_overlap": {link: asdict(measured) for link, measured in measure_overlap(ROUNDS).items()},
         "full_queue": [asdict(measured) for measured in compare_full_queue()],
         "start": {handler: asdict(start) for handler, start in measure_start(models, ROUNDS).items()},
         "batching": {"sequential": sequential, "batched": batched},
@@ -79,231 +81,6 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-
-
-def render(results: dict[str, Any]) -> str:
-    """Returns the page, with a section for each result."""
-    sections = [_PAGE.format(**results["machine"])]
-    sections += [section(results[name]) for name, section in _SECTIONS.items() if name in results]
-    return "\n".join([*sections, _on_a_gpu()])
-
-
-def _overhead(results: dict[str, Any]) -> str:
-    rows = (f"| `{handler}` | {row['bare'] * 1e3:.0f} ms | {row['overhead'] * 1e3:.1f} ms |" for handler, row in results.items())
-    return _OVERHEAD.format(rows="\n".join(rows))
-
-
-def _concurrency(results: dict[str, Any]) -> str:
-    return _CONCURRENCY.format(rows="\n".join(f"| `{name}` | {row['ratio']:.2f} × | {row['busy']:.0%} |" for name, row in results.items()))
-
-
-def _encoding(results: dict[str, Any]) -> str:
-    rows = (
-        f"| {_ENCODED[name]} | {row['speed']:.1f} × | {row['size']:.2f} × | {row['psnr']:+.1f} dB |"
-        if row["psnr"]
-        else f"| {_ENCODED[name]} | {row['speed']:.1f} × | {row['size']:.2f} × | the same pixels |"
-        for name, row in results.items()
-    )
-    return _ENCODING.format(rows="\n".join(rows))
-
-
-def _full_queue(results: list[dict[str, Any]]) -> str:
-    rows = (
-        f"| {row['seconds']:g} s | {row['concurrency'] or '2, the default'} | {row['share']:.3f} | {row['simulated']:.3f} |"
-        for row in results
-    )
-    return _FULL_QUEUE.format(rows="\n".join(rows))
-
-
-def _start(results: dict[str, Any]) -> str:
-    return _START.format(rows="\n".join(f"| `{name}` | {row['wall']:.1f} × | {row['processor']:.1f} × |" for name, row in results.items()))
-
-
-def _batching(results: dict[str, Any]) -> str:
-    return _BATCHING.format(ratio=f"{results['batched'] / results['sequential']:.1f}")
-
-
-def _prefix_cache(results: dict[str, Any]) -> str:
-    return _PREFIX_CACHE.format(tokens=results["tokens"], ratio=f"{results['miss'] / results['hit']:.1f}")
-
-
-def _wan_decoder(results: dict[str, Any]) -> str:
-    rows = (
-        f"| {_DECODERS[name]} | {row['moved'] / 1e12:.2f} TB | {row['kernels']:,} | {row['peak'] / 1e9:.1f} GB |".replace(",", " ")
-        for name, row in results.items()
-    )
-    return _WAN_DECODER.format(rows="\n".join(rows))
-
-
-def _setup(results: dict[str, Any]) -> str:
-    minutes, gigabytes = f"{results['seconds'] / 60:.0f}", f"{results['bytes'] / 1e9:.1f}"
-    more = f"{cuda_gigabytes(results, 'cu130'):.0f}"
-    return _SETUP.format(minutes=minutes, seconds=f"{results['processor_seconds']:.0f}", gigabytes=gigabytes, more=more)
-
-
-def cuda_gigabytes(setup: Mapping[str, Any], lock: str) -> float:
-    """Returns by how much torch of a lock file is larger than its build for CPUs, in GB."""
-    return float(setup["torch_bytes"][lock] - setup["torch_bytes"]["cpu"]) / 1e9
-
-
-def _on_a_gpu() -> str:
-    return _ON_A_GPU.format(tflop=f"{sdxl_tflop(25):.1f}", rows="\n".join(_estimate_row(card) for card in PUBLISHED))
-
-
-PUBLISHED = {"RTX 3090": (20, 5.60), "RTX 4090": (20, 4.90), "A10": (30, 9.40)}
-"""Published seconds of one SDXL image of 1024 × 1024 with torch: OneDiff's README (the first two), and the baseline of Stability's card of
-the TensorRT weights."""
-
-
-def sdxl_tflop(steps: int) -> float:
-    """The operations of one SDXL image of 1024 × 1024 with guidance, in 10¹², by torch's `FlopCounterMode` on the published configuration:
-    13.52 for a step, 10.47 for decoding, 0.25 for the text encoders."""
-    return 13.52 * steps + 10.47 + 0.25
-
-
-def sdxl_estimate(card: str, steps: int = 25) -> float:
-    """Seconds of one SDXL image of 1024 × 1024: a published time, scaled by the operations."""
-    published_steps, seconds = PUBLISHED[card]
-    return seconds * sdxl_tflop(steps) / sdxl_tflop(published_steps)
-
-
-def _estimate_row(card: str) -> str:
-    steps, seconds = PUBLISHED[card]
-    return f"| {card} | {steps} steps: {seconds:.2f} s | {sdxl_estimate(card):.0f} s |"
-
-
-_PAGE = """\
-<!-- Generated by `make performance`. Do not edit. -->
-# Performance
-
-Measured with small models on the CPU: {processor}, {cores} cores, load {load}; Python {python}, torch {torch}. Absolute times say
-nothing about a GPU; ratios, and what a handler adds to a job, carry over. Both sides of a ratio alternate in one process.
-"""
-
-_OVERHEAD = """\
-## What a handler adds to the model
-
-Validation, encoding, storage on the local disk and the payload of the job in `handlers/*/test_input.json`, against the bare call of the
-loaded pipeline (`make bench`):
-
-| handler | bare call | added |
-|---|---|---|
-{rows}
-"""
-
-_CONCURRENCY = """\
-## What concurrency gains
-
-Four jobs in flight against one, where the uploads of a job take as long as its generation (`make bench-load`): ideally 2 ×, and by chance
-more or less on a busy machine.
-
-| handler | throughput | GPU thread busy |
-|---|---|---|
-{rows}
-"""
-
-_ENCODED: Mapping[str, str] = {
-    "png": "6 images of 1024 × 1024 to PNG",
-    "mp4_quality_25": "81 frames of 480 × 832 to MP4, `VIDEO_QUALITY=25`",
-    "mp4_quality_18": "the same, default quality (18)",
-}
-
-_ENCODING = """\
-## From the decoder's tensor to a file
-
-Against diffusers' post-processing with Pillow's default, and with `export_to_video` by imageio, whose x264 runs at CRF 25
-(`python -m benchmarks.encoding`):
-
-| | speed | bytes | quality |
-|---|---|---|---|
-{rows}
-"""
-
-_FULL_QUEUE = """\
-## A full queue
-
-SDXL's worker in RunPod's SDK on loopback, ten jobs in the queue, the GPU's work replaced by a pause
-(`python -m benchmarks.full_queue`). The share of the time in which the GPU works, measured and by the simulation of
-[one job in flight, or two?](endpoint-simulation.md):
-
-| GPU seconds of a job | jobs in flight | measured | simulated |
-|---|---|---|---|
-{rows}
-"""
-
-_START = """\
-## From the start of a worker to its first job
-
-With small models and a warm page cache, against `python -c "import torch"` (`python -m benchmarks.start MODELS`). Nine tenths of it are
-imports of libraries; real weights are read at the same time.
-
-| handler | wall-clock time | processor time |
-|---|---|---|
-{rows}
-"""
-
-_BATCHING = """\
-## What batching gains
-
-Eight conversations at once against one after the other, in tokens per second of processor time (`make bench-chat`): {ratio} ×. On a GPU the
-gain is larger, because one conversation leaves most of it idle.
-"""
-
-_PREFIX_CACHE = """\
-## What the prefix cache gains
-
-The first token of a prompt of {tokens} tokens comes {ratio} × sooner if its system prompt is in the prefix cache.
-"""
-
-_DECODERS: Mapping[str, str] = {
-    "diffusers": "diffusers, float32",
-    "float32": "the worker, float32: the same bits",
-    "float16": "the worker, float16, as on a GPU: at most one level apart",
-}
-
-_WAN_DECODER = """\
-## What decoding a clip moves
-
-81 frames of 480 × 832 through WAN's VAE, counted on the published configuration (`python -m benchmarks.wan_decoder`): bytes that kernels
-other than convolutions and matrix multiplications read and write, kernels, and the peak of memory beside the VAE's weights.
-
-| | moved | kernels | peak |
-|---|---|---|---|
-{rows}
-"""
-
-_SETUP = """\
-## Set-up
-
-`make setup` took {minutes} minutes on this machine, {seconds} seconds of it processor time and the rest mostly downloads, and fills `.venv`
-with {gigabytes} GB (torch's build for CPUs; that for CUDA takes {more} GB more).
-"""
-
-_ON_A_GPU = """\
-## On a GPU
-
-No figure of this project was measured on a GPU. `benchmarks/sdxl_speed.py`, `benchmarks/wan_speed.py` and `benchmarks/chat_gpu.py`
-measure there. Until then, estimates: one SDXL image of 1024 × 1024 with 25 steps takes {tflop} · 10¹² operations, counted on the published
-configuration. Scaled from published times with torch:
-
-| card | published | estimated, 25 steps |
-|---|---|---|
-{rows}
-
-Memory and cold starts are computed in [deploy.md](deploy.md#memory).
-"""
-
-_SECTIONS: Mapping[str, Callable[[Any], str]] = {
-    "overhead": _overhead,
-    "concurrency": _concurrency,
-    "encoding": _encoding,
-    "full_queue": _full_queue,
-    "start": _start,
-    "batching": _batching,
-    "prefix_cache": _prefix_cache,
-    "wan_decoder": _wan_decoder,
-    "setup": _setup,
-}
 
 
 if __name__ == "__main__":

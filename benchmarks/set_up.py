@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import PAGE, RESULTS, render
+from benchmarks.performance_page import render
+from benchmarks.report import PAGE, RESULTS
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("Makefile", "package.json", "pyproject.toml", "builder", "handlers", "shared", "small_models")

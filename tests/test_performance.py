@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report import PAGE, PUBLISHED, RESULTS, cuda_gigabytes, render, sdxl_estimate, sdxl_tflop
+from benchmarks.performance_page import PUBLISHED, cuda_gigabytes, render, sdxl_estimate, sdxl_tflop
+from benchmarks.report import PAGE, RESULTS
 
 ROOT = Path(__file__).parents[1]
 SETUP = json.loads(RESULTS.read_text(encoding="utf-8"))["setup"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import encoding, full_queue, sdxl_speed, start
+from benchmarks import encoding, full_queue, sdxl_speed, start, upload_overlap
 
 
 @pytest.mark.slow
@@ -28,6 +29,18 @@ def test_encoding_compares_files_of_the_same_pictures(capsys: pytest.CaptureFixt
     assert found["png"]["psnr"] == 0.0
     assert found["png"]["size"] < 1.15  # of pictures of the full size: small ones take up to 1.18
     assert found["mp4_quality_18"]["psnr"] > found["mp4_quality_25"]["psnr"] > -2.0
+
+
+@pytest.mark.slow
+def test_a_job_takes_at_least_as_long_as_the_longer_of_encoding_and_uploading(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["upload_overlap", "1"])
+    assert upload_overlap.main() == 0
+    slower, faster = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert slower["uploading"] == pytest.approx(3 * slower["encoding"])
+    assert faster["uploading"] == pytest.approx(faster["encoding"] / 3)
+    assert slower["job"] > slower["uploading"]
 
 
 @pytest.mark.slow
