@@ -49,6 +49,8 @@ T = TypeVar("T")
 
 # Seconds between two chunks of a stream. Each is a request to RunPod, and readers see no difference below this.
 _STREAM_INTERVAL = 0.075
+# Seconds from the start of a worker, usually because of a waiting job, in which its first job arrives: idle work would only delay that.
+_FIRST_JOB_WITHIN = 10.0
 _COMMAND_LINE = "command line"
 
 
@@ -202,7 +204,7 @@ class _Endpoint(Generic[RequestT]):
             "concurrency_modifier": lambda _current: worker.concurrency,
         }
         handler.watch(worker.recipe, self._lose_engine)
-        worker.gpu.run_when_idle(handler.idle_work(worker.recipe))
+        worker.gpu.run_when_idle(handler.idle_work(worker.recipe), delay=_FIRST_JOB_WITHIN)
 
     async def complete(self, job: dict[str, Any]) -> HandlerResponse:
         """Runs one job and returns its response. The chunks of a streamed job are posted meanwhile."""

@@ -14,7 +14,8 @@ from handlers.sdxl.weights.vae_precision import decoder_dtype
 from shared.models.compilation import CompiledBlocks
 
 _SIZE_CONDITIONS = 6  # original height and width, crop top and left, target height and width
-_UNET_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
+UNET_BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
+"""The class names of the blocks of the UNet that are compiled."""
 _DECODER_BLOCKS = ("ResnetBlock2D",)
 
 
@@ -35,7 +36,7 @@ def compiled_networks(pipeline: Any, *, backend: Any = "inductor") -> list[Compi
     denoising = [partial(_denoise, unet, *shape, pooled) for shape in shapes]
     decoding = [partial(_decode, vae, size) for size in ((side, side), other)]
     return [
-        CompiledBlocks("unet", unet, _UNET_BLOCKS, denoising, backend=backend),
+        CompiledBlocks("unet", unet, UNET_BLOCKS, denoising, backend=backend),
         CompiledBlocks("vae", vae.decoder, _DECODER_BLOCKS, decoding, backend=backend),
     ]
 

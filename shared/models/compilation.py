@@ -38,6 +38,11 @@ def can_compile(device: torch.device) -> bool:
     return find_spec("triton") is not None and any(which(name) for name in ("gcc", "clang")) and headers.is_file()
 
 
+def _import_compiler() -> None:
+    """Imports what torch imports when it compiles for the first time, which takes seconds."""
+    import torch._inductor.compile_fx  # noqa: F401
+
+
 class CompiledBlocks:
     """The repeated blocks of one network, with a compiled form that a job can switch on.
 
@@ -74,6 +79,7 @@ class CompiledBlocks:
 
         Failures are logged once; the blocks then remain uncompiled.
         """
+        yield _import_compiler
         for call in self._calls:
             for blocks in self._groups():
                 yield partial(self._compile, blocks, call)

@@ -49,9 +49,14 @@ class GpuThread:
         self._idle.wait_for(future)
         return future
 
-    def run_when_idle(self, pieces: Iterable[Callable[[], None]]) -> None:
-        """Runs pieces of work one by one while there is no other work. Work that arrives waits for one piece at most."""
-        self._idle.start(pieces)
+    def run_when_idle(self, pieces: Iterable[Callable[[], None]], *, delay: float = 0.0) -> None:
+        """Runs pieces of work one by one while there is no other work. Work that arrives waits for one piece at most.
+
+        Args:
+            pieces: Drawn from the iterable one by one.
+            delay: Seconds until the first one, if no other work comes earlier.
+        """
+        self._idle.start(pieces, delay)
 
     async def run(self, work: Callable[[], T], token: CancelToken) -> T:
         """Runs a job's work, with the cancellation of `await_or_cancel`.

@@ -29,11 +29,16 @@ class IdleWork:
         self._is_running = False
         self._timer: threading.Timer | None = None
 
-    def start(self, pieces: Iterable[Piece]) -> None:
-        """Begins to run pieces, which are drawn from the iterable one by one. One that raises an exception is the last."""
+    def start(self, pieces: Iterable[Piece], delay: float) -> None:
+        """Runs pieces, which are drawn from the iterable one by one. One that raises an exception is the last.
+
+        Args:
+            pieces: The work.
+            delay: Seconds until the first one, if no job comes earlier.
+        """
         with self._lock:
             self._pieces = iter(pieces)
-            self._schedule(self._pause)
+            self._schedule(delay)
 
     def stop(self) -> None:
         """Begins no further piece."""
@@ -53,9 +58,13 @@ class IdleWork:
             self._jobs -= 1
             self._schedule(self._pause)
 
+    @property
+    def _may_run(self) -> bool:
+        return self._pieces is not None and not self._jobs and not self._is_running
+
     def _schedule(self, seconds: float) -> None:
         self._cancel_timer()
-        if self._pieces is None or self._jobs or self._is_running:
+        if not self._may_run:
             return
         self._timer = threading.Timer(seconds, self._run_next)
         self._timer.daemon = True
@@ -68,8 +77,9 @@ class IdleWork:
 
     def _run_next(self) -> None:
         with self._lock:
-            if self._pieces is None or self._jobs or self._is_running:
+            if not self._may_run:
                 return
+            assert self._pieces is not None
             piece = next(self._pieces, None)
             if piece is None:
                 self._pieces = None

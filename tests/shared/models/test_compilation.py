@@ -89,7 +89,7 @@ def test_a_piece_compiles_the_blocks_of_one_shape(net: Net) -> None:
         assert not blocks.is_ready
         piece()
         counts.append(backend.graphs)
-    assert counts == [1, 2]
+    assert counts == [0, 1, 2], "the first one imports the compiler"
     assert blocks.is_ready
 
 
@@ -97,6 +97,7 @@ def test_jobs_run_uncompiled_until_all_blocks_are_ready(net: Net) -> None:
     backend = Backend()
     blocks = blocks_of(net, backend, 3)
     pieces = blocks.pieces()
+    next(pieces)()
     next(pieces)()
     calls = backend.calls
     assert not job(net, blocks, 3)
