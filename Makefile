@@ -130,7 +130,7 @@ image: setup  ## Build the image of HANDLER=sdxl|wan|chat|chat-vllm with docker,
 
 image-test: setup  ## Build and run all three images, on Debian as root, with buildah and debootstrap
 	@command -v buildah >/dev/null && command -v debootstrap >/dev/null || { echo "apt-get install buildah debootstrap" >&2; exit 1; }
-	$(PYTHON) -m pytest -m image
+	$(PYTHON) -m pytest -m image tests/builder/images
 
 hub: setup  ## Make HANDLER=sdxl|wan|chat the listing of this repository on RunPod's Hub
 	$(PYTHON) -m builder.images.promote_hub $(HANDLER)

@@ -55,7 +55,7 @@ def test_a_default_sdxl_worker_completes_the_next_job_while_one_is_stored(tmp_pa
     storable = threading.Event()
 
     def hold(upload: Handler) -> None:
-        storable.wait(60)
+        storable.wait(110)
         upload.store()
         upload.respond(200, b'{"Key": "stored", "Id": "1"}')
 
