@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.doubles.fake_storage import FakeStorage
-from tests.doubles.processes import clean_environment
+from tests.doubles.processes import clean_environment, run_module
 from tests.doubles.s3_server import FaultProxy, S3Server
 
 COMMANDS = {
@@ -51,9 +49,7 @@ def output_of(tmp_path: Path, command: str, **variables: str) -> str:
     environment = clean_environment(
         **{"MODELS_DIR": str(tmp_path), "OUTBOX_DIR": str(tmp_path / "outbox"), "OUTPUT_DIR": "out"} | variables
     )
-    done = subprocess.run(
-        [sys.executable, "-m", *COMMANDS[command]], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=100
-    )
+    done = run_module(*COMMANDS[command], folder=tmp_path, environment=environment)
     return done.stdout + done.stderr
 
 

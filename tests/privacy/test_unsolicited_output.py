@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
-from tests.doubles.processes import ROOT, clean_environment
+from tests.doubles.processes import ROOT, clean_environment, run_module
 from tests.privacy.unsolicited_output import CANARY, LOGGERS, SOURCES
 
 EXPECTED = {
@@ -32,8 +29,7 @@ IN_FULL = ("in_a_thread", "in_a_finalizer", "in_an_unawaited_task", "as_a_warnin
 
 def run_all(level: str) -> dict[str, str]:
     """Runs all sources in a subprocess and returns the output of each on both streams."""
-    command = [sys.executable, "-m", "tests.privacy.unsolicited_output", level]
-    done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=False, timeout=100)
+    done = run_module("tests.privacy.unsolicited_output", level, folder=ROOT, environment=clean_environment())
     printed = dict.fromkeys(SOURCES, "")
     for stream in (done.stdout, done.stderr):
         for part in stream.split("=== ")[1:]:

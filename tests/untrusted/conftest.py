@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
-from tests.doubles.processes import ROOT, clean_environment
+from playground.fork_server import Request
+from tests.doubles.processes import ROOT, clean_environment, fork_server
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,19 @@ class LoadResult:
 class AuditedLoader:
     """The subprocess `tests.untrusted.audited_loader`."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, requests: TextIO, responses: TextIO) -> None:
+        self._sent = requests
+        self._responses = responses
         self._requests = 0
 
     def load(self, loader: str, path: Path) -> LoadResult:
         """Loads a file or folder."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._requests += 1
-        self._process.stdin.write(json.dumps([self._requests, loader, str(path)]) + "\n")
-        self._process.stdin.flush()
+        self._sent.write(json.dumps([self._requests, loader, str(path)]) + "\n")
+        self._sent.flush()
         number = 0
         while number != self._requests:  # skips the response to a request that timed out
-            number, outcome, events = json.loads(self._process.stdout.readline())
+            number, outcome, events = json.loads(self._responses.readline())
         return LoadResult(outcome, events)
 
 
@@ -52,12 +51,14 @@ class AuditedLoader:
 def loader(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuditedLoader]:
     errors = tmp_path_factory.mktemp("loader") / "errors.log"
     environment = clean_environment(TINY_MODELS=str(tiny_models))
+    request = Request("tests.untrusted.audited_loader", (), str(ROOT), environment)
+    (reads, requests), (responses, writes) = os.pipe(), os.pipe()
     with errors.open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.untrusted.audited_loader"],
-            cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-        )  # fmt: skip
-        yield AuditedLoader(process)
+        process = fork_server().start(request, (reads, writes, log.fileno()))
+    os.close(reads)
+    os.close(writes)
+    with open(requests, "w") as sent, open(responses) as received:
+        yield AuditedLoader(sent, received)
         process.kill()
         process.wait()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -16,7 +17,7 @@ import httpx
 import pytest
 
 from tests.doubles.fake_runpod import FakeRunPodAPI
-from tests.doubles.processes import ROOT, clean_environment, run_module
+from tests.doubles.processes import ROOT, clean_environment, run_module, start_module
 from tests.doubles.worker import WorkerProcess
 
 HANDLERS = ("sdxl", "wan", "chat")
@@ -158,23 +159,22 @@ def free_port() -> int:
 def test_the_local_api_shows_its_address_and_serves_jobs(tmp_path: Path, tiny_models: Path) -> None:
     port = free_port()
     environment = clean_environment(MODELS_DIR=str(tiny_models), OUTPUT_DIR=str(tmp_path / "out"))
-    options = ["--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "handlers.sdxl.handler", *options],
-        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        shown: dict[str, Any] = next(json.loads(line) for line in process.stdout if '"local API"' in line)
-        assert shown["address"] == f"http://127.0.0.1:{port}"
-        job = json.loads((ROOT / "test_input.json").read_text())
-        with httpx.Client(transport=httpx.HTTPTransport(retries=8), timeout=60) as client:
-            assert client.get(shown["address"]).status_code == 200
-            answer = client.post(f"{shown['address']}/runsync", json=job).json()
-        assert answer["output"]["status"] == "completed"
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(20)
+    options = ("--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port))
+    printed, output = os.pipe()
+    process = start_module("handlers.sdxl.handler", *options, folder=tmp_path, environment=environment, output=output)
+    os.close(output)
+    with open(printed) as lines:
+        try:
+            shown: dict[str, Any] = next(json.loads(line) for line in lines if '"local API"' in line)
+            assert shown["address"] == f"http://127.0.0.1:{port}"
+            job = json.loads((ROOT / "test_input.json").read_text())
+            with httpx.Client(transport=httpx.HTTPTransport(retries=8), timeout=60) as client:
+                assert client.get(shown["address"]).status_code == 200
+                answer = client.post(f"{shown['address']}/runsync", json=job).json()
+            assert answer["output"]["status"] == "completed"
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
 
 
 def test_a_worker_on_runpod_needs_no_local_job(tmp_path: Path) -> None:

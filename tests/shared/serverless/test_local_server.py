@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.doubles.processes import ROOT, clean_environment
+from playground.forked import Process
+from tests.doubles.processes import clean_environment, start_module
 
 REQUEST: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0, "max_tokens": 12, "stream": True}
 
@@ -24,20 +25,20 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Itera
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     folder = tmp_path_factory.mktemp("local")
-    environment = clean_environment(MODELS_DIR=str(tiny_models), OUTPUT_DIR=str(folder), CHAT_STREAMING="1", PYTHONPATH=str(ROOT))
-    command = [sys.executable, "-m", "handlers.chat.handler", "--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", port]
-    with (
-        subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client,
-    ):
+    environment = clean_environment(MODELS_DIR=str(tiny_models), OUTPUT_DIR=str(folder), CHAT_STREAMING="1")
+    options = ("--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", port)
+    with open(os.devnull, "wb") as null:
+        process = start_module("handlers.chat.handler", *options, folder=folder, environment=environment, output=null.fileno())
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
         try:
             _wait_until_ready(client, process)
             yield client
         finally:
             process.kill()
+            process.wait()
 
 
-def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(client: httpx.Client, process: Process | subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline and process.poll() is None:
         try:
