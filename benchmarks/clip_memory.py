@@ -24,26 +24,28 @@ from shared.jobs.lifecycle import Completed, Job, run_job
 from shared.settings import prepare_environment
 from shared.telemetry import configure_logging
 
-WIDTH, HEIGHT = 480, 832
+SIZE = WIDTH, HEIGHT = 480, 832
 SHORT, LONG = 9, 81
 
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_TRIM_THRESHOLD_": str(2**17), "MALLOC_ARENA_MAX": "1"}
 
 
-def raw(frames: int) -> int:
+def raw(frames: int, size: tuple[int, int] = SIZE) -> int:
     """Returns the bytes of a clip of 8-bit frames."""
-    return frames * WIDTH * HEIGHT * 3
+    return frames * size[0] * size[1] * 3
 
 
-def measure(models: Path, method: str, frames: int) -> int:
+def measure(models: Path, method: str, frames: int, size: tuple[int, int] = SIZE) -> int:
     """Returns the growth to the peak of a process that generates one clip, in bytes.
 
     Args:
         models: Used as MODELS_DIR.
         method: `job` for the worker's, `diffusers` for a direct call.
         frames: The length of the clip.
+        size: Its width and height.
     """
-    command = [sys.executable, "-m", "benchmarks.clip_memory", str(models), "--method", method, "--frames", str(frames)]
+    shape = ["--frames", str(frames), "--size", *map(str, size)]
+    command = [sys.executable, "-m", "benchmarks.clip_memory", str(models), "--method", method, *shape]
     result = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | _ALLOCATOR)
     return int(result.stdout.split()[-1])
 
@@ -89,11 +91,11 @@ def _diffusers(models: Path) -> Iterator[Generate]:
     yield generate
 
 
-def _peak(generate: Generate, frames: int) -> int:
+def _peak(generate: Generate, frames: int, width: int, height: int) -> int:
     generate(64, 64, SHORT)  # warm-up: imports and one-time allocations
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
-    generate(WIDTH, HEIGHT, frames)
+    generate(width, height, frames)
     return _status("VmHWM") - before
 
 
@@ -109,6 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("models", type=Path, metavar="MODELS")
     parser.add_argument("--method", choices=("job", "diffusers"), help="run a single measurement in this process")
     parser.add_argument("--frames", type=int, default=LONG)
+    parser.add_argument("--size", type=int, nargs=2, default=SIZE, metavar=("WIDTH", "HEIGHT"))
     options = parser.parse_args(arguments)
     if options.method is None:
         print(report(options.models))
@@ -116,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     prepare_environment()
     configure_logging("ERROR")
     with (_job if options.method == "job" else _diffusers)(options.models) as generate:
-        print(_peak(generate, options.frames))
+        print(_peak(generate, options.frames, *options.size))
     return 0
 
 

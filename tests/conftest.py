@@ -23,8 +23,8 @@ _COMPUTING = "tests/handlers/"
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Returns the number for `--numprocesses auto`: one more than cores, because some processes are waiting."""
-    return min(len(os.sched_getaffinity(0)) + 1, _MAX_PROCESSES)
+    """Returns the number for `--numprocesses auto`: two more than cores, because tests of workers wait for half of their time."""
+    return min(len(os.sched_getaffinity(0)) + 2, _MAX_PROCESSES)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

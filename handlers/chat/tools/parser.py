@@ -54,20 +54,21 @@ def split_calls(text: str, names: Collection[str], *, final: bool) -> SplitText:
         names: The names of the functions.
         final: Whether it is finished. Until then, whatever later text may change is left out.
     """
-    parts: list[str] = []
+    parts = [""]  # between the calls
     calls: list[FunctionCall] = []
     position = 0
     while (start := text.find(OPENING, position)) >= 0:
-        parts.append(text[position:start])
+        parts[-1] += text[position:start]
         call, end = _read_call(text, start + len(OPENING), names, final=final)
         if end is None:
             return _split(parts, calls, final=False)
         if call is not None:
             calls.append(call)
+            parts.append("")
         else:
-            parts.append(text[start:end])
+            parts[-1] += text[start:end]
         position = end
-    parts.append(text[position:] if final else text[position : len(text) - _partial_tag(text)])
+    parts[-1] += text[position:] if final else text[position : len(text) - _partial_tag(text)]
     return _split(parts, calls, final=final)
 
 

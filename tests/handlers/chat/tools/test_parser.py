@@ -32,6 +32,7 @@ def split(text: str) -> tuple[str, list[tuple[str, dict[str, object]]]]:
         (call(a=1) + "\n" + call("time"), "", [("weather", {"a": 1}), ("time", {})]),
         (call(text="</tool_call> <tool_call>"), "", [("weather", {"text": "</tool_call> <tool_call>"})]),
         (call(city="Bern").removesuffix("\n</tool_call>"), "", [("weather", {"city": "Bern"})]),
+        (" " + call("unknown") + call("time"), " " + call("unknown"), [("time", {})]),
     ],
     ids=str,
 )

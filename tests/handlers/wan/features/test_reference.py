@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +50,19 @@ def frames_of(
     return np.stack(list(clip(made).frames))
 
 
+@pytest.fixture(scope="module")
+def drawn(recipe: Wan) -> Callable[..., Pixels]:
+    """`frames_of` for this recipe. Each clip is generated once: equal requests yield equal clips."""
+    return cache(partial(frames_of, recipe))
+
+
 def error(first: Pixels, second: Pixels) -> float:
     return float(np.abs(first.astype(np.float32) - second).mean())
 
 
 @pytest.mark.parametrize("given", [("first_frame",), ("last_frame",), ("first_frame", "last_frame")], ids=["start", "end", "both"])
-def test_first_and_last_frames_appear_in_the_clip(recipe: Wan, given: tuple[str, ...]) -> None:
-    made, free = frames_of(recipe, *given), frames_of(recipe)
+def test_first_and_last_frames_appear_in_the_clip(drawn: Callable[..., Pixels], given: tuple[str, ...]) -> None:
+    made, free = drawn(*given), drawn()
     for name in given:
         index = FRAME_INDEX[name]
         assert error(made[index], CLIP[index]) < MAX_ERROR
@@ -68,32 +76,32 @@ def test_a_cut_clip_ends_with_the_last_frame(recipe: Wan, frames: int) -> None:
     assert error(made[-1], CLIP[-1]) < MAX_ERROR
 
 
-def test_a_first_frame_determines_the_first_frame_of_the_clip(recipe: Wan) -> None:
-    made, free = frames_of(recipe, "first_frame", prompt="a clip"), frames_of(recipe, prompt="a clip")
+def test_a_first_frame_determines_the_first_frame_of_the_clip(drawn: Callable[..., Pixels]) -> None:
+    made, free = drawn("first_frame", prompt="a clip"), drawn(prompt="a clip")
     assert error(made[0], CLIP[0]) < error(free[0], CLIP[0]) / 2
 
 
-def test_a_single_reference_conditions_the_whole_clip(recipe: Wan) -> None:
-    prompt = "a clip"
-    made, free = frames_of(recipe, "image", prompt=prompt), frames_of(recipe, prompt=prompt)
+def test_a_single_reference_conditions_the_whole_clip(drawn: Callable[..., Pixels]) -> None:
+    made, free = drawn("image", prompt="a clip"), drawn(prompt="a clip")
     assert all(error(made[frame], free[frame]) > 5 for frame in range(9))
     assert error(made, CLIP) < error(free, CLIP) / 2
 
 
 @pytest.mark.parametrize("given", [("first_frame",), ("last_frame",), ("first_frame", "last_frame"), ("image",)], ids=str)
-def test_a_stronger_reference_gives_a_closer_clip(recipe: Wan, given: tuple[str, ...]) -> None:
+def test_a_stronger_reference_gives_a_closer_clip(drawn: Callable[..., Pixels], given: tuple[str, ...]) -> None:
     frames = [FRAME_INDEX.get(name, 0) for name in given] if given != ("image",) else list(range(9))
-    errors = [error(frames_of(recipe, *given, strength=strength)[frames], CLIP[frames]) for strength in (0.0, 0.5, 1.0)]
+    clips = (drawn(*given, strength=0.0), drawn(*given), drawn(*given, strength=1.0))
+    errors = [error(clip[frames], CLIP[frames]) for clip in clips]
     assert errors[0] > errors[1] > errors[2]
 
 
-def test_a_reference_of_strength_zero_still_has_an_effect(recipe: Wan) -> None:
+def test_a_reference_of_strength_zero_still_has_an_effect(drawn: Callable[..., Pixels]) -> None:
     assert conditioning_scale(0.0) > 0
-    assert not np.array_equal(frames_of(recipe, "first_frame", strength=0.0), frames_of(recipe))
+    assert not np.array_equal(drawn("first_frame", strength=0.0), drawn())
 
 
-def test_without_references_the_strength_has_no_effect(recipe: Wan) -> None:
-    assert np.array_equal(frames_of(recipe, strength=1.0), frames_of(recipe, strength=0.0))
+def test_without_references_the_strength_has_no_effect(drawn: Callable[..., Pixels]) -> None:
+    assert np.array_equal(drawn(strength=1.0), drawn(strength=0.0))
 
 
 def test_a_reference_of_another_size_is_center_cropped_and_never_padded(recipe: Wan) -> None:
@@ -111,15 +119,15 @@ def test_frames_to_generate_share_one_image_in_memory() -> None:
     assert len({id(frame) for frame in (*given.arguments["video"], *given.arguments["mask"])}) == 4
 
 
-@pytest.mark.parametrize("name", ["image", "first_frame", "last_frame"])
-def test_an_image_resembles_its_reference(recipe: Wan, name: str) -> None:
+def test_an_image_resembles_its_reference(recipe: Wan) -> None:
     prompt = "a picture of a circle"
     settings: dict[str, Any] = {"kind": "image_high", "steps": 15, "guidance_scale": 3.0}
-    request, given = wan(prompt, **settings | {name: "https://a.example/image.png"}), {f"config.{name}": Image.fromarray(CLIP[0])}
-    (made,) = image_outputs(generate(recipe, request, references=given))
     (free,) = image_outputs(generate(recipe, wan(prompt, **settings)))
-    assert made.pixels.shape == (64, 64, 3)
-    assert error(made.pixels, CLIP[0]) < error(free.pixels, CLIP[0]) - 5
+    for name in ("image", "first_frame", "last_frame"):
+        request, given = wan(prompt, **settings | {name: "https://a.example/image.png"}), {f"config.{name}": Image.fromarray(CLIP[0])}
+        (made,) = image_outputs(generate(recipe, request, references=given))
+        assert made.pixels.shape == (64, 64, 3)
+        assert error(made.pixels, CLIP[0]) < error(free.pixels, CLIP[0]) - 5, name
 
 
 def test_a_clip_with_a_reference_follows_its_prompt(recipe: Wan) -> None:
@@ -135,14 +143,14 @@ def test_metadata_reports_how_references_were_used(recipe: Wan) -> None:
     assert outputs[0].metadata["conditioning_scale"] == 0.75
 
 
-def test_references_do_not_affect_later_jobs(recipe: Wan) -> None:
-    before = frames_of(recipe)
+def test_references_do_not_affect_later_jobs(recipe: Wan, drawn: Callable[..., Pixels]) -> None:
+    before = drawn()
     frames_of(recipe, "first_frame", "last_frame")
     assert np.array_equal(frames_of(recipe), before)
 
 
-def test_a_cancelled_job_with_references_does_not_affect_later_jobs(recipe: Wan) -> None:
-    before, recorded = frames_of(recipe), RecordedRun(stop_at=1)
+def test_a_cancelled_job_with_references_does_not_affect_later_jobs(recipe: Wan, drawn: Callable[..., Pixels]) -> None:
+    before, recorded = drawn(), RecordedRun(stop_at=1)
     request = wan(first_frame="https://a.example/image.png")
     with pytest.raises(Cancelled):
         generate(recipe, request, recorded, references={"config.first_frame": Image.fromarray(CLIP[0])})
