@@ -130,6 +130,18 @@ def test_an_invalid_value_is_the_only_problem_reported_before_any_work_and_is_no
     assert CANARY not in log
 
 
+@forms
+def test_a_text_in_any_field_is_not_repeated(form: Form) -> None:
+    messages = []
+    for name in (name for field in form.fields.values() for name in field.names):
+        try:
+            form.parse(form.nest({name: CANARY}))
+        except ValidationError as error:
+            messages.append(error.message)
+    assert len(messages) > len(form.fields) / 2, "most fields accept no such text"
+    assert CANARY not in "".join(messages)
+
+
 def outcome(parse: Callable[[], Request]) -> object:
     """Returns the parsed request without its seed, which may be random, or its problems."""
     try:

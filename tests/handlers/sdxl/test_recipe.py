@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from handlers.sdxl.prompt_weights import WeightedText
 from handlers.sdxl.request import SdxlRequest
 from shared.errors import Cancelled, ModelUnavailable
 from shared.jobs.recipe import ImageOutput, Recipe
+from shared.media.images import Pixels
 from tests.handlers.conftest import RecordedRun, generate, image_outputs, sdxl
 
 Sdxl = Recipe[SdxlRequest]
@@ -21,9 +23,15 @@ def one(recipe: Sdxl, request: SdxlRequest) -> ImageOutput:
     return image
 
 
+@cache
+def default_pixels(recipe: Sdxl) -> Pixels:
+    """The image of the default request, generated once."""
+    return one(recipe, sdxl()).pixels
+
+
 def differs(recipe: Sdxl, request: SdxlRequest) -> bool:
     """Whether the image differs from that of the default request."""
-    return not np.array_equal(one(recipe, request).pixels, one(recipe, sdxl()).pixels)
+    return not np.array_equal(one(recipe, request).pixels, default_pixels(recipe))
 
 
 def test_the_same_request_yields_the_same_pixels(sdxl_recipe: Sdxl) -> None:
