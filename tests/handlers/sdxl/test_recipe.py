@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,19 +22,19 @@ def one(recipe: Sdxl, request: SdxlRequest) -> ImageOutput:
     return image
 
 
-@cache
-def default_pixels(recipe: Sdxl) -> Pixels:
-    """The image of the default request, generated once."""
-    return one(recipe, sdxl()).pixels
+@pytest.fixture(scope="module")
+def default_pixels(sdxl_recipe: Sdxl) -> Pixels:
+    """The image of the default request."""
+    return one(sdxl_recipe, sdxl()).pixels
 
 
-def differs(recipe: Sdxl, request: SdxlRequest) -> bool:
+def differs(recipe: Sdxl, request: SdxlRequest, default_pixels: Pixels) -> bool:
     """Whether the image differs from that of the default request."""
-    return not np.array_equal(one(recipe, request).pixels, default_pixels(recipe))
+    return not np.array_equal(one(recipe, request).pixels, default_pixels)
 
 
-def test_the_same_request_yields_the_same_pixels(sdxl_recipe: Sdxl) -> None:
-    assert not differs(sdxl_recipe, sdxl())
+def test_the_same_request_yields_the_same_pixels(sdxl_recipe: Sdxl, default_pixels: Pixels) -> None:
+    assert not differs(sdxl_recipe, sdxl(), default_pixels)
 
 
 def test_images_have_the_requested_size(sdxl_recipe: Sdxl) -> None:
@@ -70,12 +69,12 @@ def test_image_i_of_a_batch_equals_a_single_image_with_its_seed(sdxl_recipe: Sdx
     ],
     ids=["prompt", "negative prompt", "steps", "guidance", "no guidance", "rescale", "clip skip 1", "clip skip 2", "seed"],
 )
-def test_every_parameter_changes_the_image(sdxl_recipe: Sdxl, request_: SdxlRequest) -> None:
-    assert differs(sdxl_recipe, request_)
+def test_every_parameter_changes_the_image(sdxl_recipe: Sdxl, request_: SdxlRequest, default_pixels: Pixels) -> None:
+    assert differs(sdxl_recipe, request_, default_pixels)
 
 
-def test_an_absent_negative_prompt_equals_an_empty_one(sdxl_recipe: Sdxl) -> None:
-    assert not differs(sdxl_recipe, sdxl(negative=""))
+def test_an_absent_negative_prompt_equals_an_empty_one(sdxl_recipe: Sdxl, default_pixels: Pixels) -> None:
+    assert not differs(sdxl_recipe, sdxl(negative=""), default_pixels)
 
 
 def test_long_prompts_are_not_truncated(sdxl_recipe: Sdxl) -> None:
