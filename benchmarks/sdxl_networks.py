@@ -29,6 +29,9 @@ _VISION: Mapping[str, Any] = {
 """OpenCLIP ViT-H/14, the image encoder of the published adapters (h94/IP-Adapter, models/image_encoder/config.json)."""
 _TOKENS = 4
 
+SHALLOW_REFINER: Mapping[str, Any] = {"cross_attention_dim": 64, "projection_class_embeddings_input_dim": 64 + 5 * 256}
+"""What differs in the refiner from the UNet of `shallow`."""
+
 _SHALLOW: Mapping[str, Mapping[str, Any]] = {
     "unet": {
         "block_out_channels": (64, 64),
@@ -112,12 +115,12 @@ def controlnet(unet: Any) -> Any:
     return _freeze(network, unet.device, unet.dtype)
 
 
-def refiner(unet: Any) -> RefinerNetwork:
-    """Returns the refiner."""
+def refiner(unet: Any, config: Mapping[str, Any] = REFINER) -> RefinerNetwork:
+    """Returns the refiner, by default of the published size."""
     from diffusers import UNet2DConditionModel
 
     with unet.device:
-        network = UNet2DConditionModel(**REFINER)
+        network = UNet2DConditionModel.from_config(dict(config))
     return RefinerNetwork(_freeze(network, unet.device, unet.dtype), requires_aesthetics_score=True)
 
 

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.fake_cuda.checks import check_operands, is_on_device
 from benchmarks.fake_cuda.counts import Counts, Wait, calling_lines
 from benchmarks.fake_cuda.device_guard import register_device_guard
+from benchmarks.fake_cuda.host_values import follow_values, host_values, known_values
 from benchmarks.fake_cuda.memory import MemoryMeter
 from benchmarks.fake_cuda.patches import patches
 
@@ -109,7 +110,7 @@ class FakeCuda(TorchDispatchMode):
         if func in _INDEXING:
             args = (args[0], [self._index(index) for index in args[1]], *args[2:])
         if _is_composite(func):  # arrives whole in inference mode
-            return self._decomposed(func, args, kwargs)
+            return self._reentered(func.decompose, *args, **kwargs)
         return self._launch(func, args, kwargs)
 
     # Waits
@@ -120,15 +121,24 @@ class FakeCuda(TorchDispatchMode):
         self.counts.waits[self.phase, wait] += 1
 
     def _read_scalar(self, func: Any, args: Any) -> Any:
-        """A plausible scalar: 1, or true."""
+        """The scalar if its value is known, or else a plausible one: 1, or true."""
         self._wait("item" if func in _SCALAR_READS else func._overloadpacket.__name__, args[0])
+        if all(known_values(each) is not None for each in args if isinstance(each, Tensor)):
+            with unset_fake_temporarily():
+                return func(*(known_values(each) if isinstance(each, Tensor) else each for each in args))
         if func in _COMPARISONS or args[0].dtype == torch.bool:
             return True
         return 1.0 if args[0].is_floating_point() else 1
 
     def _with_assumed_size(self, func: Any, tensor: Tensor) -> Tensor:
-        """A result as if half of the values were selected."""
+        """A result of the known values, or else as if half of them were selected."""
         self._wait(func._overloadpacket.__name__, tensor)
+        if func is aten.nonzero.default and (values := known_values(tensor)) is not None:
+            with unset_fake_temporarily():
+                found = func(values)
+            with self.moving_networks():
+                copied: Tensor = self._reentered(aten._to_copy.default, found, device=tensor.device)
+                return copied
         count = max(1, tensor.numel() // 2)
         if func is aten.nonzero.default:
             return torch.zeros((count, tensor.dim()), dtype=torch.long, device=tensor.device)
@@ -183,10 +193,11 @@ class FakeCuda(TorchDispatchMode):
 
     # Kernels
 
-    def _decomposed(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _reentered(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """Calls a function whose operations come back to this mode."""
         super().__enter__()  # type: ignore[no-untyped-call]  # torch's class is partly typed
         try:
-            return func.decompose(*args, **kwargs)
+            return func(*args, **kwargs)
         finally:
             super().__exit__(None, None, None)  # type: ignore[no-untyped-call]  # torch's class is partly typed
 
@@ -201,17 +212,11 @@ class FakeCuda(TorchDispatchMode):
             self.counts.traffic[self.phase] += sum(tensor.numel() * tensor.element_size() for tensor in (*operands, *results))
         if (count := flop_registry.get(func._overloadpacket)) is not None:
             self.counts.flops[self.phase, str(operands[0].dtype).removeprefix("torch.")] += count(*args, **kwargs, out_val=result)
+        follow_values(func, args, kwargs, operands, results)
         for tensor in results:
             if is_on_device(tensor):
                 self.memory.hold(tensor, self.phase)
         return result
-
-
-def host_values(tensor: Tensor) -> Tensor:
-    """Returns real values in place of a fake tensor's: ones, or for bytes a pattern without 0, for an image has more than one colour."""
-    if tensor.dtype == torch.uint8:
-        return torch.arange(tensor.numel()).remainder_(251).add_(1).to(torch.uint8).reshape(tensor.shape)
-    return torch.ones(tensor.shape, dtype=tensor.dtype)
 
 
 @cache

@@ -32,9 +32,21 @@ def patches(card: Card) -> Iterator[Any]:
         yield mock.patch.object(torch.cuda, name, answer)
     yield mock.patch.object(FakeTensor, "data_ptr", lambda tensor: tensor.untyped_storage()._cdata, create=True)
     yield mock.patch.object(FakeTensor, "tolist", lambda tensor: tensor.cpu().tolist(), create=True)
+    yield mock.patch.object(torch, "tensor", _tensor(torch.tensor))
     yield mock.patch.object(nn.Module, "_apply", _apply(card))
     attention = nn.functional.scaled_dot_product_attention
     yield mock.patch.object(nn.functional, "scaled_dot_product_attention", FusedAttention(card, attention))
+
+
+def _tensor(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `torch.tensor` that reads scalars of the device as it does on a GPU: inside, torch reads them past every mode."""
+
+    def tensor(data: Any, **options: Any) -> Any:
+        if isinstance(data, list | tuple):
+            data = [each.item() if isinstance(each, FakeTensor) else each for each in data]
+        return original(data, **options)
+
+    return tensor
 
 
 def _apply(card: Card) -> Callable[..., nn.Module]:

@@ -107,6 +107,17 @@ def test_operands_on_two_devices_are_refused(card: FakeCuda, mismatch: Callable[
         mismatch(on_device(8, 8), torch.ones(8, 8, dtype=torch.float16))
 
 
+def test_values_that_the_host_has_sent_are_known_and_so_is_what_follows_from_them(card: FakeCuda) -> None:
+    timesteps = torch.arange(900, 0, -100).to("cuda")
+    found = (timesteps == timesteps[3]).nonzero()
+    assert int(found[0]) == 3
+    assert bool(timesteps[0] > 800)
+    assert not bool(timesteps[1] > 800)
+    assert (timesteps[2:4].float() / 2).tolist() == [350.0, 300.0]
+    assert on_device(1).item() == 1.0, "unknown"
+    assert card.counts.waits_in("test") == 7
+
+
 def test_operations_are_counted_by_phase_and_type(card: FakeCuda) -> None:
     functional.linear(on_device(3, 16), on_device(32, 16), on_device(32))
     card.phase = "next"

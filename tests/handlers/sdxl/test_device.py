@@ -6,20 +6,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.device_counts import DECODE, DENOISE, PREPARE, JobCounts, count_job
 from benchmarks.fake_cuda import FakeCuda, can_build_device_guard
 from benchmarks.full_size_addons import FullSizeAddons
-from benchmarks.sdxl_networks import shallow
+from benchmarks.sdxl_networks import SHALLOW_REFINER, controlnet, image_encoder, ip_adapter, lora, refiner, shallow
+from handlers.sdxl.features.lora import lora_target
 from handlers.sdxl.features.scheduler import SCHEDULERS
 from handlers.sdxl.recipe import SdxlRecipe
+from shared.weights.addons import AddonLibrary
 from tests.handlers.conftest import sdxl
+from tests.handlers.sdxl.upscalers import esrgan, write_upscaler
 
 pytestmark = pytest.mark.skipif(not can_build_device_guard(), reason="needs a C++ compiler")
+
+IMAGE = Image.effect_noise((64, 64), 90).convert("RGB")
 
 WAITS: dict[str, int] = {
     "ddim": 6,
@@ -38,13 +45,26 @@ WAITS: dict[str, int] = {
 @pytest.fixture(scope="module")
 def recipe() -> Iterator[SdxlRecipe]:
     with FakeCuda() as card:
-        recipe = SdxlRecipe(shallow(torch.device("cuda:0")), FullSizeAddons({}))
+        pipeline = shallow(torch.device("cuda:0"))
+        unet = pipeline.unet
+        addons = FullSizeAddons(
+            {
+                ("controlnets", "depth"): lambda: controlnet(unet),
+                ("image_encoder", "image_encoder"): lambda: image_encoder(unet),
+                ("ip_adapters", "style"): lambda: ip_adapter(unet),
+                ("loras", "style"): lambda: lora(lora_target(pipeline)),
+                ("refiner", "refiner"): lambda: refiner(unet, {**unet.config, **SHALLOW_REFINER}),
+            }
+        )
+        recipe = SdxlRecipe(pipeline, addons)
         recipe.card = card  # type: ignore[attr-defined]  # for `counted`
         yield recipe
 
 
 def counted(recipe: Any, prompt: str = "a red circle", **config: Any) -> JobCounts:
-    counts = count_job(recipe.card, recipe, sdxl(prompt, **config), [recipe._pipeline.unet])
+    request = sdxl(prompt, **config)
+    references = {name: IMAGE for name in request.references}
+    counts = count_job(recipe.card, recipe, request, [recipe._pipeline.unet], references)
     assert counts.warnings == ()
     return counts
 
@@ -83,3 +103,40 @@ def test_without_guidance_nothing_waits_either_and_a_step_takes_half_the_operati
     guided, unguided = counted(recipe), counted(recipe, guidance_scale=1.0)
     assert sum(unguided.waits_by_step) == 0
     assert unguided.counts.flops_in(DENOISE) == pytest.approx(guided.counts.flops_in(DENOISE) / 2, rel=0.01)
+
+
+REFERENCE: dict[str, Any] = {"image": "https://a.example/b.png"}
+MASK = {"mask": "https://a.example/mask.png"}
+CONTROL = {"controls": [{"kind": "depth", "image": "https://a.example/depth.png", "prepared": True}]}
+FEATURES: dict[str, dict[str, Any]] = {
+    "img2img": REFERENCE | {"denoise_strength": 0.5},
+    "inpaint": REFERENCE | MASK,
+    "ControlNet": CONTROL,
+    "ControlNet with img2img": CONTROL | REFERENCE | {"denoise_strength": 0.5},
+    "IP-Adapter": {"references": [{"image": "https://a.example/c.png", "type": "style", "strength": 0.8}]},
+    "LoRA": {"loras": [{"name": "style", "scale": 0.7}]},
+    "refiner": {"refiner": {"switch_at": 0.5}},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("feature", FEATURES)
+def test_no_feature_mixes_devices_or_types_and_only_inpainting_waits_in_its_steps(recipe: SdxlRecipe, feature: str) -> None:
+    job = counted(recipe, num_images=3, **FEATURES[feature])
+    assert job.outputs == 3
+    if feature == "inpaint":  # diffusers noises the reference anew in every step but the last
+        assert max(job.waits_by_step) == 4, job.counts.describe_waits()
+        return
+    waiting = [count for count in job.waits_by_step if count]
+    assert len(waiting) <= (1 if feature == "refiner" else 0), job.counts.describe_waits()  # the refiner's pass has a start of its own
+
+
+@pytest.mark.slow
+def test_an_upscaled_image_waits_twice_for_each_tile(recipe: SdxlRecipe, tmp_path: Path) -> None:
+    """To send the tile and to read its result."""
+    write_upscaler(tmp_path / "upscalers/two.safetensors", esrgan(2, blocks=1))
+    upscaling = SdxlRecipe(recipe._pipeline, AddonLibrary(tmp_path))
+    upscaling.card = recipe.card  # type: ignore[attr-defined]  # for `counted`
+    counted(upscaling, upscale={"factor": 2})
+    plain, upscaled = counted(upscaling), counted(upscaling, upscale={"factor": 2})
+    assert upscaled.counts.waits_in(DECODE) - plain.counts.waits_in(DECODE) == 2, upscaled.counts.describe_waits()
