@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
+import torch
 from PIL import Image
 
 from benchmarks.fake_cuda import Counts, FakeCuda
@@ -80,7 +81,8 @@ def count_job(
 def flops_of(card: FakeCuda, call: Callable[[], object]) -> int:
     """Returns the floating-point operations of one call."""
     card.reset("alone")
-    call()
+    with torch.inference_mode():
+        call()
     return card.counts.flops_in("alone")
 
 

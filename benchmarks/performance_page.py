@@ -68,6 +68,16 @@ def _wan_decoder(results: dict[str, Any]) -> str:
     return _WAN_DECODER.format(rows="\n".join(rows))
 
 
+def _device(results: list[dict[str, Any]]) -> str:
+    rows = (
+        f"| {row['job']} | {row['waits']} | {row['operations']:.0f} · 10¹² | {row['overhead']:.3f} × "
+        f"| {row['denoising'] / 1e9:.2f} GB, {row['estimated_denoising'] / 1e9:.2f} GB "
+        f"| {row['decoding'] / 1e9:.2f} GB, {row['estimated_decoding'] / 1e9:.2f} GB |"
+        for row in results
+    )
+    return _DEVICE.format(rows="\n".join(rows))
+
+
 def _setup(results: dict[str, Any]) -> str:
     minutes, gigabytes = f"{results['seconds'] / 60:.0f}", f"{results['bytes'] / 1e9:.1f}"
     more = f"{cuda_gigabytes(results, 'cu130'):.0f}"
@@ -216,6 +226,18 @@ other than convolutions and matrix multiplications read and write, kernels, and 
 {rows}
 """
 
+_DEVICE = """\
+## What a job asks of a GPU
+
+Counted at full size on a fake CUDA device, which runs the recipes on tensors without values (`python -m benchmarks.device_report MODELS`):
+how often the host waits in a step, the operations relative to those of the networks alone, and the peak of memory in addition to the
+weights, each with the estimate that decides what fits. With guidance and UniPC.
+
+| job | waits in a step | operations | of those needed | denoising, estimated | decoding, estimated |
+|---|---|---|---|---|---|
+{rows}
+"""
+
 _SETUP = """\
 ## Set-up
 
@@ -247,5 +269,6 @@ _SECTIONS: Mapping[str, Callable[[Any], str]] = {
     "batching": _batching,
     "prefix_cache": _prefix_cache,
     "wan_decoder": _wan_decoder,
+    "device": _device,
     "setup": _setup,
 }

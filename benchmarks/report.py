@@ -38,6 +38,7 @@ def measure(models: Path) -> dict[str, Any]:
     from benchmarks.chat_batching import load_model, measure_batching, measure_prefix_cache
     from benchmarks.concurrency import HANDLERS as UPLOADING
     from benchmarks.concurrency import measure_concurrency
+    from benchmarks.device_report import count_all
     from benchmarks.encoding import compare as compare_encoding
     from benchmarks.full_queue import compare as compare_full_queue
     from benchmarks.overhead import measure_overhead
@@ -64,6 +65,7 @@ def measure(models: Path) -> dict[str, Any]:
         "start": {handler: asdict(start) for handler, start in measure_start(models, ROUNDS).items()},
         "batching": {"sequential": sequential, "batched": batched},
         "prefix_cache": asdict(measure_prefix_cache(chat, ROUNDS)),
+        "device": count_all(models),
         "wan_decoder": measure_wan_decoder(),
     }
 

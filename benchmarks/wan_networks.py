@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,20 @@ import torch
 
 from handlers.wan.weights.load import WanPipelines
 from handlers.wan.weights.vace import text_to_video_view
+
+_ENCODER: Mapping[str, Any] = {
+    "vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "feed_forward_proj": "gated-gelu",
+    "dtype": "bfloat16",
+}  # fmt: skip
+_TRANSFORMER: Mapping[str, Any] = {
+    "patch_size": (1, 2, 2), "num_attention_heads": 12, "attention_head_dim": 128, "in_channels": 16, "out_channels": 16, "text_dim": 4096,
+    "freq_dim": 256, "ffn_dim": 8960, "num_layers": 30, "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads",
+    "vace_layers": list(range(0, 30, 2)), "vace_in_channels": 96,
+}  # fmt: skip
+_SHALLOW_ENCODER: Mapping[str, Any] = {"d_model": 64, "d_kv": 32, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+_SHALLOW_TRANSFORMER: Mapping[str, Any] = {
+    "num_attention_heads": 2, "text_dim": 64, "ffn_dim": 64, "num_layers": 2, "vace_layers": [0],
+}  # fmt: skip
 
 
 def full_size(tokenizer: Path, device: torch.device) -> WanPipelines:
@@ -18,29 +33,53 @@ def full_size(tokenizer: Path, device: torch.device) -> WanPipelines:
         tokenizer: The tokenizer folder of any WAN.
         device: A GPU with 24 GB; a CPU is very slow.
     """
-    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanVACEPipeline, WanVACETransformer3DModel
+    return _create(tokenizer, device, _ENCODER, _TRANSFORMER)
+
+
+def shallow(tokenizer: Path, device: torch.device) -> WanPipelines:
+    """Creates networks with few and narrow layers: quick, with the same points where the host waits for the device."""
+    vae = {"base_dim": 16, "num_res_blocks": 1}
+    return _create(tokenizer, device, {**_ENCODER, **_SHALLOW_ENCODER}, {**_TRANSFORMER, **_SHALLOW_TRANSFORMER}, vae)
+
+
+def shallow_image_to_video(tokenizer: Path, device: torch.device) -> WanPipelines:
+    """Creates an image-to-video model with few and narrow layers, without an image encoder."""
+    from diffusers import WanTransformer3DModel
+
+    from handlers.wan.weights.image_to_video import HoldLastFramePipeline
+
+    base = shallow(tokenizer, device).text_to_video
+    config = {key: value for key, value in {**_TRANSFORMER, **_SHALLOW_TRANSFORMER}.items() if not key.startswith("vace")}
+    with device:
+        transformer = _cast_to_bfloat16(WanTransformer3DModel(**config | {"in_channels": 36})).requires_grad_(False).eval()
+    pipeline = HoldLastFramePipeline(**base.components | {"transformer": transformer, "image_encoder": None, "image_processor": None})
+    pipeline.set_progress_bar_config(disable=True)
+    return WanPipelines(image_to_video=pipeline)
+
+
+def _create(
+    tokenizer: Path,
+    device: torch.device,
+    encoder_config: Mapping[str, Any],
+    transformer_config: Mapping[str, Any],
+    vae_config: Mapping[str, Any] | None = None,
+) -> WanPipelines:
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanVACETransformer3DModel
     from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
+    from handlers.wan.weights.vace_pipeline import MultiReferenceVacePipeline
+
     with device:
-        encoder = UMT5EncoderModel(
-            UMT5Config(
-                vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu",
-                dtype="bfloat16",
-            )
-        ).bfloat16()  # fmt: skip
-        transformer = WanVACETransformer3DModel(
-            patch_size=(1, 2, 2), num_attention_heads=12, attention_head_dim=128, in_channels=16, out_channels=16, text_dim=4096,
-            freq_dim=256, ffn_dim=8960, num_layers=30, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
-            vace_layers=list(range(0, 30, 2)), vace_in_channels=96,
-        )  # fmt: skip
-        vae = AutoencoderKLWan()
+        encoder = UMT5EncoderModel(UMT5Config(**encoder_config)).bfloat16()
+        transformer = WanVACETransformer3DModel(**transformer_config)
+        vae = AutoencoderKLWan(**vae_config or {})
     for network in (encoder, _cast_to_bfloat16(transformer), vae):
         network.requires_grad_(False)
         network.eval()
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=5.0)
     components: dict[str, Any] = {"tokenizer": AutoTokenizer.from_pretrained(tokenizer), "text_encoder": encoder, "vae": vae}
     text_to_video = WanPipeline(transformer=text_to_video_view(transformer), scheduler=scheduler, **components)
-    vace = WanVACEPipeline(transformer=transformer, scheduler=scheduler, **components)
+    vace = MultiReferenceVacePipeline(transformer=transformer, scheduler=scheduler, **components)
     for pipeline in (text_to_video, vace):
         pipeline.set_progress_bar_config(disable=True)
     return WanPipelines(text_to_video, vace)
