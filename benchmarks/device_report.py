@@ -22,7 +22,7 @@ DEVICE = torch.device("cuda:0")
 
 
 @dataclass(frozen=True)
-class Row:
+class DeviceUse:
     """One job.
 
     Attributes:
@@ -48,7 +48,7 @@ class Row:
     estimated_decoding: int
 
 
-def sdxl_rows() -> Iterator[Row]:
+def sdxl_rows() -> Iterator[DeviceUse]:
     """Counts SDXL at 1024 × 1024 with guidance and ten steps, for one image and for six."""
     from benchmarks.full_size_addons import FullSizeAddons
     from benchmarks.sdxl_networks import full_size
@@ -71,7 +71,7 @@ def sdxl_rows() -> Iterator[Row]:
             yield _row(name, job, 10 * step + images * decoding, *estimates)
 
 
-def wan_row(models: Path, frames: int = 81) -> Row:
+def wan_row(models: Path, frames: int = 81) -> DeviceUse:
     """Counts a clip of 480 × 832 with guidance and two steps.
 
     Args:
@@ -107,10 +107,10 @@ def count_all(models: Path) -> list[dict[str, Any]]:
     return [asdict(row) for row in (*sdxl_rows(), wan_row(models))]
 
 
-def _row(name: str, job: JobCounts, needed: int, denoising: int, decoding: int) -> Row:
+def _row(name: str, job: JobCounts, needed: int, denoising: int, decoding: int) -> DeviceUse:
     """The text encoders count as needed as they are: once a prompt."""
     executed = job.counts.flops_in()
-    return Row(
+    return DeviceUse(
         name,
         max(job.waits_by_step[1:]),
         job.counts.waits_in(DECODE),

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.device_report import Row, sdxl_rows, wan_row
+from benchmarks.device_report import DeviceUse, sdxl_rows, wan_row
 from benchmarks.fake_cuda import can_build_device_guard
 
 pytestmark = pytest.mark.skipif(not can_build_device_guard(), reason="needs a C++ compiler")
 
 
-def check(row: Row) -> None:
+def check(row: DeviceUse) -> None:
     assert row.waits == 0
     assert 1 <= row.overhead <= 1.02
     assert row.denoising == pytest.approx(row.estimated_denoising, rel=0.1)
