@@ -1,4 +1,4 @@
-"""WAN's VAE decoder with fewer passes over memory, on the weights of diffusers' decoder, of which nothing is changed.
+"""WAN's VAE decoder with fewer passes over memory, on the weights of diffusers' decoder, which stays as it is.
 
 Beside the convolutions, diffusers' decoder is bound by memory traffic: each causal convolution's input is concatenated with past frames
 and then padded, each norm takes six passes. Here activations are written once, behind the past frames, where the convolution reads
@@ -46,6 +46,15 @@ class StreamingDecoder:
         Returns:
             1 × 3 × frames × height × width; about -1 … 1.
         """
+        # Through the module's call, so that hooks of the decoder run.
+        self._decoder.forward = self._forward
+        try:
+            decoded: Tensor = self._decoder(latent)
+        finally:
+            del self._decoder.forward
+        return decoded
+
+    def _forward(self, latent: Tensor) -> Tensor:
         hidden = self._causal(self._decoder.conv_in, latent)
         middle = self._decoder.mid_block
         hidden = self._residual(middle.resnets[0], hidden)
