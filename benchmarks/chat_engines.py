@@ -1,7 +1,8 @@
 """Throughput of the inference engines on a CPU, side by side: `make bench-chat`.
 
-transformers' `generate`, the built-in engine, and vLLM through whole jobs, through the worker's engine and called directly take turns, so
-that ratios hold on a busy machine. vLLM is left out where `make vllm` has not installed it.
+transformers' `generate`, the built-in engine, and vLLM through whole jobs, through the worker's engine and called directly take turns. On a
+busy machine even ratios depend on how the kernel shares the processor; the last column compares seconds of processor time, in which
+vLLM's own processes count only while they compute. vLLM is left out where `make vllm` has not installed it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil  # type: ignore[import-untyped]  # its types are a package of their own
 import torch
 
 from benchmarks.chat_batching import generate_one
@@ -45,11 +47,12 @@ _BUILT_IN, _DIRECT = "built-in engine", "vLLM, called directly"
 
 @dataclass(frozen=True)
 class Run:
-    """One run: tokens generated, seconds, and seconds until every conversation had its first token."""
+    """One run: tokens generated, seconds, seconds until every conversation had its first token, and seconds of processor time."""
 
     tokens: int
     seconds: float
     first: float
+    processor: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -179,13 +182,26 @@ def _compare(reference: ChatModel, contenders: Mapping[str, Contender], requests
         tokens = generate_one(reference, requests[0])  # its rate does not depend on their number
         runs["generate, one by one"].append(Run(tokens, time.perf_counter() - started, 0.0))
         for name, contender in contenders.items():
-            runs[name].append(contender(requests))
+            # vLLM's processes poll while they are idle: that is not the built-in engine's time.
+            started = _processor_time(children=name != _BUILT_IN)
+            run = contender(requests)
+            runs[name].append(replace(run, processor=_processor_time(children=name != _BUILT_IN) - started))
     print(f"{len(requests)} conversations")
     compared = runs.get(_DIRECT, runs[_BUILT_IN])
     for name, measured in runs.items():
         share = statistics.median(run.rate / other.rate for run, other in zip(measured, compared, strict=True))
         rate, first = statistics.median(run.rate for run in measured), statistics.median(run.first for run in measured)
-        print(f"  {name:<24}{rate:8.1f} tokens/s   {f'first token {first:5.2f} s' if first else '':<20}   {share:.2f}")
+        processor = statistics.median(run.processor for run in measured)
+        cost = statistics.median(other.processor for other in compared) / processor if processor else 0.0
+        first_token = f"first token {first:5.2f} s" if first else ""
+        print(f"  {name:<24}{rate:8.1f} tokens/s   {first_token:<20}   {share:.2f}   {f'by processor time {cost:.2f}' if cost else ''}")
+
+
+def _processor_time(*, children: bool) -> float:
+    """Returns the seconds of processor time of this process so far, and of its children."""
+    own = psutil.Process()
+    times = [process.cpu_times() for process in (own, *(own.children(recursive=True) if children else ()))]
+    return float(sum(each.user + each.system for each in times))
 
 
 if __name__ == "__main__":
