@@ -30,6 +30,8 @@ _SCALAR_READS = (aten._local_scalar_dense.default, aten.item.default)
 _COMPARISONS = (aten.equal.default, aten.is_nonzero.default)
 _SIZE_FROM_VALUES = (aten.nonzero.default, aten.masked_select.default, aten._unique2.default)
 _INDEXING = (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default)
+# torch's own kernel, and not the decomposition in Python that some operations also have, with temporaries that CUDA does not need.
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 _LAUNCH_NOTHING = ("empty", "_unsafe_view", "detach", "lift_fresh")
 
 
@@ -110,7 +112,7 @@ class FakeCuda(TorchDispatchMode):
         if func in _INDEXING:
             args = (args[0], [self._index(index) for index in args[1]], *args[2:])
         if _is_composite(func):  # arrives whole in inference mode
-            return self._reentered(func.decompose, *args, **kwargs)
+            return self._reentered(func._op_dk, _COMPOSITE, *args, **kwargs)
         return self._launch(func, args, kwargs)
 
     # Waits

@@ -139,6 +139,12 @@ def test_memory_is_held_until_the_last_tensor_of_a_storage_is_gone(card: FakeCud
     assert torch.cuda.mem_get_info() == (48 * GIB, 48 * GIB)
 
 
+def test_an_enlarged_image_takes_no_memory_but_its_own(card: FakeCuda) -> None:
+    image = on_device(1, 8, 64, 64)
+    enlarged = functional.interpolate(image, scale_factor=2.0, mode="nearest")
+    assert card.memory.peak == image.nbytes + enlarged.nbytes
+
+
 def test_memory_beyond_the_budget_is_refused_as_torch_refuses_it(card: FakeCuda) -> None:
     card.memory.total = 2 * GIB
     held = on_device(GIB // 2)
