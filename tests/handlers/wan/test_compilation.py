@@ -111,6 +111,7 @@ def test_a_cancelled_job_leaves_no_compiled_block(worker: CompiledWorker) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_compiled_clips_differ_by_one_level_at_most(tiny_models: Path) -> None:
     worker = CompiledWorker(tiny_models / "wan", "inductor")
