@@ -32,6 +32,7 @@ _SIZE_FROM_VALUES = (aten.nonzero.default, aten.masked_select.default, aten._uni
 _INDEXING = (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default)
 # torch's own kernel, and not the decomposition in Python that some operations also have, with temporaries that CUDA does not need.
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+_CUDA_KERNELS = (aten._fused_rms_norm.default,)  # composite elsewhere, one kernel on CUDA
 _LAUNCH_NOTHING = ("empty", "_unsafe_view", "detach", "lift_fresh")
 
 
@@ -223,7 +224,7 @@ class FakeCuda(TorchDispatchMode):
 
 @cache
 def _is_composite(func: Any) -> bool:
-    if func._overloadpacket in flop_registry or func._schema.name.startswith(("prim::", "prims::")):
+    if func._overloadpacket in flop_registry or func in _CUDA_KERNELS or func._schema.name.startswith(("prim::", "prims::")):
         return False
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
 

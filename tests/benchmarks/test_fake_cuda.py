@@ -145,6 +145,11 @@ def test_an_enlarged_image_takes_no_memory_but_its_own(card: FakeCuda) -> None:
     assert card.memory.peak == image.nbytes + enlarged.nbytes
 
 
+def test_a_root_mean_square_norm_is_one_kernel(card: FakeCuda) -> None:
+    functional.rms_norm(on_device(64, 96), (96,), on_device(96))
+    assert card.counts.kernels["test"] == 1
+
+
 def test_memory_beyond_the_budget_is_refused_as_torch_refuses_it(card: FakeCuda) -> None:
     card.memory.total = 2 * GIB
     held = on_device(GIB // 2)
