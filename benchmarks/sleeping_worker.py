@@ -53,4 +53,4 @@ def load(_settings: Settings) -> SleepingRecipe:
 
 
 if __name__ == "__main__":
-    serve(replace(HANDLER, load=load, libraries=(), weights=()))
+    serve(replace(HANDLER, load=load, libraries=(), weights=(), idle_work=lambda _recipe: ()))

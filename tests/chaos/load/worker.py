@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -54,6 +54,10 @@ class FaultyRecipe:
     def summarize(self, request: Any, outputs: Sequence[Output]) -> Summary:
         summary: Summary = self._recipe.summarize(request, outputs)
         return summary
+
+    def idle_work(self) -> Iterable[Callable[[], None]]:
+        work: Iterable[Callable[[], None]] = self._recipe.idle_work()
+        return work
 
     @contextmanager
     def _faults_of(self, job_id: str) -> Iterator[None]:
