@@ -178,9 +178,10 @@ def _run_pytest(root: Path, tests: Sequence[str], environment: Mapping[str, str]
     os.environ.clear()
     os.environ.update(environment)
     sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in environment
-    # This module was imported from the checkout. Everything else is to come from `root`.
+    # This module, and the package with its list of libraries, were imported from the checkout. Everything else is to come from `root`:
+    # the fork server of workers, too, which would otherwise serve the code without the mutation.
     sys.path[:] = [str(root), *(path for path in sys.path if Path(path) != ROOT)]
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "playground")]:
         del sys.modules[name]
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, sys.stdout.fileno())
