@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from handlers.sdxl.decoding import decoder_dtype
 from handlers.sdxl.job_pipeline import JobPipeline
-from handlers.sdxl.weights.vae_precision import decoder_dtype
 from shared.models.compilation import CompiledBlocks
 
 _SIZE_CONDITIONS = 6  # original height and width, crop top and left, target height and width

@@ -9,11 +9,17 @@ import torch
 from torch import Tensor
 
 from handlers.sdxl.tiling import in_small_tiles
-from handlers.sdxl.weights.vae_precision import decoder_dtype, upcast_decoder
+from handlers.sdxl.weights.vae_precision import upcast_decoder
 from shared.errors import GenerationError
 from shared.media.images import Pixels
 from shared.models.oom import EMPTY_CACHE, Fallback, offloaded, run_with_fallbacks
 from shared.models.pixels import NOT_FINITE, SINGLE_COLOUR, decoded_to_pixels, is_single_colour
+
+
+def decoder_dtype(vae: Any) -> torch.dtype:
+    """Returns the precision that a VAE decodes in; its encoder may have another."""
+    dtype: torch.dtype = vae.decoder.conv_in.weight.dtype
+    return dtype
 
 
 def decode(pipeline: Any, latent: Tensor, warn: Callable[[str], None]) -> Pixels:

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from handlers.sdxl.request import SdxlRequest
-from handlers.sdxl.weights.vae_precision import decoder_dtype
 from shared.errors import OutOfMemory
 from shared.models.device import memory_footprint
 
@@ -75,7 +74,7 @@ class MemoryEstimate:
             controlled=bool(request.controls),
             refined=request.refiner is not None,
             unet_itemsize=pipeline.unet.dtype.itemsize,
-            vae_itemsize=decoder_dtype(pipeline.vae).itemsize,
+            vae_itemsize=pipeline.vae.decoder.conv_in.weight.dtype.itemsize,
             text_encoder_weights=memory_footprint(pipeline.text_encoder, pipeline.text_encoder_2),
             unet_weights=memory_footprint(pipeline.unet),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -107,7 +107,7 @@ class SdxlRecipe:
         # 1. Configure the pipeline for this job
         with (
             configured(self._pipeline, request, references, self._addons, self._free_memory, run.warn) as job,
-            compiled(job, self._compiled),
+            compiled(job, self._compiled) if self._compiled else nullcontext(),
         ):
             # 2. Encode the prompts
             for warning in prompt_warnings(request):

@@ -18,12 +18,6 @@ _TARGET = 1000.0
 _LATENT_SIDE = 32  # of the latents that the activations are measured with; their sizes do not depend on it
 
 
-def decoder_dtype(vae: Any) -> torch.dtype:
-    """Returns the precision that a VAE decodes in; its encoder may have another."""
-    dtype: torch.dtype = next(vae.decoder.parameters()).dtype
-    return dtype
-
-
 def use_half_precision_decoder(vae: Any) -> None:
     """Casts the decoder of a float32 `AutoencoderKL` to float16, scaled so that nothing overflows. The encoder remains in float32.
 
@@ -39,7 +33,7 @@ def use_half_precision_decoder(vae: Any) -> None:
 @contextmanager
 def upcast_decoder(vae: Any) -> Iterator[None]:
     """Decodes in float32 while the body runs. The weights are the same before and after, since float32 has every half-precision value."""
-    before = decoder_dtype(vae)
+    before = vae.decoder.conv_in.weight.dtype
     with ordinary_tensors():
         _cast_decoder(vae, torch.float32)
     try:
@@ -86,7 +80,7 @@ def largest_activation(vae: Any) -> float:
     hooks = [module.register_forward_hook(record) for module in vae.decoder.modules()]
     noise = torch.randn(1, vae.config.latent_channels, _LATENT_SIDE, _LATENT_SIDE, generator=torch.Generator().manual_seed(0))
     try:
-        vae.decode(noise.to(vae.device, decoder_dtype(vae)) / vae.config.scaling_factor)
+        vae.decode(noise.to(vae.device, vae.decoder.conv_in.weight.dtype) / vae.config.scaling_factor)
     finally:
         for hook in hooks:
             hook.remove()

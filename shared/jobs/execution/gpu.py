@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -29,13 +30,14 @@ class GpuThread:
     def __init__(self, max_workers: int = 1, *, idle_after: float = 1.0) -> None:
         self._executor = ThreadPoolExecutor(max_workers, thread_name_prefix="gpu")
         self._lost = threading.Event()
-        self._idle = IdleWork(lambda piece: submit(self._executor, partial(self._run_unless_lost, piece)), idle_after)
+        self._idle_after = idle_after
+        self._idle: IdleWork | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._idle.stop()
+        self._stop_idle_work()
         self._executor.shutdown(wait=not self.is_lost)
 
     @property
@@ -46,17 +48,22 @@ class GpuThread:
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Submits work that belongs to no job, such as loading the models."""
         future = submit(self._executor, work)
-        self._idle.wait_for(future)
+        if self._idle is not None:
+            self._idle.wait_for(future)
         return future
 
     def run_when_idle(self, pieces: Iterable[Callable[[], None]], *, delay: float = 0.0) -> None:
         """Runs pieces of work one by one while there is no other work. Work that arrives waits for one piece at most.
 
         Args:
-            pieces: Drawn from the iterable one by one.
+            pieces: Drawn from the iterable one by one. Without any, nothing happens.
             delay: Seconds until the first one, if no other work comes earlier.
         """
-        self._idle.start(pieces, delay)
+        pieces = iter(pieces)
+        first = next(pieces, None)
+        if first is not None:
+            self._idle = IdleWork(lambda piece: submit(self._executor, partial(self._run_unless_lost, piece)), self._idle_after)
+            self._idle.start(chain([first], pieces), delay)
 
     async def run(self, work: Callable[[], T], token: CancelToken) -> T:
         """Runs a job's work, with the cancellation of `await_or_cancel`.
@@ -79,8 +86,12 @@ class GpuThread:
     def mark_lost(self) -> None:
         """Shuts down for good. Queued work fails with `DeviceError`; running work cannot be interrupted from outside."""
         self._lost.set()
-        self._idle.stop()
+        self._stop_idle_work()
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _stop_idle_work(self) -> None:
+        if self._idle is not None:
+            self._idle.stop()
 
     def _run_unless_lost(self, work: Callable[[], T]) -> T:
         """Checks on the GPU thread itself, so that not even the next queued work starts on a GPU that the previous one has lost."""

@@ -13,12 +13,13 @@ from diffusers import AutoencoderKL, StableDiffusionXLImg2ImgPipeline
 from PIL import Image
 from safetensors.torch import save_file
 
+from handlers.sdxl.decoding import decoder_dtype
 from handlers.sdxl.handler import load
 from handlers.sdxl.recipe import SdxlRecipe
 from handlers.sdxl.request import SdxlRequest
 from handlers.sdxl.weights.load import load_sdxl
 from handlers.sdxl.weights.vae_files import load_vae
-from handlers.sdxl.weights.vae_precision import decoder_dtype, upcast_decoder
+from handlers.sdxl.weights.vae_precision import upcast_decoder
 from shared.errors import Cancelled, ModelUnavailable
 from shared.jobs.recipe import Recipe
 from shared.media.images import Pixels

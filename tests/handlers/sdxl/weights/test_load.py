@@ -14,8 +14,8 @@ from diffusers import EulerDiscreteScheduler
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
+from handlers.sdxl.decoding import decoder_dtype
 from handlers.sdxl.weights.load import load_sdxl
-from handlers.sdxl.weights.vae_precision import decoder_dtype
 from shared.weights.errors import WeightsError
 
 CPU = torch.device("cpu")

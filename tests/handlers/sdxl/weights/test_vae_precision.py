@@ -10,9 +10,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from handlers.sdxl.decoding import decoder_dtype
 from handlers.sdxl.weights.checkpoint import PUBLISHED_CONFIG
 from handlers.sdxl.weights.vae_precision import (
-    decoder_dtype,
     largest_activation,
     scale_activations,
     upcast_decoder,
