@@ -62,8 +62,10 @@ class GpuThread:
         pieces = iter(pieces)
         first = next(pieces, None)
         if first is not None:
-            self._idle = IdleWork(lambda piece: submit(self._executor, partial(self._run_unless_lost, piece)), self._idle_after)
-            self._idle.start(chain([first], pieces), delay)
+            idle = IdleWork(lambda piece: submit(self._executor, partial(self._run_unless_lost, piece)), self._idle_after)
+            self._idle = idle
+            behind_running_work = submit(self._executor, lambda: None)
+            behind_running_work.add_done_callback(lambda _done: idle.start(chain([first], pieces), delay))
 
     async def run(self, work: Callable[[], T], token: CancelToken) -> T:
         """Runs a job's work, with the cancellation of `await_or_cancel`.
