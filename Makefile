@@ -1,6 +1,6 @@
 # Everything a person or CI does here. `make` alone prints the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve playground pictures vllm clients test test-vllm test-clients edge-test test-slow test-nightly faults soak mutations check-models lint types fix schemas requirements image image-test hub models performance bench bench-chat bench-encoding bench-load clean
+.PHONY: help setup demo serve playground pictures vllm clients test test-vllm test-clients edge-test test-slow test-nightly faults soak mutations check-models lint types fix schemas requirements image image-test hub models performance bench bench-gpu bench-chat bench-encoding bench-load clean
 
 VENV := .venv
 VLLM := .vllm-venv
@@ -140,6 +140,9 @@ performance: models  ## Run the quick benchmarks and write docs/performance.md
 
 bench: models  ## Measure what a handler adds to a bare pipeline call
 	$(PYTHON) -m benchmarks.overhead $(MODELS)
+
+bench-gpu: setup  ## Measure SDXL, WAN and chat at full size with random weights on a GPU, beside diffusers and transformers
+	$(PYTHON) -m benchmarks.gpu
 
 bench-chat: models  ## Compare generate, the built-in engine and vLLM (after make vllm) at 1 to 32 conversations (DTYPE=bfloat16)
 	$(PYTHON) -m benchmarks.chat_batching $(MODELS)

@@ -254,9 +254,9 @@ with {gigabytes} GB (torch's build for CPUs; that for CUDA takes {more} GB more)
 _ON_A_GPU = """\
 ## On a GPU
 
-No figure of this project was measured on a GPU. `benchmarks/sdxl_speed.py`, `benchmarks/wan_speed.py` and `benchmarks/chat_gpu.py`
-measure there. Until then, estimates: one SDXL image of 1024 × 1024 with 25 steps takes {tflop} · 10¹² operations, counted on the published
-configuration. Scaled from published times with torch:
+No figure of this project was measured on a GPU. `make bench-gpu` measures there, at full size with random weights. Until then, estimates:
+one SDXL image of 1024 × 1024 with 25 steps takes {tflop} · 10¹² operations, counted on the published configuration. Scaled from published
+times with torch:
 
 | card | published | estimated, 25 steps |
 |---|---|---|

@@ -47,8 +47,10 @@ class Speed:
 
 def report(weights: Path, *, side: int, steps: int, batches: Sequence[int], rounds: int) -> str:
     """Returns all measurements as text."""
+    from handlers.sdxl.compilation import compiled_networks
     from handlers.sdxl.recipe import SdxlRecipe
     from handlers.sdxl.weights.load import load_sdxl
+    from shared.models.compilation import can_compile
     from shared.weights.addons import AddonLibrary
 
     device = choose_device("auto")
@@ -56,7 +58,10 @@ def report(weights: Path, *, side: int, steps: int, batches: Sequence[int], roun
     pipeline: Any = load_sdxl(weights, device, dtype)
     rate, flops = matmul_rate(device, dtype), flops_per_image(pipeline, side, steps)
     lines = [f"{side} × {side}, {steps} steps, {flops / 1e12:.2f} TFLOP per image; a matrix product reaches {rate / 1e12:.2f} TFLOP/s"]
-    recipe = SdxlRecipe(pipeline, AddonLibrary(Path("none")))
+    compiled = compiled_networks(pipeline) if can_compile(device) else ()
+    recipe = SdxlRecipe(pipeline, AddonLibrary(Path("none")), compiled_networks=compiled)
+    for piece in recipe.idle_work():  # as a worker does while it waits for jobs
+        piece()
     plain = _plain(pipeline, dtype)
     for batch in batches:
         implementations: dict[str, Callable[[], object]] = {

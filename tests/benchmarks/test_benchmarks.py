@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import encoding, full_queue, sdxl_speed, start, upload_overlap
+from benchmarks import encoding, full_queue, gpu, sdxl_speed, start, upload_overlap
 
 
 @pytest.mark.slow
@@ -29,6 +29,14 @@ def test_encoding_compares_files_of_the_same_pictures(capsys: pytest.CaptureFixt
     assert found["png"]["psnr"] == 0.0
     assert found["png"]["size"] < 1.15  # of pictures of the full size: small ones take up to 1.18
     assert found["mp4_quality_18"]["psnr"] > found["mp4_quality_25"]["psnr"] > -2.0
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+def test_the_command_for_gpus_runs_each_measurement_on_small_models_anywhere(capfd: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--small"]) == 0
+    printed = capfd.readouterr().out
+    assert [line for line in printed.splitlines() if line.startswith("==")] == ["== SDXL", "== WAN", "== chat"]
 
 
 @pytest.mark.slow
