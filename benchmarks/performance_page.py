@@ -62,7 +62,7 @@ def _prefix_cache(results: dict[str, Any]) -> str:
 
 def _wan_decoder(results: dict[str, Any]) -> str:
     rows = (
-        f"| {_DECODERS[name]} | {row['moved'] / 1e12:.2f} TB | {row['kernels']:,} | {row['peak'] / 1e9:.1f} GB |".replace(",", " ")
+        f"| {_DECODERS[name]} | {row['moved'] / 1e12:.2f} TB | {row['kernels']:,} | {row['peak'] / 1e9:.1f} GB |"
         for name, row in results.items()
     )
     return _WAN_DECODER.format(rows="\n".join(rows))
