@@ -53,7 +53,7 @@ class RawLogprobs:
         if not self._counts:
             return {}
         table = numbers.reshape(len(self._counts), -1)
-        most = table.shape[1] // 2
+        most = table.shape[1] // 2  # fewer than were asked for if the vocabulary has no more
         values = table.view(np.float64)
         return {
             row: SampledLogprob(
@@ -61,5 +61,5 @@ class RawLogprobs:
                 float(values[index, 0]),
                 tuple(zip(table[index, 1 : 1 + count].tolist(), values[index, 1 + most : 1 + most + count].tolist(), strict=True)),
             )
-            for index, (row, count) in enumerate(self._counts.items())
+            for index, (row, count) in enumerate((row, min(count, most)) for row, count in self._counts.items())
         }

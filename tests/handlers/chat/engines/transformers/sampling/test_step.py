@@ -138,6 +138,13 @@ def test_log_probabilities_are_those_of_the_models_own_logits() -> None:
         assert sampled.top == tuple(zip(ids.tolist(), values.tolist(), strict=True))
 
 
+def test_a_vocabulary_of_fewer_tokens_than_alternatives_are_asked_for_is_reported_whole() -> None:
+    sampler = Sampler(ask(logprobs=True, top_logprobs=20), [1, 2], None, [0])
+    SamplingStep([sampler], 6, DeviceInputs(torch.device("cpu"))).sample(torch.arange(6.0)[None])
+    assert sampler.sampled_logprob is not None
+    assert [token for token, _ in sampler.sampled_logprob.top] == [5, 4, 3, 2, 1, 0]
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_row_whose_logits_are_not_finite_fails_alone(value: float) -> None:
     samplers = [sampler_of(request(kind, seed=kind)) for kind in range(len(KINDS))]
