@@ -1,6 +1,6 @@
 """Measures how much of encoding and uploading runs at the same time: `python -m benchmarks.upload_overlap`.
 
-A job of six images of 1024 × 1024 whose generation takes no time, on a link of limited throughput: three times slower than the encoder, and
+A job of six images of 1024 × 1024 whose generation takes no time, on a link of limited throughput: ten times slower than the encoder, and
 three times faster. The job is compared with the longer of both parts alone, which it cannot be faster than.
 """
 
@@ -33,7 +33,7 @@ from shared.storage.local_disk import LocalDisk
 from shared.storage.protocol import StoredObject
 from shared.telemetry import configure_logging
 
-SLOWER, FASTER = 3.0, 1 / 3
+SLOWER, FASTER = 10.0, 1 / 3
 """Seconds of all uploads, as multiples of the seconds that encoding takes."""
 
 
