@@ -48,7 +48,7 @@ test("a newcomer opens the page, presses Run, and sees a picture", async () => {
   await page.click("#run");
   await status("Completed");
   const image = page.locator("#output img");
-  assert.equal(await image.evaluate((each) => each.naturalWidth), 64);
+  assert.equal(await image.evaluate((each) => each.decode().then(() => each.naturalWidth)), 64);
   assert.equal(await page.locator("#timings span", { hasText: "generate" }).count(), 1);
   await page.locator("#callback summary", { hasText: "both signatures are valid" }).waitFor();
   await picture("images");
@@ -199,6 +199,7 @@ test("a mask is painted on the reference", async () => {
   await page.locator("summary", { hasText: /^metadata$/ }).click();
   await page.getByLabel("reference_image_url", { exact: true }).fill(source);
   await page.locator('[data-path="metadata.reference_image_url"]').getByRole("button", { name: "Paint a mask on it" }).click();
+  await page.locator("#mask-canvas").waitFor();
   const box = await page.locator("#mask-canvas").boundingBox();
   await page.mouse.move(box.x + 20, box.y + 20);
   await page.mouse.down();
