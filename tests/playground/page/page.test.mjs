@@ -57,6 +57,10 @@ test("a newcomer opens the page, presses Run, and sees a picture", async () => {
 test("previews are shown while the steps go on", async () => {
   page = await open();
   await select("sdxl", "Many steps");
+  await page.click("#show-json");
+  const request = JSON.parse(await page.inputValue("#json"));
+  // So large that it is not done before the page has asked for a preview.
+  await page.fill("#json", JSON.stringify({ ...request, config: { ...request.config, resolution: "256x256" } }));
   await page.click("#run");
   await page.locator("#previews img").first().waitFor();
   await page.click("#cancel");
