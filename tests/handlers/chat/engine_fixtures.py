@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +18,7 @@ from handlers.chat.engine import Completion
 from handlers.chat.engines.transformers.chat_format import ModelSpec
 from handlers.chat.engines.transformers.engine import TransformersEngine
 from handlers.chat.engines.transformers.load import ChatModel, load_chat
+from handlers.chat.engines.transformers.stream import SequenceStream
 from handlers.chat.prompts import render_chat_template
 from handlers.chat.request import ChatRequest
 from shared.errors import JobError
@@ -79,6 +83,49 @@ def complete_concurrently(engine: TransformersEngine, requests: Sequence[ChatReq
     """Completes requests at the same time."""
     with ThreadPoolExecutor(len(requests)) as threads:
         return list(threads.map(lambda request: complete_or_error(engine, request), requests))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When something happened: not before `earliest` and not after `latest`, in seconds of `time.perf_counter`.
+
+    A completion counts its seconds from a moment within `submit`, which is known only to have been between the call and the return.
+    """
+
+    earliest: float
+    latest: float
+
+    def may_precede(self, other: Moment) -> bool:
+        """Whether it can have been before the other moment."""
+        return self.earliest <= other.latest
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When a sequence got its first token and when it was complete."""
+
+    first_token: Moment
+    end: Moment
+
+
+def timelines(engine: TransformersEngine, model: ChatModel, requests: Sequence[ChatRequest]) -> list[Timeline]:
+    """Completes requests that are all submitted, in this order, before the first forward pass of the model is done."""
+    all_submitted = threading.Event()
+    waiting = model.model.register_forward_pre_hook(lambda _module, _args: all_submitted.wait(60) and None)
+    submitted: list[tuple[float, SequenceStream, float]] = []
+    for request in requests:
+        submitted.append((time.perf_counter(), engine.submit(request, CancelToken(60)), time.perf_counter()))
+    all_submitted.set()
+    waiting.remove()
+    return [_timeline(*each) for each in submitted]
+
+
+def _timeline(called: float, stream: SequenceStream, returned: float) -> Timeline:
+    list(stream)
+    moments = (
+        Moment(called + seconds, returned + seconds) for seconds in (stream.completion.time_to_first_token, stream.completion.seconds)
+    )
+    return Timeline(*moments)
 
 
 def texts(ends: Sequence[Completion | JobError]) -> list[str]:

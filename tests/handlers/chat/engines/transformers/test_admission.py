@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from tests.handlers.chat.engine_fixtures import (
     engine_of,
     load_copy,
     record_batch_sizes,
+    texts,
+    timelines,
 )
 
 
@@ -60,15 +63,17 @@ def test_a_sequence_times_out_whether_waiting_or_running(engine: TransformersEng
                 list(stream)
 
 
-def test_sequences_beyond_the_budget_are_admitted_in_order(engine: TransformersEngine, instruct: ChatModel) -> None:
+def test_sequences_beyond_the_budget_are_admitted_in_order(tiny_models: Path) -> None:
+    model = load_copy(tiny_models)
+    with engine_of(model, budget=budget_for(2, 256)) as small:
+        first_tokens = [timeline.first_token for timeline in timelines(small, model, EIGHT)]
+        assert all(earlier.may_precede(later) for earlier, later in pairwise(first_tokens))
+
+
+def test_sequences_that_had_to_wait_have_the_text_that_they_have_alone(engine: TransformersEngine, instruct: ChatModel) -> None:
     alone = [complete(engine, request).text for request in EIGHT]
     with engine_of(instruct, budget=budget_for(2, 256)) as small:
-        streams = [small.submit(request, CancelToken(60)) for request in EIGHT]
-        for stream, text in zip(streams, alone, strict=True):
-            list(stream)
-            assert stream.completion.text == text
-        first_tokens = [stream.completion.time_to_first_token for stream in streams]
-        assert first_tokens == sorted(first_tokens)
+        assert texts(complete_concurrently(small, EIGHT)) == alone
 
 
 def test_the_kv_cache_budget_is_never_overcommitted(tiny_models: Path) -> None:
@@ -93,18 +98,19 @@ def test_more_short_sequences_run_at_once_than_the_budget_has_room_for_sequences
     assert max(batch_sizes) > 2
 
 
-def test_a_long_prefill_does_not_delay_short_prompts(engine: TransformersEngine) -> None:
-    long, *short = complete_concurrently(engine, [ask("hello " * 600, max_tokens=40), *[ask(words, max_tokens=3) for words in WORDS[:3]]])
-    assert isinstance(long, Completion)
-    for end in short:
-        assert isinstance(end, Completion)
-        assert end.seconds < long.time_to_first_token
+def test_a_long_prefill_does_not_delay_short_prompts(tiny_models: Path) -> None:
+    model = load_copy(tiny_models)
+    with engine_of(model) as engine:
+        requests = [ask("hello " * 600, max_tokens=40), *[ask(words, max_tokens=3) for words in WORDS[:3]]]
+        long, *short = timelines(engine, model, requests)
+    assert all(each.end.may_precede(long.first_token) for each in short)
 
 
-def test_every_sequence_gets_its_first_token_before_any_is_complete(engine: TransformersEngine) -> None:
-    ends = complete_concurrently(engine, [ask(words, max_tokens=60) for words in WORDS])
-    answers = [end for end in ends if isinstance(end, Completion)]
-    assert max(end.time_to_first_token for end in answers) < min(end.seconds for end in answers)
+def test_every_sequence_gets_its_first_token_before_any_is_complete(tiny_models: Path) -> None:
+    model = load_copy(tiny_models)
+    with engine_of(model) as engine:
+        ends = timelines(engine, model, [ask(words, max_tokens=60) for words in WORDS])
+    assert all(one.first_token.may_precede(other.end) for one in ends for other in ends)
 
 
 def test_the_context_window_can_be_filled_exactly(engine: TransformersEngine) -> None:
