@@ -69,6 +69,23 @@ def test_file_is_h264_yuv420p_with_bt709_tags(tmp_path: Path) -> None:
         assert (codec.colorspace, codec.color_primaries, codec.color_trc, codec.color_range) == (1, 1, 1, 1)
 
 
+def test_a_frame_is_a_single_slice(tmp_path: Path) -> None:
+    """Slices cannot be predicted from each other: with eight of them, a clip took half as many bytes again."""
+    write_video(moving(9, height=256, width=256), tmp_path / "0.mp4", fps=8)
+    with av.open(str(tmp_path / "0.mp4")) as container:
+        assert [slices(bytes(packet)) for packet in container.demux(video=0) if packet.size] == [1] * 9
+
+
+def slices(packet: bytes) -> int:
+    """Counts the slices of an H.264 frame in an MP4 file: units that are preceded by their length, of type 1 or 5."""
+    count = 0
+    while packet:
+        length = int.from_bytes(packet[:4], "big")
+        count += packet[4] & 31 in (1, 5)
+        packet = packet[4 + length :]
+    return count
+
+
 @pytest.mark.parametrize("colour", [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 64, 200)])
 def test_colours_survive_encoding(tmp_path: Path, colour: tuple[int, int, int]) -> None:
     write_video([np.full((64, 64, 3), colour, np.uint8)] * 4, tmp_path / "0.mp4", fps=8)
