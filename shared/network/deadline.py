@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 
 class Deadline:
@@ -10,15 +11,17 @@ class Deadline:
 
     Args:
         seconds: From now.
+        clock: Seconds since some moment, never going backwards.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._expires_at = time.monotonic() + seconds
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._expires_at = clock() + seconds
 
     @property
     def remaining(self) -> float:
         """Seconds left; 0.0 once the deadline has passed."""
-        return max(0.0, self._expires_at - time.monotonic())
+        return max(0.0, self._expires_at - self._clock())
 
     @property
     def expired(self) -> bool:
@@ -27,4 +30,4 @@ class Deadline:
 
     def within(self, seconds: float) -> Deadline:
         """Returns a deadline in `seconds`, but never later than this one."""
-        return Deadline(min(seconds, self.remaining))
+        return Deadline(min(seconds, self.remaining), self._clock)

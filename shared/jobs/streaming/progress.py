@@ -23,10 +23,12 @@ class Progress:
     Args:
         send: Delivers one update and returns once it has arrived.
         interval: Minimum seconds between the starts of two deliveries.
+        clock: Seconds since some moment, from which the remaining time is extrapolated.
     """
 
-    def __init__(self, send: Send, interval: float) -> None:
+    def __init__(self, send: Send, interval: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._send = send
+        self._clock = clock
         self._interval = interval
         self._changed = threading.Condition()
         self._latest: dict[str, JsonValue] | None = None
@@ -79,10 +81,10 @@ class Progress:
     def _seconds_left(self, done: int, total: int) -> float | None:
         """Seconds until the last step, extrapolated from the steps so far. None at the first step, which includes one-time costs."""
         if self._first is None or done <= self._first[0]:
-            self._first = (done, time.monotonic())
+            self._first = (done, self._clock())
             return None
         first, started = self._first
-        return round((time.monotonic() - started) / (done - first) * (total - done), 1)
+        return round((self._clock() - started) / (done - first) * (total - done), 1)
 
     def _send_updates(self) -> None:
         while (update := self._next()) is not None:

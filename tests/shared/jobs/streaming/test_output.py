@@ -28,12 +28,11 @@ class Writer:
             self.ended = True
 
 
-async def read(writer: Writer, pause: float = 0.0) -> list[str]:
+async def read(writer: Writer) -> list[str]:
     async with OutputStream(writer, 0.01) as output:
         batches = []
         async for pieces in output.batches():
             batches.append("".join(pieces))
-            await asyncio.sleep(pause)
         assert await output.result == writer.letters
     return batches
 
@@ -51,8 +50,28 @@ def test_output_that_precedes_the_reader_is_one_batch() -> None:
     assert asyncio.run(read_late()) == ["x" * 30]
 
 
-def test_slow_reader_gets_fewer_batches() -> None:
-    assert len(asyncio.run(read(Writer(100), pause=0.1))) < len(asyncio.run(read(Writer(100))))
+def test_pieces_that_are_emitted_while_the_reader_is_busy_are_one_batch() -> None:
+    async def scenario() -> None:
+        busy, written, read = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def write(emit: Emit) -> None:
+            emit("first")
+            await busy.wait()
+            for _ in range(99):
+                await asyncio.to_thread(emit, "x")
+            written.set()
+            await read.wait()
+
+        async with OutputStream(write, 0.0) as output:
+            batches = output.batches()
+            assert await anext(batches) == ["first"]
+            busy.set()
+            await written.wait()
+            assert await anext(batches) == ["x"] * 99
+            read.set()
+            assert [batch async for batch in batches] == []
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 def test_empty_output_has_no_batch() -> None:
@@ -96,7 +115,7 @@ def test_end_of_the_reading_task_cancels_the_work() -> None:
         while not writer.ended:
             await asyncio.sleep(0.01)
 
-    asyncio.run(asyncio.wait_for(scenario(), 20))
+    asyncio.run(asyncio.wait_for(scenario(), 60))
     assert writer.written < writer.letters
 
 
