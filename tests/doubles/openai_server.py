@@ -66,7 +66,7 @@ class ScriptedRequest:
         """Closes the connection without ending the response."""
         self._handler.connection.shutdown(socket.SHUT_RDWR)
 
-    def wait_for_disconnect(self, timeout: float = 20.0) -> bool:
+    def wait_for_disconnect(self, timeout: float = 60.0) -> bool:
         """Returns whether the client has closed the connection within `timeout` seconds."""
         self._handler.connection.settimeout(timeout)
         try:

@@ -32,9 +32,6 @@ MAX_RESULT_BYTES = 8 * 1024 * 1024
 CALLBACK_FILE = "callback.json"
 """The payload's file name in the folder of the job's assets."""
 
-# Time limit for a callback that delays something else: the start of a job, or the release of a cancelled one.
-_BEST_EFFORT_SECONDS = 5.0
-
 T = TypeVar("T")
 
 
@@ -65,7 +62,12 @@ class CallbackDispatcher:
         send_processing: Whether a callback also reports that a job has started.
         outbox: Keeps what could not be delivered; None discards it.
         on_delivered: Called after each completed job whose delivery succeeded.
+
+    Attributes:
+        best_effort_seconds: Time limit for a callback that delays something else: the start of a job, or the release of a cancelled one.
     """
+
+    best_effort_seconds = 5.0
 
     def __init__(
         self,
@@ -109,7 +111,7 @@ class CallbackDispatcher:
             asyncio.CancelledError: The job was cancelled meanwhile.
         """
         if self._send_processing:
-            send = partial(self._send, payloads.processing(identity, worker_id), identity, attempts=1, seconds=_BEST_EFFORT_SECONDS)
+            send = partial(self._send, payloads.processing(identity, worker_id), identity, attempts=1, seconds=self.best_effort_seconds)
             await await_or_cancel(submit(self._threads, send), token)
 
     async def dispatch(self, payload: CompletedPayload | FailedPayload, identity: Identity, *, best_effort: bool = False) -> bool:
@@ -123,7 +125,7 @@ class CallbackDispatcher:
         Returns:
             Whether delivery is complete. If not, the callback is still pending.
         """
-        attempts, seconds = (2, _BEST_EFFORT_SECONDS) if best_effort else (None, math.inf)
+        attempts, seconds = (2, self.best_effort_seconds) if best_effort else (None, math.inf)
         await self._on_thread(partial(self._store, payload, identity, seconds))
         sent = await self._on_thread(partial(self._send, payload, identity, attempts=attempts, seconds=seconds))
         await self._on_thread(partial(self._update_outbox, payload, identity, sent=sent is True))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 
 from shared.errors import Cancelled, JobTimeout
 from shared.network.deadline import Deadline
@@ -13,12 +15,13 @@ class CancelToken:
 
     Args:
         deadline: Seconds from now after which `check` raises `JobTimeout`.
+        clock: Seconds since some moment, never going backwards.
     """
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._cancelled = threading.Event()
         self._seconds = deadline
-        self._deadline = Deadline(deadline)
+        self._deadline = Deadline(deadline, clock)
 
     def cancel(self) -> None:
         """Asks the work to stop at its next step."""

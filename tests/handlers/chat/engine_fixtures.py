@@ -79,6 +79,42 @@ def complete_or_error(engine: TransformersEngine, request: ChatRequest, cancel: 
         return error
 
 
+@contextmanager
+def held(model: ChatModel) -> Iterator[threading.Event]:
+    """Holds the model's next forward pass until the body ends, so that everything that is submitted meanwhile runs together.
+
+    Yields:
+        An event that is set when the pass has begun.
+    """
+    begun, ends = threading.Event(), threading.Event()
+
+    def hold(_module: object, _args: object) -> None:
+        begun.set()
+        ends.wait(60)
+
+    hook = model.model.register_forward_pre_hook(hold)
+    try:
+        yield begun
+    finally:
+        ends.set()
+        hook.remove()
+
+
+def complete_together(engine: TransformersEngine, model: ChatModel, requests: Sequence[ChatRequest]) -> list[Completion | JobError]:
+    """Completes requests that are all submitted, in this order, before the first forward pass of the model is done."""
+    with held(model):
+        streams = [engine.submit(request, CancelToken(60)) for request in requests]
+    return [_end(stream) for stream in streams]
+
+
+def _end(stream: SequenceStream) -> Completion | JobError:
+    try:
+        list(stream)
+    except JobError as error:
+        return error
+    return stream.completion
+
+
 def complete_concurrently(engine: TransformersEngine, requests: Sequence[ChatRequest]) -> list[Completion | JobError]:
     """Completes requests at the same time."""
     with ThreadPoolExecutor(len(requests)) as threads:
@@ -110,13 +146,8 @@ class Timeline:
 
 def timelines(engine: TransformersEngine, model: ChatModel, requests: Sequence[ChatRequest]) -> list[Timeline]:
     """Completes requests that are all submitted, in this order, before the first forward pass of the model is done."""
-    all_submitted = threading.Event()
-    waiting = model.model.register_forward_pre_hook(lambda _module, _args: all_submitted.wait(60) and None)
-    submitted: list[tuple[float, SequenceStream, float]] = []
-    for request in requests:
-        submitted.append((time.perf_counter(), engine.submit(request, CancelToken(60)), time.perf_counter()))
-    all_submitted.set()
-    waiting.remove()
+    with held(model):
+        submitted = [(time.perf_counter(), engine.submit(request, CancelToken(60)), time.perf_counter()) for request in requests]
     return [_timeline(*each) for each in submitted]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -58,16 +57,16 @@ class ScriptedRecipe:
     Attributes:
         script: Generates the outputs.
         received: The references of each call.
-        check_seconds: Duration of `check`.
+        on_check: Called by `check`.
     """
 
     script: Generate
     received: list[References] = field(default_factory=list)
-    check_seconds: float = 0.0
+    on_check: Callable[[], object] = lambda: None
 
     def check(self, request: SdxlRequest) -> None:
         """Accepts every request."""
-        time.sleep(self.check_seconds)
+        self.on_check()
 
     def generate(self, request: SdxlRequest, references: References, run: JobRun) -> Generator[Output]:
         self.received.append(references)

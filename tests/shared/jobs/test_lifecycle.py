@@ -7,19 +7,25 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from handlers.sdxl.request import SdxlRequest
 from shared.errors import GenerationError, UploadError
+from shared.jobs.execution.cancel import CancelToken
+from shared.jobs.execution.gpu import GpuThread
 from shared.jobs.lifecycle import Completed, Failed, Job, Stopped, run_job
 from shared.jobs.recipe import JobRun, Output
 from tests.shared.jobs.conftest import MakeWorker, ObservedDisk, ScriptedRecipe, image_output, job, run
 
+T = TypeVar("T")
 SOURCES = Path(__file__).parents[3]
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 
 
 def test_outputs_are_uploaded_while_the_next_one_is_generated(make_worker: MakeWorker, disk: ObservedDisk) -> None:
@@ -63,7 +69,7 @@ def test_failed_upload_stops_generation(make_worker: MakeWorker, disk: ObservedD
 
     def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         try:
-            for number in range(1000):
+            for number in range(6000):
                 generated_on.append(threading.current_thread())
                 yield image_output(number)
                 threading.Event().wait(0.01)
@@ -73,7 +79,7 @@ def test_failed_upload_stops_generation(make_worker: MakeWorker, disk: ObservedD
     outcome = asyncio.run(run_job(job(), make_worker(generate), run()))
     assert isinstance(outcome, Failed)
     assert (outcome.error.code, outcome.error.retryable) == ("UPLOAD_ERROR", False)
-    assert len(generated_on) < 1000
+    assert len(generated_on) < 6000
     assert closed_on == generated_on[:1], "the generator is closed on the GPU thread"
 
 
@@ -133,28 +139,45 @@ def test_cancelled_job_waits_for_its_work_to_end(make_worker: MakeWorker) -> Non
     assert outcome.payload.metadata.error_code == "CANCELLED"
 
 
+class ObservedGpu(GpuThread):
+    """A GPU thread that tells when work has been submitted.
+
+    Attributes:
+        submitted: Is released once for each piece of work.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.submitted = threading.Semaphore(0)
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        future = super().submit(work)
+        self.submitted.release()
+        return future
+
+
 def test_job_cancelled_while_queued_for_the_gpu_never_starts(make_worker: MakeWorker) -> None:
     started: list[str] = []
-    release, busy = threading.Event(), threading.Event()
+    release = threading.Event()
 
     def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         started.append(run.job_id)
-        busy.set()
         assert release.wait(TIMEOUT)
         yield image_output()
 
     async def cancel_the_second() -> tuple[object, object]:
         first = asyncio.ensure_future(run_job(job("first"), own, run("first")))
-        await asyncio.to_thread(busy.wait, TIMEOUT)
+        assert await asyncio.to_thread(gpu.submitted.acquire, timeout=TIMEOUT)
         second = asyncio.ensure_future(run_job(job("second"), own, run("second")))
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(gpu.submitted.acquire, timeout=TIMEOUT)
         second.cancel()
         outcome = await second
         release.set()
         return await first, outcome
 
-    own = make_worker(generate)
-    first, second = asyncio.run(cancel_the_second())
+    with ObservedGpu() as gpu:
+        own = replace(make_worker(generate), gpu=gpu)
+        first, second = asyncio.run(cancel_the_second())
     assert isinstance(first, Completed)
     assert isinstance(second, Stopped)
     assert started == ["first"]
@@ -178,7 +201,7 @@ def test_cancellation_after_completion_does_not_change_the_outcome(make_worker: 
         task = asyncio.ensure_future(run_job(job(), make_worker(generate), run()))
         await asyncio.to_thread(delivering.wait, TIMEOUT)
         task.cancel()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)  # the cancellation reaches the task
         release.set()
         return await task
 
@@ -187,39 +210,50 @@ def test_cancellation_after_completion_does_not_change_the_outcome(make_worker: 
 
 
 def test_slow_validation_does_not_block_the_event_loop(make_worker: MakeWorker) -> None:
-    async def run_and_tick() -> tuple[object, int]:
-        task = asyncio.ensure_future(run_job(job(), own, run()))
-        ticks = 0
-        while not task.done():
-            await asyncio.sleep(0.01)
-            ticks += 1
-        return await task, ticks
+    checking, release = threading.Event(), threading.Event()
+
+    def check() -> None:
+        checking.set()
+        assert release.wait(TIMEOUT), "the event loop is blocked"
 
     def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         yield image_output()
+
+    async def release_during_validation() -> object:
+        task = asyncio.ensure_future(run_job(job(), own, run()))
+        await asyncio.to_thread(checking.wait, TIMEOUT)
+        release.set()
+        return await task
 
     own = make_worker(generate)
     assert isinstance(own.recipe, ScriptedRecipe)
-    own.recipe.check_seconds = 0.5
-    outcome, ticks = asyncio.run(run_and_tick())
-    assert isinstance(outcome, Completed)
-    assert ticks > 10
+    own.recipe.on_check = check
+    assert isinstance(asyncio.run(release_during_validation()), Completed)
+
+
+def wait_until_expired(token: CancelToken) -> None:
+    """Blocks until the deadline of a job has passed."""
+    while token.remaining:
+        time.sleep(token.remaining)
 
 
 def test_deadline_covers_uploads(make_worker: MakeWorker, disk: ObservedDisk) -> None:
-    disk.before_put = lambda key: time.sleep(0.3)
+    late = run(deadline=0.5)
+    disk.before_put = lambda key: wait_until_expired(late.cancel)
 
     def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         yield image_output()
 
-    outcome = asyncio.run(run_job(job(), make_worker(generate), run(deadline=0.2)))
+    outcome = asyncio.run(run_job(job(), make_worker(generate), late))
     assert isinstance(outcome, Failed)
     assert outcome.error.code == "JOB_TIMEOUT"
 
 
 def test_upload_that_fails_after_the_deadline_is_reported_as_a_timeout(make_worker: MakeWorker, disk: ObservedDisk) -> None:
+    late = run(deadline=0.5)
+
     def fail_late(key: str) -> None:
-        time.sleep(0.3)
+        wait_until_expired(late.cancel)
         raise UploadError("Storage did not answer in time.")
 
     disk.before_put = fail_late
@@ -227,7 +261,7 @@ def test_upload_that_fails_after_the_deadline_is_reported_as_a_timeout(make_work
     def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
         yield image_output()
 
-    outcome = asyncio.run(run_job(job(), make_worker(generate), run(deadline=0.2)))
+    outcome = asyncio.run(run_job(job(), make_worker(generate), late))
     assert isinstance(outcome, Failed)
     assert outcome.error.code == "JOB_TIMEOUT"
 

@@ -46,18 +46,18 @@ class _Request(RequestHandler[Site]):
         self.wfile.write(site.sent)
         self.wfile.flush()
         if len(site.sent) < len(site.clip):
-            site.closing.wait(30)
+            site.closing.wait(100)
 
 
 def watch(url: str, profile: Path) -> str:
-    """Returns the events that the page recorded within some seconds of the browser's virtual time."""
+    """Returns the events that the page recorded until it was loaded, which waits for the first frame."""
     flags = [
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
         "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required", f"--user-data-dir={profile}",
-        "--timeout=4000", "--dump-dom",
+        "--timeout=50000", "--dump-dom",
     ]  # fmt: skip
     assert BROWSER is not None
-    page = subprocess.run([BROWSER, *flags, url], capture_output=True, text=True, timeout=60, check=True).stdout
+    page = subprocess.run([BROWSER, *flags, url], capture_output=True, text=True, timeout=100, check=True).stdout
     events = re.search(r'<pre id="events">(.*?)</pre>', page)
     assert events is not None, page
     return events[1]

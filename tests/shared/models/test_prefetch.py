@@ -16,7 +16,7 @@ def bytes_read() -> int:
     return int(Path("/proc/self/io").read_text(encoding="ascii").split()[1])
 
 
-def wait_until_read(least: int, deadline: float = 10.0) -> None:
+def wait_until_read(least: int, deadline: float = 60.0) -> None:
     ends = time.monotonic() + deadline
     while bytes_read() < least and time.monotonic() < ends:
         time.sleep(0.005)

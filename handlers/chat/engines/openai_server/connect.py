@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -76,14 +77,12 @@ def wait_until_ready(client: httpx.Client, timeout: float, exited: Callable[[], 
         exited: Returns whether the server's process has ended; then there is no point in waiting.
 
     Returns:
-        The last status: 200 if the server is ready; None if it did not respond.
+        The last status: 200 if the server is ready; None if it has never responded.
     """
     deadline, status = Deadline(timeout), None
     while not deadline.expired and not exited():
-        try:
+        with contextlib.suppress(httpx.TransportError):  # not listening yet, or busy
             status = client.get("/health", timeout=min(_HEALTH_TIMEOUT, deadline.remaining)).status_code
-        except httpx.TransportError:
-            status = None  # not listening yet
         if status == httpx.codes.OK:
             logger().info("inference server ready", waited=round(timeout - deadline.remaining, 1))
             break

@@ -16,7 +16,7 @@ import stamina
 from pydantic import SecretStr
 
 from handlers.sdxl.request import SdxlRequest
-from playground.callback_receiver import CallbackReceiver, CannedResponse
+from playground.callback_receiver import CallbackReceiver, CannedResponse, ReceivedCallback
 from shared.contract.request import Operator
 from shared.errors import UploadError
 from shared.jobs.delivery.callbacks import CallbackDispatcher
@@ -28,6 +28,7 @@ from tests.doubles.jobs import webhook_id
 from tests.shared.jobs.conftest import MakeWorker, ObservedDisk, image_output, job, run
 
 SECRET = "a-secret-for-tests"
+TIMEOUT = 60.0
 
 
 def generate(request: SdxlRequest, run: JobRun) -> Generator[Output]:
@@ -39,6 +40,7 @@ def with_callbacks(worker: Worker[SdxlRequest], receiver: CallbackReceiver, **ov
     settings = Settings(job_callback_url=receiver.url, job_callback_secret=SecretStr(SECRET), callback_allowed_hosts=("127.0.0.1",))
     options = {"always_callback": True, "send_processing": False} | overrides
     callbacks = CallbackDispatcher(worker.storage, Webhook(settings), ThreadPoolExecutor(1), **options)
+    callbacks.best_effort_seconds = TIMEOUT
     return replace(worker, callbacks=callbacks, operator=Operator(callback_hosts=frozenset({"127.0.0.1"})))
 
 
@@ -63,13 +65,21 @@ def test_job_cancelled_during_its_processing_callback_never_starts(make_worker: 
         generated.append(1)
         yield image_output()
 
+    arrived, cancelled = threading.Event(), threading.Event()
+
+    def hold(_message: ReceivedCallback) -> None:
+        arrived.set()
+        assert cancelled.wait(TIMEOUT)
+
     async def cancel_early() -> object:
         task = asyncio.ensure_future(run_job(job(), worker, run()))
-        await asyncio.to_thread(receiver.wait_for, 1)
+        await asyncio.to_thread(arrived.wait, TIMEOUT)
         task.cancel()
+        await asyncio.sleep(0)  # the cancellation reaches the task
+        cancelled.set()
         return await task
 
-    with CallbackReceiver(SECRET, responses=[CannedResponse(delay=0.3)]) as receiver:
+    with CallbackReceiver(SECRET, on_callback=hold) as receiver:
         worker = with_callbacks(make_worker(generate_and_count), receiver, send_processing=True)
         assert isinstance(asyncio.run(cancel_early()), Stopped)
         assert generated == []
@@ -87,7 +97,7 @@ def test_cancelled_job_gives_up_early_on_an_unavailable_receiver(make_worker: Ma
 
     async def cancel() -> object:
         task = asyncio.ensure_future(run_job(job(), worker, run()))
-        await asyncio.to_thread(started.wait, 10)
+        await asyncio.to_thread(started.wait, TIMEOUT)
         task.cancel()
         return await task
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stamina
 from pydantic import SecretStr
 
 from playground.callback_receiver import CallbackReceiver
@@ -175,8 +176,8 @@ def test_a_late_callback_is_dropped_if_there_is_a_newer_result(
 
 
 def test_without_the_comparison_nothing_is_delivered(outbox: Outbox, tmp_path: Path) -> None:
-    with FakeStorage(KEY) as server, CallbackReceiver(SECRET) as receiver:
-        storage = open_storage(Settings(supabase_url=server.url, supabase_key=SecretStr(KEY), upload_deadline=0.2))
+    with FakeStorage(KEY) as server, CallbackReceiver(SECRET) as receiver, stamina.set_testing(True, attempts=3):
+        storage = open_storage(Settings(supabase_url=server.url, supabase_key=SecretStr(KEY)))
         keep(outbox, completed(10, "0.png"), {})
         late = redelivery(outbox, StorageUnderTest(storage, tmp_path, server), receiver)
         server.outage = fails_with(503)

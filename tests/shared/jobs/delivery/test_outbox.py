@@ -182,7 +182,7 @@ def test_concurrent_writers_together_stay_within_the_limit(tmp_path: Path) -> No
     slow.copying, slow.other_done = copying, other_done
 
     def add_concurrently() -> None:
-        copying.wait(10)
+        copying.wait(60)
         try:
             outbox.writer(Identity("other", "user-1", None, None)).add(KEY, bytes(1000), "image/png")
         finally:
@@ -255,7 +255,7 @@ outbox = outbox_in(Path())
 redelivery(outbox, Path()).start(interval=0.02)
 for number in range(2):
     add_entry(outbox, identity=Identity(f"job-{number}", "user-1", None, None))
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 50
     while outbox.pending() and time.monotonic() < deadline:
         time.sleep(0.01)
 print(len(outbox.pending()), "pending")
@@ -264,7 +264,7 @@ print(len(outbox.pending()), "pending")
 
 def test_running_worker_redelivers_periodically(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PERIODIC_REDELIVERY]
-    done = subprocess.run(command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=110, check=False)
     assert done.stdout.endswith("0 pending\n"), done.stderr
 
 

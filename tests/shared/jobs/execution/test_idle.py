@@ -37,7 +37,7 @@ class Log:
 
     def wait_for(self, *order: str) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: self.order == list(order), timeout=20), self.order
+            assert self._changed.wait_for(lambda: self.order == list(order), timeout=60), self.order
 
 
 def test_pieces_run_in_order_while_there_is_no_job(gpu: GpuThread) -> None:
@@ -51,15 +51,15 @@ def test_a_job_waits_for_the_running_piece_only(gpu: GpuThread) -> None:
 
     def piece() -> None:
         started.set()
-        ends.wait(20)
+        ends.wait(60)
         log.add("piece")()
 
     gpu.run_when_idle([piece, log.add("next piece")])
-    assert started.wait(20)
+    assert started.wait(60)
     jobs = [gpu.submit(log.add(name)) for name in ("job", "next job")]
     ends.set()
     for job in jobs:
-        job.result(20)
+        job.result(60)
     log.wait_for("piece", "job", "next job", "next piece")
 
 
@@ -93,11 +93,11 @@ def test_a_piece_can_lose_the_gpu(gpu: GpuThread) -> None:
 
 def test_a_job_that_arrives_while_another_runs_comes_before_the_next_piece(gpu: GpuThread) -> None:
     log, ends = Log(), threading.Event()
-    first = gpu.submit(lambda: ends.wait(20))
+    first = gpu.submit(lambda: ends.wait(60))
     gpu.run_when_idle([log.add("piece")])
     time.sleep(0.1)  # by now a piece that did not wait would be queued
     second = gpu.submit(log.add("job"))
     ends.set()
-    first.result(20)
-    second.result(20)
+    first.result(60)
+    second.result(60)
     log.wait_for("job", "piece")

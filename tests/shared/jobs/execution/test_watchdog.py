@@ -16,24 +16,24 @@ from shared.jobs.execution.watchdog import GracefulShutdown
 shutdown = GracefulShutdown(1.0, end=threading.Event().wait)
 shutdown.start()
 shutdown.start()
-time.sleep(10)
+time.sleep(100)
 print("still running")
 """
 ANSWERED_JOB = """
 import time
 from shared.jobs.execution.watchdog import GracefulShutdown
 
-shutdown = GracefulShutdown(0.5)
-with shutdown.track_job(0.5):
+shutdown = GracefulShutdown(2.0)
+with shutdown.track_job(2.0):
     pass
-time.sleep(2.5)
+time.sleep(5)
 print("done")
 """
 
 
 def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    return subprocess.run(command, cwd=folder, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=folder, env=clean_environment(), capture_output=True, text=True, timeout=110, check=False)
 
 
 def test_timer_ends_a_shutdown_that_hangs(tmp_path: Path) -> None:

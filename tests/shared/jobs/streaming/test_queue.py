@@ -34,7 +34,7 @@ def test_consumer_blocks_until_the_next_item(queue: StreamQueue[int]) -> None:
     with queue:
         for item in range(5):
             queue.put(item)
-    consumer.join(10)
+    consumer.join(60)
     assert read == [0, 1, 2, 3, 4]
 
 

@@ -31,7 +31,7 @@ def engine(server: OpenAIServer) -> Iterator[OpenAIServerEngine]:
 
 
 def settings_for(server: OpenAIServer, **changes: Any) -> Settings:
-    settings: dict[str, Any] = {"chat_engine_url": server.url, "chat_engine_concurrency": 4, "chat_engine_start": 5.0}
+    settings: dict[str, Any] = {"chat_engine_url": server.url, "chat_engine_concurrency": 4, "chat_engine_start": 60.0}
     return Settings(**settings | changes)
 
 
@@ -41,7 +41,7 @@ def complete(
     """Completes one request. Returns the texts of its deltas, and the completion."""
     request = request or chat("hello")
     engine.check(request)
-    with engine.submit(request, cancel or CancelToken(30)) as stream:
+    with engine.submit(request, cancel or CancelToken(60)) as stream:
         texts = [delta.text for delta in stream]
         return texts, stream.completion
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,14 +27,14 @@ def test_a_completion_is_streamed_with_its_usage(engine: OpenAIServerEngine, ser
         request.start_stream()
         request.event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
         request.chunk("The ")
-        read.wait(20)
+        read.wait(60)
         request.chunk("bay.")
         request.chunk(finish_reason="length")
         request.usage(prompt=12, completion=2, cached=8)
         request.done()
 
     server.scripts.append(script)
-    with engine.submit(chat("hello"), CancelToken(30)) as stream:
+    with engine.submit(chat("hello"), CancelToken(60)) as stream:
         deltas = iter(stream)
         assert next(deltas).text == "The "
         read.set()
@@ -96,42 +97,54 @@ class Stall:
     """A script that starts streaming and then sends nothing until the client disconnects.
 
     Attributes:
-        disconnected: Set once the client has.
+        started: Set once the stream has started.
+        disconnected: Set once the client has disconnected.
     """
 
     def __init__(self) -> None:
-        self.disconnected = threading.Event()
+        self.started, self.disconnected = threading.Event(), threading.Event()
 
     def __call__(self, request: ScriptedRequest) -> None:
         start_streaming(request)
+        self.started.set()
         if request.wait_for_disconnect():
             self.disconnected.set()
 
 
 def test_cancelling_a_job_closes_the_connection(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
-    stall, cancel = Stall(), CancelToken(30)
+    stall, cancel = Stall(), CancelToken(60)
     server.scripts.append(stall)
-    threading.Timer(0.3, cancel.cancel).start()
+
+    def cancel_while_the_stream_is_silent() -> None:
+        stall.started.wait(60)
+        time.sleep(0.2)
+        cancel.cancel()
+
+    threading.Thread(target=cancel_while_the_stream_is_silent).start()
     with pytest.raises(Cancelled):
         complete(engine, cancel=cancel)
-    assert stall.disconnected.wait(5)
+    assert stall.disconnected.wait(60)
 
 
 def test_a_silent_server_runs_into_the_jobs_deadline(engine: OpenAIServerEngine, server: OpenAIServer) -> None:
-    stall = Stall()
+    stall, now = Stall(), 0.0
     server.scripts.append(stall)
-    with pytest.raises(JobTimeout) as caught:
-        complete(engine, cancel=CancelToken(0.3))
+    with engine.submit(chat("hello"), CancelToken(30.0, lambda: now)) as stream:
+        deltas = iter(stream)
+        assert next(deltas).text == "some "
+        now = 30.0
+        with pytest.raises(JobTimeout) as caught:
+            list(deltas)
     assert caught.value.retryable
-    assert stall.disconnected.wait(5)
+    assert stall.disconnected.wait(60)
 
 
 def test_an_abandoned_stream_frees_its_slot(server: OpenAIServer) -> None:
     engine, stall = connect(settings_for(server, chat_engine_concurrency=1)), Stall()
     server.scripts.append(stall)
-    with engine.submit(chat("hello"), CancelToken(30)) as stream:
+    with engine.submit(chat("hello"), CancelToken(60)) as stream:
         assert next(iter(stream)).text == "some "
-    assert stall.disconnected.wait(5)
+    assert stall.disconnected.wait(60)
     assert complete(engine)[1].text == "Hello."
     engine.close()
 
@@ -140,7 +153,7 @@ def test_concurrency_is_limited_to_the_number_of_slots(engine: OpenAIServerEngin
     barrier = threading.Barrier(4)
 
     def reply_together(request: ScriptedRequest) -> None:
-        barrier.wait(20)
+        barrier.wait(60)
         reply(request.body["messages"][0]["content"])(request)
 
     server.scripts.extend([reply_together] * 12)

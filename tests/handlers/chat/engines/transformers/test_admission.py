@@ -21,7 +21,9 @@ from tests.handlers.chat.engine_fixtures import (
     budget_for,
     complete,
     complete_concurrently,
+    complete_together,
     engine_of,
+    held,
     load_copy,
     record_batch_sizes,
     texts,
@@ -52,15 +54,20 @@ def test_a_cancelled_or_abandoned_sequence_frees_its_row_at_the_next_step(tiny_m
         assert len(batch_sizes) <= 1 + 10 + 1, "the ended sequence took part in one more step at most"
 
 
-def test_a_sequence_times_out_whether_waiting_or_running(engine: TransformersEngine, instruct: ChatModel) -> None:
-    with (
-        engine_of(instruct, budget=budget_for(1, 2048)) as small,
-        small.submit(ENDLESS, CancelToken(0.2)) as first,
-        small.submit(ENDLESS, CancelToken(0.1)) as second,
-    ):
-        for stream in (second, first):
+def test_a_sequence_times_out_whether_waiting_or_running(tiny_models: Path) -> None:
+    model, now = load_copy(tiny_models), 0.0
+    lengths: list[int] = []
+    model.model.register_forward_pre_hook(lambda _module, _args, fields: lengths.append(fields["input_ids"].shape[1]), with_kwargs=True)
+    with engine_of(model, budget=budget_for(1, 2048)) as small:
+        with held(model) as begun:
+            running = small.submit(ENDLESS, CancelToken(60, lambda: now))
+            assert begun.wait(60)
+            waiting = small.submit(ask("why? " * 200, max_tokens=1200), CancelToken(60, lambda: now))
+            now = 60.0
+        for stream in (waiting, running):
             with pytest.raises(JobTimeout):
                 list(stream)
+    assert max(lengths) < 100, "the long prompt was never admitted"
 
 
 def test_sequences_beyond_the_budget_are_admitted_in_order(tiny_models: Path) -> None:
@@ -82,7 +89,7 @@ def test_the_kv_cache_budget_is_never_overcommitted(tiny_models: Path) -> None:
     with engine_of(model, budget=budget_for(4, 4096)) as small:
         assert small.max_concurrency == 4, "sequences of typical length"
         batch_sizes = record_batch_sizes(model)
-        ends = complete_concurrently(small, [ask(words, max_tokens=4096, stop="e") for words in WORDS])
+        ends = complete_together(small, model, [ask(words, max_tokens=4096, stop="e") for words in WORDS])
         assert {end.finish_reason for end in ends if isinstance(end, Completion)} == {"stop"}
         assert max(batch_sizes) == 3, "these sequences may become longer"
 
@@ -92,9 +99,7 @@ def test_more_short_sequences_run_at_once_than_the_budget_has_room_for_sequences
     with engine_of(model, budget=budget_for(2, 2048)) as small:
         assert small.max_concurrency == 2
         batch_sizes = record_batch_sizes(model)
-        streams = [small.submit(ask(words, max_tokens=60), CancelToken(60)) for words in WORDS]
-        for stream in streams:
-            list(stream)
+        complete_together(small, model, [ask(words, max_tokens=60) for words in WORDS])
     assert max(batch_sizes) > 2
 
 

@@ -24,6 +24,7 @@ from tests.handlers.chat.engine_fixtures import (
     complete,
     complete_concurrently,
     complete_or_error,
+    complete_together,
     engine_of,
     generate_with_transformers,
     load_copy,
@@ -135,7 +136,7 @@ def test_out_of_memory_fails_the_longest_sequence_and_the_others_continue(tiny_m
     with engine_of(model) as engine:
         alone = [complete(engine, request).text for request in EIGHT]
         model.model.register_forward_pre_hook(run_out_of_memory, with_kwargs=True)
-        ends = complete_concurrently(engine, EIGHT)
+        ends = complete_together(engine, model, EIGHT)
     assert any(isinstance(end, OutOfMemory) for end in ends)
     assert [end.text for end in ends if isinstance(end, Completion)] == [
         text for text, end in zip(alone, ends, strict=True) if isinstance(end, Completion)

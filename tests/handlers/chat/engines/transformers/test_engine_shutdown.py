@@ -57,7 +57,7 @@ def test_an_engine_failure_during_prefill_fails_the_sequences_in_prefill(tiny_mo
         model.model.register_forward_pre_hook(fail)
         consumer = threading.Thread(target=consume, args=(engine,), daemon=True)  # must not block a failing test
         consumer.start()
-        consumer.join(20)
+        consumer.join(60)
         assert not consumer.is_alive(), "the stream was not ended"
 
 

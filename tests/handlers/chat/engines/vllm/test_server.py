@@ -53,15 +53,18 @@ def test_nothing_of_the_server_outlives_a_killed_worker(stand_in: StandIn) -> No
         "import os, time; from pathlib import Path; from handlers.chat.engines.vllm.arguments import environment;"
         "from handlers.chat.engines.vllm.server import VllmServer;"
         f"server = VllmServer('m', lambda port: ['{stand_in.python}', '--host', '127.0.0.1', '--port', str(port)], environment());"
-        "server.wait_until_ready(60); pid = os.fork() or time.sleep(8) or os._exit(0); print('ready', flush=True); time.sleep(600)"
+        "server.wait_until_ready(60); pid = os.fork() or time.sleep(600) or os._exit(0); print('forked', pid, flush=True); time.sleep(600)"
     )
     variables = clean_environment(VLLM_STAND_IN=str(stand_in.folder))
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdout is not None
-        assert any(line == "ready\n" for line in worker.stdout)
+        forked = next(int(line.split()[1]) for line in worker.stdout if line.startswith("forked"))
         worker.kill()
     (pids,) = stand_in.pids
-    wait_for(lambda: not any(map(is_running, pids)))
+    try:
+        wait_for(lambda: not any(map(is_running, pids)))
+    finally:
+        os.kill(forked, signal.SIGKILL)
 
 
 def test_the_server_is_killed_with_its_guardian_and_the_engine_by_the_worker(stand_in: StandIn) -> None:
