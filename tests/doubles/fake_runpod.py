@@ -66,6 +66,7 @@ class FakeRunPodAPI:
         taken: The ids of the jobs that were taken, in order.
         max_in_flight: The largest number of taken jobs without a result that were not stopped.
         on_progress_sent: Called with the job's id while a progress update is in transit.
+        on_chunk_sent: Called with the job's id while a chunk of a stream is in transit.
         progress_delay: Latency of a progress update in seconds.
         stream_delay: Latency of a stream chunk in seconds.
         on_result_dropped: If set, called when a result arrives, which is then answered with 500.
@@ -86,6 +87,7 @@ class FakeRunPodAPI:
         self.taken: list[str] = []
         self.max_in_flight = 0
         self.on_progress_sent: Callable[[str], object] = lambda _job_id: None
+        self.on_chunk_sent: Callable[[str], object] = lambda _job_id: None
         self.progress_delay = 0.0
         self.stream_delay = 0.0
         self.on_result_dropped: Callable[[], object] | None = None
@@ -230,6 +232,7 @@ class _FaultLayer:
             await asyncio.to_thread(api.on_progress_sent, post.job_id)
         elif kind == "job-stream":
             await asyncio.sleep(api.stream_delay)
+            await asyncio.to_thread(api.on_chunk_sent, post.job_id)
         elif api.on_result_dropped is not None:
             await asyncio.to_thread(api.on_result_dropped)
             await Response(status_code=500)(scope, receive, send)

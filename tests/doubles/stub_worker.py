@@ -1,6 +1,7 @@
 """A worker with a stub recipe, served through the real SDK: `python -m tests.doubles.stub_worker`.
 
-It implements the SDXL contract without a model. The first word of the prompt selects its behavior, such as `slowly`, `crash` or `hang`.
+It implements the SDXL contract without a model. The first word of the prompt selects its behavior, such as `slowly`,
+`endlessly`, `crash` or `hang`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from shared.settings import Settings
 STEPS_LOG = Path("steps.log")
 """One line per step in the worker's folder: job id and monotonic time."""
 STEP_SECONDS = 0.05
+HOLD = Path("hold")
+"""While there is such a file in the worker's folder, the GPU is not lost yet."""
 
 
 class AcceleratorError(RuntimeError):
@@ -58,11 +61,11 @@ class StubRecipe:
         if behavior in _FAILURES:
             _step(run)
             _FAILURES[behavior](request.prompt)
-        for step in range(request.steps if behavior == "slowly" else 3):
+        for step in range(_STEPS.get(behavior, request.steps if behavior == "slowly" else 3)):
             run.cancel.check()
             _step(run)
             self.on_step()
-            run.report(step + 1, request.steps)
+            run.report(step + 1, max(step + 1, request.steps))
         for seed in request.seeds:
             color = np.random.default_rng(seed).integers(0, 256, 3, dtype=np.uint8)
             pixels = np.broadcast_to(color, (request.height, request.width, 3)).copy()
@@ -84,7 +87,8 @@ def _crash(prompt: str) -> NoReturn:
 
 
 def _lose_the_device(prompt: str) -> NoReturn:
-    time.sleep(20 * STEP_SECONDS)  # time for other jobs to arrive
+    while HOLD.exists():
+        time.sleep(STEP_SECONDS)
     raise AcceleratorError("CUDA error: an illegal memory access was encountered")
 
 
@@ -104,6 +108,8 @@ def _freeze(prompt: str) -> NoReturn:
         ctypes.PyDLL(None).sleep(3600)
 
 
+_STEPS = {"endlessly": 2400}
+"""Two minutes: only a job that is stopped ends in a test."""
 _FAILURES = {"crash": _crash, "lose": _lose_the_device, "fill": _fill_the_memory, "hang": _hang, "freeze": _freeze}
 
 

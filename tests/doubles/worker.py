@@ -66,6 +66,6 @@ class WorkerProcess:
         self.process.kill()
         self.process.wait()
 
-    def wait(self, seconds: float = 30.0) -> int:
+    def wait(self, seconds: float = 60.0) -> int:
         """Waits for the exit code."""
         return self.process.wait(seconds)

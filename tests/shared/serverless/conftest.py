@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,16 +32,31 @@ class WorkerHarness:
         lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
         return [float(seconds) for name, seconds in lines if name == job_id]
 
-    def wait_for_step(self, job_id: str, seconds: float = 30.0) -> None:
+    def wait_for_step(self, job_id: str) -> None:
         """Waits until the GPU thread has started this job."""
-        deadline = time.monotonic() + seconds
-        while not self.steps(job_id):
-            assert time.monotonic() < deadline, f"{job_id} has not started within {seconds} s"
-            time.sleep(0.02)
+        wait_until(lambda: bool(self.steps(job_id)), f"{job_id} has not started")
+
+    def wait_for_validation(self, job_id: str) -> None:
+        """Waits until a job has been validated: the next thing that it needs is the GPU."""
+        wait_until(lambda: f'"job_id": "{job_id}"' in self.worker.log, f"{job_id} has not been validated")
+
+    def wait_for_callback(self, job_id: str) -> dict[str, Any]:
+        """Waits for the only callback of a job, and returns its payload."""
+        wait_until(lambda: bool(self.callbacks(job_id)), f"{job_id} has no callback")
+        (payload,) = self.callbacks(job_id)
+        return payload
 
     def callbacks(self, job_id: str) -> list[dict[str, Any]]:
         """Returns the payloads of a job's callbacks, their signatures verified."""
         return [payload for payload in self.receiver.payloads if payload["job_id"] == job_id]
+
+
+def wait_until(condition: Callable[[], bool], otherwise: str, seconds: float = 60.0) -> None:
+    """Waits until a condition is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{otherwise} within {seconds} s"
+        time.sleep(0.02)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,22 @@ from shared.handler import Handler as ServedHandler
 from shared.settings import Settings
 from tests.doubles.fake_storage import FakeStorage, Handler
 from tests.doubles.jobs import sdxl_job
-from tests.shared.serverless.conftest import SECRET, start_worker
+from tests.shared.serverless.conftest import SECRET, start_worker, wait_until
 
 KEY = "canary-service-key"
-
-
-def store_after_a_second(upload: Handler) -> None:
-    """A slow upload."""
-    time.sleep(1.0)
-    upload.store()
-    upload.respond(200, b'{"Key": "stored", "Id": "1"}')
 
 
 def test_next_job_generates_while_one_uploads_and_never_shares_the_gpu(tmp_path: Path) -> None:
     with FakeStorage(KEY) as storage:
         environment = {"SUPABASE_URL": storage.url, "SUPABASE_SERVICE_ROLE_KEY": KEY, "JOB_CALLBACK_SECRET": SECRET}
         with start_worker(tmp_path, **environment, JOB_CONCURRENCY="2") as harness:
-            storage.fail(*[store_after_a_second] * 4)
+
+            def store_once_both_are_generated(upload: Handler) -> None:
+                wait_until(lambda: all(map(harness.steps, ("one", "other"))), "the second job waits for the upload of the first")
+                upload.store()
+                upload.respond(200, b'{"Key": "stored", "Id": "1"}')
+
+            storage.fail(*[store_once_both_are_generated] * 4)
             for job_id in ("one", "other"):
                 harness.runpod_api.submit(sdxl_job(job_id))
             for job_id in ("one", "other"):
@@ -76,7 +74,7 @@ def test_a_job_that_waits_for_the_gpu_is_cancelled_without_using_it(tmp_path: Pa
         harness.runpod_api.submit(sdxl_job("computes", "slowly", steps=50))
         harness.wait_for_step("computes")
         harness.runpod_api.submit(sdxl_job("waits"))
-        harness.runpod_api.wait_for(lambda: '"job_id": "waits"' in harness.worker.log, what="its validation")
+        harness.wait_for_validation("waits")
         harness.runpod_api.stop("waits")
         harness.runpod_api.submit(sdxl_job("next"))
         for job_id in ("computes", "next"):
@@ -90,7 +88,7 @@ def test_long_answers_do_not_delay_a_short_one(tmp_path: Path, tiny_models: Path
         long = ("long-0", "long-1", "long-2")
         for job_id in long:
             # A penalty below 1 rewards repetition, so that the answer never ends by itself.
-            fields = {"max_tokens": 500, "temperature": 0, "repetition_penalty": 0.5}
+            fields = {"max_tokens": 1500, "temperature": 0, "repetition_penalty": 0.5}
             harness.runpod_api.submit({"id": job_id, "input": {"messages": hello, **fields}})
         harness.runpod_api.submit({"id": "short", "input": {"messages": hello, "max_tokens": 5, "temperature": 0}})
         assert all(harness.runpod_api.result(job_id)["output"]["status"] == "completed" for job_id in ("short", *long))

@@ -174,7 +174,7 @@ def test_the_local_api_shows_its_address_and_serves_jobs(tmp_path: Path, tiny_mo
             assert answer["output"]["status"] == "completed"
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(20)
+            process.wait(60)
 
 
 def test_a_worker_on_runpod_needs_no_local_job(tmp_path: Path) -> None:

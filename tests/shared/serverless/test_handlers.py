@@ -26,7 +26,7 @@ INPUTS: dict[str, Input] = {
 LONG: dict[str, Input] = {
     "sdxl": {"type": "sdxl_image_fast", "config": {"resolution": "512x512", "steps": 50, "seed": 7, "num_images": 3}},
     "wan": {"type": "video_fast", "config": {"width": 128, "height": 128, "frames": 83, "fps": 8, "steps": 50, "seed": 7}},
-    "chat": {"type": "chat", "max_tokens": 1500, "temperature": 0},
+    "chat": {"type": "chat", "max_tokens": 1500, "temperature": 0, "repetition_penalty": 0.5},
 }
 
 
@@ -106,16 +106,23 @@ def test_repeated_job_yields_identical_bytes(worker: HandlerHarness) -> None:
 
 def test_cancelled_job_frees_the_gpu_and_posts_no_result(worker: HandlerHarness) -> None:
     runpod_api = worker.harness.runpod_api
+    stopped: list[str] = []
+
+    def stop_at_once(job_id: str) -> None:
+        if job_id == "stopped" and not stopped:
+            stopped.append(job_id)
+            runpod_api.stop(job_id)
+
+    runpod_api.on_progress_sent = stop_at_once
     worker.submit("stopped", LONG[worker.handler])
     runpod_api.wait_for(lambda: bool(runpod_api.progress("stopped")))
-    runpod_api.stop("stopped")
     worker.submit("next", INPUTS[worker.handler])
     assert worker.result("next")["output"]["status"] == "completed"
     assert runpod_api.results("stopped") == []
     steps = [update["step"] for update in runpod_api.progress("stopped")]
     assert steps == sorted(set(steps))
     assert steps[-1] < runpod_api.progress("stopped")[-1]["steps"]
-    (callback,) = worker.harness.callbacks("stopped")
+    callback = worker.harness.wait_for_callback("stopped")
     assert callback["metadata"]["error_code"] == "CANCELLED"
 
 

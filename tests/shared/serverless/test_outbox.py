@@ -18,6 +18,8 @@ from tests.doubles.worker import WorkerProcess
 from tests.shared.serverless.conftest import SECRET, WorkerHarness
 
 KEY = "canary-service-key"
+NO_STORAGE, NO_RECEIVER = {"UPLOAD_DEADLINE": "1"}, {"CALLBACK_DEADLINE": "1"}
+"""Settings of a process for which storage, or the receiver, is unavailable: it gives up soon."""
 TOKEN = "canary-url-token"
 
 
@@ -31,8 +33,6 @@ def project(tmp_path: Path, *responses: CannedResponse) -> Iterator[tuple[FakeSt
             "JOB_CALLBACK_URL": f"{receiver.url}?token={TOKEN}",
             "JOB_CALLBACK_SECRET": SECRET,
             "OUTBOX_DIR": str(tmp_path / "volume" / "outbox"),
-            "UPLOAD_DEADLINE": "1",
-            "CALLBACK_DEADLINE": "1",
         }
         yield storage, receiver, environment
 
@@ -57,14 +57,14 @@ def redeliver(folder: Path, environment: dict[str, str]) -> subprocess.Completed
 
 def test_result_that_storage_refused_is_delivered_by_the_next_start(tmp_path: Path) -> None:
     with project(tmp_path) as (storage, receiver, environment):
-        with worker(tmp_path / "one", receiver, environment) as harness:
+        with worker(tmp_path / "one", receiver, environment | NO_STORAGE) as harness:
             storage.outage = fails_with(503)
             output = run_job(harness, sdxl_job("kept", num_images=3))
         assert (output["status"], output["metadata"]["error_code"], output["assets"]) == ("failed", "UPLOAD_ERROR", [])
         names = [f"user-1/kept/{index}.{ending}" for index in range(3) for ending in ("png", "thumb.webp")]
         assert output["metadata"].get("assets_pending") == names
         assert storage.objects == {}
-        assert redeliver(tmp_path, environment).returncode == 1, "storage is still unavailable"
+        assert redeliver(tmp_path, environment | NO_STORAGE).returncode == 1, "storage is still unavailable"
         assert len(receiver.messages) == 1, "no callback before the files are stored"
         storage.outage = None
         with worker(tmp_path / "two", receiver, environment) as harness:
@@ -85,12 +85,12 @@ def test_result_that_storage_refused_is_delivered_by_the_next_start(tmp_path: Pa
 
 def test_callback_that_was_not_accepted_is_delivered_by_the_redeliver_command(tmp_path: Path) -> None:
     with project(tmp_path, *[CannedResponse(503)] * 50) as (storage, receiver, environment):
-        with worker(tmp_path / "one", receiver, environment) as harness:
+        with worker(tmp_path / "one", receiver, environment | NO_RECEIVER) as harness:
             output = run_job(harness, sdxl_job("late"))
         assert output.pop("callback_pending") is True
         assert output["status"] == "completed"
         assert all(asset["url"] in storage.objects for asset in output["assets"])
-        assert redeliver(tmp_path, environment).returncode == 1, "the receiver is still unavailable"
+        assert redeliver(tmp_path, environment | NO_RECEIVER).returncode == 1, "the receiver is still unavailable"
         before = len(receiver.messages)
         receiver.recover()
         done = redeliver(tmp_path, environment)
@@ -115,7 +115,7 @@ def test_permanently_refused_callback_stays_pending(tmp_path: Path) -> None:
 
 def test_pending_result_is_delivered_rather_than_its_failure(tmp_path: Path) -> None:
     with project(tmp_path, *[CannedResponse(reset=True)] * 50) as (storage, receiver, environment):
-        with worker(tmp_path / "one", receiver, environment) as harness:
+        with worker(tmp_path / "one", receiver, environment | NO_STORAGE | NO_RECEIVER) as harness:
             storage.outage = fails_with(544)
             output = run_job(harness, sdxl_job("both"))
         assert output["metadata"]["error_code"] == "UPLOAD_ERROR"
@@ -130,7 +130,10 @@ def test_pending_result_is_delivered_rather_than_its_failure(tmp_path: Path) -> 
 
 
 def test_completed_repetition_discards_the_pending_result(tmp_path: Path) -> None:
-    with project(tmp_path) as (storage, receiver, environment), worker(tmp_path / "one", receiver, environment) as harness:
+    with (
+        project(tmp_path) as (storage, receiver, environment),
+        worker(tmp_path / "one", receiver, environment | {"UPLOAD_DEADLINE": "6"}) as harness,  # as short for what succeeds
+    ):
         storage.outage = fails_with(503)
         assert run_job(harness, sdxl_job("twice"))["status"] == "failed"
         assert len(list((tmp_path / "volume/outbox").iterdir())) == 1
@@ -143,11 +146,11 @@ def test_completed_repetition_discards_the_pending_result(tmp_path: Path) -> Non
 
 def test_outbox_and_log_contain_no_secrets(tmp_path: Path) -> None:
     with project(tmp_path, *[CannedResponse(503)] * 50) as (storage, receiver, environment):
-        with worker(tmp_path / "one", receiver, environment) as harness:
+        with worker(tmp_path / "one", receiver, environment | NO_STORAGE | NO_RECEIVER) as harness:
             storage.outage = fails_with(503)
             run_job(harness, sdxl_job("secret"))
             log = harness.worker.log
-        log += "".join(redeliver(tmp_path, environment).stdout)
+        log += "".join(redeliver(tmp_path, environment | NO_STORAGE | NO_RECEIVER).stdout)
         files = [path for path in (tmp_path / "volume/outbox").rglob("*") if path.is_file()]
         assert files
         for canary in (KEY, SECRET, TOKEN, PROMPT_CANARY):

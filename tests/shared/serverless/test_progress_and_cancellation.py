@@ -19,8 +19,8 @@ def test_progress_is_ordered_throttled_and_precedes_the_result(harness: WorkerHa
     steps = [update["step"] for update in harness.runpod_api.progress("progress")]
     assert steps == sorted(set(steps)), "ordered, without duplicates"
     assert steps[-1] == 50, "the last one is flushed"
-    # 50 steps of 0.05 s at one update per 0.5 s are six or seven updates
-    assert 3 <= len(steps) <= 10
+    seconds = last.at - min(harness.steps("progress"))
+    assert len(steps) <= 2 + seconds / 0.5, "one at once, one per interval, and the last one"
     time.sleep(1.0)
     assert not [post for post in harness.runpod_api.posts if post.is_progress and post.at > last.at], "nothing follows the result"
 
@@ -39,16 +39,15 @@ def test_slow_delivery_keeps_progress_in_order(harness: WorkerHarness) -> None:
 
 
 def test_cancelled_job_ends_within_one_step(harness: WorkerHarness) -> None:
-    harness.runpod_api.submit(sdxl_job("stopped", "slowly", steps=50))
+    harness.runpod_api.submit(sdxl_job("stopped", "endlessly"))
     harness.runpod_api.wait_for(lambda: bool(harness.runpod_api.progress("stopped")))
     harness.runpod_api.stop("stopped")
     harness.runpod_api.submit(sdxl_job("next"))
     assert harness.runpod_api.result("next")["output"]["status"] == "completed"
     stopped, following = harness.steps("stopped"), harness.steps("next")
-    assert len(stopped) < 50
     assert max(stopped) < min(following), "they never share the GPU"
     assert harness.runpod_api.results("stopped") == [], "RunPod expects none"
-    (callback,) = harness.callbacks("stopped")
+    callback = harness.wait_for_callback("stopped")
     assert (callback["status"], callback["metadata"]["error_code"]) == ("failed", "CANCELLED")
     time.sleep(4 * STEP_SECONDS)
     assert harness.steps("stopped") == stopped, "no step runs after the end"

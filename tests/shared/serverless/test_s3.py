@@ -29,7 +29,7 @@ def _without_links(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def _download(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=10) as response:
+    with urllib.request.urlopen(url, timeout=60) as response:
         content: bytes = response.read()
         return content
 
@@ -61,7 +61,7 @@ def test_s3_and_inline_change_only_where_the_files_are(tmp_path: Path, s3: Fault
 
 
 def test_faults_of_s3_are_retried_refused_or_kept_and_delivered_later(tmp_path: Path, s3: FaultProxy) -> None:
-    with start_worker(tmp_path, **s3.environment, UPLOAD_DEADLINE="3") as harness:
+    with start_worker(tmp_path, **s3.environment, UPLOAD_DEADLINE="60") as harness:
         s3.fail(fails_with(503, "SlowDown"), drops_the_response, responds(502, b"<html>"))
         assert _run_job(harness, "stumbles")["status"] == "completed"
         assert "user-1/stumbles/0.png" in s3.objects
@@ -72,7 +72,7 @@ def test_faults_of_s3_are_retried_refused_or_kept_and_delivered_later(tmp_path: 
         assert "Nothing was generated" in _run_job(harness, "refused-at-once")["error_message"]
         s3.recover()
         assert _run_job(harness, "after")["status"] == "completed"
-        harness.runpod_api.wait_for(lambda: len(harness.callbacks("refused")) == 2, seconds=30.0, what="the redelivery")
+        harness.runpod_api.wait_for(lambda: len(harness.callbacks("refused")) == 2, seconds=60.0, what="the redelivery")
         late = harness.callbacks("refused")[-1]
         assert late["status"] == "completed"
         assert _download(late["assets"][0]["presigned_url"]) == s3.objects["user-1/refused/0.png"]

@@ -6,7 +6,6 @@ import json
 import platform
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,9 @@ from shared.settings import Settings
 from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.jobs import sdxl_job
 from tests.doubles.processes import ROOT, clean_environment
+from tests.doubles.stub_worker import HOLD
 from tests.doubles.worker import WorkerProcess
-from tests.shared.serverless.conftest import WorkerHarness, start_worker
+from tests.shared.serverless.conftest import WorkerHarness, start_worker, wait_until
 
 
 def test_the_start_is_logged_phase_by_phase(own_harness: WorkerHarness) -> None:
@@ -66,9 +66,13 @@ def test_worker_that_lost_its_gpu_answers_and_takes_no_further_job(own_harness: 
 
 def test_losing_the_gpu_answers_all_in_flight_jobs(tmp_path: Path) -> None:
     with start_worker(tmp_path, JOB_CONCURRENCY="3") as harness:
+        hold = harness.worker.folder / HOLD
+        hold.touch()
         harness.runpod_api.submit(sdxl_job("lost", "lose"))
         harness.wait_for_step("lost")
         harness.runpod_api.submit(sdxl_job("waits"))
+        harness.wait_for_validation("waits")
+        hold.unlink()
         for job_id in ("lost", "waits"):
             output = harness.runpod_api.result(job_id)["output"]
             assert (output["metadata"]["error_code"], output["metadata"]["retryable"]) == ("DEVICE_ERROR", True)
@@ -78,7 +82,7 @@ def test_losing_the_gpu_answers_all_in_flight_jobs(tmp_path: Path) -> None:
 
 
 def test_job_that_hangs_is_answered_by_its_deadline_and_the_worker_exits(tmp_path: Path) -> None:
-    with start_worker(tmp_path, JOB_CONCURRENCY="2", JOB_TIMEOUT="1.5", JOB_GRACE="0.5") as harness:
+    with start_worker(tmp_path, JOB_CONCURRENCY="2", JOB_TIMEOUT="6", JOB_GRACE="0.5") as harness:
         harness.runpod_api.submit(sdxl_job("hangs", "hang"))
         harness.wait_for_step("hangs")
         assert len(members(harness.worker)) > 1
@@ -89,10 +93,7 @@ def test_job_that_hangs_is_answered_by_its_deadline_and_the_worker_exits(tmp_pat
         assert harness.callbacks("hangs") == [output]
         assert harness.runpod_api.result("behind")["output"]["metadata"]["error_code"] in {"DEVICE_ERROR", "JOB_TIMEOUT"}
         assert harness.worker.wait() == 1, "although one of its threads still hangs"
-        deadline = time.monotonic() + 5
-        while members(harness.worker):
-            assert time.monotonic() < deadline, "a child process is still running"
-            time.sleep(0.05)
+        wait_until(lambda: not members(harness.worker), "the child processes have not ended")
         assert "Traceback" not in harness.worker.log
 
 
@@ -111,7 +112,7 @@ def _read(path: Path) -> str:
 
 def test_worker_exits_even_if_the_interpreter_is_blocked(tmp_path: Path) -> None:
     """Such a process cannot answer its job. Its exit makes RunPod deliver the job again."""
-    limits = {"JOB_TIMEOUT": "0.5", "JOB_GRACE": "0.5", "UPLOAD_DEADLINE": "0.5", "CALLBACK_DEADLINE": "0.5"}
+    limits = {"JOB_TIMEOUT": "5", "JOB_GRACE": "0.5", "UPLOAD_DEADLINE": "0.5", "CALLBACK_DEADLINE": "0.5"}
     with start_worker(tmp_path, **limits) as harness:
         harness.runpod_api.submit(sdxl_job("freezes", "freeze"))
         assert harness.worker.wait() == 1

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.doubles.echo import CLOSED_LOG, FAIL_MARKER
-from tests.shared.serverless.conftest import WorkerHarness, start_worker
+from tests.shared.serverless.conftest import WorkerHarness, start_worker, wait_until
 
 ALPHABETS = (
     "abc de",
@@ -64,17 +64,18 @@ def test_texts_of_all_scripts_arrive_unchanged(harness: WorkerHarness) -> None:
 
 
 def test_slow_reader_gets_few_deltas_and_does_not_delay_generation(harness: WorkerHarness) -> None:
-    harness.runpod_api.stream_delay = 1.0
-    try:
-        harness.runpod_api.submit(job("slow", "word " * 400))
-        *_, payload = harness.runpod_api.result("slow")["output"]
-    finally:
-        harness.runpod_api.stream_delay = 0.0
+    log = harness.worker.folder / CLOSED_LOG
+    before = log.read_text() if log.exists() else ""
+
+    def hold_until_generated(job_id: str) -> None:
+        if job_id == "slow":
+            wait_until(lambda: log.exists() and log.read_text() != before, "generation waits for the reader")
+
+    harness.runpod_api.on_chunk_sent = hold_until_generated
+    harness.runpod_api.submit(job("slow", "word " * 400))
+    *_, payload = harness.runpod_api.result("slow")["output"]
     assert "".join(deltas(harness, "slow")) == payload["response"] == "word " * 400
-    assert 2 <= len(deltas(harness, "slow")) <= 5
-    last = [post.at for post in harness.runpod_api.posts if post.kind == "job-stream" and post.job_id == "slow"][-1]
-    closed = float((harness.worker.folder / CLOSED_LOG).read_text().split("\n")[-2].split()[0])
-    assert closed < last, "generation had ended while the reader was still at an earlier delta"
+    assert len(deltas(harness, "slow")) <= 3, "what was generated while the first one was read is in one delta"
 
 
 def test_deltas_never_contain_masked_words(harness: WorkerHarness) -> None:
@@ -82,7 +83,7 @@ def test_deltas_never_contain_masked_words(harness: WorkerHarness) -> None:
     *_, payload = harness.runpod_api.result("masked")["output"]
     assert payload["response"] == "****, in *** **** and in Scunthorpe: damned. " * 20
     assert "".join(deltas(harness, "masked")) == payload["response"]
-    assert len(deltas(harness, "masked")) > 2
+    assert len(deltas(harness, "masked")) > 1
 
 
 def test_interrupted_stream_yields_its_text_and_the_error(harness: WorkerHarness) -> None:
@@ -100,7 +101,7 @@ def test_cancellation_during_a_delta_stops_generation(harness: WorkerHarness) ->
         harness.runpod_api.wait_for(lambda: bool(deltas(harness, "gone")))
         harness.runpod_api.stop("gone")
         log = harness.worker.folder / CLOSED_LOG
-        harness.runpod_api.wait_for(lambda: log.read_text().endswith("aborted\n"), seconds=20)
+        harness.runpod_api.wait_for(lambda: log.read_text().endswith("aborted\n"), seconds=60)
     finally:
         harness.runpod_api.stream_delay = 0.0
     assert harness.runpod_api.results("gone") == []
@@ -167,7 +168,7 @@ def test_cancelling_a_stream_of_the_default_worker_stops_generation(default: Wor
         default.runpod_api.wait_for(lambda: bool(deltas(default, "gone")))
         default.runpod_api.stop("gone")
         log = default.worker.folder / CLOSED_LOG
-        default.runpod_api.wait_for(lambda: log.read_text().endswith("aborted\n"), seconds=20)
+        default.runpod_api.wait_for(lambda: log.read_text().endswith("aborted\n"), seconds=60)
     finally:
         default.runpod_api.stream_delay = 0.0
     assert default.runpod_api.results("gone") == []

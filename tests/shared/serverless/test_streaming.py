@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.shared.serverless.conftest import WorkerHarness, start_worker
+from tests.shared.serverless.conftest import WorkerHarness, start_worker, wait_until
 
 
 def job(job_id: str, **fields: Any) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iter
 
 
 def test_deltas_add_up_to_the_response_and_the_payload_is_last(harness: WorkerHarness) -> None:
-    harness.runpod_api.submit(job("streamed"))
+    harness.runpod_api.submit(job("streamed", max_tokens=1000, repetition_penalty=0.5))  # never ends by itself
     output = harness.runpod_api.result("streamed")["output"]
     *deltas, payload = harness.runpod_api.streamed("streamed")
     assert len(deltas) >= 2
@@ -34,6 +34,14 @@ def test_deltas_add_up_to_the_response_and_the_payload_is_last(harness: WorkerHa
 
 
 def test_tokens_are_joined_into_fewer_deltas(harness: WorkerHarness) -> None:
+    def hold_until_generated(job_id: str) -> None:
+        if job_id == "joined":
+            wait_until(lambda: '"step": "generate"' in log(job_id), "generation waits for the reader")
+
+    def log(job_id: str) -> str:
+        return "".join(line for line in harness.worker.log.splitlines() if f'"job_id": "{job_id}"' in line)
+
+    harness.runpod_api.on_chunk_sent = hold_until_generated
     harness.runpod_api.submit(job("joined"))
     harness.runpod_api.result("joined")
     *deltas, payload = harness.runpod_api.streamed("joined")
@@ -55,9 +63,16 @@ def test_invalid_streaming_request_fails(harness: WorkerHarness) -> None:
 
 
 def test_cancelled_stream_ends_and_the_next_job_runs(harness: WorkerHarness) -> None:
-    harness.runpod_api.submit(job("stopped", max_tokens=1500))
-    harness.runpod_api.wait_for(lambda: bool(harness.runpod_api.streamed("stopped")))
-    harness.runpod_api.stop("stopped")
+    stopped: list[str] = []
+
+    def stop_at_once(job_id: str) -> None:
+        if job_id == "stopped" and not stopped:
+            stopped.append(job_id)
+            harness.runpod_api.stop(job_id)
+
+    harness.runpod_api.on_chunk_sent = stop_at_once
+    harness.runpod_api.submit(job("stopped", max_tokens=1500, repetition_penalty=0.5))
+    harness.runpod_api.wait_for(lambda: bool(stopped))
     harness.runpod_api.submit(job("next", max_tokens=4))
     assert harness.runpod_api.result("next")["output"][-1]["status"] == "completed"
     assert harness.runpod_api.results("stopped") == []
