@@ -116,7 +116,7 @@ class FakeHub(LoopbackServer):
             _send(request, 302, b"", {"Location": host, "X-Linked-Etag": f'"{entry["lfs"]["oid"]}"', "X-Linked-Size": str(entry["size"])})
         else:
             if self.gate is not None and request.path.startswith("/large/"):
-                self.gate.wait(timeout=20)
+                self.gate.wait(timeout=60)
             self._send_file(request, name, files[name])
 
     def _send_file(self, request: RequestHandler[Any], name: str, content: bytes) -> None:

@@ -36,6 +36,7 @@ class RunningGateway(BackgroundGateway):
         variables: Mapping[str, str] | None = None,
     ) -> None:
         self._passed = 0.0
+        self.logs = folder.absolute() / "logs"
         options = GatewayOptions(
             models or folder,
             folder,

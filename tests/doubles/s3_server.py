@@ -25,7 +25,7 @@ from shared.settings import Settings
 KEY_ID: Final = "canary-access-key-id"
 SECRET: Final = "canary-secret-access-key"
 
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
 
 Fault = Callable[["Handler"], None]
 

@@ -1,7 +1,7 @@
 """A worker with a stub recipe, served through the real SDK: `python -m tests.doubles.stub_worker`.
 
 It implements the SDXL contract without a model. The first word of the prompt selects its behavior, such as `slowly`,
-`endlessly`, `crash` or `hang`.
+`endlessly`, `held`, `crash` or `hang`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import ctypes
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from itertools import count, takewhile
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,7 +30,7 @@ STEPS_LOG = Path("steps.log")
 """One line per step in the worker's folder: job id and monotonic time."""
 STEP_SECONDS = 0.05
 HOLD = Path("hold")
-"""While there is such a file in the worker's folder, the GPU is not lost yet."""
+"""While there is such a file in the worker's folder, a job that is `held` goes on, and one that is to lose the GPU does not yet."""
 
 
 class AcceleratorError(RuntimeError):
@@ -61,7 +62,7 @@ class StubRecipe:
         if behavior in _FAILURES:
             _step(run)
             _FAILURES[behavior](request.prompt)
-        for step in range(_STEPS.get(behavior, request.steps if behavior == "slowly" else 3)):
+        for step in _steps(behavior, request.steps):
             run.cancel.check()
             _step(run)
             self.on_step()
@@ -74,6 +75,14 @@ class StubRecipe:
     def summarize(self, request: SdxlRequest, outputs: Sequence[Output]) -> Summary:
         notes: dict[str, JsonValue] = {"hugely": "x" * 9 * 1024**2, "infinitely": math.inf}
         return Summary({"model_used": "paint", "note": notes.get(request.prompt.split()[0])})
+
+
+def _steps(behavior: str, steps: int) -> Iterator[int]:
+    if behavior == "held":
+        yield from takewhile(lambda step: step < 3 or HOLD.exists(), count())
+    else:
+        # Endlessly is two minutes: only a job that is stopped ends in a test.
+        yield from range({"endlessly": 2400, "slowly": steps}.get(behavior, 3))
 
 
 def _step(run: JobRun) -> None:
@@ -108,8 +117,6 @@ def _freeze(prompt: str) -> NoReturn:
         ctypes.PyDLL(None).sleep(3600)
 
 
-_STEPS = {"endlessly": 2400}
-"""Two minutes: only a job that is stopped ends in a test."""
 _FAILURES = {"crash": _crash, "lose": _lose_the_device, "fill": _fill_the_memory, "hang": _hang, "freeze": _freeze}
 
 

@@ -11,13 +11,15 @@ import pytest
 from playground.gateway.jobs import Status
 from playground.gateway.limits import MAX_ATTEMPTS
 from tests.doubles.postgres import PostgresServer
+from tests.doubles.stub_worker import HOLD
 from tests.doubles.supabase_project import SupabaseProject, User
 from tests.supabase.stack import Stack
 
 pytestmark = pytest.mark.timeout(600)
 
 IMAGE = {"format": "image", "prompt": "a heron", "config": {"width": 64, "height": 64, "steps": 10}}
-LONG_IMAGE = IMAGE | {"prompt": "slowly a heron", "config": {"width": 64, "height": 64, "steps": 50}}
+LONG_IMAGE = IMAGE | {"prompt": "endlessly a heron"}
+HELD_IMAGE = IMAGE | {"prompt": "held a heron"}
 
 
 @pytest.fixture(scope="module")
@@ -76,16 +78,20 @@ def test_a_callback_that_does_not_arrive_is_made_up_for(stack: Stack, user: User
 
 def test_a_database_that_restarts_in_mid_callback_loses_nothing(stack: Stack, user: User) -> None:
     answered = len(stack.project.callbacks)
-    job_id = stack.queue(user, LONG_IMAGE)
+    hold = stack.gateway.logs / HOLD
+    hold.touch()
+    job_id = stack.queue(user, HELD_IMAGE)
     stack.wait_for_status(job_id, "processing")
-    lock = f"begin; select 1 from jobs where id = '{job_id}' for update; select pg_sleep(60)"
+    lock = f"begin; select 1 from jobs where id = '{job_id}' for update; select pg_sleep(600)"
     blocking = subprocess.Popen(
         ["psql", "-Xq", stack.project.database.url, "-c", lock], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    stack.project.wait_until("exists (select from pg_stat_activity where wait_event = 'PgSleep')")
+    hold.unlink()
     waits = "exists (select from pg_stat_activity where wait_event_type = 'Lock' and query like '%settle_job%' and pid <> pg_backend_pid())"
     stack.project.wait_until(waits)
     stack.postgres.stop()
-    blocking.wait(10)
+    blocking.wait(60)
     stack.postgres.start()
     stack.wait_for_status(job_id, "completed")
     assert len(user.rows("select * from workspace_assets")) == 1

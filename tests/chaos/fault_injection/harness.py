@@ -176,7 +176,7 @@ class Harness:
         for worker in self._workers.values():
             worker.clear_faults()
 
-    def wait_until_clean(self, seconds: float = 10.0) -> None:
+    def wait_until_clean(self, seconds: float = 60.0) -> None:
         """Waits until no shared worker has temporary files, for at most `seconds`."""
         ends = time.monotonic() + seconds
         while time.monotonic() < ends and any(any(worker.temp_folder.iterdir()) for worker in self._workers.values()):

@@ -134,7 +134,7 @@ def _check_no_leftovers(baseline: Baseline) -> None:
     if not worker.is_running:
         return
     assert list(worker.temp_folder.iterdir()) == []
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while worker.open_files > baseline.open_files + _FILES_TOLERANCE:
         assert time.monotonic() < deadline, f"{worker.open_files} files are open, {baseline.open_files} before"
         time.sleep(0.1)

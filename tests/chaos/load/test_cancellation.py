@@ -79,9 +79,8 @@ def test_cancel_while_fetching_a_reference(harness: LoadHarness) -> None:
 
 
 def test_cancel_while_generating(harness: LoadHarness) -> None:
-    cancel_among_others(harness, sdxl_job("generating", "slowly", steps=50), lambda: harness.wait_for_step("generating"))
+    cancel_among_others(harness, sdxl_job("generating", "endlessly"), lambda: harness.wait_for_step("generating"))
     assert_cancelled(harness, "generating")
-    assert len(harness.steps("generating")) < 50
 
 
 def test_cancel_while_uploading(harness: LoadHarness) -> None:

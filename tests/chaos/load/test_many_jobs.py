@@ -173,7 +173,7 @@ def test_cancelling_a_job_with_a_lora_does_not_change_the_images_of_others(sdxl:
     harness, cancelled = sdxl.harness, with_id(sdxl.job(1), "slow-with-lora")
     expected = {number: sdxl.expected(number) for number in (0, 1, 2)}
     harness.submit(cancelled)
-    harness.wait_for_step("slow-with-lora", TIMEOUT)
+    harness.wait_for_step("slow-with-lora")
     others = {number: with_id(sdxl.job(number), f"after-cancel-{number}") for number in expected}
     harness.submit(*others.values())
     harness.runpod_api.stop("slow-with-lora")

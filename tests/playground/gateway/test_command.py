@@ -68,9 +68,9 @@ def test_no_worker_outlives_the_gateway(tmp_path: Path, number: signal.Signals) 
     with gateway(tmp_path, "--handlers", "sdxl", "--port", "0") as (process, _lines):
         worker = os.pidfd_open(wait_for_a_worker(tmp_path))
         process.send_signal(number)
-        process.wait(30)
+        process.wait(60)
     with open(worker):  # readable once the process has ended
-        assert select.select([worker], [], [], 30)[0], "the worker still runs"
+        assert select.select([worker], [], [], 60)[0], "the worker still runs"
 
 
 def test_a_used_port_is_passed_over_and_beyond_loopback_a_key_is_made_and_required(tmp_path: Path) -> None:

@@ -88,12 +88,12 @@ def _(harness: Harness) -> None:
     "`JOB_TIMEOUT` at the deadline; the worker exits with 1",
 )
 def _(harness: Harness) -> None:
-    with harness.dedicated_worker("stub", JOB_TIMEOUT="1.5", JOB_GRACE="0.5") as worker:
+    with harness.dedicated_worker("stub", JOB_TIMEOUT="6", JOB_GRACE="0.5") as worker:
         worker.inject("denoiser", "hang")
         output = worker.run_job(sdxl("F24", prompt="a heron"))
         assert (output["metadata"].get("error_code"), output["metadata"].get("retryable")) == ("JOB_TIMEOUT", True)
         assert worker.process.wait() == 1
-    limits = {"JOB_TIMEOUT": "0.5", "JOB_GRACE": "0.5", "UPLOAD_DEADLINE": "0.5", "CALLBACK_DEADLINE": "0.5"}
+    limits = {"JOB_TIMEOUT": "5", "JOB_GRACE": "0.5", "UPLOAD_DEADLINE": "0.5", "CALLBACK_DEADLINE": "0.5"}
     with harness.dedicated_worker("stub", **limits) as worker:
         worker.runpod_api.submit(sdxl("F24-freezes", prompt="freeze heron"))
         assert worker.process.wait() == 1
