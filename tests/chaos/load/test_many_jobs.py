@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.load.harness import TIMEOUT, Job, LoadHarness, start_load_harness
+from tests.chaos.load.harness import Job, LoadHarness, start_load_harness
 from tests.chaos.load.jobs import sdxl_job, wan_job, with_id
 from tests.doubles.jobs import webhook_id
 
