@@ -28,7 +28,7 @@ def outputs(runpod_api: FakeRunPodAPI, job_id: str, count: int) -> list[Any]:
 def assert_one_set_of_files(harness: LoadHarness, job: Job, payloads: list[Any], expected: list[str]) -> None:
     """Asserts that all payloads name the same intact files, which equal those of a single run, and that nothing else is stored."""
     assert {payload["status"] for payload in payloads} == {"completed"}
-    assert all(harness.file_hashes(payload) == expected for payload in payloads)
+    assert [harness.file_hashes(payload) for payload in payloads] == [expected] * len(payloads)
     folder = f"user-1/{job['id']}/"
     objects = {key: stored for key, stored in harness.storage.objects.items() if key.startswith(folder)}
     assert set(objects) == {asset[name] for asset in payloads[0]["assets"] for name in ("url", "thumbnail_url")}
