@@ -25,7 +25,7 @@ _CACHE = Path(__file__).parents[2] / ".pytest_cache" / "device_guard"
 
 def can_build_device_guard() -> bool:
     """Returns whether `register_device_guard` can succeed: torch is built for CUDA, or there is a C++ compiler."""
-    return torch.version.cuda is not None or _compiler() is not None
+    return torch.version.cuda is not None or compiler() is not None
 
 
 @cache
@@ -48,12 +48,13 @@ def register_device_guard() -> None:
     ctypes.CDLL(str(library))
 
 
-def _compiler() -> str | None:
+def compiler() -> str | None:
+    """Returns the path of a C++ compiler; None if there is none."""
     return shutil.which("g++") or shutil.which("c++")
 
 
 def _compile(library: Path) -> None:
-    compiler = _compiler()
+    compiler = compiler()
     if compiler is None:
         raise RuntimeError("a fake CUDA device needs a C++ compiler; install g++")
     torch_folder, source, built = Path(torch.__file__).parent, library.with_suffix(".cpp"), library.with_suffix(".tmp")

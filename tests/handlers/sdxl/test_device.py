@@ -1,6 +1,6 @@
 """What a job asks of a GPU, counted on a fake CUDA device with shallow networks: the host must not wait in a step, and once for an image.
 
-`test_device_full_size.py` counts operations and memory of the published networks.
+`benchmarks/test_feature_counts.py` and `test_device_report.py` count the published networks.
 """
 
 from __future__ import annotations
