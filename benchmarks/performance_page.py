@@ -260,18 +260,18 @@ weights, each with the estimate that decides what fits. With guidance and UniPC.
 _FEATURES = """\
 ## What each feature asks of a GPU
 
-Counted in the same way (`python -m benchmarks.feature_report MODELS`), one image of 1024 × 1024 or 81 frames of 832 × 480: how often the host
-waits before the first step, in ten steps together and after the last one, and the peak of memory in each of these phases with its
+Counted in the same way (`python -m benchmarks.feature_report MODELS`), one image of 1024 × 1024 or 81 frames of 832 × 480: how often the
+host waits before the first step, in ten steps together and after the last one, and the peak of memory in each of these phases with its
 estimate. A LoRA is one that changes every linear layer; its merged layers are in all three phases.
 
 | feature | waits: before | in ten steps | after | preparing, estimated | denoising, estimated | decoding, estimated |
 |---|---|---|---|---|---|---|
 {rows}
 
-Steps wait in five cases. A preview is read by the host. diffusers noises the reference of inpainting anew in every step, and looks up the step where the
-refiner begins. WAN's references are sent to the device in the first step. The first-block cache decides on the host whether a pass is
-skipped. What has no estimate is encoded text, which the estimates' allowances cover. An upscaler's memory decides nothing: its tiles shrink
-when memory is short; the figures are of its largest tile, with Real-ESRGAN's network.
+Steps wait in five cases. A preview is read by the host. diffusers noises the reference of inpainting anew in every step, and looks up the
+step where the refiner begins. WAN's references are sent to the device in the first step. The first-block cache decides on the host whether
+a pass is skipped. What has no estimate is encoded text, which the estimates' allowances cover. An upscaler's memory decides nothing: its
+tiles shrink when memory is short; the figures are of its largest tile, with Real-ESRGAN's network.
 """
 
 _SETUP = """\

@@ -54,11 +54,11 @@ def compiler() -> str | None:
 
 
 def _compile(library: Path) -> None:
-    compiler = compiler()
-    if compiler is None:
+    found = compiler()
+    if found is None:
         raise RuntimeError("a fake CUDA device needs a C++ compiler; install g++")
     torch_folder, source, built = Path(torch.__file__).parent, library.with_suffix(".cpp"), library.with_suffix(".tmp")
     source.write_text(_SOURCE, encoding="utf-8")
     options = ["-shared", "-fPIC", "-O1", "-std=c++20", f"-I{torch_folder}/include"]
-    subprocess.run([compiler, *options, str(source), "-o", str(built), f"-L{torch_folder}/lib", "-lc10"], check=True)
+    subprocess.run([found, *options, str(source), "-o", str(built), f"-L{torch_folder}/lib", "-lc10"], check=True)
     built.rename(library)

@@ -1,4 +1,4 @@
-"""Twenty different jobs of a minimal SDXL, with the UNet's transformer blocks compiled by inductor: prints what was compiled, as JSON.
+"""Twenty different jobs of a minimal SDXL, with the UNet's transformer blocks compiled by inductor: writes what was compiled, as JSON.
 
 `python -m tests.handlers.sdxl.compiled_jobs JOBS`: how many of the jobs are run, each also uncompiled.
 """
@@ -45,7 +45,7 @@ REQUESTS = [kind | guidance for kind in KINDS for guidance in ({}, {"guidance_sc
 
 
 def main(jobs: int) -> None:
-    """Compiles, runs the jobs and prints the figures."""
+    """Compiles, runs the jobs and writes the figures."""
     configure_logging("ERROR")
     torch.manual_seed(0)
     pipeline = minimal(torch.device("cpu"))
@@ -60,7 +60,8 @@ def main(jobs: int) -> None:
     compiled = graphs()
     differences = [difference for request in REQUESTS[:jobs] for difference in compare(recipe, plain, request)]
     cache = {kind: counters["inductor"][f"fxgraph_cache_{kind}"] for kind in ("hit", "miss")}
-    print(json.dumps({"compiled": compiled, "after_jobs": graphs(), "images": len(differences), "most": max(differences), "cache": cache}))
+    figures = {"compiled": compiled, "after_jobs": graphs(), "images": len(differences), "most": max(differences), "cache": cache}
+    sys.stdout.write(f"{json.dumps(figures)}\n")
 
 
 def graphs() -> int:
@@ -76,7 +77,8 @@ def compare(recipe: SdxlRecipe, plain: SdxlRecipe, config: dict[str, Any]) -> It
 
 def images(recipe: SdxlRecipe, config: dict[str, Any], *, compiled: bool) -> list[Pixels]:
     """The images of a job. Its metadata must say whether compiled blocks were used."""
-    request = sdxl(**({"scheduler": "lcm", "steps": 1} | config))
+    settings: dict[str, Any] = {"scheduler": "lcm", "steps": 1} | config
+    request = sdxl(**settings)
     reference = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     made = image_outputs(generate(recipe, request, references=dict.fromkeys(request.references, reference)))
     assert all(("accelerated_by" in image.metadata) is compiled for image in made)
