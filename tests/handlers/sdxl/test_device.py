@@ -125,6 +125,14 @@ def test_no_feature_mixes_devices_or_types_and_only_inpainting_waits_in_its_step
 
 
 @pytest.mark.slow
+def test_merging_a_lora_does_not_wait_for_its_tensors(recipe: SdxlRecipe) -> None:
+    counted(recipe, **FEATURES["LoRA"])  # encodes the prompt
+    merged, plain = counted(recipe, **FEATURES["LoRA"]), counted(recipe)
+    assert merged.counts.waits_in(PREPARE) == plain.counts.waits_in(PREPARE), merged.counts.describe_waits()
+    assert merged.counts.copied["host to device"] > plain.counts.copied["host to device"]
+
+
+@pytest.mark.slow
 def test_an_upscaled_image_waits_twice_for_each_tile(recipe: SdxlRecipe, tmp_path: Path) -> None:
     """To send the tile and to read its result."""
     write_upscaler(tmp_path / "upscalers/two.safetensors", esrgan(2, blocks=1))
