@@ -27,19 +27,17 @@ STEPS = 10
 
 @dataclass(frozen=True)
 class Estimates:
-    """The bytes that a handler's estimate gives for the phases of a job, without its allowance for libraries.
+    """The bytes that a handler's estimate gives for the phases of a job, without its allowance for libraries, and those of merged LoRAs.
 
     Attributes:
-        preparing: For encoding references; 0 if none are encoded.
+        preparing: For encoding references or merging LoRAs; 0 without either.
         denoising: For a step of the whole batch.
         decoding: For an image or a clip.
-        merged: The bytes of the layers that LoRAs replace, in addition to the estimate.
     """
 
     preparing: int
     denoising: int
     decoding: int
-    merged: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,15 +67,18 @@ class FeatureUse:
     @classmethod
     def of(cls, handler: str, feature: str, shallow: JobCounts, full: JobCounts, estimates: Estimates) -> FeatureUse:
         """Combines the counts of one feature."""
-        counts, merged = shallow.counts, estimates.merged
         return cls(
-            handler,
-            feature,
-            counts.waits_in(PREPARE),
-            sum(shallow.waits_by_step),
-            counts.waits_in(DECODE),
-            *(full.needed(phase) for phase in (PREPARE, DENOISE, DECODE)),
-            *(estimate + merged for estimate in (estimates.preparing, estimates.denoising, estimates.decoding)),
+            handler=handler,
+            feature=feature,
+            waits_before=shallow.counts.waits_in(PREPARE),
+            waits_in_steps=sum(shallow.waits_by_step),
+            waits_after=shallow.counts.waits_in(DECODE),
+            preparing=full.needed(PREPARE),
+            denoising=full.needed(DENOISE),
+            decoding=full.needed(DECODE),
+            estimated_preparing=estimates.preparing,
+            estimated_denoising=estimates.denoising,
+            estimated_decoding=estimates.decoding,
         )
 
 

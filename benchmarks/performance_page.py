@@ -262,7 +262,8 @@ _FEATURES = """\
 
 Counted in the same way (`python -m benchmarks.feature_report MODELS`), one image of 1024 × 1024 or 81 frames of 832 × 480: how often the
 host waits before the first step, in ten steps together and after the last one, and the peak of memory in each of these phases with its
-estimate. A LoRA is one that changes every linear layer; its merged layers are in all three phases.
+estimate. A LoRA is one that changes every linear layer; the estimates here include its merged layers, which SDXL keeps until the images are
+decoded and WAN until the last step.
 
 | feature | waits: before | in ten steps | after | preparing, estimated | denoising, estimated | decoding, estimated |
 |---|---|---|---|---|---|---|

@@ -98,7 +98,8 @@ def _estimates(request: SdxlRequest, pipeline: Any, merged: int) -> Estimates:
     reference = replace(estimate, encodes=request.reference_method in {"img2img", "inpaint"})
     denoising = request.num_images * estimate.denoising
     encoding, denoising, decoding = (int(size / HEADROOM) for size in (reference.encoding, denoising, estimate.decoding))
-    return Estimates(encoding, denoising, decoding, merged if request.loras else 0)
+    merged = merged if request.loras else 0
+    return Estimates(encoding + merged, denoising + merged, decoding + merged)
 
 
 def _upscaler(card: FakeCuda) -> FeatureUse:

@@ -60,7 +60,8 @@ def wan_recipe(card: FakeCuda, pipelines: WanPipelines, *, is_full_size: bool) -
     def estimate(request: WanRequest) -> Estimates:
         memory, transformer = MemoryEstimate.of(request, pipelines.vae), select_pipeline(pipelines, request).transformer
         encoding, decoding = memory.encoding(transformer, tiled=False), memory.decoding(tiled=False)
-        return Estimates(encoding, memory.denoising(transformer), decoding, merged if request.loras else 0)
+        in_addition = merged if request.loras else 0  # until the last step
+        return Estimates(encoding + in_addition, memory.denoising(transformer) + in_addition, decoding)
 
     denoisers = [pipeline.transformer for pipeline in pipelines.all]
     return CountedRecipe(card, WanRecipe(pipelines, addons), parse, denoisers, estimate)
