@@ -269,10 +269,11 @@ decoded and WAN until the last step.
 |---|---|---|---|---|---|---|
 {rows}
 
-Steps wait in five cases. A preview is read by the host. diffusers noises the reference of inpainting anew in every step, and looks up the
-step where the refiner begins. WAN's references are sent to the device in the first step. The first-block cache decides on the host whether
-a pass is skipped. What has no estimate is encoded text, which the estimates' allowances cover. An upscaler's memory decides nothing: its
-tiles shrink when memory is short; the figures are of its largest tile, with Real-ESRGAN's network.
+Steps wait in five cases. A preview is read by the host. diffusers noises the reference of inpainting anew in every step but the last, with
+four waits each, and sets up the schedule of the refiner within its first step. UniPC looks up where it begins in the first step of WAN's
+pipelines with references. The first-block cache decides on the host whether a pass is skipped. What has no estimate is encoded text, which
+the estimates' allowances cover. An upscaler's memory decides nothing: its tiles shrink when memory is short; the figures are of its largest
+tile, with Real-ESRGAN's network.
 """
 
 _SETUP = """\

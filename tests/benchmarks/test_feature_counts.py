@@ -44,12 +44,12 @@ def counted(rows: Iterator[FeatureUse], waiting: dict[str, range]) -> None:
 
 
 def test_sdxl() -> None:
-    """Each preview is read. diffusers noises an inpainted reference anew in every step, and looks up where the refiner begins."""
+    """Each preview is read. diffusers noises an inpainted reference anew in every step, and sets up the refiner's schedule in its first."""
     counted(sdxl_features.sdxl_features(), {"previews": range(3, 4), "inpainting": range(1, 41), "refiner": range(1, 6)})
 
 
 def test_wan(tiny_models: Path) -> None:
-    """Each preview is read. VACE's references are sent in the first step; the first-block cache decides for each pass of a step."""
+    """Each preview is read. UniPC looks up its first step in pipelines with references; a first-block cache decides for each pass."""
     waiting = {
         "previews": range(10, 11),
         "first-block cache": range(1, 21),
