@@ -21,6 +21,10 @@ class FullSizeAddons(AddonLibrary):
         self._builders = builders
         self._built: dict[tuple[AddonKindName, str], Any] = {}
 
+    def build_all(self) -> Mapping[tuple[AddonKindName, str], Any]:
+        """Builds what is not built yet, and returns all by kind and name."""
+        return {key: self._network(*key) for key in self._builders}
+
     def names(self, kind: AddonKindName) -> list[str]:
         """The names of a kind."""
         return sorted(name for each, name in self._builders if each == kind)
@@ -40,10 +44,13 @@ class FullSizeAddons(AddonLibrary):
 
     def load(self, kind: AddonKindName, name: str, read: Callable[[Path], Any], getsizeof: Callable[[Any], int]) -> Any:
         """The add-on itself."""
-        if (kind, name) not in self._built:
-            self._built[kind, name] = self._builders[kind, name]()
-        return self._built[kind, name]
+        return self._network(kind, name)
 
     def clear_cache(self) -> None:
         """Drops what was built."""
         self._built.clear()
+
+    def _network(self, kind: AddonKindName, name: str) -> Any:
+        if (kind, name) not in self._built:
+            self._built[kind, name] = self._builders[kind, name]()
+        return self._built[kind, name]

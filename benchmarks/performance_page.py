@@ -78,6 +78,19 @@ def _device(results: list[dict[str, Any]]) -> str:
     return _DEVICE.format(rows="\n".join(rows))
 
 
+def _features(results: list[dict[str, Any]]) -> str:
+    def memory(row: dict[str, Any], phase: str) -> str:
+        estimated = f"{row[f'estimated_{phase}'] / 1e9:.2f} GB" if row[f"estimated_{phase}"] else "none"
+        return f"{row[phase] / 1e9:.2f} GB, {estimated}"
+
+    rows = (
+        f"| {row['handler']}: {row['feature']} | {row['waits_before']} | {row['waits_in_steps']} | {row['waits_after']} "
+        f"| {' | '.join(memory(row, phase) for phase in ('preparing', 'denoising', 'decoding'))} |"
+        for row in results
+    )
+    return _FEATURES.format(rows="\n".join(rows))
+
+
 def _sdxl_compilation(results: dict[str, Any]) -> str:
     ratio, load = f"{results['ratio']:.2f}", f"{results['load']:.0f}"
     difference, layout = (f"{results[name] * 1000:.1f}" for name in ("difference", "layout"))
@@ -244,6 +257,25 @@ weights, each with the estimate that decides what fits. With guidance and UniPC.
 {rows}
 """
 
+_FEATURES = """\
+## What each feature asks of a GPU
+
+Counted in the same way (`python -m benchmarks.feature_report MODELS`), one image of 1024 × 1024 or 81 frames of 832 × 480: how often the
+host waits before the first step, in ten steps together and after the last one, and the peak of memory in each of these phases with its
+estimate. A LoRA is one that changes every linear layer; the estimates here include its merged layers, which SDXL keeps until the images are
+decoded and WAN until the last step.
+
+| feature | waits: before | in ten steps | after | preparing, estimated | denoising, estimated | decoding, estimated |
+|---|---|---|---|---|---|---|
+{rows}
+
+Steps wait in five cases. A preview is read by the host. diffusers noises the reference of inpainting anew in every step but the last, with
+four waits each, and sets up the schedule of the refiner within its first step. UniPC looks up where it begins in the first step of WAN's
+pipelines with references. The first-block cache decides on the host whether a pass is skipped. What has no estimate is encoded text, which
+the estimates' allowances cover. An upscaler's memory decides nothing: its tiles shrink when memory is short; the figures are of its largest
+tile, with Real-ESRGAN's network.
+"""
+
 _SETUP = """\
 ## Set-up
 
@@ -284,6 +316,7 @@ _SECTIONS: Mapping[str, Callable[[Any], str]] = {
     "prefix_cache": _prefix_cache,
     "wan_decoder": _wan_decoder,
     "device": _device,
+    "features": _features,
     "sdxl_compilation": _sdxl_compilation,
     "setup": _setup,
 }

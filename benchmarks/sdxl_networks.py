@@ -18,7 +18,7 @@ from shared.models.lora_names import LoraTarget
 from shared.models.lora_updates import LayerUpdate
 from shared.models.tokenizers import load_tokenizer
 
-_VISION: Mapping[str, Any] = {
+VIT_H: Mapping[str, Any] = {
     "hidden_size": 1280,
     "intermediate_size": 5120,
     "num_hidden_layers": 32,
@@ -52,6 +52,8 @@ _SHALLOW: Mapping[str, Mapping[str, Any]] = {
 }
 """By network: what differs from the published configuration."""
 
+_MINIMAL: Mapping[str, Mapping[str, Any]] = {**_SHALLOW, "unet": {**_SHALLOW["unet"], "block_out_channels": (32, 32), "sample_size": 8}}
+
 
 def full_size(device: torch.device, dtype: torch.dtype = torch.float16) -> Any:
     """Returns a `StableDiffusionXLPipeline` as loading the published weights gives it: only the VAE's encoder is in float32.
@@ -66,6 +68,11 @@ def full_size(device: torch.device, dtype: torch.dtype = torch.float16) -> Any:
 def shallow(device: torch.device, dtype: torch.dtype = torch.float16) -> Any:
     """Returns a pipeline as `full_size` does, of networks with few and narrow layers: quick, with the same points where the host waits."""
     return _create(device, dtype, _SHALLOW)
+
+
+def minimal(device: torch.device) -> Any:
+    """Returns a pipeline with as few shapes of blocks in its UNet as there can be, three, in float32 with random weights."""
+    return _create(device, torch.float32, _MINIMAL)
 
 
 def _create(device: torch.device, dtype: torch.dtype, overrides: Mapping[str, Mapping[str, Any]]) -> Any:
@@ -129,7 +136,7 @@ def image_encoder(unet: Any) -> ImageEncoder:
     from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
     with unet.device:
-        model = CLIPVisionModelWithProjection(CLIPVisionConfig(**_VISION, hidden_act="gelu"))
+        model = CLIPVisionModelWithProjection(CLIPVisionConfig(**VIT_H, hidden_act="gelu"))
     return ImageEncoder(_freeze(model, unet.device, unet.dtype), CLIPImageProcessorPil())
 
 
@@ -137,7 +144,7 @@ def ip_adapter(unet: Any) -> IpAdapter:
     """Returns an IP-Adapter of the published size: four tokens per image."""
     from diffusers.models.embeddings import ImageProjection
 
-    width, context = _VISION["projection_dim"], unet.config.cross_attention_dim
+    width, context = VIT_H["projection_dim"], unet.config.cross_attention_dim
     with unet.device:
         projection = ImageProjection(width, context, _TOKENS)
         layers = {

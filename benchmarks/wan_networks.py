@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.sdxl_networks import VIT_H
 from handlers.wan.weights.load import WanPipelines
 from handlers.wan.weights.vace import text_to_video_view
 
@@ -19,6 +20,9 @@ _TRANSFORMER: Mapping[str, Any] = {
     "patch_size": (1, 2, 2), "num_attention_heads": 12, "attention_head_dim": 128, "in_channels": 16, "out_channels": 16, "text_dim": 4096,
     "freq_dim": 256, "ffn_dim": 8960, "num_layers": 30, "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads",
     "vace_layers": list(range(0, 30, 2)), "vace_in_channels": 96,
+}  # fmt: skip
+_IMAGE_TO_VIDEO: Mapping[str, Any] = {
+    "num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40, "image_dim": 1280, "added_kv_proj_dim": 5120,
 }  # fmt: skip
 _SHALLOW_ENCODER: Mapping[str, Any] = {"d_model": 64, "d_kv": 32, "d_ff": 64, "num_layers": 2, "num_heads": 2}
 _SHALLOW_TRANSFORMER: Mapping[str, Any] = {
@@ -44,15 +48,35 @@ def shallow(tokenizer: Path, device: torch.device) -> WanPipelines:
 
 def shallow_image_to_video(tokenizer: Path, device: torch.device) -> WanPipelines:
     """Creates an image-to-video model with few and narrow layers, without an image encoder."""
+    config = {**_TRANSFORMER, **_SHALLOW_TRANSFORMER}
+    return _image_to_video(shallow(tokenizer, device), device, config, {"image_encoder": None, "image_processor": None})
+
+
+def full_size_image_to_video(tokenizer: Path, device: torch.device) -> WanPipelines:
+    """Creates WAN 2.1 image to video 14B for 480p.
+
+    Args:
+        tokenizer: The tokenizer folder of any WAN.
+        device: A fake CUDA device, or a GPU with 80 GB.
+    """
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
+
+    with device:
+        encoder = CLIPVisionModel(CLIPVisionConfig(**VIT_H, hidden_act="gelu")).requires_grad_(False).eval()
+    vision = {"image_encoder": encoder, "image_processor": CLIPImageProcessorPil()}
+    return _image_to_video(full_size(tokenizer, device), device, {**_TRANSFORMER, **_IMAGE_TO_VIDEO}, vision)
+
+
+def _image_to_video(base: WanPipelines, device: torch.device, config: Mapping[str, Any], vision: Mapping[str, Any]) -> WanPipelines:
+    """Replaces the transformer of a text-to-video model, whose other networks are the same."""
     from diffusers import WanTransformer3DModel
 
     from handlers.wan.weights.image_to_video import HoldLastFramePipeline
 
-    base = shallow(tokenizer, device).text_to_video
-    config = {key: value for key, value in {**_TRANSFORMER, **_SHALLOW_TRANSFORMER}.items() if not key.startswith("vace")}
+    plain = {key: value for key, value in config.items() if not key.startswith("vace")}
     with device:
-        transformer = _cast_to_bfloat16(WanTransformer3DModel(**config | {"in_channels": 36})).requires_grad_(False).eval()
-    pipeline = HoldLastFramePipeline(**base.components | {"transformer": transformer, "image_encoder": None, "image_processor": None})
+        transformer = _cast_to_bfloat16(WanTransformer3DModel(**plain | {"in_channels": 36})).requires_grad_(False).eval()
+    pipeline = HoldLastFramePipeline(**base.text_to_video.components | {"transformer": transformer, **vision})
     pipeline.set_progress_bar_config(disable=True)
     return WanPipelines(image_to_video=pipeline)
 

@@ -25,7 +25,7 @@ _CACHE = Path(__file__).parents[2] / ".pytest_cache" / "device_guard"
 
 def can_build_device_guard() -> bool:
     """Returns whether `register_device_guard` can succeed: torch is built for CUDA, or there is a C++ compiler."""
-    return torch.version.cuda is not None or _compiler() is not None
+    return torch.version.cuda is not None or compiler() is not None
 
 
 @cache
@@ -48,16 +48,17 @@ def register_device_guard() -> None:
     ctypes.CDLL(str(library))
 
 
-def _compiler() -> str | None:
+def compiler() -> str | None:
+    """Returns the path of a C++ compiler; None if there is none."""
     return shutil.which("g++") or shutil.which("c++")
 
 
 def _compile(library: Path) -> None:
-    compiler = _compiler()
-    if compiler is None:
+    found = compiler()
+    if found is None:
         raise RuntimeError("a fake CUDA device needs a C++ compiler; install g++")
     torch_folder, source, built = Path(torch.__file__).parent, library.with_suffix(".cpp"), library.with_suffix(".tmp")
     source.write_text(_SOURCE, encoding="utf-8")
     options = ["-shared", "-fPIC", "-O1", "-std=c++20", f"-I{torch_folder}/include"]
-    subprocess.run([compiler, *options, str(source), "-o", str(built), f"-L{torch_folder}/lib", "-lc10"], check=True)
+    subprocess.run([found, *options, str(source), "-o", str(built), f"-L{torch_folder}/lib", "-lc10"], check=True)
     built.rename(library)

@@ -33,8 +33,8 @@ def load(settings: Settings) -> ChatRecipe:
     installed = {name: folder for name, folder in folders.items() if folder is not None}
     if settings.chat_engine == "vllm":
         return _start_vllm(settings, installed)
-    # Imported only now, so that a worker without weights reports it without importing torch.
-    with prefetched(all_weight_files(installed[QWEN_INSTRUCT.name], half=False)):  # and after that by `load_chat`
+    with prefetched(all_weight_files(installed[QWEN_INSTRUCT.name], half=False)):
+        # Imported only now, so that a worker without weights reports it without importing torch.
         from handlers.chat.engines.transformers.chat_format import ModelSpec
         from handlers.chat.engines.transformers.engine import TransformersEngine
         from handlers.chat.engines.transformers.load import dtype_of, load_chat
@@ -42,18 +42,19 @@ def load(settings: Settings) -> ChatRecipe:
         from handlers.chat.recipe import ChatRecipe, ChatSettings
         from shared.models.device import choose_device
 
-    device = choose_device(settings.device)
-    load_model = partial(load_chat, device=device, dtype=dtype_of(settings.chat_dtype, device))
-    served_as = {QWEN_INSTRUCT.name: settings.chat_instruct_name, QWEN_BASE.name: settings.chat_base_name}
-    specs = [
-        ModelSpec(served_as[name], partial(load_model, folder, name=name), transcript=name == QWEN_BASE.name, revision=revision_of(folder))
-        for name, folder in installed.items()
-    ]
-    engine = TransformersEngine(
-        specs,
-        resident=choose_residency(settings.chat_resident, installed.values(), device),
-        budget=int(settings.chat_cache_gb * 2**30) if settings.chat_cache_gb is not None else None,
-    )
+        device = choose_device(settings.device)
+        load_model = partial(load_chat, device=device, dtype=dtype_of(settings.chat_dtype, device))
+        served_as = {QWEN_INSTRUCT.name: settings.chat_instruct_name, QWEN_BASE.name: settings.chat_base_name}
+        loads = {name: partial(load_model, folder, name=name) for name, folder in installed.items()}
+        specs = [
+            ModelSpec(served_as[name], loads[name], transcript=name == QWEN_BASE.name, revision=revision_of(folder))
+            for name, folder in installed.items()
+        ]
+        engine = TransformersEngine(
+            specs,
+            resident=choose_residency(settings.chat_resident, installed.values(), device),
+            budget=int(settings.chat_cache_gb * 2**30) if settings.chat_cache_gb is not None else None,
+        )
     return ChatRecipe(engine, ChatSettings(settings.sfw_words, settings.chat_streaming))
 
 

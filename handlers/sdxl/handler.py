@@ -25,8 +25,8 @@ def load(settings: Settings) -> Recipe[SdxlRequest]:
         WeightsError: SDXL's weights are unusable.
     """
     weights = resolve(SDXL, settings)
-    # Imported after that, so that a worker without weights reports it before torch is imported.
-    with prefetched(all_weight_files(weights, half=settings.device != "cpu")):  # and after that by `load_sdxl`
+    with prefetched(all_weight_files(weights, half=settings.device != "cpu")):
+        # Imported after that, so that a worker without weights reports it before torch is imported.
         from handlers.sdxl.compilation import compiled_networks
         from handlers.sdxl.recipe import SdxlRecipe
         from handlers.sdxl.weights.load import load_sdxl
@@ -34,14 +34,14 @@ def load(settings: Settings) -> Recipe[SdxlRequest]:
         from shared.models.device import choose_device, choose_dtype
         from shared.weights.addons import AddonLibrary, addon_folders
 
-    addons = AddonLibrary(*addon_folders(settings))
-    if settings.sdxl_safety_check and not addons.names("safety_checker"):
-        raise SettingsError(
-            "SDXL_SAFETY_CHECK is on, but MODELS_DIR has no safety_checker/. "
-            "`python -m builder.download_weights sdxl --with safety` adds one; or turn the setting off."
-        )
-    device = choose_device(settings.device)
-    pipeline = load_sdxl(weights, device, choose_dtype(device, "sdxl"))
+        addons = AddonLibrary(*addon_folders(settings))
+        if settings.sdxl_safety_check and not addons.names("safety_checker"):
+            raise SettingsError(
+                "SDXL_SAFETY_CHECK is on, but MODELS_DIR has no safety_checker/. "
+                "`python -m builder.download_weights sdxl --with safety` adds one; or turn the setting off."
+            )
+        device = choose_device(settings.device)
+        pipeline = load_sdxl(weights, device, choose_dtype(device, "sdxl"))
     compiles = settings.compile_models and can_compile(device)
     return SdxlRecipe(
         pipeline,

@@ -8,10 +8,15 @@ architectures, and a test compares. Per latent pixel, in half precision:
     12 117 bytes  the refiner's UNet, likewise
      6 560 bytes  ControlNet residuals, per sample: 3 280 values over the UNet's levels, twice while several ControlNets are summed
     98 312 bytes  the VAE decoder, per image
+    81 920 bytes  the VAE encoder, for a reference
 
 An image of 1024 × 1024 has 128 × 128 latent pixels: with guidance 331 MB while denoising, and 1.6 GB for decoding.
 In float32 each needs twice that: decoding falls back to it if an image is not finite in half precision.
 Images are decoded one at a time, after denoising has released its memory, so the larger of the two counts, not their sum.
+The encoder is always in float32, 2.7 GB for 1024 × 1024. Inpainting encodes its reference, and the image outside the mask, one after the
+other before the first step. Img2img has encoded its reference already when the estimate is made, in tiles if memory was short.
+
+`python -m benchmarks.feature_report` counts complete jobs with each feature at full size, which a test compares with these figures.
 
 `HEADROOM` covers library workspaces and fragmentation. It is an allowance, not a measurement.
 """
@@ -26,7 +31,7 @@ from handlers.sdxl.request import SdxlRequest
 from shared.errors import OutOfMemory
 from shared.models.device import memory_footprint
 
-UNET, REFINER, CONTROLS, DECODER = 10_108, 12_117, 6_560, 98_312
+UNET, REFINER, CONTROLS, DECODER, ENCODER = 10_108, 12_117, 6_560, 98_312, 81_920
 """Bytes per latent pixel, in half precision."""
 
 HEADROOM = 1.25
@@ -48,8 +53,10 @@ class MemoryEstimate:
         guided: Whether classifier-free guidance doubles the samples: a scale above 1.
         controlled: Whether ControlNets are used.
         refined: Whether the refiner is used.
+        encodes: Whether a reference is still to be encoded.
         unet_itemsize: Bytes per value in the UNet: 2 in half precision.
         vae_itemsize: Bytes per value in the VAE's decoder: 2 in half precision.
+        encoder_itemsize: Likewise in its encoder.
         text_encoder_weights: Bytes of the text encoders' weights, which can be offloaded.
         unet_weights: Bytes of the UNet's weights, which can be offloaded while decoding.
     """
@@ -59,8 +66,10 @@ class MemoryEstimate:
     guided: bool = True
     controlled: bool = False
     refined: bool = False
+    encodes: bool = False
     unet_itemsize: int = 2
     vae_itemsize: int = 2
+    encoder_itemsize: int = 4
     text_encoder_weights: int = 0
     unet_weights: int = 0
 
@@ -73,8 +82,10 @@ class MemoryEstimate:
             guided=request.guidance_scale > 1,
             controlled=bool(request.controls),
             refined=request.refiner is not None,
+            encodes=request.reference_method == "inpaint",
             unet_itemsize=pipeline.unet.dtype.itemsize,
             vae_itemsize=pipeline.vae.decoder.conv_in.weight.dtype.itemsize,
+            encoder_itemsize=pipeline.vae.encoder.conv_in.weight.dtype.itemsize,
             text_encoder_weights=memory_footprint(pipeline.text_encoder, pipeline.text_encoder_2),
             unet_weights=memory_footprint(pipeline.unet),
         )
@@ -92,9 +103,14 @@ class MemoryEstimate:
         return self._bytes(DECODER, self.vae_itemsize)
 
     @property
+    def encoding(self) -> int:
+        """Bytes for encoding a reference; 0 if none is still to be encoded."""
+        return self._bytes(ENCODER, self.encoder_itemsize) if self.encodes else 0
+
+    @property
     def single_image(self) -> int:
         """Bytes that suffice for one image without offloading or tiling."""
-        return max(self.denoising, self.decoding)
+        return max(self.encoding, self.denoising, self.decoding)
 
     def batch_size(self, count: int, free: int | None) -> int:
         """Returns how many images can be denoised together.

@@ -30,8 +30,8 @@ def check_video(settings: Settings) -> None:
 def load(settings: Settings) -> Recipe[WanRequest]:
     """Loads WAN onto the configured device."""
     folder = resolve(WAN, settings)
-    # Imported only now, so that a worker without weights reports that before it imports torch.
-    with prefetched(all_weight_files(folder, half=False)):  # and after that by `load_wan`
+    with prefetched(all_weight_files(folder, half=False)):
+        # Imported only now, so that a worker without weights reports that before it imports torch.
         from handlers.wan.compilation import compiled_transformers
         from handlers.wan.recipe import WanRecipe
         from handlers.wan.weights.load import load_wan
@@ -39,8 +39,8 @@ def load(settings: Settings) -> Recipe[WanRequest]:
         from shared.models.device import choose_device, choose_dtype
         from shared.weights.addons import AddonLibrary, addon_folders
 
-    device = choose_device(settings.device)
-    pipelines, addons = load_wan(folder, device, choose_dtype(device, "wan")), AddonLibrary(*addon_folders(settings))
+        device = choose_device(settings.device)
+        pipelines, addons = load_wan(folder, device, choose_dtype(device, "wan")), AddonLibrary(*addon_folders(settings))
     compiles = settings.compile_models and can_compile(device)
     return WanRecipe(
         pipelines,

@@ -8,18 +8,25 @@ Transformer, in bfloat16, per token (1.3B: 49 300 at 32 760 tokens; 14B: 114 300
 
     14.1 × width + 3.1 × feed-forward width    the tensors of one block
     + 2 × width × (VACE blocks + 1)            VACE only: the hints of all its blocks are kept (1.3B: 98 500 in total)
+    + 2 × width × tensors × passes             a step cache keeps 2 or 3 tensors from step to step, and with guidance twice as many
+
+diffusers keeps the clip of pixels that VACE has encoded until the job ends, with its mask and latents: 14 × pixels × frames.
 
 VAE, independent of the number of frames, because it processes four at a time::
 
     decode   17 500 × pixels in float32; 8 700 × pixels in float16, as on a GPU, with 0.15 GB for the copied weights
-    encode   14 400 × pixels in float32
+    encode   14 200 × pixels in float32
 
+They are counted for four frames at a time. An image of one frame needs less: 5 400 for decoding in float16, 4 000 for encoding.
 For decoding the counts were 16 400 and 8 200 (`benchmarks/wan_decoder.py`); a process grows by 7 % more.
 
 With tiling, diffusers' decoder and encoder have one 256 × 256 tile: 20 800 × its pixels for decoding, in float32. A clip decoded in tiles
-is also kept as a whole, 17 × pixels × frames; a clip to encode is passed as up to four videos of 12 × pixels × frames each.
+is also kept as a whole, 17 × pixels × frames. A clip to encode is passed as videos of 12 × pixels × frames: one for image to video; for
+VACE three, and a mask that for reference images is a further two, for frames two of one channel.
 
-For 81 frames of 480 × 832 through VACE that is 3.2 GB for the transformer and 3.6 GB for decoding, 1.9 GB with tiling.
+`python -m benchmarks.feature_report` counts complete jobs with each feature at full size, which a test compares with these figures.
+
+For 81 frames of 480 × 832 through VACE that is 3.7 GB for the transformer and 3.6 GB for decoding, 1.9 GB with tiling.
 """
 
 from __future__ import annotations
@@ -31,6 +38,7 @@ from typing import Any
 import torch
 
 from handlers.wan.decoding import decode_memory, decoding_dtype
+from handlers.wan.features.step_caches import CACHED_TENSORS
 from handlers.wan.request import WanRequest
 from handlers.wan.sizes import STEP, padded_frames
 from shared.contract.sizes import Size
@@ -39,8 +47,10 @@ from shared.models.device import free_vram
 
 _TILE_PIXELS = 256 * 256
 _DECODE_TILE = 20_800 * _TILE_PIXELS
-_ENCODE = 14_400
-_DECODED_CLIP, _INPUT_CLIPS = 17, 48
+_ENCODE = 14_200
+_DECODED_CLIP = 17
+_IMAGE_TO_VIDEO_INPUT, _VACE_FRAMES_INPUT, _VACE_IMAGES_INPUT = 12, 44, 60
+_VACE_KEPT = 14
 _RESERVE = 1_000_000_000
 """Bytes for everything but tensors: the CUDA context, workspaces of libraries, fragmentation."""
 
@@ -95,6 +105,7 @@ class MemoryEstimate:
         reference_frames: Latent frames that VACE generates in addition, one per reference image without a place in the clip.
         encodes_references: Whether references are encoded.
         decoding_dtype: The precision in which the VAE decodes.
+        cached_tensors: The tensors of a token's width that a step cache keeps, those of both passes.
     """
 
     width: int
@@ -103,6 +114,7 @@ class MemoryEstimate:
     reference_frames: int = 0
     encodes_references: bool = False
     decoding_dtype: torch.dtype = torch.float32
+    cached_tensors: int = 0
 
     @classmethod
     def of(cls, request: WanRequest, vae: Any) -> MemoryEstimate:
@@ -110,7 +122,8 @@ class MemoryEstimate:
         resembles = request.reference_mode == "single" or request.frames == 1
         references = len(request.references)
         frames = padded_frames(request.frames)
-        return cls(request.width, request.height, frames, references if resembles else 0, references > 0, decoding_dtype(vae))
+        cached = CACHED_TENSORS.get(request.acceleration, 0) * (2 if request.guidance_scale > 1 else 1)
+        return cls(request.width, request.height, frames, references if resembles else 0, references > 0, decoding_dtype(vae), cached)
 
     @property
     def pixels(self) -> int:
@@ -121,27 +134,34 @@ class MemoryEstimate:
         """Returns the bytes that one step needs."""
         config = transformer.config
         width: int = config.num_attention_heads * config.attention_head_dim
-        vace_blocks = len(config.get("vace_layers") or ())
+        vace_blocks = _vace_blocks(transformer)
         per_token = 14.1 * width + 3.1 * config.ffn_dim + (2 * width * (vace_blocks + 1) if vace_blocks else 0)
         tokens = self.pixels // 256 * ((self.frames - 1) // 4 + 1 + self.reference_frames)
-        return int(per_token * tokens)
+        kept = _VACE_KEPT * self.pixels * self.frames if vace_blocks and self.encodes_references else 0
+        return int((per_token + 2 * width * self.cached_tensors) * tokens) + kept
 
     def decoding(self, *, tiled: bool) -> int:
         """Returns the bytes that decoding needs."""
         whole = decode_memory(self.width, self.height, self.decoding_dtype)
         return min(whole, _DECODE_TILE) + _DECODED_CLIP * self.pixels * self.frames if tiled else whole
 
-    def encoding(self, *, tiled: bool) -> int:
+    def encoding(self, transformer: Any, *, tiled: bool) -> int:
         """Returns the bytes that encoding the references needs; 0 without references."""
         if not self.encodes_references:
             return 0
-        return _ENCODE * (min(self.pixels, _TILE_PIXELS) if tiled else self.pixels) + _INPUT_CLIPS * self.pixels * self.frames
+        vace_input = _VACE_IMAGES_INPUT if self.reference_frames else _VACE_FRAMES_INPUT
+        clips = (vace_input if _vace_blocks(transformer) else _IMAGE_TO_VIDEO_INPUT) * self.pixels * self.frames
+        return _ENCODE * (min(self.pixels, _TILE_PIXELS) if tiled else self.pixels) + clips
 
     def peak(self, transformer: Any, *, tiled: bool) -> int:
         """Returns the largest number of bytes needed at any time."""
         # A clip no larger than a tile needs more when it is tiled.
         decoding = min(self.decoding(tiled=True), self.decoding(tiled=False)) if tiled else self.decoding(tiled=False)
-        return max(self.denoising(transformer), decoding, self.encoding(tiled=tiled))
+        return max(self.denoising(transformer), decoding, self.encoding(transformer, tiled=tiled))
+
+
+def _vace_blocks(transformer: Any) -> int:
+    return len(transformer.config.get("vace_layers") or ())
 
 
 def check_memory(estimate: MemoryEstimate, transformer: Any, memory: DeviceMemory, resident: int) -> None:

@@ -51,7 +51,7 @@ def configured(
         stack.enter_context(without_text_encoder(pipeline))
         stack.enter_context(with_scheduler(pipeline, make_scheduler(request.sample_solver, request.sample_shift)))
         stack.enter_context(accelerated(transformer, accelerations, request.steps, compiled.get(transformer)))
-        stack.enter_context(vae_encode_tiling(pipelines.vae, offload.free, estimate.encoding(tiled=False)))
+        stack.enter_context(vae_encode_tiling(pipelines.vae, offload.free, estimate.encoding(transformer, tiled=False)))
         if pipelines.image_to_video is not None:
             stack.enter_context(with_last_frame(pipeline, request.frames - 1))
         yield pipeline

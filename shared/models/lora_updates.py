@@ -40,9 +40,17 @@ class LayerUpdate:
         Args:
             weight: The layer's weight in float32. Only DoRA depends on its values.
         """
-        factors = {part: tensor.to(weight.device, torch.float32) for part, tensor in self.factors.items()}
+        factors = {part: to_float32(tensor, weight.device) for part, tensor in self.factors.items()}
         difference = ALGORITHMS[self.algorithm](factors).reshape(weight.shape) * self.scaling
         return difference if self.magnitude is None else _decomposed(weight, difference, self.magnitude) - weight
+
+
+def to_float32(tensor: Tensor, device: torch.device) -> Tensor:
+    """Returns a tensor of a LoRA in float32 on a device, without waiting for the device: a LoRA has thousands.
+
+    The tensor, which must not change afterwards, is sent as it is stored and converted there.
+    """
+    return tensor.to(device, non_blocking=True).to(torch.float32)
 
 
 def update_shape(algorithm: str, factors: Factors) -> torch.Size:
@@ -96,7 +104,7 @@ def _decomposed(weight: Tensor, difference: Tensor, magnitude: Tensor) -> Tensor
     changed = weight + difference
     reduced = tuple(axis for axis in range(weight.ndim) if magnitude.shape[axis] == 1)
     norm = torch.linalg.vector_norm(changed, dim=reduced, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    decomposed: Tensor = changed * (magnitude.to(weight.device, torch.float32) / norm)
+    decomposed: Tensor = changed * (to_float32(magnitude, weight.device) / norm)
     return decomposed
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from shared.contract.names import quote_name
 from shared.models.lora_files import Lora, lora_size, read_lora
 from shared.models.lora_names import Layer, LoraLayer, LoraTarget
-from shared.models.lora_updates import LayerUpdate
+from shared.models.lora_updates import LayerUpdate, to_float32
 from shared.models.persistent_tensors import ordinary_tensors
 from shared.weights.addons import AddonLibrary
 
@@ -126,7 +126,7 @@ def _merged_bias(layer: LoraLayer, updates: ScaledUpdates) -> Tensor:
     total = torch.zeros(weight.shape[0], device=weight.device) if bias is None else bias.to(torch.float32, copy=True)
     for update, scale in updates:
         if update.bias is not None:
-            total.add_(update.bias.to(total.device, torch.float32), alpha=scale)
+            total.add_(to_float32(update.bias, total.device), alpha=scale)
     return total.to(weight.dtype if bias is None else bias.dtype)
 
 

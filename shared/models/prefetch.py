@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -13,6 +14,9 @@ from shared.weights.folders import weight_files
 
 _BLOCK = 16 * 2**20  # bytes; network volumes answer large reads faster than page faults
 _READERS = 4  # one reader reaches less than half of a disk's throughput, four nearly all
+
+# The files of the `prefetched` blocks around the current code. Set and reset by them only.
+_prefetching: ContextVar[frozenset[Path]] = ContextVar("prefetching", default=frozenset())
 
 Block = tuple[Path, int]
 
@@ -22,22 +26,27 @@ def prefetched(files: Iterable[Path]) -> Iterator[None]:
     """Reads files into the page cache while the body imports libraries and builds the first networks.
 
     Loaders memory-map the weights, so prefetched blocks are not read again. Reading stops when the body ends. A file that cannot be read is
-    skipped: the loader reports it.
+    skipped: the loader reports it. A file is read once if the body, on the same thread, prefetches it too: a handler begins before the
+    imports, and its loader, which also serves others, would begin after them.
 
     Args:
         files: In the order in which they are needed.
     """
+    outer = _prefetching.get()
+    new = [path for path in files if path not in outer]
     blocks: SimpleQueue[Block] = SimpleQueue()
-    for path in files:
+    for path in new:
         for offset in range(0, path.stat().st_size, _BLOCK):
             blocks.put((path, offset))
     stop = threading.Event()
     with ThreadPoolExecutor(_READERS, thread_name_prefix="prefetch") as pool:
         for _ in range(_READERS):
             pool.submit(_read, blocks, stop)
+        token = _prefetching.set(outer.union(new))
         try:
             yield
         finally:
+            _prefetching.reset(token)
             stop.set()
 
 

@@ -25,7 +25,7 @@ from shared.weights.addons import AddonLibrary
 from shared.weights.errors import WeightsError
 
 TILE = 512
-"""The largest tile side in input pixels. In half precision the network then needs about 3 GB."""
+"""The largest tile side in input pixels. In half precision Real-ESRGAN then needs about 2.1 GB."""
 
 OVERLAP = 96
 """Context in input pixels around each tile.

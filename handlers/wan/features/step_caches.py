@@ -81,3 +81,6 @@ STEP_CACHES: Mapping[str, Callable[[Any, int], AbstractContextManager[None]]] = 
     "taylorseer_cache": step_cache(_taylorseer),
 }
 """By their names in requests and payloads."""
+
+CACHED_TENSORS: Mapping[str, int] = {"fast": 3, "first_block_cache": 3, "mag_cache": 2, "taylorseer_cache": 0}
+"""By requests' settings: the tensors of all tokens that a cache keeps from step to step for each pass of the transformer."""

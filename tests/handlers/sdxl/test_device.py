@@ -1,6 +1,6 @@
 """What a job asks of a GPU, counted on a fake CUDA device with shallow networks: the host must not wait in a step, and once for an image.
 
-`test_device_full_size.py` counts operations and memory of the published networks.
+`benchmarks/test_feature_counts.py` and `test_device_report.py` count the published networks.
 """
 
 from __future__ import annotations
@@ -122,6 +122,14 @@ def test_no_feature_mixes_devices_or_types_and_only_inpainting_waits_in_its_step
         return
     waiting = [count for count in job.waits_by_step if count]
     assert len(waiting) <= (1 if feature == "refiner" else 0), job.counts.describe_waits()  # the refiner's pass has a start of its own
+
+
+@pytest.mark.slow
+def test_merging_a_lora_does_not_wait_for_its_tensors(recipe: SdxlRecipe) -> None:
+    counted(recipe, **FEATURES["LoRA"])  # encodes the prompt
+    merged, plain = counted(recipe, **FEATURES["LoRA"]), counted(recipe)
+    assert merged.counts.waits_in(PREPARE) == plain.counts.waits_in(PREPARE), merged.counts.describe_waits()
+    assert merged.counts.copied["host to device"] > plain.counts.copied["host to device"]
 
 
 @pytest.mark.slow

@@ -129,6 +129,16 @@ def test_cached_addons_are_dropped_before_an_image_is_refused(tiny_models: Path,
     assert (larger.pixels.shape, plain.pixels.shape) == ((128, 128, 3), (64, 64, 3))
 
 
+@pytest.mark.parametrize(
+    ("config", "encodes"),
+    [({}, False), ({"image": URL, "denoise_strength": 0.5}, False), ({"image": URL, "mask": URL}, True)],
+    ids=["text", "img2img, encoded already", "inpainting"],
+)
+def test_a_reference_that_is_still_to_be_encoded_counts(sdxl_recipe: SdxlRecipe, config: dict[str, Any], *, encodes: bool) -> None:
+    estimate = MemoryEstimate.of(sdxl(**config), sdxl_recipe._pipeline)
+    assert (estimate.encoding > 0) is encodes
+
+
 def test_estimates_grow_with_guidance_size_controlnets_refiner_and_precision() -> None:
     plain = MemoryEstimate(1024, 1024)
     assert MemoryEstimate(1024, 1024, guided=False).denoising * 2 == plain.denoising
@@ -136,6 +146,8 @@ def test_estimates_grow_with_guidance_size_controlnets_refiner_and_precision() -
     assert MemoryEstimate(1024, 1024, controlled=True).denoising > plain.denoising
     assert MemoryEstimate(1024, 1024, refined=True).denoising > plain.denoising
     assert MemoryEstimate(1024, 1024, vae_itemsize=4).decoding == 2 * plain.decoding
+    assert plain.encoding == 0
+    assert MemoryEstimate(1024, 1024, encodes=True).single_image == MemoryEstimate(1024, 1024, encodes=True).encoding > plain.decoding
     assert plain.batch_size(6, 10 * 10**9) == 6
     assert plain.batch_size(6, plain.decoding) == 4
 
@@ -147,4 +159,4 @@ def test_the_constants_are_those_of_the_published_networks() -> None:
     assert computed["refiner"] == pytest.approx(memory.REFINER, rel=0.001)
     assert computed["decode"] == pytest.approx(memory.DECODER, rel=0.001)
     assert computed["controlnet"] < memory.UNET + memory.CONTROLS
-    assert computed["encode"] < memory.DECODER
+    assert computed["encode"] == pytest.approx(memory.ENCODER, rel=0.001)

@@ -56,7 +56,7 @@ def test_no_step_waits_except_with_euler_whose_noise_levels_diffusers_reads_from
     "config",
     [
         {"first_frame": URL, "last_frame": URL},
-        {"reference_images": [URL]},
+        {"image": URL},
         {"loras": [{"name": "style", "scale": 0.5}]},
         {"acceleration": "lossless"},
     ],

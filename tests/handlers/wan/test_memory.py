@@ -148,16 +148,40 @@ def test_a_reference_is_encoded_in_tiles_if_the_whole_does_not_fit(free: int, ti
             self.use_tiling = False
 
     vae = Vae()
-    with vae_encode_tiling(vae, free, MemoryEstimate(480, 832, 81, encodes_references=True).encoding(tiled=False)):
+    needed = MemoryEstimate(480, 832, 81, encodes_references=True).encoding(published(1536, 8960, 15), tiled=False)
+    with vae_encode_tiling(vae, free, needed):
         assert vae.use_tiling is tiled
     assert not vae.use_tiling
 
 
-def test_references_increase_the_estimate(tiny_models: Path) -> None:
-    without, with_one = (MemoryEstimate(480, 832, 81, references, references > 0) for references in (0, 1))
-    transformer = published(1536, 8960, 15)
-    assert with_one.denoising(transformer) == pytest.approx(without.denoising(transformer) * 22 / 21, abs=2)
-    assert without.encoding(tiled=False) == 0 < with_one.encoding(tiled=True) < with_one.encoding(tiled=False)
+def test_references_increase_the_estimate() -> None:
+    none, frames, image = (
+        MemoryEstimate(480, 832, 81),
+        MemoryEstimate(480, 832, 81, encodes_references=True),
+        MemoryEstimate(480, 832, 81, 1, encodes_references=True),
+    )
+    vace, image_to_video = published(1536, 8960, 15), published(5120, 13824)
+    clip = 14 * 480 * 832 * 81  # what diffusers keeps until the job ends
+    assert frames.denoising(vace) == none.denoising(vace) + clip
+    assert image.denoising(vace) - clip == pytest.approx(none.denoising(vace) * 22 / 21, abs=2)
+    assert frames.denoising(image_to_video) == none.denoising(image_to_video)
+    assert none.encoding(vace, tiled=False) == 0 < frames.encoding(vace, tiled=True) < frames.encoding(vace, tiled=False)
+    sizes = [
+        each.encoding(transformer, tiled=False) / GB for each, transformer in ((frames, image_to_video), (frames, vace), (image, vace))
+    ]
+    assert sizes == pytest.approx([6.05, 7.07, 7.59], rel=0.01), "as counted by benchmarks/wan_features.py"
+
+
+@pytest.mark.parametrize(
+    ("acceleration", "guidance", "tensors"),
+    [("none", 6.5, 0), ("lossless", 6.5, 0), ("taylorseer_cache", 6.5, 0), ("mag_cache", 6.5, 4), ("mag_cache", 1.0, 2), ("fast", 6.5, 6)],
+)
+def test_a_step_cache_keeps_tensors_of_every_token(wan_recipe: WanRecipe, acceleration: str, guidance: float, tensors: int) -> None:
+    request = wan(width=832, height=480, frames=81, acceleration=acceleration, guidance_scale=guidance)
+    estimate = MemoryEstimate.of(request, wan_recipe._pipelines.vae)
+    transformer = published(1536, 8960)
+    plain = MemoryEstimate(832, 480, 81).denoising(transformer)
+    assert estimate.denoising(transformer) - plain == pytest.approx(tensors * 2 * 1536 * 32_760, abs=2)
 
 
 def test_a_gpu_without_a_limit_reports_its_own_memory() -> None:

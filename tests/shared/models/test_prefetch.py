@@ -49,6 +49,22 @@ def test_reading_stops_when_the_body_fails_and_the_error_propagates(tmp_path: Pa
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
+def test_a_file_is_read_once_when_a_loader_prefetches_what_its_handler_does_already(tmp_path: Path) -> None:
+    known, new, later = (tmp_path / name for name in ("known", "new", "later"))
+    for path, size in ((known, 40), (new, 1), (later, 8)):
+        path.write_bytes(bytes(size * MEBIBYTE))
+    before = bytes_read()
+    with prefetched([known]):
+        with prefetched([known, new]), prefetched([new, known]):
+            wait_until_read(before + 41 * MEBIBYTE)
+        with prefetched([later, known]):
+            wait_until_read(before + 49 * MEBIBYTE)
+    assert 49 * MEBIBYTE <= bytes_read() - before < 50 * MEBIBYTE
+    with prefetched([known]):
+        wait_until_read(before + 89 * MEBIBYTE)
+    assert bytes_read() - before >= 89 * MEBIBYTE, "a later one reads it again"
+
+
 def test_unreadable_files_are_skipped(tmp_path: Path) -> None:
     unreadable = [tmp_path / str(number) for number in range(8)]
     for path in unreadable:
