@@ -144,9 +144,13 @@ def _silent() -> Iterator[None]:
         os.close(null)
 
 
-def serve(server: socket.socket) -> Request:
-    """Forks a process per request until the client closes the connection. Returns in the forks only."""
-    client = os.getppid()
+def serve(server: socket.socket, client: int) -> Request:
+    """Forks a process per request until the client closes the connection. Returns in the forks only.
+
+    Args:
+        server: The connection.
+        client: The process id of the client. It may have ended while this process imported, and left a request in the connection.
+    """
     while True:
         message, streams, _flags, _address = socket.recv_fds(server, MAX_REQUEST_BYTES, 3)
         if not message:
@@ -166,9 +170,12 @@ def _fork() -> int:
     """Forks twice, so that the process is orphaned and becomes a child of the client, its nearest subreaper, which can then wait for it."""
     receiver, sender = os.pipe()
     if (between := os.fork()) == 0:
+        parent = os.getpid()
         if (pid := os.fork()) == 0:
             os.close(receiver)
             os.close(sender)
+            while os.getppid() == parent:
+                time.sleep(0.0005)
             return 0
         os.write(sender, str(pid).encode())
         os._exit(0)
@@ -181,9 +188,6 @@ def _fork() -> int:
 
 def _end_with(client: int) -> None:
     """Makes the kernel kill this fork when the client ends: one that outlives it would go on computing."""
-    between = os.getppid()
-    while os.getppid() == between != client:
-        time.sleep(0.0005)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != client:
         os._exit(1)
@@ -197,12 +201,12 @@ def _skip_teardown() -> None:
 
 
 def main() -> None:
-    """Serves the socket whose file descriptor is the argument. Each fork runs its module."""
+    """Serves a client: the arguments are the file descriptor of the connection and its process id. Each fork runs its module."""
     atexit.register(_skip_teardown)  # handlers are called in the reverse order of their registration
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    server = socket.socket(fileno=int(sys.argv[1]))
+    server, client = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     import_all()
-    serve(server).run()
+    serve(server, client).run()
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ class ForkServer:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._socket, server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with server:
-            command = [sys.executable, "-m", "playground.fork_server", str(server.fileno())]
+            command = [sys.executable, "-m", "playground.fork_server", str(server.fileno()), str(os.getpid())]
             self._process = subprocess.Popen(command, cwd=ROOT, env=self.environment, pass_fds=[server.fileno()], start_new_session=True)
 
     def start(self, request: Request, streams: Sequence[int]) -> Process:

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from playground.fork_server import Request
 from tests.doubles.processes import ROOT, can_fork, clean_environment, run_module, start_module
 
 REPORT = """
@@ -130,6 +132,26 @@ def test_a_fork_ends_with_a_client_that_is_killed(tmp_path: Path) -> None:
         client.kill()
     assert select.select([fork], [], [], 60.0)[0], "it has ended"
     os.close(fork)
+
+
+@pytest.mark.slow
+def test_a_request_of_a_client_that_has_been_killed_is_not_run(run: Run, tmp_path: Path) -> None:
+    """It was killed while the fork server imported."""
+    run("")  # from now on, orphans are children of this process
+    (tmp_path / "code_under_test.py").write_text("print('it runs', flush=True)")
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    client, server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-m", "playground.fork_server", str(server.fileno()), str(killed.pid)]
+    reader, writer = os.pipe()
+    with client, subprocess.Popen(command, cwd=ROOT, env=clean_environment(), pass_fds=[server.fileno()]), open(reader) as output:
+        server.close()
+        request = Request("code_under_test", (), str(tmp_path), clean_environment())
+        socket.send_fds(client, [request.encode()], [writer] * 3)
+        os.close(writer)
+        assert client.recv(32), "the process id of the fork"
+        client.close()
+        assert output.read() == ""
 
 
 def test_threads_of_a_fork_can_start_to_use_torch_at_the_same_time(run: Run) -> None:
