@@ -50,7 +50,7 @@ EXPECTED: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim_trailing": ("DDIMScheduler", {"set_alpha_to_one": False, "clip_sample": False, "timestep_spacing": "trailing"}),
     "euler_trailing": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
 }
-# The same method in other variables: the images may round to the same bytes. TCD without noise is DDIM, and ten of its steps are evenly spaced.
+# The same method in other variables: the images may round to the same bytes. TCD without noise is DDIM; ten of its steps are evenly spaced.
 SAME_METHOD = {("ddim", "euler"), ("ddpm", "euler_a"), ("ddim_trailing", "euler_trailing"), ("tcd", "ddim_trailing")}
 SECOND_ORDER = {"heun", "dpm2", "dpm2_a"}  # second-order: two evaluations in each step but the last
 
