@@ -98,10 +98,11 @@ def test_the_default_computes_what_no_acceleration_does_bit_for_bit(recipe: Sdxl
     assert "accelerated_by" not in none[0].metadata
 
 
-@pytest.mark.parametrize(("cache", "nearest", "farthest"), [("deepcache", 0.02, 0.5), ("deepcache_shallow", 1.0, 6.0)])
+@pytest.mark.parametrize(("cache", "nearest", "farthest"), [("deepcache", 0.02, 0.3), ("deepcache_shallow", 1.0, 8.0)])
 def test_a_cache_skips_inner_blocks_keeps_the_content_and_does_not_affect_the_next_job(
     recipe: SdxlRecipe, cache: str, nearest: float, farthest: float
 ) -> None:
+    """Features that are never refreshed change the image by 0.47 and 49 levels, those of another prompt by 1.5 and 81."""
     with counted_calls(recipe) as plain:
         whole = draw(recipe, request_with("none", steps=25))
     with counted_calls(recipe) as calls:
