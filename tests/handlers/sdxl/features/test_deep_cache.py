@@ -85,10 +85,7 @@ def recorded_calls(unet: Any) -> Iterator[list[str]]:
     calls: list[str] = []
     blocks = {f"down {index}": block for index, block in enumerate(unet.down_blocks)}
     blocks |= {"middle": unet.mid_block} | {f"up {index}": block for index, block in enumerate(unet.up_blocks)}
-    handles = [
-        block.resnets[0].register_forward_pre_hook(lambda *_, name=name: calls.append(name))  # type: ignore[misc]  # the default binds it
-        for name, block in blocks.items()
-    ]
+    handles = [block.resnets[0].register_forward_pre_hook(lambda *_, name=name: calls.append(name)) for name, block in blocks.items()]
     try:
         yield calls
     finally:
