@@ -1,11 +1,12 @@
-"""DeepCache (Ma et al. 2023, arXiv 2312.00858): a UNet's inner blocks run in every few calls only, and their output is reused in between.
+"""DeepCache, a step cache: a UNet's inner blocks run in every few calls only, and their output is reused in between.
 
-Consecutive denoising steps differ most in the outer blocks, next to the latents, which are cheap. The UNet's own forward pass stays in
-place, so whatever acts outside the inner blocks works as usual: ControlNet residuals of the outer blocks, IP-Adapters, LoRAs, compiled
-blocks, any size. In a call that reuses features, each inner block returns at once: a scalar stands for the tensors that only other inner
-blocks would read, and the last inner block returns its previous output.
+Ma et al. 2023, arXiv 2312.00858. Consecutive denoising steps differ most in the outer blocks, next to the latents, which are cheap. The
+UNet's own forward pass stays in place, so whatever acts outside the inner blocks works as usual: ControlNet residuals of the outer blocks,
+IP-Adapters, LoRAs, compiled blocks, any size. In a call that reuses features, each inner block returns at once: a scalar stands for the
+tensors that only other inner blocks would read, and the last inner block returns its previous output.
 
-diffusers' hooks for caches serve transformers only, and the package `DeepCache` replaces forward passes of older versions of diffusers.
+diffusers' caches serve transformers only. The authors' helper (horseee/DeepCache) waits for the GPU in each step, keeps the outputs of all
+inner layers in memory, and does not restore all of the forward passes that it replaces.
 """
 
 from __future__ import annotations
