@@ -107,6 +107,8 @@ export interface SdxlRequest {
           | "pndm"
           | "lcm"
           | "tcd"
+          | "ddim_trailing"
+          | "euler_trailing"
         )
       | null;
     /**
@@ -178,6 +180,10 @@ export interface SdxlRequest {
      * How much of the contrast added by guidance is removed. Default: 0.0.
      */
     guidance_rescale?: number | null;
+    /**
+     * `lossless` changes only rounding, on a GPU. DeepCache reuses the UNet's inner features between steps: faster still, but another image; `deepcache_shallow` reuses more of them. `fast` is `deepcache`. Default: lossless.
+     */
+    acceleration?: ("none" | "lossless" | "fast" | "deepcache" | "deepcache_shallow") | null;
     /**
      * Whether progress updates carry a small image of the current state, as `preview`. Default: false.
      */

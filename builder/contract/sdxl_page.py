@@ -28,7 +28,7 @@ _REFINER, _CONTROLNET = 4.519, 2.502
 _ADAPTERS = 1.264 + 2 * 0.848  # the image encoder and two adapters
 _CACHE = CACHE_LIMIT / 1e9  # add-ons of earlier jobs
 _OTHERS = ((False, True), (False, True))  # adapters, LoRAs
-_UPSCALER = 0.033 + 3.05 * HEADROOM
+_UPSCALER = 0.033 + 2.05 * HEADROOM
 
 
 @dataclass(frozen=True, slots=True)

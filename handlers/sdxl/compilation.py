@@ -46,7 +46,7 @@ def compiled(job: JobPipeline, networks: Sequence[CompiledBlocks]) -> Iterator[N
     """Uses what has been compiled while the body runs, and says so in the metadata of the images."""
     with ExitStack() as stack:
         if any([stack.enter_context(network.enabled()) for network in networks]):
-            job.metadata["accelerated_by"] = ["compiled_blocks"]
+            job.accelerations.append("compiled_blocks")
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,8 @@ class JobPipeline:
         metadata: Metadata of the generated images.
         textual_inversions: By the names that stand for them in the prompts.
         after_decode: Applied to each decoded image, if any.
+        step_cache: Entered with a UNet while it denoises a batch; makes it reuse features between steps.
+        accelerations: Those in effect, by their names in payloads.
     """
 
     pipeline: Any
@@ -48,3 +51,5 @@ class JobPipeline:
     metadata: dict[str, JsonValue] = field(default_factory=dict)
     textual_inversions: dict[str, TextualInversion] = field(default_factory=dict)
     after_decode: Callable[[Pixels], Pixels] | None = None
+    step_cache: Callable[[Any], AbstractContextManager[object]] = nullcontext
+    accelerations: list[JsonValue] = field(default_factory=list)

@@ -13,6 +13,9 @@ from shared.contract.references import Reference
 ReferenceType = Literal["style", "composition", "character"]
 """The property of a reference that an IP-Adapter transfers."""
 
+Method = Literal["none", "copy", "img2img", "inpaint", "adapter"]
+"""How the main reference is used: not at all, copied, as the start of img2img, inpainted, or as the prompt of an IP-Adapter."""
+
 _ReferenceModeValue = Literal["modify", "copy", "none", "single", "start", "end", "both"]
 
 

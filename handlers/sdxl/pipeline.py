@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from handlers.sdxl.features import (
+    acceleration,
     controlnet,
     img2img,
     inpaint,
@@ -50,6 +51,7 @@ FEATURES: tuple[tuple[Callable[[SdxlRequest], bool], Feature], ...] = (
     (lambda request: bool(request.controls), controlnet),
     (lambda request: request.reference_method == "adapter" or bool(request.adapter_references), ip_adapter),
     (lambda request: request.refiner is not None, refiner),
+    (lambda request: request.acceleration not in ("none", "lossless"), acceleration),
 )
 """Every feature and whether a request asks for it, in the order of application."""
 

@@ -107,7 +107,7 @@ class SdxlRecipe:
         # 1. Configure the pipeline for this job
         with (
             configured(self._pipeline, request, references, self._addons, self._free_memory, run.warn) as job,
-            compiled(job, self._compiled) if self._compiled else nullcontext(),
+            compiled(job, self._compiled) if self._compiled and request.acceleration != "none" else nullcontext(),
         ):
             # 2. Encode the prompts
             for warning in prompt_warnings(request):
@@ -142,10 +142,13 @@ class SdxlRecipe:
             "compel_enhancement": request.compel_enabled,
             **describe_device(self._pipeline.device),
         }
+        warnings = []
+        if "acceleration" in request.model_fields_set and request.acceleration == "lossless" and not self._compiled:
+            warnings.append("`config.acceleration` has no effect on this worker's device; got lossless")
         if request.reference is None and not request.adapter_references:
-            return Summary(metadata | dict(NO_REFERENCES))
+            return Summary(metadata | dict(NO_REFERENCES), warnings=warnings)
         effective = self._effective(request)
-        return Summary(metadata | reference_metadata(request, effective), warnings=reference_warnings(effective))
+        return Summary(metadata | reference_metadata(request, effective), warnings=[*warnings, *reference_warnings(effective)])
 
     def _is_postprocessed(self, request: SdxlRequest) -> bool:
         return self._safety_check or request.safety_check or request.upscale is not None or request.enhance is not None
@@ -242,22 +245,24 @@ def denoise(batch: JobPipeline, request: SdxlRequest, embeddings: PromptEmbeddin
         Cancelled: The job was stopped.
         JobTimeout: Its deadline has passed.
     """
-    latents: Tensor = call_pipeline(
-        batch.pipeline,
-        progress.base_step,
-        progress.preview,
-        **embeddings.arguments(),
-        **batch.arguments,
-        **batch.image_arguments,
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance_scale,
-        guidance_rescale=request.guidance_rescale,
-        num_images_per_prompt=len(batch.generators),
-        generator=batch.generators,
-        output_type="latent",
-    ).images
+    with batch.step_cache(batch.pipeline.unet):
+        latents: Tensor = call_pipeline(
+            batch.pipeline,
+            progress.base_step,
+            progress.preview,
+            **embeddings.arguments(),
+            **batch.arguments,
+            **batch.image_arguments,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            guidance_rescale=request.guidance_rescale,
+            num_images_per_prompt=len(batch.generators),
+            generator=batch.generators,
+            output_type="latent",
+        ).images
     if batch.refiner is not None:
-        latents = batch.refiner.run(latents, embeddings, batch.generators, request, progress)
+        with batch.step_cache(batch.refiner.pipeline.unet):
+            latents = batch.refiner.run(latents, embeddings, batch.generators, request, progress)
     progress.finish_batch()
     return latents
 
@@ -272,5 +277,13 @@ def _copy_reference(request: SdxlRequest, reference: Image.Image) -> Iterator[Im
 
 def _image_metadata(request: SdxlRequest, job: JobPipeline) -> dict[str, Any]:
     steps = int(job.pipeline.scheduler.num_inference_steps)
-    metadata = {"batch_size": request.num_images, "steps": steps, "num_inference_steps": steps, "guidance_scale": request.guidance_scale}
+    metadata: dict[str, Any] = {
+        "batch_size": request.num_images,
+        "steps": steps,
+        "num_inference_steps": steps,
+        "guidance_scale": request.guidance_scale,
+        "acceleration": request.acceleration,
+    }
+    if request.acceleration != "none":
+        metadata["accelerated_by"] = list(job.accelerations)
     return metadata | job.metadata

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from handlers.sdxl.nested import MAX_CONTROLS, Control, Enhance, ReferenceImage, ReferenceMode, ReferenceType, Refiner, Upscale
+from handlers.sdxl.acceleration_names import Acceleration
+from handlers.sdxl.nested import MAX_CONTROLS, Control, Enhance, Method, ReferenceImage, ReferenceMode, ReferenceType, Refiner, Upscale
 from handlers.sdxl.prompt_weights import PromptWeightError, WeightedText, parse_prompt_weights
-from handlers.sdxl.scheduler_names import MIN_STEPS, SchedulerName
+from handlers.sdxl.scheduler_names import MIN_STEPS, STEPS, SchedulerName
 from shared.contract.context import Context
 from shared.contract.field_location import UNSET, ComputedDefault, FieldLocation
 from shared.contract.fields import ExactInt, Id, Name, PreviewFlag, Seed, Text, batch_seeds, seed_of_job
@@ -24,10 +25,6 @@ _FAST = ("sdxl_image_fast",)
 _HIGH = ("sdxl_image_high", "sdxl_generate")
 _side = partial(default_side, Size(1024, 1024))
 _WEIGHTED = r"text with weights such as (red:1.3), (red) or [red], with \( or \[ for a literal bracket"
-_STEPS = "a whole number from 10 to 50 (from 1 with the schedulers lcm and tcd)"
-
-Method = Literal["none", "copy", "img2img", "inpaint", "adapter"]
-"""How the main reference is used: not at all, copied, as the start of img2img, inpainted, or as the prompt of an IP-Adapter."""
 
 
 def _is_copy(data: Mapping[str, Any]) -> bool:
@@ -76,7 +73,7 @@ class SdxlRequest(Request):
     ] = None
     steps: Annotated[
         int,
-        Field(description="Denoising steps.", json_schema_extra={"minimum": 1, "maximum": 50, "allowed": _STEPS}),
+        Field(description="Denoising steps.", json_schema_extra={"minimum": 1, "maximum": 50, "allowed": STEPS}),
         FieldLocation("config.steps", ("num_inference_steps",)),
         ComputedDefault.by_type({_FAST: 15, _HIGH: 25}),
     ] = UNSET
@@ -135,6 +132,7 @@ class SdxlRequest(Request):
         Field(ge=0.0, le=1.0, description="How much of the contrast added by guidance is removed."),
         FieldLocation("config.guidance_rescale"),
     ] = 0.0
+    acceleration: Acceleration = "lossless"
     preview: PreviewFlag = False
     output_format: Annotated[
         Literal["png", "webp", "jpeg"], FieldLocation("config.output_format"), Field(description="The format of the stored images.")
@@ -205,7 +203,7 @@ class SdxlRequest(Request):
         # If the scheduler itself is invalid, the intended minimum is unknown.
         minimum = MIN_STEPS.get(info.data["scheduler"], 10) if "scheduler" in info.data else 1
         if not minimum <= steps <= 50:
-            raise refuse(_STEPS, nearest=min(max(steps, minimum), 50))
+            raise refuse(STEPS, nearest=min(max(steps, minimum), 50))
         return steps
 
     @field_validator("resolution")

@@ -52,7 +52,7 @@ def _balance_brackets(values: Values) -> None:
 
 
 def _ensure_min_steps(values: Values) -> None:
-    if values.get("config.scheduler") not in ("lcm", "tcd") and "config.steps" in values:
+    if values.get("config.scheduler") not in ("lcm", "tcd", "ddim_trailing", "euler_trailing") and "config.steps" in values:
         values["config.steps"] = max(values["config.steps"], 10)
 
 
@@ -86,7 +86,7 @@ SDXL_RULES = (
     _CALLBACK,
     Rule("The prompt may be empty only when a reference is copied.", ("prompt",), _ensure_prompt),
     Rule("Brackets of prompt weights must be balanced.", ("prompt", "negative_prompt", "compel_weights"), _balance_brackets),
-    Rule("Fewer than ten steps require the scheduler lcm or tcd.", ("config.steps",), _ensure_min_steps),
+    Rule("Fewer than ten steps require a scheduler for distilled models.", ("config.steps",), _ensure_min_steps),
     Rule("The sides of a resolution must be multiples of 8 from 64 to 2048.", ("config.resolution",), _align_resolution),
     Rule("Width and height must be given together.", ("config.width", "config.height"), _pair_width_and_height),
     Rule("A mask requires a reference that is not copied.", ("config.mask",), _drop_mask_without_reference),

@@ -13,8 +13,8 @@ from handlers.sdxl.features.canny import canny_edges
 from handlers.sdxl.features.img2img import REFERENCE_FIELD
 from handlers.sdxl.features.inpaint import with_safe_vae_encode
 from handlers.sdxl.job_pipeline import JobPipeline
-from handlers.sdxl.nested import Control
-from handlers.sdxl.request import Method, SdxlRequest
+from handlers.sdxl.nested import Control, Method
+from handlers.sdxl.request import SdxlRequest
 from shared.errors import Conflict, ModelUnavailable, ValidationError
 from shared.media.images import fit, fit_with
 from shared.models.device import memory_footprint

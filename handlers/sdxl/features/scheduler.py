@@ -31,6 +31,7 @@ class SchedulerConfig:
 
 _PLAIN = {"use_karras_sigmas": False}
 _KARRAS = {"use_karras_sigmas": True}  # arXiv 2206.00364, equation 5
+_TRAILING = {"timestep_spacing": "trailing"}  # begins at the last timestep (arXiv 2305.08891, table 2), as distilled models were trained
 _2M = {"solver_order": 2, "algorithm_type": "dpmsolver++"}
 _2M_SDE = {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"}
 
@@ -55,8 +56,10 @@ SCHEDULERS: Mapping[SchedulerName, SchedulerConfig] = {
     "pndm": SchedulerConfig("PNDMScheduler", {"skip_prk_steps": True}),
     "lcm": SchedulerConfig("LCMScheduler"),
     "tcd": SchedulerConfig("TCDScheduler"),
+    "ddim_trailing": SchedulerConfig("DDIMScheduler", {"set_alpha_to_one": False, "clip_sample": False} | _TRAILING),
+    "euler_trailing": SchedulerConfig("EulerDiscreteScheduler", _PLAIN | _TRAILING),
 }
-"""By the contract's names. Timestep spacing and prediction type remain the checkpoint's."""
+"""By the contract's names. Prediction type and, but for the trailing ones, timestep spacing remain the checkpoint's."""
 
 
 def check(request: SdxlRequest, addons: AddonLibrary) -> None:

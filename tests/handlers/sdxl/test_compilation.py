@@ -89,7 +89,7 @@ def test_twenty_different_requests_use_what_was_compiled_while_idle_and_compile_
     backend = Backend()
     networks = compiled_networks(pipeline, backend=backend)
     recipe, plain = SdxlRecipe(pipeline, addons, compiled_networks=networks), SdxlRecipe(pipeline, addons)
-    assert "accelerated_by" not in images(recipe)[0].metadata
+    assert images(recipe)[0].metadata["accelerated_by"] == []
     for piece in recipe.idle_work():
         piece()
     assert backend.graphs == GRAPHS
@@ -101,3 +101,25 @@ def test_twenty_different_requests_use_what_was_compiled_while_idle_and_compile_
         assert {tuple(image.metadata["accelerated_by"]) for image in made} == {("compiled_blocks",)}  # type: ignore[arg-type]
         assert all(np.array_equal(one.pixels, other.pixels) for one, other in zip(made, images(plain, **config), strict=True))
     assert backend.graphs == GRAPHS
+
+
+@pytest.mark.slow
+def test_deepcache_uses_compiled_blocks_and_no_acceleration_does_not(pipeline: Any, addons: AddonLibrary) -> None:
+    backend = Backend()
+    recipe = SdxlRecipe(pipeline, addons, compiled_networks=compiled_networks(pipeline, backend=backend)[:1])
+    for piece in recipe.idle_work():
+        piece()
+    blocks, graphs = len(recipe._compiled[0]._blocks), backend.graphs
+    settings: dict[str, Any] = {"scheduler": "euler", "steps": 10}
+    for config in ({}, {"guidance_scale": 1.0}, {"loras": [{"name": "ink", "scale": 0.7}]}):
+        calls = backend.calls
+        (plain,) = images(recipe, acceleration="none", **settings, **config)
+        assert backend.calls == calls
+        (cached,) = images(recipe, acceleration="deepcache_shallow", **settings, **config)
+        assert 4 * blocks < backend.calls - calls < 10 * blocks
+        assert cached.metadata["accelerated_by"] == ["deepcache_shallow", "compiled_blocks"]
+        (uncompiled,) = images(SdxlRecipe(pipeline, addons), acceleration="deepcache_shallow", **settings, **config)
+        assert np.array_equal(cached.pixels, uncompiled.pixels)
+        assert not np.array_equal(cached.pixels, plain.pixels)
+    assert backend.graphs == graphs
+    assert recipe.summarize(sdxl(acceleration="lossless"), ()).warnings == []

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(not can_build_device_guard(), reason="needs a C+
 
 IMAGE = Image.effect_noise((64, 64), 90).convert("RGB")
 
-WAITS: dict[str, int] = {"ddim": 6, "ddpm": 14, "pndm": 3, "lcm": 4, "tcd": 4} | dict.fromkeys(
+WAITS: dict[str, int] = {"ddim": 6, "ddim_trailing": 6, "ddpm": 14, "pndm": 3, "lcm": 4, "tcd": 4} | dict.fromkeys(
     ("euler_a", "dpm2_a", "dpmpp_2m_sde", "dpmpp_2m_sde_karras"), 1
 )
 """The most waits in a step with the schedulers that have any: diffusers' draw noise on the CPU, or look for the step on the device."""
@@ -109,6 +109,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "IP-Adapter": {"references": [{"image": "https://a.example/c.png", "type": "style", "strength": 0.8}]},
     "LoRA": {"loras": [{"name": "style", "scale": 0.7}]},
     "refiner": {"refiner": {"switch_at": 0.5}},
+    "DeepCache with ControlNet": CONTROL | {"acceleration": "deepcache"},
 }
 
 

@@ -51,12 +51,15 @@ KINDS: Mapping[str, dict[str, Any]] = {
     "adapter plus": {"references": [{"image": URL, "type": "character"}]},
     "several adapters": SEVERAL_ADAPTERS,
     "refiner": {"refiner": {"switch_at": 0.5}},
+    "step cache": {"acceleration": "deepcache"},
+    "step cache, refiner": {"acceleration": "deepcache_shallow", "refiner": {"switch_at": 0.5}},
     "guidance, preview, clip skip, enhancement": {"guidance_scale": 6.0, "preview": True, "clip_skip": 1, "enhance": {"sharpen": 0.5}},
     "all together": LORAS
     | SEVERAL_ADAPTERS
     | CANNY
     | IMG2IMG
-    | {"mask": URL, "scheduler": "heun", "textual_inversions": ["circle"], "vae": "other", "guidance_scale": 2.0, "guidance_rescale": 0.5},
+    | {"mask": URL, "scheduler": "heun", "textual_inversions": ["circle"], "vae": "other", "guidance_scale": 2.0, "guidance_rescale": 0.5}
+    | {"acceleration": "deepcache_shallow"},
 }
 """Every feature, common combinations, and all features that can be combined."""
 
@@ -197,7 +200,7 @@ def test_the_fingerprint_detects_every_kind_of_change(recipe: SdxlRecipe) -> Non
     assert fingerprints["loras"] >= {"unet.parameter", "text_encoder.parameter", "text_encoder_2.parameter"}
     assert fingerprints["vae"] >= {"vae", "vae.parameter"}
     assert fingerprints["adapter"] >= {"unet.attention", "unet.encoder_hid_proj", "unet.config"}
-    assert all(not fingerprints[kind] for kind in ("plain", "textual inversion", "img2img", "control", "refiner"))
+    assert all(not fingerprints[kind] for kind in ("plain", "textual inversion", "img2img", "control", "refiner", "step cache"))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("loras", "vae", "all together")])
@@ -239,7 +242,7 @@ def test_half_precision_jobs_do_not_change_the_precision_of_any_network(tiny_mod
         assert differences(before, fingerprint(half._pipeline)) == [], kind
 
 
-@pytest.mark.parametrize("kind", ["inpainting", "control, inpainting", "several adapters"])
+@pytest.mark.parametrize("kind", ["inpainting", "control, inpainting", "several adapters", "step cache"])
 def test_images_of_batches_of_one_equal_single_image_jobs_bit_for_bit(recipe: SdxlRecipe, kind: str) -> None:
     request = request_with(KINDS[kind], num_images=3)
     references = references_for(request)

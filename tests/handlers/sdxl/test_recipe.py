@@ -116,7 +116,8 @@ def test_special_tokens_in_a_prompt_are_encoded_as_text(sdxl_recipe: Sdxl) -> No
 def test_image_metadata_reports_the_effective_settings(sdxl_recipe: Sdxl) -> None:
     image = one(sdxl_recipe, sdxl(steps=12, guidance_scale=3.5, output_format="jpeg"))
     assert image.format == "jpeg"
-    assert image.metadata == {"batch_size": 1, "steps": 12, "num_inference_steps": 12, "guidance_scale": 3.5}
+    settings = {"batch_size": 1, "steps": 12, "num_inference_steps": 12, "guidance_scale": 3.5}
+    assert image.metadata == {**settings, "acceleration": "lossless", "accelerated_by": []}
 
 
 def test_progress_reports_every_step(sdxl_recipe: Sdxl) -> None:

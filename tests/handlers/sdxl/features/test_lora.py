@@ -154,7 +154,7 @@ def test_metadata_lists_the_loras(worker: Worker) -> None:
 
 
 SPEED_LORAS = re.findall(
-    r"^\| ([^|]+) \| `(lcm|tcd)` \| ([\d, orto]+).* \| ([\d.]+)(?: to ([\d.]+))? \|$",
+    r"^\| ([^|]+) \| `(lcm|tcd|(?:ddim|euler)_trailing)` \| ([\d, orto]+).* \| ([\d.]+)(?: to ([\d.]+))? \|$",
     (Path(__file__).parents[4] / "docs/handlers/sdxl.md").read_text("utf-8"),
     flags=re.MULTILINE,
 )
@@ -178,7 +178,14 @@ def test_the_page_has_settings_for_every_known_speed_lora() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "expected"), [("lcm", 4, [999, 759, 499, 259]), ("tcd", 4, [999, 759, 499, 259]), ("tcd", 1, [999])]
+    ("name", "steps", "expected"),
+    [
+        ("lcm", 4, [999, 759, 499, 259]),
+        ("tcd", 4, [999, 759, 499, 259]),
+        ("tcd", 1, [999]),
+        ("euler_trailing", 4, [999, 749, 499, 249]),
+        ("ddim_trailing", 2, [999, 499]),
+    ],
 )
 def test_the_schedulers_of_speed_loras_start_at_the_last_timestep(
     pipeline: Any, name: SchedulerName, steps: int, expected: list[int]

@@ -16,7 +16,7 @@ import torch
 from handlers.sdxl.features.scheduler import SCHEDULERS
 from handlers.sdxl.handler import load
 from handlers.sdxl.request import SdxlRequest
-from handlers.sdxl.scheduler_names import SchedulerName
+from handlers.sdxl.scheduler_names import MIN_STEPS, SchedulerName
 from handlers.sdxl.weights.load import load_sdxl
 from shared.errors import Cancelled
 from shared.jobs.recipe import Recipe
@@ -47,9 +47,11 @@ EXPECTED: dict[str, tuple[str, dict[str, Any]]] = {
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
     "lcm": ("LCMScheduler", {}),
     "tcd": ("TCDScheduler", {}),
+    "ddim_trailing": ("DDIMScheduler", {"set_alpha_to_one": False, "clip_sample": False, "timestep_spacing": "trailing"}),
+    "euler_trailing": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
 }
-# The same method in other variables: the images may round to the same bytes.
-SAME_METHOD = {("ddim", "euler"), ("ddpm", "euler_a")}
+# The same method in other variables: the images may round to the same bytes. TCD without noise is DDIM; ten of its steps are evenly spaced.
+SAME_METHOD = {("ddim", "euler"), ("ddpm", "euler_a"), ("ddim_trailing", "euler_trailing"), ("tcd", "ddim_trailing")}
 SECOND_ORDER = {"heun", "dpm2", "dpm2_a"}  # second-order: two evaluations in each step but the last
 
 
@@ -126,7 +128,7 @@ def test_progress_reports_the_steps_that_a_scheduler_really_runs(drawn: Drawn, n
     assert drawn(name)[1] == [(step, made) for step in range(1, made + 1)]
 
 
-@pytest.mark.parametrize("name", ["lcm", "tcd"])
+@pytest.mark.parametrize("name", MIN_STEPS)
 def test_schedulers_of_distilled_models_accept_a_single_step(recipe: Sdxl, name: str) -> None:
     recorded = RecordedRun()
     draw(recipe, name, recorded, steps=1)
