@@ -14,7 +14,10 @@ def render(results: dict[str, Any]) -> str:
 
 
 def _overhead(results: dict[str, Any]) -> str:
-    rows = (f"| `{handler}` | {row['bare'] * 1e3:.0f} ms | {row['overhead'] * 1e3:.1f} ms |" for handler, row in results.items())
+    rows = (
+        f"| `{handler}` | {row['bare'] * 1e3:.0f} ms | {row['overhead'] * 1e3:.1f} ms | {row['latency'] * 1e3:.1f} ms |"
+        for handler, row in results.items()
+    )
     return _OVERHEAD.format(rows="\n".join(rows))
 
 
@@ -146,10 +149,11 @@ _OVERHEAD = """\
 ## What a handler adds to the model
 
 Validation, encoding, storage on the local disk and the payload of the job in `handlers/*/test_input.json`, against the bare call of the
-loaded pipeline (`make bench`):
+loaded pipeline (`make bench`). The last column is its part before the pipeline is called: what a job waits on an idle worker after RunPod's
+SDK has handed it over.
 
-| handler | bare call | added |
-|---|---|---|
+| handler | bare call | added | before the call |
+|---|---|---|---|
 {rows}
 """
 

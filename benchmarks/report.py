@@ -56,7 +56,12 @@ def measure(models: Path) -> dict[str, Any]:
     return {
         "machine": describe_machine(),
         "overhead": {
-            handler: {"bare": statistics.median(measured.bare), "overhead": measured.overhead} for handler, measured in overhead.items()
+            handler: {
+                "bare": statistics.median(measured.bare),
+                "overhead": measured.overhead,
+                "latency": statistics.median(measured.latency),
+            }
+            for handler, measured in overhead.items()
         },
         "concurrency": {handler: asdict(measure_concurrency(handler, models, ROUNDS)) for handler in UPLOADING},
         "encoding": {name: asdict(compared) for name, compared in compare_encoding(ROUNDS).items()},
