@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from benchmarks.counted_sections import COUNTED
+
 
 def render(results: dict[str, Any]) -> str:
     """Returns the page, with a section for each result."""
@@ -61,43 +63,6 @@ def _batching(results: dict[str, Any]) -> str:
 
 def _prefix_cache(results: dict[str, Any]) -> str:
     return _PREFIX_CACHE.format(tokens=results["tokens"], ratio=f"{results['miss'] / results['hit']:.1f}")
-
-
-def _wan_decoder(results: dict[str, Any]) -> str:
-    rows = (
-        f"| {_DECODERS[name]} | {row['moved'] / 1e12:.2f} TB | {row['kernels']:,} | {row['peak'] / 1e9:.1f} GB |"
-        for name, row in results.items()
-    )
-    return _WAN_DECODER.format(rows="\n".join(rows))
-
-
-def _device(results: list[dict[str, Any]]) -> str:
-    rows = (
-        f"| {row['job']} | {row['waits']} | {row['operations']:.0f} · 10¹² | {row['overhead']:.3f} × "
-        f"| {row['denoising'] / 1e9:.2f} GB, {row['estimated_denoising'] / 1e9:.2f} GB "
-        f"| {row['decoding'] / 1e9:.2f} GB, {row['estimated_decoding'] / 1e9:.2f} GB |"
-        for row in results
-    )
-    return _DEVICE.format(rows="\n".join(rows))
-
-
-def _features(results: list[dict[str, Any]]) -> str:
-    def memory(row: dict[str, Any], phase: str) -> str:
-        estimated = f"{row[f'estimated_{phase}'] / 1e9:.2f} GB" if row[f"estimated_{phase}"] else "none"
-        return f"{row[phase] / 1e9:.2f} GB, {estimated}"
-
-    rows = (
-        f"| {row['handler']}: {row['feature']} | {row['waits_before']} | {row['waits_in_steps']} | {row['waits_after']} "
-        f"| {' | '.join(memory(row, phase) for phase in ('preparing', 'denoising', 'decoding'))} |"
-        for row in results
-    )
-    return _FEATURES.format(rows="\n".join(rows))
-
-
-def _sdxl_compilation(results: dict[str, Any]) -> str:
-    ratio, load = f"{results['ratio']:.2f}", f"{results['load']:.0f}"
-    difference, layout = (f"{results[name] * 1000:.1f}" for name in ("difference", "layout"))
-    return _SDXL_COMPILATION.format(ratio=ratio, load=load, difference=difference, layout=layout)
 
 
 def _setup(results: dict[str, Any]) -> str:
@@ -232,54 +197,6 @@ _PREFIX_CACHE = """\
 The first token of a prompt of {tokens} tokens comes {ratio} × sooner if its system prompt is in the prefix cache.
 """
 
-_DECODERS: Mapping[str, str] = {
-    "diffusers": "diffusers, float32",
-    "float32": "the worker, float32: the same bits",
-    "float16": "the worker, float16, as on a GPU: at most one level apart",
-}
-
-_WAN_DECODER = """\
-## What decoding a clip moves
-
-81 frames of 480 × 832 through WAN's VAE, counted on the published configuration (`python -m benchmarks.wan_decoder`): bytes that kernels
-other than convolutions and matrix multiplications read and write, kernels, and the peak of memory beside the VAE's weights.
-
-| | moved | kernels | peak |
-|---|---|---|---|
-{rows}
-"""
-
-_DEVICE = """\
-## What a job asks of a GPU
-
-Counted at full size on a fake CUDA device, which runs the recipes on tensors without values (`python -m benchmarks.device_report MODELS`):
-how often the host waits in a step, the operations relative to those of the networks alone, and the peak of memory in addition to the
-weights, each with the estimate that decides what fits. With guidance and UniPC.
-
-| job | waits in a step | operations | of those needed | denoising, estimated | decoding, estimated |
-|---|---|---|---|---|---|
-{rows}
-"""
-
-_FEATURES = """\
-## What each feature asks of a GPU
-
-Counted in the same way (`python -m benchmarks.feature_report MODELS`), one image of 1024 × 1024 or 81 frames of 832 × 480: how often the
-host waits before the first step, in ten steps together and after the last one, and the peak of memory in each of these phases with its
-estimate. A LoRA is one that changes every linear layer; the estimates here include its merged layers, which SDXL keeps until the images are
-decoded and WAN until the last step.
-
-| feature | waits: before | in ten steps | after | preparing, estimated | denoising, estimated | decoding, estimated |
-|---|---|---|---|---|---|---|
-{rows}
-
-Steps wait in five cases. A preview is read by the host. diffusers noises the reference of inpainting anew in every step but the last, with
-four waits each, and sets up the schedule of the refiner within its first step. UniPC looks up where it begins in the first step of WAN's
-pipelines with references. The first-block cache decides on the host whether a pass is skipped. What has no estimate is encoded text, which
-the estimates' allowances cover. An upscaler's memory decides nothing: its tiles shrink when memory is short; the figures are of its largest
-tile, with Real-ESRGAN's network.
-"""
-
 _SETUP = """\
 ## Set-up
 
@@ -301,14 +218,6 @@ times with torch:
 Memory and cold starts are computed in [deploy.md](deploy.md#memory).
 """
 
-_SDXL_COMPILATION = """\
-## A compiled step
-
-A step of SDXL's full-size UNet with random weights, one image of 128 × 128 with guidance in bfloat16, compiled and with the channels last,
-against eager (`python -m benchmarks.sdxl_compilation`): {ratio} × the speed, at a load of {load}. The results differ by {difference} ‰ in
-the root mean square; those of the eager step with either layout by {layout} ‰. It has not been measured on a GPU.
-"""
-
 _SECTIONS: Mapping[str, Callable[[Any], str]] = {
     "overhead": _overhead,
     "concurrency": _concurrency,
@@ -318,9 +227,6 @@ _SECTIONS: Mapping[str, Callable[[Any], str]] = {
     "start": _start,
     "batching": _batching,
     "prefix_cache": _prefix_cache,
-    "wan_decoder": _wan_decoder,
-    "device": _device,
-    "features": _features,
-    "sdxl_compilation": _sdxl_compilation,
+    **COUNTED,
     "setup": _setup,
 }
