@@ -104,7 +104,7 @@ PUBLIC_IN: dict[str, set[str]] = {
     "RefinerNetwork": {"unet"},
     "RefinerPass": {"pipeline"},
     "SchedulerConfig": {"class_name", "overrides"},
-    "JobPipeline": {"metadata", "pipeline", "references", "textual_inversions"},
+    "JobPipeline": {"accelerations", "metadata", "pipeline", "references", "textual_inversions"},
     "LayerUpdate": {"algorithm", "factors"},
     "Lora": {"unused", "updates"},  # layer names and tensors of the operator's file
     "LoraLayer": {"parameter"},
