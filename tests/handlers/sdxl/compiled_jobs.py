@@ -81,7 +81,7 @@ def images(recipe: SdxlRecipe, config: dict[str, Any], *, compiled: bool) -> lis
     request = sdxl(**settings)
     reference = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     made = image_outputs(generate(recipe, request, references=dict.fromkeys(request.references, reference)))
-    assert all(("accelerated_by" in image.metadata) is compiled for image in made)
+    assert all(image.metadata["accelerated_by"] == (["compiled_blocks"] if compiled else []) for image in made)
     return [image.pixels for image in made]
 
 
