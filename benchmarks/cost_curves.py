@@ -13,21 +13,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.device_counts import DENOISE, count_job
+from benchmarks.device_counts import DENOISE, DEVICE, count_job, request_for
 from benchmarks.fake_cuda import FakeCuda
-from benchmarks.report import RESULTS
+from benchmarks.report import keep
 from shared.jobs.recipe import Recipe
 from shared.settings import prepare_environment
 
 Curve = dict[str, float]
 """The cost by what is asked for."""
 
-DEVICE = torch.device("cuda:0")
 STEPS = 25
 _COUNTED_STEPS = 2
 
@@ -47,20 +45,20 @@ def sdxl_curves(sides: Iterable[int] = SIDES, images: Iterable[int] = IMAGES) ->
     from handlers.sdxl.recipe import SdxlRecipe
     from handlers.sdxl.request import SdxlRequest
 
-    def request(side: int, count: int) -> SdxlRequest:
-        # One of the schedulers that take two steps.
-        config = {"resolution": f"{side}x{side}", "num_images": count, "steps": _COUNTED_STEPS, "scheduler": "tcd", "seed": 1}
-        raw = {"id": "j", "user_id": "u", "type": "sdxl_image_high", "prompt": "a circle", "config": config}
-        return SdxlRequest.parse(raw, job_id="counted")
-
     with FakeCuda() as card:
         pipeline = full_size(DEVICE)
         recipe = SdxlRecipe(pipeline, FullSizeAddons({}))
-        cost = _counter(card, recipe, pipeline.unet)
+
+        @cache
+        def cost(side: int, count: int) -> Cost:
+            # One of the schedulers that take two steps.
+            config = {"resolution": f"{side}x{side}", "num_images": count, "steps": _COUNTED_STEPS, "scheduler": "tcd"}
+            return _count(card, recipe, request_for(SdxlRequest, "sdxl_image_high", "a circle", config), pipeline.unet)
+
         return {
-            "sides": {str(side): cost(request(side, 1))(STEPS) for side in sides},
-            "images": {str(count): cost(request(1024, count))(STEPS) for count in images},
-            "steps": _by_steps(cost(request(1024, 1)), IMAGE_STEPS),
+            "sides": {str(side): cost(side, 1)(STEPS) for side in sides},
+            "images": {str(count): cost(1024, count)(STEPS) for count in images},
+            "steps": {str(steps): cost(1024, 1)(steps) for steps in IMAGE_STEPS},
         }
 
 
@@ -77,20 +75,21 @@ def wan_curves(tokenizer: Path, frames: Iterable[int] = FRAMES, sizes: Iterable[
     from handlers.wan.request import WanRequest
     from shared.weights.addons import AddonLibrary
 
-    def request(size: str, count: int) -> WanRequest:
-        width, height = map(int, size.split("x"))
-        config = {"width": width, "height": height, "frames": count, "steps": _COUNTED_STEPS, "seed": 1}
-        raw = {"id": "j", "user_id": "u", "type": "video_fast", "prompt": "waves", "config": config}
-        return WanRequest.parse(raw, job_id="counted")
-
     with FakeCuda() as card:
         pipelines = full_size(tokenizer, DEVICE)
         recipe = WanRecipe(pipelines, AddonLibrary())
-        cost = _counter(card, recipe, pipelines.text_to_video.transformer)
+
+        @cache
+        def cost(size: str, count: int) -> Cost:
+            width, height = map(int, size.split("x"))
+            config = {"width": width, "height": height, "frames": count, "steps": _COUNTED_STEPS}
+            request = request_for(WanRequest, "video_fast", "waves", config)
+            return _count(card, recipe, request, pipelines.text_to_video.transformer)
+
         return {
-            "frames": {str(count): cost(request("832x480", count))(STEPS) for count in frames},
-            "sizes": {size: cost(request(size, 81))(STEPS) for size in sizes},
-            "steps": _by_steps(cost(request("832x480", 81)), CLIP_STEPS),
+            "frames": {str(count): cost("832x480", count)(STEPS) for count in frames},
+            "sizes": {size: cost(size, 81)(STEPS) for size in sizes},
+            "steps": {str(steps): cost("832x480", 81)(steps) for steps in CLIP_STEPS},
         }
 
 
@@ -98,18 +97,11 @@ Cost = Callable[[int], float]
 """Returns 10¹² operations of a job with a number of steps."""
 
 
-def _counter(card: FakeCuda, recipe: Recipe[Any], denoiser: Any) -> Callable[[Any], Cost]:
-    def count(request: Any) -> Cost:
-        counts = count_job(card, recipe, request, [denoiser]).counts
-        step = counts.flops_in(DENOISE) / _COUNTED_STEPS
-        rest = counts.flops_in() - counts.flops_in(DENOISE)
-        return lambda steps: (rest + steps * step) / 1e12
-
-    return count
-
-
-def _by_steps(cost: Cost, steps: Iterable[int]) -> Curve:
-    return {str(count): cost(count) for count in steps}
+def _count(card: FakeCuda, recipe: Recipe[Any], request: Any, denoiser: Any) -> Cost:
+    counts = count_job(card, recipe, request, [denoiser]).counts
+    step = counts.flops_in(DENOISE) / _COUNTED_STEPS
+    rest = counts.flops_in() - counts.flops_in(DENOISE)
+    return lambda steps: (rest + steps * step) / 1e12
 
 
 def chat_curves() -> dict[str, Curve]:
@@ -137,8 +129,7 @@ def main(models: Path) -> None:
     """Prints the curves, and keeps them in the results."""
     curves = {"sdxl": sdxl_curves(), "wan": wan_curves(models / "wan/tokenizer"), "chat": chat_curves()}
     print(json.dumps(curves, indent=2))
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) | {"cost_curves": curves}
-    RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    keep(cost_curves=curves)
 
 
 if __name__ == "__main__":

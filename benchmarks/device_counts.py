@@ -6,14 +6,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 
 from benchmarks.fake_cuda import Counts, FakeCuda
+from shared.contract.request import Request
 from shared.jobs.execution.cancel import CancelToken
 from shared.jobs.recipe import JobRun, Output, Recipe, VideoOutput
+
+DEVICE = torch.device("cuda:0")
+"""The fake device."""
+
+RequestT = TypeVar("RequestT", bound=Request)
 
 PREPARE, DENOISE, DECODE = "prepare", "denoise", "decode"
 """The phases of a job: everything before the first call of a denoiser; from there to the last step; the rest."""
@@ -76,6 +82,12 @@ def count_job(
         outputs = sum(1 for output in recipe.generate(request, references or {}, run) if _consume(output))
     waits = tuple(after - before for before, after in zip([0, *marks], marks, strict=False))
     return JobCounts(card.counts, resident, dict(card.memory.peaks), waits, outputs, tuple(run.warnings))
+
+
+def request_for(kind: type[RequestT], job_type: str, prompt: str, config: Mapping[str, Any]) -> RequestT:
+    """Returns the request of a job to count, with a seed."""
+    raw = {"id": "j", "user_id": "u", "type": job_type, "prompt": prompt, "config": {"seed": 1, **config}}
+    return kind.parse(raw, job_id="counted")
 
 
 def flops_of(card: FakeCuda, call: Callable[[], object]) -> int:

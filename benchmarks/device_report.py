@@ -14,11 +14,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.device_counts import DECODE, DENOISE, PREPARE, JobCounts, count_job, flops_of
+from benchmarks.device_counts import DECODE, DENOISE, DEVICE, PREPARE, JobCounts, count_job, flops_of, request_for
 from benchmarks.fake_cuda import FakeCuda
 from shared.settings import prepare_environment
-
-DEVICE = torch.device("cuda:0")
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,8 @@ def sdxl_rows() -> Iterator[DeviceUse]:
         decoding = flops_of(card, lambda: pipeline.vae.decode(_empty(1, 4, 128, 128)))
         for images in (1, 6):
             step = flops_of(card, lambda: _call_unet(pipeline.unet, 2 * images))  # noqa: B023 - called at once
-            config = {"resolution": "1024x1024", "steps": 10, "num_images": images, "scheduler": "unipc", "guidance_scale": 7.5, "seed": 1}
-            raw = {"id": "j", "user_id": "u", "type": "sdxl_image_high", "prompt": f"{images} circles", "config": config}
-            request = SdxlRequest.parse(raw, job_id="counted")
+            config = {"resolution": "1024x1024", "steps": 10, "num_images": images, "scheduler": "unipc", "guidance_scale": 7.5}
+            request = request_for(SdxlRequest, "sdxl_image_high", f"{images} circles", config)
             job, estimate = count_job(card, recipe, request, [pipeline.unet]), MemoryEstimate.of(request, pipeline)
             name = f"SDXL, {images} of 1024 × 1024"
             estimates = int(images * estimate.denoising / HEADROOM), int(estimate.decoding / HEADROOM)
@@ -87,9 +84,8 @@ def wan_row(models: Path, frames: int = 81) -> DeviceUse:
     with FakeCuda() as card:
         pipelines = full_size(models / "wan/tokenizer", DEVICE)
         transformer = pipelines.text_to_video.transformer
-        config = {"width": 832, "height": 480, "frames": frames, "steps": 2, "guidance_scale": 6.5, "seed": 1}
-        raw = {"id": "j", "user_id": "u", "type": "video_fast", "prompt": "waves", "config": config}
-        request = WanRequest.parse(raw, job_id="counted")
+        config = {"width": 832, "height": 480, "frames": frames, "steps": 2, "guidance_scale": 6.5}
+        request = request_for(WanRequest, "video_fast", "waves", config)
         latents = _empty(1, 16, (frames - 1) // 4 + 1, 60, 104, dtype=torch.bfloat16)
         forward = flops_of(card, lambda: transformer(latents, torch.ones(1, device=DEVICE), _empty(1, 512, 4096, dtype=torch.bfloat16)))
         dtype = next(pipelines.vae.decoder.parameters()).dtype

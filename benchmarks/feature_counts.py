@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from PIL import Image
 
 from benchmarks.device_counts import DECODE, DENOISE, PREPARE, JobCounts, count_job
@@ -19,7 +18,6 @@ from shared.jobs.recipe import Recipe
 from shared.models.lora_files import Lora
 from shared.models.lora_names import LoraTarget
 
-DEVICE = torch.device("cuda:0")
 URL = "https://a.example/b.png"
 STEPS = 10
 """The denoising steps of the jobs whose waits are counted."""

@@ -6,14 +6,13 @@ shows them in docs/performance.md.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.feature_counts import FeatureUse
-from benchmarks.report import RESULTS
+from benchmarks.report import keep
 from benchmarks.sdxl_features import sdxl_features
 from benchmarks.wan_features import wan_features
 from shared.settings import prepare_environment
@@ -35,8 +34,7 @@ def main(models: Path) -> None:
     for row in count_features(models):
         print(row, flush=True)
         rows.append(asdict(row))
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) | {"features": rows}
-    RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    keep(features=rows)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,17 @@ ROUNDS = 3
 
 def main(arguments: list[str]) -> None:
     """Measures unless `--page` is given, and writes the page."""
-    results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    if arguments != ["--page"]:
-        results |= measure(Path(arguments[0]))
-        RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    results = keep(**({} if arguments == ["--page"] else measure(Path(arguments[0]))))
     PAGE.write_text(render(results), encoding="utf-8")
+
+
+def keep(**measured: Any) -> dict[str, Any]:
+    """Keeps results by their names, in place of those of the same name, and returns all."""
+    kept: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    results = kept | measured
+    if measured:
+        RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return results
 
 
 def measure(models: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ alternate in one process. It takes 7 GB and some minutes, so `make performance` 
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import time
@@ -115,12 +114,11 @@ def _relative(one: Tensor, other: Tensor) -> float:
 
 def main() -> None:
     """Measures, and writes the result to the results."""
-    from benchmarks.report import RESULTS
+    from benchmarks.report import keep
 
     compared = measure()
     print(compared)
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) | {"sdxl_compilation": asdict(compared)}
-    RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    keep(sdxl_compilation=asdict(compared))
 
 
 if __name__ == "__main__":

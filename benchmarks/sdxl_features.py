@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.device_counts import DECODE
+from benchmarks.device_counts import DECODE, DEVICE, request_for
 from benchmarks.fake_cuda import FakeCuda
-from benchmarks.feature_counts import DEVICE, URL, CountedRecipe, Estimates, FeatureUse, merged_bytes
+from benchmarks.feature_counts import URL, CountedRecipe, Estimates, FeatureUse, merged_bytes
 from benchmarks.full_size_addons import FullSizeAddons
 from benchmarks.sdxl_networks import SHALLOW_REFINER, controlnet, full_size, image_encoder, ip_adapter, lora, refiner, shallow
 from handlers.sdxl.features.lora import lora_target
@@ -89,8 +89,7 @@ def sdxl_features() -> Iterator[FeatureUse]:
 
 
 def _parse(config: Mapping[str, Any]) -> SdxlRequest:
-    raw = {"id": "j", "user_id": "u", "type": "sdxl_image_high", "prompt": "a red circle", "config": {"seed": 1, **config}}
-    return SdxlRequest.parse(raw, job_id="counted")
+    return request_for(SdxlRequest, "sdxl_image_high", "a red circle", config)
 
 
 def _estimates(request: SdxlRequest, pipeline: Any, merged: int) -> Estimates:

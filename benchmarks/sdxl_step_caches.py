@@ -11,13 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from benchmarks.device_counts import DENOISE, count_job
+from benchmarks.device_counts import DENOISE, DEVICE, count_job, request_for
 from benchmarks.fake_cuda import FakeCuda
 from shared.settings import prepare_environment
 
-DEVICE = torch.device("cuda:0")
 ACCELERATIONS = ("none", "deepcache", "deepcache_shallow")
 
 
@@ -54,9 +51,8 @@ def denoising_costs(steps: int, **config: Any) -> Iterator[DenoisingCost]:
         pipeline = full_size(DEVICE)
         recipe = SdxlRecipe(pipeline, FullSizeAddons({}))
         for acceleration in ACCELERATIONS:
-            settings = {"resolution": "1024x1024", "steps": steps, "seed": 1, "acceleration": acceleration} | config
-            raw = {"id": "j", "user_id": "u", "type": "sdxl_image_high", "prompt": "a circle", "config": settings}
-            job = count_job(card, recipe, SdxlRequest.parse(raw, job_id="counted"), [pipeline.unet])
+            settings = {"resolution": "1024x1024", "steps": steps, "acceleration": acceleration} | config
+            job = count_job(card, recipe, request_for(SdxlRequest, "sdxl_image_high", "a circle", settings), [pipeline.unet])
             yield DenoisingCost(acceleration, job.counts.flops_in(DENOISE) / 1e12, job.needed(DENOISE), max(job.waits_by_step[1:]))
 
 

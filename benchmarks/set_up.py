@@ -5,7 +5,6 @@ Takes minutes, 16 GB of disk, and the package registry. The pages say what it to
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.performance_page import render
-from benchmarks.report import PAGE, RESULTS
+from benchmarks.report import PAGE, keep
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("Makefile", "package.json", "pyproject.toml", "builder", "handlers", "shared", "small_models")
@@ -26,10 +25,7 @@ NEEDED = ("Makefile", "package.json", "pyproject.toml", "builder", "handlers", "
 
 def main() -> None:
     """Measures, and writes the page."""
-    results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
-    results["setup"] = measure_set_up()
-    RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    PAGE.write_text(render(results), encoding="utf-8")
+    PAGE.write_text(render(keep(setup=measure_set_up())), encoding="utf-8")
 
 
 def measure_set_up() -> dict[str, Any]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.device_counts import DEVICE, request_for
 from benchmarks.fake_cuda import FakeCuda
-from benchmarks.feature_counts import DEVICE, STEPS, URL, CountedRecipe, Estimates, FeatureUse, merged_bytes
+from benchmarks.feature_counts import STEPS, URL, CountedRecipe, Estimates, FeatureUse, merged_bytes
 from benchmarks.full_size_addons import FullSizeAddons
 from benchmarks.sdxl_networks import lora
 from benchmarks.wan_networks import full_size, full_size_image_to_video, shallow, shallow_image_to_video
@@ -54,8 +55,8 @@ def wan_recipe(card: FakeCuda, pipelines: WanPipelines, *, is_full_size: bool) -
 
     def parse(config: Mapping[str, Any]) -> WanRequest:
         steps = {"steps": _CACHING_STEPS if "acceleration" in config else 2} if is_full_size else {}
-        settings = {"guidance_scale": 6.5, "seed": 1, "fps": 16, **size, **steps, **config}
-        return WanRequest.parse({"id": "j", "user_id": "u", "type": "video_fast", "prompt": "waves", "config": settings}, job_id="counted")
+        settings = {"guidance_scale": 6.5, "fps": 16, **size, **steps, **config}
+        return request_for(WanRequest, "video_fast", "waves", settings)
 
     def estimate(request: WanRequest) -> Estimates:
         memory, transformer = MemoryEstimate.of(request, pipelines.vae), select_pipeline(pipelines, request).transformer
