@@ -11,7 +11,7 @@ import pytest
 from tests.chaos.load.harness import TIMEOUT, Job, LoadHarness
 from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.jobs import sdxl_job, webhook_id
-from tests.shared.serverless.conftest import wait_until
+from tests.doubles.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

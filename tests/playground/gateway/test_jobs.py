@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import runpod
 from tests.doubles.echo import FAIL_MARKER
 from tests.doubles.gateway import RunningGateway
 from tests.doubles.stub_worker import HOLD
+from tests.doubles.waiting import wait_until
 
 ENDPOINTS = {"paint": "tests.doubles.stub_worker", "echo": "tests.doubles.echo"}
 
@@ -94,10 +94,8 @@ def test_runpods_own_webhook_is_called_with_the_status_and_the_input(gateway: Ru
     def unverified() -> list[Any]:
         return [json.loads(each["body"]) for each in httpx.get(f"{gateway.root}/callbacks/job-webhook").json() if each["problem"]]
 
-    deadline = time.monotonic() + 60
-    while not (received := unverified()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert [(each["id"], each["status"], each["input"], each["webhook"]) for each in received] == [(job_id, "COMPLETED", request, url)]
+    wait_until(unverified)
+    assert [(each["id"], each["status"], each["input"], each["webhook"]) for each in unverified()] == [(job_id, "COMPLETED", request, url)]
 
 
 def test_a_job_whose_worker_is_killed_is_done_by_the_next_one(gateway: RunningGateway, client: runpod.Endpoint) -> None:

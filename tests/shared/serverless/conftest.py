@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from playground.callback_receiver import CallbackReceiver
 from tests.doubles.fake_runpod import FakeRunPodAPI
+from tests.doubles.waiting import wait_until
 from tests.doubles.worker import WorkerProcess
 
 SECRET = "canary-callback-secret-0123456789"
@@ -49,14 +49,6 @@ class WorkerHarness:
     def callbacks(self, job_id: str) -> list[dict[str, Any]]:
         """Returns the payloads of a job's callbacks, their signatures verified."""
         return [payload for payload in self.receiver.payloads if payload["job_id"] == job_id]
-
-
-def wait_until(condition: Callable[[], bool], otherwise: str, seconds: float = 60.0) -> None:
-    """Waits until a condition is true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{otherwise} within {seconds} s"
-        time.sleep(0.02)
 
 
 @contextmanager

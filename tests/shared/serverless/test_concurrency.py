@@ -14,7 +14,8 @@ from shared.handler import Handler as ServedHandler
 from shared.settings import Settings
 from tests.doubles.fake_storage import FakeStorage, Handler
 from tests.doubles.jobs import sdxl_job
-from tests.shared.serverless.conftest import SECRET, start_worker, wait_until
+from tests.doubles.waiting import wait_until
+from tests.shared.serverless.conftest import SECRET, start_worker
 
 KEY = "canary-service-key"
 

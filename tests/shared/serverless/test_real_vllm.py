@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.doubles.vllm import is_running, real_vllm, wait_for
+from tests.doubles.vllm import is_running, real_vllm
+from tests.doubles.waiting import wait_until
 from tests.shared.serverless.conftest import start_worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -47,7 +48,7 @@ def test_killing_vllm_in_mid_answer_loses_nothing_and_the_next_job_is_answered(t
         for name in ("one", "two", "three"):
             assert "Send the job again" in harness.runpod_api.result(name)["error"]
         assert harness.worker.wait() == 1
-        wait_for(lambda: not any(map(is_running, processes)))
+        wait_until(lambda: not any(map(is_running, processes)))
         assert "canary" not in harness.worker.log
         taken = list(harness.runpod_api.taken)
         harness.runpod_api.submit(job("next"))

@@ -16,8 +16,9 @@ from tests.doubles.fake_runpod import FakeRunPodAPI
 from tests.doubles.jobs import sdxl_job
 from tests.doubles.processes import ROOT, clean_environment
 from tests.doubles.stub_worker import HOLD
+from tests.doubles.waiting import wait_until
 from tests.doubles.worker import WorkerProcess
-from tests.shared.serverless.conftest import WorkerHarness, start_worker, wait_until
+from tests.shared.serverless.conftest import WorkerHarness, start_worker
 
 
 def test_the_start_is_logged_phase_by_phase(own_harness: WorkerHarness) -> None:

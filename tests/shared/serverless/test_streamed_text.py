@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.doubles.echo import CLOSED_LOG, FAIL_MARKER
-from tests.shared.serverless.conftest import WorkerHarness, start_worker, wait_until
+from tests.doubles.waiting import wait_until
+from tests.shared.serverless.conftest import WorkerHarness, start_worker
 
 ALPHABETS = (
     "abc de",

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.shared.serverless.conftest import WorkerHarness, start_worker, wait_until
+from tests.doubles.waiting import wait_until
+from tests.shared.serverless.conftest import WorkerHarness, start_worker
 
 
 def job(job_id: str, **fields: Any) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.doubles.processes import clean_environment, run_module
-from tests.doubles.vllm import StandIn, is_running, stand_in_at, wait_for
+from tests.doubles.vllm import StandIn, is_running, stand_in_at
+from tests.doubles.waiting import wait_until
 from tests.shared.serverless.conftest import WorkerHarness, start_worker
 
 
@@ -57,7 +58,7 @@ def test_killing_vllm_in_mid_answer_answers_every_job_and_the_next_one_is_done_b
         for name in ("streamed", "whole"):
             harness.runpod_api.submit(job(name, stream=name == "streamed"))
         harness.runpod_api.wait_for(lambda: bool(harness.runpod_api.streamed("streamed")))
-        wait_for(lambda: len(stand_in.lines("requests.jsonl")) == 2)
+        wait_until(lambda: len(stand_in.lines("requests.jsonl")) == 2)
         os.kill(stand_in.pids[0][0], signal.SIGKILL)
         for name in ("streamed", "whole"):
             assert "Send the job again" in harness.runpod_api.result(name)["error"]
@@ -81,7 +82,7 @@ def test_a_worker_whose_vllm_dies_between_jobs_takes_no_further_job(stand_in: St
         assert harness.worker.wait() == 1
         harness.runpod_api.submit(job("next"))
         assert harness.runpod_api.taken == ["first"]
-        wait_for(lambda: not any(is_running(pid) for pid in stand_in.pids[0]))
+        wait_until(lambda: not any(is_running(pid) for pid in stand_in.pids[0]))
 
 
 def test_scaling_down_ends_vllm(stand_in: StandIn, instruct_only: Path, tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_scaling_down_ends_vllm(stand_in: StandIn, instruct_only: Path, tmp_path
         harness.worker.terminate()
         harness.runpod_api.drain()
         assert harness.worker.wait() == 0
-        wait_for(lambda: not any(is_running(pid) for pid in stand_in.pids[0]))
+        wait_until(lambda: not any(is_running(pid) for pid in stand_in.pids[0]))
 
 
 def test_a_worker_without_vllm_says_so_before_it_loads_anything(tmp_path: Path, instruct_only: Path) -> None:

@@ -25,7 +25,8 @@ from handlers.chat.structured.formats import grammar_of
 from shared.errors import ContextLengthExceeded, DeviceError, JobError, ModelUnavailable, ValidationError
 from shared.jobs.execution.cancel import CancelToken
 from shared.settings import SettingsError
-from tests.doubles.vllm import StandIn, is_running, wait_for
+from tests.doubles.vllm import StandIn, is_running
+from tests.doubles.waiting import wait_until
 from tests.handlers.conftest import chat
 
 
@@ -159,7 +160,7 @@ def test_killing_the_server_in_mid_answer_answers_every_conversation(engine: Ope
 
     with ThreadPoolExecutor(8) as threads:
         outcomes = [threads.submit(outcome, number) for number in range(8)]  # four are written, four wait
-        wait_for(lambda: len(stand_in.lines("requests.jsonl")) >= 4)
+        wait_until(lambda: len(stand_in.lines("requests.jsonl")) >= 4)
         os.kill(stand_in.pids[0][0], signal.SIGKILL)
         errors = [each.result(60) for each in outcomes]
     assert {getattr(error, "code", "completed") for error in errors} <= {"GENERATION_ERROR", "DEVICE_ERROR"}

@@ -17,7 +17,8 @@ from handlers.chat.engines.vllm.arguments import Share, environment, server_comm
 from handlers.chat.engines.vllm.server import VllmServer, check_python
 from shared.settings import Settings, SettingsError
 from tests.doubles.processes import ROOT, clean_environment
-from tests.doubles.vllm import StandIn, is_running, wait_for
+from tests.doubles.vllm import StandIn, is_running
+from tests.doubles.waiting import wait_until
 
 
 def start(stand_in: StandIn, timeout: float = 60.0, grace: float = 10.0) -> VllmServer:
@@ -42,7 +43,7 @@ def test_the_engine_of_a_killed_server_is_killed_too(stand_in: StandIn) -> None:
     server = start(stand_in)
     ((api_server, engine),) = stand_in.pids
     os.kill(api_server, signal.SIGKILL)
-    wait_for(lambda: server.has_exited)
+    wait_until(lambda: server.has_exited)
     assert not is_running(engine)
     server.close()
 
@@ -62,7 +63,7 @@ def test_nothing_of_the_server_outlives_a_killed_worker(stand_in: StandIn) -> No
         worker.kill()
     (pids,) = stand_in.pids
     try:
-        wait_for(lambda: not any(map(is_running, pids)))
+        wait_until(lambda: not any(map(is_running, pids)))
     finally:
         os.kill(forked, signal.SIGKILL)
 
@@ -71,10 +72,10 @@ def test_the_server_is_killed_with_its_guardian_and_the_engine_by_the_worker(sta
     server = start(stand_in)
     ((api_server, engine),) = stand_in.pids
     os.kill(server._process.pid, signal.SIGKILL)
-    wait_for(lambda: not is_running(api_server))
+    wait_until(lambda: not is_running(api_server))
     assert server.has_exited
     server.close()
-    wait_for(lambda: not is_running(engine))
+    wait_until(lambda: not is_running(engine))
 
 
 def test_a_server_that_does_not_end_when_asked_is_killed(stand_in: StandIn) -> None:
